@@ -1,0 +1,31 @@
+package tokenstore
+
+import "errors"
+
+var (
+	// ErrFenced is returned where a token has another epoch or version than the caller believes: somebody else has claimed,
+	// split, merged or reset it, or an earlier write of the caller's own did commit. Nothing was written. Claim again first.
+	ErrFenced = errors.New("fenced: the token has moved on")
+
+	// ErrWorkerEnded is returned to a worker whose row says that it has ended or is gone; it has to register anew.
+	ErrWorkerEnded = errors.New("this worker's registration has ended")
+
+	// ErrPlanOutdated is returned by Assign when another plan was written since the caller looked.
+	ErrPlanOutdated = errors.New("another plan was written in the meantime")
+
+	// ErrNoProcessor is returned where the directory does not know the processor (yet).
+	ErrNoProcessor = errors.New("the directory does not know this processor")
+
+	// ErrLayoutChanged is returned when a group does not have the segment that the caller believes.
+	ErrLayoutChanged = errors.New("the group's layout has changed in the meantime")
+)
+
+// GroupConflictError is returned when a processing group belongs to another processor.
+type GroupConflictError struct {
+	Group string
+	Owner string // cluster/namespace/name of the processor that has it
+}
+
+func (e *GroupConflictError) Error() string {
+	return "processing group " + e.Group + " belongs to processor " + e.Owner + ": name it otherwise, or take it out of that processor first"
+}

@@ -1,0 +1,130 @@
+// Package tokenstore holds the two interfaces behind which all state of processors lies, and their data types.
+//
+// Directory knows, for one processor, its workers, the plan and what takes effect without a rollout. Store knows, for one
+// database, how far each segment has come; it lies next to the projections, so that one transaction covers both.
+//
+// What must always hold, and who guarantees it:
+//   - A batch commits only if its token has the epoch and version that the caller believes (the fence, in the database).
+//   - Epoch and version of a token never go back: not by release, split, merge, reset, or delete and creation.
+//   - The segments of a group cover the hash space exactly once (Split and Merge are one transaction each).
+//   - Nothing of this needs a clock or a failure detector: those decide only who may try.
+package tokenstore
+
+import (
+	"context"
+	"time"
+
+	"github.com/sluice-project/sluice/segment"
+)
+
+// Key names a token.
+type Key struct {
+	Group   string
+	Segment uint32
+}
+
+// Progress is how far a part of a segment has come, in the notation of its event source.
+type Progress struct {
+	// Position up to which, roughly, events have been handled; sources order by it.
+	Position int64
+	// Snapshot is the rest of the source's notation; opaque here.
+	Snapshot string
+}
+
+// Part is a share of a segment with one progress. A token has one part, and more only after a merge of unequal halves,
+// until these have met.
+type Part struct {
+	Segment  segment.Segment
+	Progress Progress
+}
+
+// Token is what is known of a segment's progress and ownership.
+type Token struct {
+	Key
+	Mask       uint32
+	Parts      []Part // at least one; disjoint; together they are the segment
+	Generation int64  // grows with every reset
+	Epoch      int64  // grows with every claim, split, merge and reset
+	Version    int64  // grows with every write
+	Owner      int64  // incarnation of the worker that claimed it, 0 for nobody
+}
+
+// Range is the segment of the hash space that the token stands for.
+func (t Token) Range() segment.Segment { return segment.Segment{ID: t.Segment, Mask: t.Mask} }
+
+// Group is what a processor declares of a processing group.
+type Group struct {
+	Name     string
+	Segments int // wanted, 1 to 32,767
+}
+
+// Claim asks for a token that is believed to have this epoch.
+type Claim struct {
+	Key
+	Epoch int64
+}
+
+// Advance moves a token. Epoch and Version are what the caller believes it to have; its version is one higher afterwards.
+type Advance struct {
+	Key
+	Epoch, Version int64
+	Parts          []Part
+	WasParted      bool // the token had more than one part before
+	Release        bool // give up the ownership with this write
+}
+
+// Failure is why a segment stands still at an event.
+type Failure struct {
+	Key
+	Position int64 // of the event that failed
+	Attempts int
+	RetryAt  time.Time
+	FailedAt time.Time
+	Message  string
+}
+
+// Store keeps the tokens of one database.
+//
+// Methods return ErrFenced, ErrLayoutChanged and *GroupConflictError as documented there; all other errors are the database's.
+type Store interface {
+	// Declare makes the named groups the processor's: it creates those that are missing, with tokens at start, takes over
+	// those that were retired, records the wanted number of segments, and retires the processor's groups that are not named.
+	// Nothing is changed when a group belongs to another processor: that is a *GroupConflictError.
+	// start is asked once for each group that is created.
+	Declare(ctx context.Context, processor string, groups []Group, start func(group string) (Progress, error)) error
+
+	// Drop deletes the tokens of a processor's groups. Their epochs go on where they were when a group is declared again.
+	Drop(ctx context.Context, processor string) error
+
+	// Groups returns the processor's groups that are not retired, by name.
+	Groups(ctx context.Context, processor string) ([]Group, error)
+
+	// Tokens returns all tokens of the processor's groups, by group and segment.
+	Tokens(ctx context.Context, processor string) ([]Token, error)
+
+	// Failures returns why segments of the processor stand still, by group and segment.
+	Failures(ctx context.Context, processor string) ([]Failure, error)
+
+	// Claim makes the worker the owner of those tokens that still have the epoch named, and returns them with their new epoch.
+	// Tokens that have moved on, or whose row is locked by a running batch, are left out: look again and retry.
+	// definition is the number of the worker's definition; groups that want a newer one are left out too.
+	Claim(ctx context.Context, processor string, worker, definition int64, claims []Claim) ([]Token, error)
+
+	// Advance moves tokens, all or none, in a transaction of its own. ErrFenced when any has moved on.
+	Advance(ctx context.Context, advances []Advance) error
+
+	// Fail records a failure of an event, if the token still has this epoch and version; ErrFenced otherwise. The database's
+	// clock gives RetryAt, retryIn after now.
+	Fail(ctx context.Context, epoch, version int64, failure Failure, retryIn time.Duration) error
+
+	// Recover deletes the failure of a segment.
+	Recover(ctx context.Context, key Key) error
+
+	// Split makes two tokens of one, both at its progress, without an owner, with a new epoch. Its owner is fenced off.
+	// ErrLayoutChanged when the group has no such segment (any more).
+	Split(ctx context.Context, group string, s segment.Segment) error
+
+	// Merge makes one token of two halves; it keeps a part for each half until these have met.
+	// low is the half with the smaller id. ErrLayoutChanged when the group does not have both halves (any more).
+	Merge(ctx context.Context, group string, low segment.Segment) error
+}
