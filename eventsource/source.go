@@ -1,0 +1,71 @@
+// Package eventsource says what Sluice needs of a source of events, and what it gets.
+//
+// What must always hold, and every Source guarantees: an event that is not covered by a coverage is in one of the pages
+// read from there, once; the coverage after a page covers exactly what it covered before and what the page gave. Events of
+// one stream come in their order. Nothing of this rests on time.
+package eventsource
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/sluice-project/sluice/segment"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// Event is one immutable fact in a stream.
+type Event struct {
+	Position   int64 // global; events are handled in this order, within a stream without exception
+	StreamID   string
+	Version    int64 // number within the stream, from 1
+	ID         string
+	Type       string
+	Data       json.RawMessage
+	Metadata   json.RawMessage
+	RecordedAt time.Time
+	Hash       uint32 // of the sequence key: decides which segment it belongs to
+	Txn        uint64 // transaction that wrote it, where the source orders by transactions
+}
+
+// Coverage says which events a part of a segment has been given. It is immutable.
+type Coverage interface {
+	// Covers reports whether the event has been given.
+	Covers(e *Event) bool
+	// Position up to which, roughly, events are covered.
+	Position() int64
+	// Progress is the coverage in the notation in which a token stores it.
+	Progress() tokenstore.Progress
+}
+
+// Page is what one read gave.
+type Page struct {
+	Events []Event // by position; all those that some of the coverages asked for lack, and maybe some that they have
+	// More says that the page ended at its limit: reading on at once is worth it.
+	More bool
+	// After returns the coverage c, which was among those that the page was read from, with the events of this page up to
+	// and including the position added. Where position is that of the last event or higher, all that the page vouches for
+	// is added, also where there was no event.
+	After func(c Coverage, position int64) Coverage
+}
+
+// Initial is where a group starts that has no tokens yet.
+type Initial string
+
+const (
+	Earliest Initial = "Earliest" // with the oldest event
+	Latest   Initial = "Latest"   // with the first event whose transaction ends after this was asked
+)
+
+// Source is an ordered log of events that several readers read independently.
+type Source interface {
+	// Start returns the progress of a token that has seen nothing before the place named.
+	Start(ctx context.Context, at Initial) (tokenstore.Progress, error)
+	// Parse reads a token's progress. An error says that it is not in this source's notation.
+	Parse(p tokenstore.Progress) (Coverage, error)
+	// Read returns the next events that any of the coverages lacks, at most limit, oldest position first. Only events of
+	// the segments are needed, an empty list means all; a page may hold others.
+	Read(ctx context.Context, from []Coverage, segments []segment.Segment, limit int) (Page, error)
+	// Head is a position such that a coverage at it has, but for late events, all that there is: for figures of lag.
+	Head(ctx context.Context) (int64, error)
+}
