@@ -21,7 +21,7 @@ CREATE TABLE {{schema}}.processor (
   revision        bigint      NOT NULL DEFAULT 1,     -- grows with every change of this row by its owner
   plan            bigint      NOT NULL DEFAULT 0,     -- number of the newest plan
   planner         text        NOT NULL DEFAULT '',    -- who made it
-  plan_renewed_at timestamptz NOT NULL DEFAULT '-infinity'
+  plan_renewed_at timestamptz NOT NULL DEFAULT 'epoch'
 );
 
 -- Numbers order definitions by when they were last wanted; going back to an old one gives it a new number.

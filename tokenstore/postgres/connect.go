@@ -1,0 +1,132 @@
+// Package postgres keeps the directory and the token store in PostgreSQL (15 or newer).
+package postgres
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// DefaultSchema holds Sluice's tables unless the processor says otherwise.
+const DefaultSchema = "sluice"
+
+// Target is the way to a database.
+type Target struct {
+	Host           string
+	Port           uint16
+	Database       string
+	User, Password string
+	TLS            *tls.Config // nil connects in the clear
+	ConnectTimeout time.Duration
+}
+
+// Options of a connection or a pool.
+type Options struct {
+	// Target is asked at every connect: credentials rotate, and may come late.
+	Target func(ctx context.Context) (Target, error)
+	// Application is shown in pg_stat_activity. Workers name their incarnation here, so that what a dead one left can be ended.
+	Application string
+	// MaxConns of a pool, 4 by default.
+	MaxConns int32
+	// SearchPath for handlers' statements, `"$user", public` by default. Sluice's own statements name their schema.
+	SearchPath string
+	// Keepalives makes server and client notice within about three seconds that the other's host is gone.
+	Keepalives bool
+}
+
+// ApplicationOf is the application_name of a worker's connections.
+func ApplicationOf(incarnation int64) string { return fmt.Sprintf("sluice:%d", incarnation) }
+
+// Open makes a pool. It does not connect yet.
+func Open(o Options) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig("postgres://unset@unset/unset?sslmode=disable")
+	if err != nil {
+		return nil, fmt.Errorf("preparing a connection: %w", err)
+	}
+	config.MaxConns = max(o.MaxConns, 4)
+	config.MaxConnIdleTime = 30 * time.Second
+	config.ConnConfig.RuntimeParams = o.session()
+	config.BeforeConnect = o.aim
+	return pgxpool.NewWithConfig(context.Background(), config)
+}
+
+// Connect makes one connection of its own, for what needs a session: LISTEN and the session lock.
+func Connect(ctx context.Context, o Options) (*pgx.Conn, error) {
+	config, err := pgx.ParseConfig("postgres://unset@unset/unset?sslmode=disable")
+	if err != nil {
+		return nil, fmt.Errorf("preparing a connection: %w", err)
+	}
+	config.RuntimeParams = o.session()
+	if err := o.aim(ctx, config); err != nil {
+		return nil, err
+	}
+	return pgx.ConnectConfig(ctx, config)
+}
+
+// aim points a connection at the target as it is now.
+func (o Options) aim(ctx context.Context, config *pgx.ConnConfig) error {
+	target, err := o.Target(ctx)
+	if err != nil {
+		return err
+	}
+	config.Host, config.Port, config.Database = target.Host, target.Port, target.Database
+	config.User, config.Password, config.TLSConfig = target.User, target.Password, target.TLS
+	config.Fallbacks = nil
+	config.ConnectTimeout = target.ConnectTimeout
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = 5 * time.Second
+	}
+	if target.Password == "" {
+		config.Password = "" // never one from a file of the process's own user
+	}
+	return nil
+}
+
+// session returns the settings of every connection: databases and roles have defaults of their own, and the proof that
+// nothing is applied twice needs READ COMMITTED.
+func (o Options) session() map[string]string {
+	settings := map[string]string{
+		"application_name":                    o.Application,
+		"search_path":                         `"$user", public`,
+		"default_transaction_isolation":       "read committed",
+		"default_transaction_read_only":       "off",
+		"default_transaction_deferrable":      "off",
+		"statement_timeout":                   "0",
+		"lock_timeout":                        "0",
+		"idle_in_transaction_session_timeout": "3s",
+		"client_connection_check_interval":    "500ms",
+		"timezone":                            "UTC",
+		"datestyle":                           "ISO, MDY",
+		"intervalstyle":                       "postgres",
+		"client_encoding":                     "UTF8",
+		"client_min_messages":                 "warning",
+	}
+	if o.SearchPath != "" {
+		settings["search_path"] = o.SearchPath
+	}
+	if o.Keepalives {
+		maps.Copy(settings, map[string]string{
+			"tcp_keepalives_idle": "1", "tcp_keepalives_interval": "1", "tcp_keepalives_count": "3", "tcp_user_timeout": "3000",
+		})
+	}
+	return settings
+}
+
+// quoted returns a schema's name as it stands in statements.
+func quoted(schema string) string { return pgx.Identifier{schema}.Sanitize() }
+
+// IsLost reports whether an error leaves open what the server did: the connection was lost, or the server ended it.
+func IsLost(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return err != nil
+	}
+	return pg.Severity == "FATAL" || pg.Severity == "PANIC"
+}

@@ -1,0 +1,283 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// alive is true for a worker w whose lease runs and which, where it holds a session lock, still holds it: the lock of a
+// killed process is gone in milliseconds.
+const alive = `(w.state <> 'Ended' AND w.lease_until > clock_timestamp() AND (NOT w.session_lock OR EXISTS (
+	SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = 5358542
+	   AND l.objid = (w.incarnation & 2147483647)::oid AND l.granted
+	   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))))`
+
+// Directory is a tokenstore.Directory in a schema of a PostgreSQL database.
+type Directory struct {
+	pool   *pgxpool.Pool
+	schema string // quoted
+	notify string
+}
+
+var _ tokenstore.Directory = (*Directory)(nil)
+
+// NewDirectory returns the directory in a schema which Migrate has brought up to date.
+func NewDirectory(pool *pgxpool.Pool, schema string) *Directory {
+	return &Directory{pool: pool, schema: quoted(schema), notify: Channel(schema)}
+}
+
+func (d *Directory) in(sql string) string { return strings.ReplaceAll(sql, "{{schema}}", d.schema) }
+
+// DeclareProcessor implements tokenstore.Directory.
+func (d *Directory) DeclareProcessor(ctx context.Context, p tokenstore.Processor) error {
+	return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+		var revision int64
+		err := tx.QueryRow(ctx, d.in(`
+			INSERT INTO {{schema}}.processor AS p (name, definition, replicas, live) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (name) DO UPDATE SET definition = excluded.definition, replicas = excluded.replicas, live = excluded.live, revision = p.revision + 1
+			WHERE (p.definition, p.replicas, p.live) IS DISTINCT FROM (excluded.definition, excluded.replicas, excluded.live)
+			RETURNING revision`), p.Name, p.Definition, p.Replicas, p.Live).Scan(&revision)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil // nothing has changed
+		}
+		if err != nil {
+			return fmt.Errorf("declaring processor %s: %w", p.Name, err)
+		}
+		// A definition gets a new number whenever it becomes the wanted one, unless it is the newest already.
+		_, err = tx.Exec(ctx, d.in(`
+			INSERT INTO {{schema}}.definition AS f (processor, id, number)
+			SELECT $1, $2, 1 + coalesce(max(number), 0) FROM {{schema}}.definition WHERE processor = $1
+			ON CONFLICT (processor, id) DO UPDATE SET number = excluded.number WHERE f.number <> excluded.number - 1`), p.Name, p.Definition)
+		if err == nil {
+			_, err = tx.Exec(ctx, `SELECT pg_notify($1, $2)`, d.notify, p.Name)
+		}
+		if err != nil {
+			return fmt.Errorf("declaring processor %s: %w", p.Name, err)
+		}
+		return nil
+	})
+}
+
+// RemoveProcessor implements tokenstore.Directory.
+func (d *Directory) RemoveProcessor(ctx context.Context, processor string) error {
+	return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+		for _, sql := range []string{
+			`DELETE FROM {{schema}}.processor WHERE name = $1`,
+			`DELETE FROM {{schema}}.worker WHERE processor = $1`,
+		} {
+			if _, err := tx.Exec(ctx, d.in(sql), processor); err != nil {
+				return fmt.Errorf("removing processor %s: %w", processor, err)
+			}
+		}
+		return nil
+	})
+}
+
+// Register implements tokenstore.Directory.
+func (d *Directory) Register(ctx context.Context, processor string, w tokenstore.Worker) (int64, error) {
+	_, err := d.pool.Exec(ctx, d.in(`
+		INSERT INTO {{schema}}.worker (incarnation, nonce, processor, pod, definition, handlers, version, protocol, session_lock, state, lease_until)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'Active', clock_timestamp() + $10::interval)`),
+		w.Incarnation, w.Nonce, processor, w.Pod, w.Definition, w.Handlers, w.Version, w.Protocol, w.SessionLock, tokenstore.Lease)
+	if err == nil {
+		_, err = d.pool.Exec(ctx, `SELECT pg_notify($1, $2)`, d.notify, processor)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("registering pod %s as a worker: %w", w.Pod, err)
+	}
+	return w.Incarnation, nil
+}
+
+// Beat implements tokenstore.Directory.
+func (d *Directory) Beat(ctx context.Context, w tokenstore.Worker) (tokenstore.Pulse, error) {
+	var p tokenstore.Pulse
+	var known bool
+	var revision, plan *int64
+	err := d.pool.QueryRow(ctx, d.in(`
+		WITH me AS (
+		  UPDATE {{schema}}.worker SET lease_until = clock_timestamp() + $3::interval, state = $4, report = coalesce($5, report)
+		   WHERE incarnation = $1 AND nonce = $2 AND state <> 'Ended' RETURNING processor
+		)
+		SELECT EXISTS (SELECT FROM me), p.revision, p.plan, coalesce(p.plan_renewed_at > clock_timestamp() - $6::interval, false),
+		  (SELECT count(*) FROM {{schema}}.worker w WHERE w.processor = p.name AND `+alive+`),
+		  (SELECT count(*) FROM {{schema}}.worker w WHERE w.processor = p.name AND w.state <> 'Ended')
+		FROM (SELECT) AS one LEFT JOIN {{schema}}.processor p ON p.name = (SELECT processor FROM me)`),
+		w.Incarnation, w.Nonce, tokenstore.Lease, w.State, []byte(w.Report), tokenstore.PlannerTimeout).
+		Scan(&known, &revision, &plan, &p.Planned, &p.Alive, &p.Known)
+	switch {
+	case err != nil:
+		return p, fmt.Errorf("renewing the lease: %w", err)
+	case !known:
+		return p, tokenstore.ErrWorkerEnded
+	case revision == nil:
+		return p, tokenstore.ErrNoProcessor
+	}
+	p.Revision, p.Plan = *revision, *plan
+	return p, nil
+}
+
+// End implements tokenstore.Directory.
+func (d *Directory) End(ctx context.Context, incarnation int64) error {
+	_, err := d.pool.Exec(ctx, d.in(`
+		WITH ended AS (UPDATE {{schema}}.worker SET state = 'Ended' WHERE incarnation = $1 AND state <> 'Ended' RETURNING processor)
+		SELECT pg_notify($2, processor) FROM ended`), incarnation, d.notify)
+	if err != nil {
+		return fmt.Errorf("ending worker %d: %w", incarnation, err)
+	}
+	return nil
+}
+
+// View implements tokenstore.Directory: one round trip, one snapshot.
+func (d *Directory) View(ctx context.Context, processor string) (tokenstore.View, error) {
+	var v tokenstore.View
+	batch := &pgx.Batch{}
+	batch.Queue(`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`)
+	batch.Queue(d.in(`SELECT p.name, p.definition, coalesce(f.number, 0), p.replicas, p.live, p.revision, p.plan, p.planner, clock_timestamp() - p.plan_renewed_at
+		FROM {{schema}}.processor p LEFT JOIN {{schema}}.definition f ON f.processor = p.name AND f.id = p.definition WHERE p.name = $1`), processor).
+		QueryRow(func(row pgx.Row) error {
+			p := &v.Processor
+			return row.Scan(&p.Name, &p.Definition, &p.Number, &p.Replicas, &p.Live, &p.Revision, &p.Plan, &p.Planner, &p.PlanAge)
+		})
+	batch.Queue(d.in(`SELECT w.incarnation, w.nonce::text, w.pod, w.definition, coalesce(f.number, 0), w.handlers, w.version, w.protocol, w.session_lock, w.state,
+		`+alive+`, w.report, w.started_at
+		FROM {{schema}}.worker w LEFT JOIN {{schema}}.definition f ON f.processor = w.processor AND f.id = w.definition
+		WHERE w.processor = $1 AND w.state <> 'Ended' ORDER BY w.incarnation`), processor).
+		Query(func(rows pgx.Rows) (err error) {
+			v.Workers, err = pgx.CollectRows(rows, pgx.RowToStructByPos[tokenstore.Worker])
+			return err
+		})
+	batch.Queue(d.in(`SELECT group_name, segment, worker FROM {{schema}}.assignment WHERE processor = $1 ORDER BY group_name, segment`), processor).
+		Query(func(rows pgx.Rows) (err error) {
+			v.Assignments, err = pgx.CollectRows(rows, scanAssignment)
+			return err
+		})
+	batch.Queue(`COMMIT`)
+	err := d.withConn(ctx, func(conn *pgxpool.Conn) error { return conn.SendBatch(ctx, batch).Close() })
+	if errors.Is(err, pgx.ErrNoRows) {
+		return v, tokenstore.ErrNoProcessor
+	}
+	if err != nil {
+		return v, fmt.Errorf("looking at processor %s: %w", processor, err)
+	}
+	return v, nil
+}
+
+// withConn gives work a connection and ends a transaction that it left open because something failed in it.
+func (d *Directory) withConn(ctx context.Context, work func(*pgxpool.Conn) error) error {
+	return d.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+		err := work(conn)
+		if err != nil && !conn.Conn().IsClosed() && conn.Conn().PgConn().TxStatus() != 'I' {
+			_, rollback := conn.Exec(ctx, `ROLLBACK`)
+			err = errors.Join(err, rollback)
+		}
+		return err
+	})
+}
+
+func scanAssignment(row pgx.CollectableRow) (a tokenstore.Assignment, err error) {
+	err = row.Scan(&a.Group, &a.Segment, &a.Worker)
+	return a, err
+}
+
+// endedWorkersKept is how long the rows of ended workers, and of dead ones, stay for those who look for what happened.
+const endedWorkersKept = time.Hour
+
+// Assign implements tokenstore.Directory.
+func (d *Directory) Assign(ctx context.Context, processor, planner string, last int64, targets []tokenstore.Assignment, gone []tokenstore.Key) error {
+	changed := len(targets)+len(gone) > 0
+	return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, d.in(`UPDATE {{schema}}.processor SET plan = plan + $4, planner = $3, plan_renewed_at = clock_timestamp()
+			WHERE name = $1 AND plan = $2`), processor, last, planner, boolToInt(changed))
+		if err != nil {
+			return fmt.Errorf("writing the plan of %s: %w", processor, err)
+		}
+		if tag.RowsAffected() == 0 {
+			return tokenstore.ErrPlanOutdated
+		}
+		if !changed {
+			return nil
+		}
+		batch := &pgx.Batch{}
+		groups, segments, workers := assignmentColumns(targets)
+		batch.Queue(d.in(`INSERT INTO {{schema}}.assignment (processor, group_name, segment, worker, plan)
+			SELECT $1, g, s, w, $2 FROM unnest($3::text[], $4::integer[], $5::bigint[]) AS a (g, s, w) ORDER BY g, s
+			ON CONFLICT (processor, group_name, segment) DO UPDATE SET worker = excluded.worker, plan = excluded.plan`), processor, last+1, groups, segments, workers)
+		groups, segments = keyColumns(gone)
+		batch.Queue(d.in(`DELETE FROM {{schema}}.assignment a USING unnest($2::text[], $3::integer[]) AS g (group_name, segment)
+			WHERE a.processor = $1 AND a.group_name = g.group_name AND a.segment = g.segment`), processor, groups, segments)
+		batch.Queue(d.in(`DELETE FROM {{schema}}.worker WHERE processor = $1 AND lease_until < clock_timestamp() - $2::interval`), processor, endedWorkersKept)
+		batch.Queue(`SELECT pg_notify($1, $2)`, d.notify, processor)
+		if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+			return fmt.Errorf("writing the plan of %s: %w", processor, err)
+		}
+		return nil
+	})
+}
+
+// Adopt implements tokenstore.Directory.
+func (d *Directory) Adopt(ctx context.Context, processor string, worker int64, orphans []tokenstore.Assignment) ([]tokenstore.Key, error) {
+	groups, segments, workers := assignmentColumns(orphans)
+	var got []tokenstore.Key
+	err := pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+		// The processor's row orders this with the planners.
+		var plan int64
+		err := tx.QueryRow(ctx, d.in(`SELECT plan + 1 FROM {{schema}}.processor WHERE name = $1 FOR UPDATE`), processor).Scan(&plan)
+		if err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, d.in(`
+			INSERT INTO {{schema}}.assignment AS a (processor, group_name, segment, worker, plan)
+			SELECT $1, o.group_name, o.segment, $2, $3 FROM unnest($4::text[], $5::integer[], $6::bigint[]) AS o (group_name, segment, was)
+			  LEFT JOIN {{schema}}.assignment b ON b.processor = $1 AND b.group_name = o.group_name AND b.segment = o.segment
+			 WHERE coalesce(b.worker, 0) = o.was ORDER BY 2, 3
+			ON CONFLICT (processor, group_name, segment) DO UPDATE SET worker = excluded.worker, plan = excluded.plan
+			RETURNING a.group_name, a.segment`), processor, worker, plan, groups, segments, workers)
+		if err != nil {
+			return err
+		}
+		got, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (k tokenstore.Key, err error) {
+			err = row.Scan(&k.Group, &k.Segment)
+			return k, err
+		})
+		if err != nil || len(got) == 0 {
+			return err
+		}
+		_, err = tx.Exec(ctx, d.in(`UPDATE {{schema}}.processor SET plan = $2 WHERE name = $1`), processor, plan)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("adopting %d segments of %s: %w", len(orphans), processor, err)
+	}
+	return got, nil
+}
+
+func assignmentColumns(all []tokenstore.Assignment) (groups []string, segments []int32, workers []int64) {
+	groups, segments, workers = make([]string, len(all)), make([]int32, len(all)), make([]int64, len(all))
+	for i, a := range all {
+		groups[i], segments[i], workers[i] = a.Group, int32(a.Segment), a.Worker
+	}
+	return groups, segments, workers
+}
+
+func keyColumns(all []tokenstore.Key) (groups []string, segments []int32) {
+	groups, segments = make([]string, len(all)), make([]int32, len(all))
+	for i, k := range all {
+		groups[i], segments[i] = k.Group, int32(k.Segment)
+	}
+	return groups, segments
+}
+
+func boolToInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}

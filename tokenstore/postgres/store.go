@@ -1,0 +1,193 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sluice-project/sluice/segment"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// tenant is the one tenant there is so far; the tables are ready for more.
+const tenant = ""
+
+// orphanedAfter is how long a processor without live workers and planner keeps its groups from being taken over.
+const orphanedAfter = "60 s"
+
+// Store is a tokenstore.Store in a schema of a PostgreSQL database.
+type Store struct {
+	pool   *pgxpool.Pool
+	schema string // quoted
+	notify string
+}
+
+var _ tokenstore.Store = (*Store)(nil)
+
+// NewStore returns the token store in a schema which Migrate has brought up to date.
+func NewStore(pool *pgxpool.Pool, schema string) *Store {
+	return &Store{pool: pool, schema: quoted(schema), notify: Channel(schema)}
+}
+
+// Channel on which changes of plans, owners and what takes effect live are announced. Payloads name the processor.
+func Channel(schema string) string {
+	if schema == DefaultSchema {
+		return "sluice"
+	}
+	return "sluice_control_" + schema
+}
+
+// in fills the schema's name in.
+func (s *Store) in(sql string) string { return strings.ReplaceAll(sql, "{{schema}}", s.schema) }
+
+// Declare implements tokenstore.Store.
+func (s *Store) Declare(ctx context.Context, processor string, groups []tokenstore.Group, start func(string) (tokenstore.Progress, error)) error {
+	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		names := make([]string, len(groups))
+		for i, g := range groups {
+			names[i] = g.Name
+			if err := s.declare(ctx, tx, processor, g, start); err != nil {
+				return err
+			}
+		}
+		_, err := tx.Exec(ctx, s.in(`UPDATE {{schema}}.processing_group SET retired_at = clock_timestamp()
+			WHERE tenant = $1 AND processor = $2 AND retired_at IS NULL AND name <> ALL ($3)`), tenant, processor, names)
+		if err != nil {
+			return fmt.Errorf("retiring groups of %s: %w", processor, err)
+		}
+		return nil
+	})
+}
+
+func (s *Store) declare(ctx context.Context, tx pgx.Tx, processor string, g tokenstore.Group, start func(string) (tokenstore.Progress, error)) error {
+	var owner string
+	var floor int64
+	err := tx.QueryRow(ctx, s.in(`
+		INSERT INTO {{schema}}.processing_group AS g (tenant, name, processor, segments, sequencing, hash) VALUES ($1, $2, $3, $4, 'Stream', 'pg1')
+		ON CONFLICT (tenant, name) DO UPDATE SET segments = excluded.segments, retired_at = NULL, processor = CASE
+		  WHEN g.retired_at IS NOT NULL OR NOT EXISTS (
+		    SELECT FROM {{schema}}.processor p WHERE p.name = g.processor AND p.plan_renewed_at > clock_timestamp() - $5::interval
+		  ) AND NOT EXISTS (
+		    SELECT FROM {{schema}}.worker w WHERE w.processor = g.processor AND w.state <> 'Ended' AND w.lease_until > clock_timestamp() - $5::interval
+		  ) THEN excluded.processor ELSE g.processor END
+		RETURNING processor, epoch_floor`), tenant, g.Name, processor, g.Segments, orphanedAfter).Scan(&owner, &floor)
+	if err != nil {
+		return fmt.Errorf("declaring group %s: %w", g.Name, err)
+	}
+	if owner != processor {
+		return &tokenstore.GroupConflictError{Group: g.Name, Owner: owner}
+	}
+	var there bool
+	err = tx.QueryRow(ctx, s.in(`SELECT EXISTS (SELECT FROM {{schema}}.token WHERE tenant = $1 AND group_name = $2)`), tenant, g.Name).Scan(&there)
+	if err != nil || there {
+		return err
+	}
+	layout, err := segment.Layout(g.Segments)
+	if err != nil {
+		return fmt.Errorf("group %s: %w", g.Name, err)
+	}
+	progress, err := start(g.Name)
+	if err != nil {
+		return fmt.Errorf("finding where group %s starts: %w", g.Name, err)
+	}
+	ids, masks := columns(layout)
+	_, err = tx.Exec(ctx, s.in(`INSERT INTO {{schema}}.token (tenant, group_name, segment, mask, position, snapshot, epoch, version)
+		SELECT $1, $2, id, mask, $5, $6, $7, $7 FROM unnest($3::integer[], $4::integer[]) AS l (id, mask)`),
+		tenant, g.Name, ids, masks, progress.Position, progress.Snapshot, floor+1)
+	if err != nil {
+		return fmt.Errorf("making the tokens of group %s: %w", g.Name, err)
+	}
+	return nil
+}
+
+func columns(layout []segment.Segment) (ids, masks []int32) {
+	for _, s := range layout {
+		ids, masks = append(ids, int32(s.ID)), append(masks, int32(s.Mask))
+	}
+	return ids, masks
+}
+
+// Drop implements tokenstore.Store.
+func (s *Store) Drop(ctx context.Context, processor string) error {
+	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, s.in(`UPDATE {{schema}}.processing_group g SET retired_at = coalesce(retired_at, clock_timestamp()),
+			epoch_floor = greatest(epoch_floor, (SELECT max(greatest(epoch, version)) FROM {{schema}}.token t WHERE t.tenant = g.tenant AND t.group_name = g.name))
+			WHERE tenant = $1 AND processor = $2`), tenant, processor)
+		if err != nil {
+			return fmt.Errorf("retiring the groups of %s: %w", processor, err)
+		}
+		_, err = tx.Exec(ctx, s.in(`DELETE FROM {{schema}}.token t USING {{schema}}.processing_group g
+			WHERE g.tenant = $1 AND g.processor = $2 AND t.tenant = g.tenant AND t.group_name = g.name`), tenant, processor)
+		if err != nil {
+			return fmt.Errorf("deleting the tokens of %s: %w", processor, err)
+		}
+		return nil
+	})
+}
+
+// Groups implements tokenstore.Store.
+func (s *Store) Groups(ctx context.Context, processor string) ([]tokenstore.Group, error) {
+	rows, err := s.pool.Query(ctx, s.in(`SELECT name, segments FROM {{schema}}.processing_group
+		WHERE tenant = $1 AND processor = $2 AND retired_at IS NULL ORDER BY name`), tenant, processor)
+	if err != nil {
+		return nil, fmt.Errorf("reading the groups of %s: %w", processor, err)
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[tokenstore.Group])
+}
+
+// Failures implements tokenstore.Store.
+func (s *Store) Failures(ctx context.Context, processor string) ([]tokenstore.Failure, error) {
+	rows, err := s.pool.Query(ctx, s.in(`SELECT f.group_name, f.segment, f.position, f.attempts, f.retry_at, f.failed_at, f.message
+		FROM {{schema}}.failure f JOIN {{schema}}.processing_group g ON g.tenant = f.tenant AND g.name = f.group_name
+		WHERE f.tenant = $1 AND g.processor = $2 ORDER BY 1, 2`), tenant, processor)
+	if err != nil {
+		return nil, fmt.Errorf("reading the failures of %s: %w", processor, err)
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (f tokenstore.Failure, err error) {
+		err = row.Scan(&f.Group, &f.Segment, &f.Position, &f.Attempts, &f.RetryAt, &f.FailedAt, &f.Message)
+		return f, err
+	})
+}
+
+// Fail implements tokenstore.Store.
+func (s *Store) Fail(ctx context.Context, epoch, version int64, f tokenstore.Failure, retryIn time.Duration) error {
+	tag, err := s.pool.Exec(ctx, s.in(`
+		WITH mine AS (SELECT tenant, group_name, segment FROM {{schema}}.token
+		  WHERE tenant = $1 AND group_name = $2 AND segment = $3 AND epoch = $4 AND version = $5 FOR KEY SHARE)
+		INSERT INTO {{schema}}.failure (tenant, group_name, segment, position, attempts, retry_at, message)
+		SELECT tenant, group_name, segment, $6, $7, clock_timestamp() + $8::interval, $9 FROM mine
+		ON CONFLICT (tenant, group_name, segment) DO UPDATE SET position = excluded.position, attempts = excluded.attempts,
+		  retry_at = excluded.retry_at, failed_at = excluded.failed_at, message = excluded.message`),
+		tenant, f.Group, f.Segment, epoch, version, f.Position, f.Attempts, retryIn, f.Message)
+	if err != nil {
+		return fmt.Errorf("recording the failure of segment %d of %s: %w", f.Segment, f.Group, err)
+	}
+	if tag.RowsAffected() == 0 {
+		return tokenstore.ErrFenced
+	}
+	return nil
+}
+
+// Recover implements tokenstore.Store.
+func (s *Store) Recover(ctx context.Context, key tokenstore.Key) error {
+	_, err := s.pool.Exec(ctx, s.in(`DELETE FROM {{schema}}.failure WHERE tenant = $1 AND group_name = $2 AND segment = $3`), tenant, key.Group, key.Segment)
+	if err != nil {
+		return fmt.Errorf("clearing the failure of segment %d of %s: %w", key.Segment, key.Group, err)
+	}
+	return nil
+}
+
+// fenced turns the fence's SQLSTATE into tokenstore.ErrFenced.
+func fenced(err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "SL001" {
+		return fmt.Errorf("%w (%s)", tokenstore.ErrFenced, pg.Message)
+	}
+	return err
+}

@@ -1,0 +1,160 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sluice-project/sluice/segment"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+const tokenColumns = `t.group_name, t.segment, t.mask, t.position, t.snapshot, t.generation, t.epoch, t.version, t.owner,
+	p.part_segment, p.part_mask, p.position, p.snapshot`
+
+const joinParts = `LEFT JOIN {{schema}}.token_part p ON p.tenant = t.tenant AND p.group_name = t.group_name AND p.segment = t.segment`
+
+// Tokens implements tokenstore.Store.
+func (s *Store) Tokens(ctx context.Context, processor string) ([]tokenstore.Token, error) {
+	rows, err := s.pool.Query(ctx, s.in(`SELECT `+tokenColumns+` FROM {{schema}}.processing_group g
+		JOIN {{schema}}.token t ON t.tenant = g.tenant AND t.group_name = g.name `+joinParts+`
+		WHERE g.tenant = $1 AND g.processor = $2 AND g.retired_at IS NULL
+		ORDER BY t.group_name, t.segment, p.part_segment`), tenant, processor)
+	if err != nil {
+		return nil, fmt.Errorf("reading the tokens of %s: %w", processor, err)
+	}
+	return collect(rows)
+}
+
+// Claim implements tokenstore.Store. Rows are locked in the order of their keys, like everywhere.
+func (s *Store) Claim(ctx context.Context, processor string, worker, definition int64, claims []tokenstore.Claim) ([]tokenstore.Token, error) {
+	groups, segments, epochs := make([]string, len(claims)), make([]int32, len(claims)), make([]int64, len(claims))
+	for i, c := range claims {
+		groups[i], segments[i], epochs[i] = c.Group, int32(c.Segment), c.Epoch
+	}
+	rows, err := s.pool.Query(ctx, s.in(`
+		WITH free AS MATERIALIZED (
+		  SELECT t.tenant, t.group_name, t.segment FROM {{schema}}.token t
+		    JOIN unnest($4::text[], $5::integer[], $6::bigint[]) AS c (group_name, segment, epoch) USING (group_name, segment, epoch)
+		    JOIN {{schema}}.processing_group g ON g.tenant = t.tenant AND g.name = t.group_name
+		   WHERE t.tenant = $1 AND g.processor = $2 AND g.retired_at IS NULL AND g.min_definition <= $7
+		   ORDER BY t.group_name, t.segment FOR NO KEY UPDATE OF t SKIP LOCKED
+		), t AS (
+		  UPDATE {{schema}}.token t SET epoch = t.epoch + 1, version = t.version + 1, owner = $3
+		    FROM free WHERE t.tenant = free.tenant AND t.group_name = free.group_name AND t.segment = free.segment
+		  RETURNING t.*
+		)
+		SELECT `+tokenColumns+` FROM t `+joinParts+` ORDER BY t.group_name, t.segment, p.part_segment`),
+		tenant, processor, worker, groups, segments, epochs, definition)
+	if err != nil {
+		return nil, fmt.Errorf("claiming %d segments of %s: %w", len(claims), processor, err)
+	}
+	tokens, err := collect(rows)
+	if err != nil {
+		return nil, fmt.Errorf("claiming %d segments of %s: %w", len(claims), processor, err)
+	}
+	return tokens, nil
+}
+
+// Advance implements tokenstore.Store.
+func (s *Store) Advance(ctx context.Context, advances []tokenstore.Advance) error {
+	return s.Pipeline(ctx, advances, func(*pgx.Batch) {})
+}
+
+// Pipeline runs a batch's statements, the fence and the commit in one round trip: the handler's writes are what queue puts
+// in. ErrFenced says that nothing was written; an error for which IsLost holds leaves open whether the batch has committed.
+func (s *Store) Pipeline(ctx context.Context, advances []tokenstore.Advance, queue func(*pgx.Batch)) error {
+	// Statements sent as one pipeline are one transaction, which commits at its end.
+	batch := &pgx.Batch{}
+	queue(batch)
+	s.queueFence(batch, advances)
+	return fenced(s.pool.SendBatch(ctx, batch).Close())
+}
+
+// InTx runs a batch in a transaction: the handler's writes are what work does. Errors are those of Pipeline, and what work
+// returned.
+func (s *Store) InTx(ctx context.Context, advances []tokenstore.Advance, work func(pgx.Tx) error) error {
+	return fenced(pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if err := work(tx); err != nil {
+			return err
+		}
+		batch := &pgx.Batch{}
+		s.queueFence(batch, advances)
+		return tx.SendBatch(ctx, batch).Close()
+	}))
+}
+
+// queueFence adds the statements that move the tokens, after everything else.
+func (s *Store) queueFence(batch *pgx.Batch, advances []tokenstore.Advance) {
+	n := len(advances)
+	groups, segments, snapshots := make([]string, n), make([]int32, n), make([]string, n)
+	epochs, versions, positions, release := make([]int64, n), make([]int64, n), make([]int64, n), make([]bool, n)
+	released := false
+	for i, a := range advances {
+		first := lowest(a.Parts)
+		groups[i], segments[i], epochs[i], versions[i] = a.Group, int32(a.Segment), a.Epoch, a.Version
+		positions[i], snapshots[i], release[i] = first.Position, first.Snapshot, a.Release
+		released = released || a.Release
+	}
+	batch.Queue(s.in(`SELECT {{schema}}.advance($1, $2, $3, $4, $5, $6, $7, $8)`), tenant, groups, segments, epochs, versions, positions, snapshots, release)
+	for _, a := range advances {
+		if a.WasParted || len(a.Parts) > 1 {
+			s.queueParts(batch, a.Key, a.Parts)
+		}
+	}
+	if released {
+		batch.Queue(`SELECT pg_notify($1, '')`, s.notify)
+	}
+}
+
+// queueParts writes the parts of a token whose row this transaction has locked.
+func (s *Store) queueParts(batch *pgx.Batch, key tokenstore.Key, parts []tokenstore.Part) {
+	batch.Queue(s.in(`DELETE FROM {{schema}}.token_part WHERE tenant = $1 AND group_name = $2 AND segment = $3`), tenant, key.Group, key.Segment)
+	if len(parts) == 1 {
+		return
+	}
+	for _, p := range parts {
+		batch.Queue(s.in(`INSERT INTO {{schema}}.token_part (tenant, group_name, segment, part_segment, part_mask, position, snapshot)
+			VALUES ($1, $2, $3, $4, $5, $6, $7)`), tenant, key.Group, key.Segment, p.Segment.ID, p.Segment.Mask, p.Progress.Position, p.Progress.Snapshot)
+	}
+}
+
+func lowest(parts []tokenstore.Part) tokenstore.Progress {
+	low := parts[0].Progress
+	for _, p := range parts[1:] {
+		if p.Progress.Position < low.Position {
+			low = p.Progress
+		}
+	}
+	return low
+}
+
+// collect reads tokens, one row a part, ordered by key.
+func collect(rows pgx.Rows) ([]tokenstore.Token, error) {
+	defer rows.Close()
+	var tokens []tokenstore.Token
+	for rows.Next() {
+		var t tokenstore.Token
+		var whole tokenstore.Progress
+		var partID, partMask *uint32
+		var position *int64
+		var snapshot *string
+		err := rows.Scan(&t.Group, &t.Segment, &t.Mask, &whole.Position, &whole.Snapshot, &t.Generation, &t.Epoch, &t.Version, &t.Owner,
+			&partID, &partMask, &position, &snapshot)
+		if err != nil {
+			return nil, err
+		}
+		part := tokenstore.Part{Segment: t.Range(), Progress: whole}
+		if partID != nil {
+			part = tokenstore.Part{Segment: segment.Segment{ID: *partID, Mask: *partMask}, Progress: tokenstore.Progress{Position: *position, Snapshot: *snapshot}}
+		}
+		if n := len(tokens); n > 0 && tokens[n-1].Key == t.Key {
+			tokens[n-1].Parts = append(tokens[n-1].Parts, part)
+			continue
+		}
+		t.Parts = []tokenstore.Part{part}
+		tokens = append(tokens, t)
+	}
+	return tokens, rows.Err()
+}
