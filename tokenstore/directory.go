@@ -28,8 +28,56 @@ type Worker struct {
 	SessionLock      bool
 	State            State
 	Alive            bool // by the database's clock and, where it holds one, by its session lock. Given by the directory
-	Report           json.RawMessage
+	Report           Report
 	StartedAt        time.Time
+}
+
+// Report is what a worker says of itself with its heartbeats.
+type Report struct {
+	// Ready as Kubernetes' readiness has it.
+	Ready bool `json:"ready"`
+	// Unfit, where it is not empty, says why this worker must not be given anything, such as a Go handler that its binary
+	// has not registered. Groups that are affected say so too.
+	Unfit string `json:"unfit,omitempty"`
+	// Groups by name.
+	Groups map[string]GroupReport `json:"groups,omitempty"`
+}
+
+// GroupReport is a worker's share of a group.
+type GroupReport struct {
+	Segments int     `json:"segments"`           // owned
+	Lag      float64 `json:"lag"`                // age of the oldest event not handled yet, in seconds
+	Rate     float64 `json:"rate"`               // events handled a second, over the last seconds
+	Position int64   `json:"position"`           // the lowest of its segments
+	Fault    *Fault  `json:"fault,omitempty"`    // what stops the group, or one of its segments, here
+	Blocked  int     `json:"blocked,omitempty"`  // segments that stand still at an event
+	Handled  int64   `json:"handled,omitempty"`  // events since the worker's start
+	Replayed int64   `json:"replayed,omitempty"` // of these, events of a replay
+}
+
+// FaultKind says what an error is evidence against.
+type FaultKind string
+
+const (
+	// EventFault is evidence against the event: the handler refuses it, or its data break a constraint.
+	EventFault FaultKind = "Event"
+	// DefinitionFault is evidence against the definition: a statement does not parse, a table is missing.
+	DefinitionFault FaultKind = "Definition"
+	// ContentionFault is a deadlock or a lock not had in time: tried again at once.
+	ContentionFault FaultKind = "Contention"
+	// InfrastructureFault is all else: connections, the server, disk space.
+	InfrastructureFault FaultKind = "Infrastructure"
+)
+
+// Fault is why a segment or a group stands still.
+type Fault struct {
+	Kind     FaultKind `json:"kind"`
+	Reason   string    `json:"reason"` // CamelCase, for conditions
+	Message  string    `json:"message"`
+	Segment  *uint32   `json:"segment,omitempty"`
+	Position int64     `json:"position,omitempty"` // of the event that fails
+	Attempts int       `json:"attempts,omitempty"`
+	Since    time.Time `json:"since"`
 }
 
 // Assignment is the plan's target for one segment.
@@ -45,11 +93,22 @@ type Processor struct {
 	Number     int64  // the wanted definition's number. Given by the directory
 	Replicas   int
 	Live       json.RawMessage
-	Revision   int64  // grows with every change by Declare. Given by the directory
-	Plan       int64  // number of the newest plan. Given by the directory
-	Planner    string // who made it
+	Revision   int64   // grows with every change by Declare. Given by the directory
+	Plan       int64   // number of the newest plan. Given by the directory
+	Planner    string  // who made it
+	Members    []int64 // incarnations that the newest plan took into account. Given by the directory
 	// PlanAge is how long ago a planner renewed the plan, by the database's clock.
 	PlanAge time.Duration
+}
+
+// Plan is what changes with a new plan.
+type Plan struct {
+	Planner string // who made it
+	Last    int64  // number of the plan that it was made on
+	Members []int64
+	Changed bool // Members, Targets or Gone differ from the last plan's
+	Targets []Assignment
+	Gone    []Key // assignments of segments that are no more
 }
 
 // View is one consistent look at a processor.
@@ -90,7 +149,7 @@ type Directory interface {
 	// Register adds a worker, alive for one lease, and returns its incarnation.
 	Register(ctx context.Context, processor string, w Worker) (int64, error)
 
-	// Beat renews the lease, stores the state and report (nil leaves the last one), and looks whether something has changed.
+	// Beat renews the lease, stores the state and report, and looks whether something has changed.
 	// ErrWorkerEnded when the worker is not known any more, ErrNoProcessor when the processor is not.
 	Beat(ctx context.Context, w Worker) (Pulse, error)
 
@@ -100,9 +159,9 @@ type Directory interface {
 	// View returns all that is known of a processor. ErrNoProcessor when it is not declared.
 	View(ctx context.Context, processor string) (View, error)
 
-	// Assign writes targets as plan number last+1 if the newest plan still is last, else ErrPlanOutdated. Without targets it
-	// only renews the plan, under its number. It removes assignments named in gone, and wakes the workers when anything changed.
-	Assign(ctx context.Context, processor, planner string, last int64, targets []Assignment, gone []Key) error
+	// Assign writes the plan as number Last+1 if the newest plan still is Last, else ErrPlanOutdated, and wakes the workers.
+	// A plan that changes nothing only renews the newest one, under its number.
+	Assign(ctx context.Context, processor string, p Plan) error
 
 	// Adopt makes the worker the assignee of segments whose assignee, as named, is dead or nobody; as a plan of its own.
 	// Those that have another assignee by now are left out. It returns the keys that it got.

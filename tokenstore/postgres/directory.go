@@ -103,14 +103,14 @@ func (d *Directory) Beat(ctx context.Context, w tokenstore.Worker) (tokenstore.P
 	var revision, plan *int64
 	err := d.pool.QueryRow(ctx, d.in(`
 		WITH me AS (
-		  UPDATE {{schema}}.worker SET lease_until = clock_timestamp() + $3::interval, state = $4, report = coalesce($5, report)
+		  UPDATE {{schema}}.worker SET lease_until = clock_timestamp() + $3::interval, state = $4, report = $5
 		   WHERE incarnation = $1 AND nonce = $2 AND state <> 'Ended' RETURNING processor
 		)
 		SELECT EXISTS (SELECT FROM me), p.revision, p.plan, coalesce(p.plan_renewed_at > clock_timestamp() - $6::interval, false),
 		  (SELECT count(*) FROM {{schema}}.worker w WHERE w.processor = p.name AND `+alive+`),
 		  (SELECT count(*) FROM {{schema}}.worker w WHERE w.processor = p.name AND w.state <> 'Ended')
 		FROM (SELECT) AS one LEFT JOIN {{schema}}.processor p ON p.name = (SELECT processor FROM me)`),
-		w.Incarnation, w.Nonce, tokenstore.Lease, w.State, []byte(w.Report), tokenstore.PlannerTimeout).
+		w.Incarnation, w.Nonce, tokenstore.Lease, w.State, w.Report, tokenstore.PlannerTimeout).
 		Scan(&known, &revision, &plan, &p.Planned, &p.Alive, &p.Known)
 	switch {
 	case err != nil:
@@ -140,11 +140,11 @@ func (d *Directory) View(ctx context.Context, processor string) (tokenstore.View
 	var v tokenstore.View
 	batch := &pgx.Batch{}
 	batch.Queue(`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`)
-	batch.Queue(d.in(`SELECT p.name, p.definition, coalesce(f.number, 0), p.replicas, p.live, p.revision, p.plan, p.planner, clock_timestamp() - p.plan_renewed_at
+	batch.Queue(d.in(`SELECT p.name, p.definition, coalesce(f.number, 0), p.replicas, p.live, p.revision, p.plan, p.planner, p.members, clock_timestamp() - p.plan_renewed_at
 		FROM {{schema}}.processor p LEFT JOIN {{schema}}.definition f ON f.processor = p.name AND f.id = p.definition WHERE p.name = $1`), processor).
 		QueryRow(func(row pgx.Row) error {
 			p := &v.Processor
-			return row.Scan(&p.Name, &p.Definition, &p.Number, &p.Replicas, &p.Live, &p.Revision, &p.Plan, &p.Planner, &p.PlanAge)
+			return row.Scan(&p.Name, &p.Definition, &p.Number, &p.Replicas, &p.Live, &p.Revision, &p.Plan, &p.Planner, &p.Members, &p.PlanAge)
 		})
 	batch.Queue(d.in(`SELECT w.incarnation, w.nonce::text, w.pod, w.definition, coalesce(f.number, 0), w.handlers, w.version, w.protocol, w.session_lock, w.state,
 		`+alive+`, w.report, w.started_at
@@ -191,26 +191,25 @@ func scanAssignment(row pgx.CollectableRow) (a tokenstore.Assignment, err error)
 const endedWorkersKept = time.Hour
 
 // Assign implements tokenstore.Directory.
-func (d *Directory) Assign(ctx context.Context, processor, planner string, last int64, targets []tokenstore.Assignment, gone []tokenstore.Key) error {
-	changed := len(targets)+len(gone) > 0
+func (d *Directory) Assign(ctx context.Context, processor string, p tokenstore.Plan) error {
 	return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, d.in(`UPDATE {{schema}}.processor SET plan = plan + $4, planner = $3, plan_renewed_at = clock_timestamp()
-			WHERE name = $1 AND plan = $2`), processor, last, planner, boolToInt(changed))
+		tag, err := tx.Exec(ctx, d.in(`UPDATE {{schema}}.processor SET plan = plan + $4, planner = $3, members = $5, plan_renewed_at = clock_timestamp()
+			WHERE name = $1 AND plan = $2`), processor, p.Last, p.Planner, boolToInt(p.Changed), p.Members)
 		if err != nil {
 			return fmt.Errorf("writing the plan of %s: %w", processor, err)
 		}
 		if tag.RowsAffected() == 0 {
 			return tokenstore.ErrPlanOutdated
 		}
-		if !changed {
+		if !p.Changed {
 			return nil
 		}
 		batch := &pgx.Batch{}
-		groups, segments, workers := assignmentColumns(targets)
+		groups, segments, workers := assignmentColumns(p.Targets)
 		batch.Queue(d.in(`INSERT INTO {{schema}}.assignment (processor, group_name, segment, worker, plan)
 			SELECT $1, g, s, w, $2 FROM unnest($3::text[], $4::integer[], $5::bigint[]) AS a (g, s, w) ORDER BY g, s
-			ON CONFLICT (processor, group_name, segment) DO UPDATE SET worker = excluded.worker, plan = excluded.plan`), processor, last+1, groups, segments, workers)
-		groups, segments = keyColumns(gone)
+			ON CONFLICT (processor, group_name, segment) DO UPDATE SET worker = excluded.worker, plan = excluded.plan`), processor, p.Last+1, groups, segments, workers)
+		groups, segments = keyColumns(p.Gone)
 		batch.Queue(d.in(`DELETE FROM {{schema}}.assignment a USING unnest($2::text[], $3::integer[]) AS g (group_name, segment)
 			WHERE a.processor = $1 AND a.group_name = g.group_name AND a.segment = g.segment`), processor, groups, segments)
 		batch.Queue(d.in(`DELETE FROM {{schema}}.worker WHERE processor = $1 AND lease_until < clock_timestamp() - $2::interval`), processor, endedWorkersKept)

@@ -68,6 +68,10 @@ func register(t *testing.T, d *postgres.Directory, w tokenstore.Worker) {
 	}
 }
 
+func plan(last int64, targets ...tokenstore.Assignment) tokenstore.Plan {
+	return tokenstore.Plan{Planner: "test", Last: last, Members: []int64{1, 2}, Changed: len(targets) > 0, Targets: targets}
+}
+
 func TestOnlyAChangeRaisesTheRevisionAndADefinitionIsNumberedByWhenItWasWanted(t *testing.T) {
 	d, _ := declaredProcessor(t)
 	first := view(t, d).Processor
@@ -118,20 +122,19 @@ func TestABeatKeepsTheReportAndTellsOfPlans(t *testing.T) {
 	ctx := context.Background()
 	w := worker(1)
 	register(t, d, w)
-	w.Report = json.RawMessage(`{"rate": 5}`)
+	w.Report = tokenstore.Report{Ready: true, Groups: map[string]tokenstore.GroupReport{"view": {Rate: 5}}}
 	before, err := d.Beat(ctx, w)
 	if err != nil || before.Planned {
 		t.Fatalf("%+v, %v", before, err)
 	}
-	w.Report = nil
-	if err := d.Assign(ctx, processor, "test", before.Plan, []tokenstore.Assignment{{Key: tokenstore.Key{Group: "view", Segment: 3}, Worker: 1}}, nil); err != nil {
+	if err := d.Assign(ctx, processor, plan(before.Plan, tokenstore.Assignment{Key: tokenstore.Key{Group: "view", Segment: 3}, Worker: 1})); err != nil {
 		t.Fatal(err)
 	}
 	after, err := d.Beat(ctx, w)
 	if err != nil || after.Plan != before.Plan+1 || !after.Planned || after.Alive != 1 {
 		t.Fatalf("%+v, %v", after, err)
 	}
-	if v := view(t, d); string(v.Workers[0].Report) != `{"rate": 5}` || len(v.Assignments) != 1 || v.Assignments[0].Worker != 1 {
+	if v := view(t, d); v.Workers[0].Report.Groups["view"].Rate != 5 || len(v.Assignments) != 1 || v.Assignments[0].Worker != 1 || len(v.Processor.Members) != 2 {
 		t.Fatalf("%+v", v)
 	}
 	if err := d.End(ctx, 1); err != nil {
@@ -146,10 +149,10 @@ func TestAPlanThatWasMadeOnAnOlderOneIsRefused(t *testing.T) {
 	d, _ := declaredProcessor(t)
 	ctx := context.Background()
 	key := tokenstore.Key{Group: "view", Segment: 0}
-	if err := d.Assign(ctx, processor, "a", 0, []tokenstore.Assignment{{Key: key, Worker: 1}}, nil); err != nil {
+	if err := d.Assign(ctx, processor, plan(0, tokenstore.Assignment{Key: key, Worker: 1})); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Assign(ctx, processor, "b", 0, []tokenstore.Assignment{{Key: key, Worker: 2}}, nil); !errors.Is(err, tokenstore.ErrPlanOutdated) {
+	if err := d.Assign(ctx, processor, plan(0, tokenstore.Assignment{Key: key, Worker: 2})); !errors.Is(err, tokenstore.ErrPlanOutdated) {
 		t.Fatalf("a plan on an older one: %v", err)
 	}
 	if got, err := d.Adopt(ctx, processor, 3, []tokenstore.Assignment{{Key: key, Worker: 2}}); err != nil || len(got) != 0 {
@@ -158,10 +161,10 @@ func TestAPlanThatWasMadeOnAnOlderOneIsRefused(t *testing.T) {
 	if got, err := d.Adopt(ctx, processor, 3, []tokenstore.Assignment{{Key: key, Worker: 1}, {Key: tokenstore.Key{Group: "view", Segment: 1}}}); err != nil || len(got) != 2 {
 		t.Fatalf("adopting: %v, %v", got, err)
 	}
-	if err := d.Assign(ctx, processor, "a", 1, nil, nil); !errors.Is(err, tokenstore.ErrPlanOutdated) {
+	if err := d.Assign(ctx, processor, plan(1)); !errors.Is(err, tokenstore.ErrPlanOutdated) {
 		t.Fatalf("an adoption is a plan of its own: %v", err)
 	}
-	if err := d.Assign(ctx, processor, "a", 2, nil, []tokenstore.Key{key}); err != nil {
+	if err := d.Assign(ctx, processor, tokenstore.Plan{Last: 2, Members: []int64{}, Changed: true, Gone: []tokenstore.Key{key}}); err != nil {
 		t.Fatal(err)
 	}
 	if v := view(t, d); len(v.Assignments) != 1 || v.Processor.Plan != 3 {

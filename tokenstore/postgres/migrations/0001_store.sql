@@ -21,6 +21,7 @@ CREATE TABLE {{schema}}.processor (
   revision        bigint      NOT NULL DEFAULT 1,     -- grows with every change of this row by its owner
   plan            bigint      NOT NULL DEFAULT 0,     -- number of the newest plan
   planner         text        NOT NULL DEFAULT '',    -- who made it
+  members         bigint[]    NOT NULL DEFAULT '{}',  -- incarnations that it took into account
   plan_renewed_at timestamptz NOT NULL DEFAULT 'epoch'
 );
 
@@ -30,6 +31,15 @@ CREATE TABLE {{schema}}.definition (
   id        text   NOT NULL,
   number    bigint NOT NULL,
   PRIMARY KEY (processor, id)
+);
+
+-- Setups of SQL handlers that have been carried out.
+CREATE TABLE {{schema}}.setup (
+  processor  text        NOT NULL REFERENCES {{schema}}.processor ON DELETE CASCADE,
+  definition text        NOT NULL,
+  group_name text        NOT NULL,
+  done_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (processor, definition, group_name)
 );
 
 CREATE SEQUENCE {{schema}}.incarnation;
