@@ -27,7 +27,8 @@ CREATE INDEX event_txid ON {{schema}}.event (txid, (position + 0));
 --
 -- p_expected is the version that the stream must have: 0 for a stream without events, NULL for any. It is checked before a
 -- position is taken. Where it differs, nothing is written and SL002 is raised, with {"actual": …} as its detail.
--- p_events is an array of objects {"type": …, "data": …, "metadata": …, "id": …}; data defaults to {}, metadata to {} and id to a random one.
+-- p_events is an array of objects {"type": …, "data": …, "metadata": …, "id": …}; data and metadata default to {}, also
+-- where they are null, and id to a random one.
 CREATE FUNCTION {{schema}}.append(p_stream_id text, p_expected bigint, p_events jsonb) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -67,7 +68,7 @@ BEGIN
     -- has the next ones too, because others see none of them before this transaction has ended.
     INSERT INTO {{schema}}.event (stream_id, version, id, type, data, metadata)
     SELECT p_stream_id, v_base + 1, coalesce((e ->> 'id')::uuid, gen_random_uuid()), e ->> 'type',
-           coalesce(e -> 'data', '{}'), coalesce(e -> 'metadata', '{}')
+           coalesce(nullif(e -> 'data', 'null'), '{}'), coalesce(nullif(e -> 'metadata', 'null'), '{}')
       FROM (SELECT p_events -> 0 AS e) AS a
     ON CONFLICT (stream_id, version) DO NOTHING;
     EXIT WHEN FOUND;
@@ -75,7 +76,7 @@ BEGIN
   IF v_count > 1 THEN
     INSERT INTO {{schema}}.event (stream_id, version, id, type, data, metadata)
     SELECT p_stream_id, v_base + n, coalesce((e ->> 'id')::uuid, gen_random_uuid()), e ->> 'type',
-           coalesce(e -> 'data', '{}'), coalesce(e -> 'metadata', '{}')
+           coalesce(nullif(e -> 'data', 'null'), '{}'), coalesce(nullif(e -> 'metadata', 'null'), '{}')
       FROM jsonb_array_elements(p_events) WITH ORDINALITY AS a (e, n)
      WHERE n > 1
      ORDER BY n;
