@@ -202,20 +202,20 @@ func TestAppendSaysWhatIsWrong(t *testing.T) {
 	log := newLog(t, db)
 	ctx := t.Context()
 	for want, err := range map[string]error{
-		"stream id is empty":          second(log.Append(ctx, "", postgres.Any, happened)),
-		"no events":                   second(log.Append(ctx, "a", postgres.Any)),
-		"event 2 of 2: Type is empty": second(log.Append(ctx, "a", postgres.Any, happened, postgres.NewEvent{})),
-		`ID "x" is not a uuid`:        second(log.Append(ctx, "a", postgres.Any, postgres.NewEvent{Type: "T", ID: "x"})),
-		"-3 is below 0":               second(log.Append(ctx, "a", postgres.Exactly(-3), happened)),
-		"have to be JSON":             second(log.Append(ctx, "a", postgres.Any, postgres.NewEvent{Type: "T", Data: func() {}})),
-		"the stream id is empty":      second(db.Exec(ctx, `SELECT sluice.append('', NULL, '[{"type": "T"}]')`)),
-		"expected version is -1":      second(db.Exec(ctx, `SELECT sluice.append('a', -1, '[{"type": "T"}]')`)),
-		"at least one event":          second(db.Exec(ctx, `SELECT sluice.append('a', NULL, '[]')`)),
-		"a JSON array":                second(db.Exec(ctx, `SELECT sluice.append('a', NULL, '{"type": "T"}')`)),
+		"stream id is empty":                        second(log.Append(ctx, "", postgres.Any, happened)),
+		"no events":                                 second(log.Append(ctx, "a", postgres.Any)),
+		"event 2 of 2: Type is empty":               second(log.Append(ctx, "a", postgres.Any, happened, postgres.NewEvent{})),
+		`ID "x" is not a uuid`:                      second(log.Append(ctx, "a", postgres.Any, postgres.NewEvent{Type: "T", ID: "x"})),
+		"-3 is below 0":                             second(log.Append(ctx, "a", postgres.Exactly(-3), happened)),
+		"have to be JSON":                           second(log.Append(ctx, "a", postgres.Any, postgres.NewEvent{Type: "T", Data: func() {}})),
+		"the stream id is empty":                    second(db.Exec(ctx, `SELECT sluice.append('', NULL, '[{"type": "T"}]')`)),
+		"expected version is -1":                    second(db.Exec(ctx, `SELECT sluice.append('a', -1, '[{"type": "T"}]')`)),
+		"at least one event":                        second(db.Exec(ctx, `SELECT sluice.append('a', NULL, '[]')`)),
+		"a JSON array":                              second(db.Exec(ctx, `SELECT sluice.append('a', NULL, '{"type": "T"}')`)),
 		"event 2 of 2: type is missing or empty":    second(db.Exec(ctx, `SELECT sluice.append('a', NULL, '[{"type": "T"}, {"data": {}}]')`)),
 		"event 1 of 1: it is not a JSON object":     second(db.Exec(ctx, `SELECT sluice.append('a', NULL, '[4]')`)),
 		"event 1 of 1: field 'datum' is not known,": second(db.Exec(ctx, `SELECT sluice.append('a', NULL, '[{"type": "T", "datum": {}}]')`)),
-		"SQLSTATE 22P02": second(db.Exec(ctx, `SELECT sluice.append('a', NULL, '[{"type": "T", "id": "x"}]')`)),
+		"SQLSTATE 22P02":                            second(db.Exec(ctx, `SELECT sluice.append('a', NULL, '[{"type": "T", "id": "x"}]')`)),
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
