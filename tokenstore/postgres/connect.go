@@ -23,7 +23,8 @@ type Target struct {
 	Port           uint16
 	Database       string
 	User, Password string
-	TLS            *tls.Config // nil connects in the clear
+	TLS            *tls.Config // nil connects in the clear, or as PreferTLS says
+	PreferTLS      bool        // encrypt where the server can, without verifying it, as libpq's sslmode=prefer does
 	ConnectTimeout time.Duration
 }
 
@@ -79,6 +80,10 @@ func (o Options) aim(ctx context.Context, config *pgx.ConnConfig) error {
 	config.Host, config.Port, config.Database = target.Host, target.Port, target.Database
 	config.User, config.Password, config.TLSConfig = target.User, target.Password, target.TLS
 	config.Fallbacks = nil
+	if target.PreferTLS && target.TLS == nil {
+		config.TLSConfig = &tls.Config{InsecureSkipVerify: true}
+		config.Fallbacks = []*pgconn.FallbackConfig{{Host: target.Host, Port: target.Port}}
+	}
 	config.ConnectTimeout = target.ConnectTimeout
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 5 * time.Second
