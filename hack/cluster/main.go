@@ -28,7 +28,11 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(binaryCommands(log)...)
+	root.AddCommand(clusterCommands(log)...)
+	root.AddCommand(postgresCommands(log)...)
+	root.AddCommand(faultCommands(log)...)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 		os.Exit(1)

@@ -116,20 +116,30 @@ func (s *Store) Ensure(ctx context.Context, name string) (string, error) {
 	return path, s.Log.Step(step, func() error { return s.build(ctx, p, path) })
 }
 
-// build leaves path alone until the program is whole and on disk.
+// build makes p and stamps its version.
 func (s *Store) build(ctx context.Context, p Program, path string) error {
-	removeUnfinished(path)
 	version, err := p.version(s.Sources)
 	if err != nil {
 		return err
 	}
+	return s.goBuild(ctx, filepath.Join(s.Sources, p.Module), p.Package, p.ldflags(version), path)
+}
+
+// Build makes the program whose source is in dir, outside the cache. Go's own cache makes a second time cheap.
+func (s *Store) Build(ctx context.Context, dir, path string) error {
+	return s.goBuild(ctx, dir, ".", "-s -w", path)
+}
+
+// goBuild leaves path alone until the program is whole and on disk.
+func (s *Store) goBuild(ctx context.Context, dir, pkg, ldflags, path string) error {
+	removeUnfinished(path)
 	part := unfinished(path)
-	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-ldflags", p.ldflags(version), "-o", part, p.Package)
-	cmd.Dir = filepath.Join(s.Sources, p.Module)
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-ldflags", ldflags, "-o", part, pkg)
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-mod=readonly")
 	cmd.Stdout, cmd.Stderr = s.Log.Out, s.Log.Out
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("go build %s in %s: %w", p.Package, cmd.Dir, err)
+		return fmt.Errorf("go build %s in %s: %w", pkg, dir, err)
 	}
 	if err := syncFile(part); err != nil {
 		return err

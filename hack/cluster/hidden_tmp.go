@@ -1,3 +1,0 @@
-package main
-
-func runHidden(string, []string) bool { return false }
