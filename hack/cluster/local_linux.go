@@ -32,7 +32,7 @@ func runHidden(name string, args []string) bool {
 // faultCommands break the cluster on this machine, for tests and for curiosity, and look into it.
 func faultCommands(log *progress.Log) []*cobra.Command {
 	one := func(use, short string, args cobra.PositionalArgs, f func(*cobra.Command, *local.Cluster, []string) error) *cobra.Command {
-		return &cobra.Command{
+		cmd := &cobra.Command{
 			Use: use, Short: short, Args: args,
 			RunE: func(cmd *cobra.Command, args []string) error {
 				if os.Getenv("CONTEXT") != "" {
@@ -50,6 +50,8 @@ func faultCommands(log *progress.Log) []*cobra.Command {
 				return f(cmd, c, args)
 			},
 		}
+		cmd.Flags().SetInterspersed(false) // flags after a node belong to the command that runs there
+		return cmd
 	}
 	return []*cobra.Command{
 		one("cut NODE", "Take a node off the network; no connection is closed", cobra.ExactArgs(1),

@@ -70,8 +70,12 @@ func (n Net) save() error {
 	return writeFile(confFile("net.json"), content, 0o644)
 }
 
-// checkFree refuses networks to which this machine has routes of somebody else's.
+// checkFree refuses networks to which this machine has routes of somebody else's. Once the bridge is there, they are
+// ours, and pods have added theirs.
 func (n Net) checkFree(ctx context.Context) error {
+	if linkExists(bridge) {
+		return nil
+	}
 	out, err := output(ctx, "ip", "-json", "-4", "route", "show")
 	if err != nil {
 		return err
@@ -97,9 +101,9 @@ func (n Net) checkRoutes(routes []byte) error {
 				}
 				theirs = netip.PrefixFrom(addr, addr.BitLen())
 			}
-			if theirs.Bits() > 0 && r.Dev != bridge && ours.Overlaps(theirs) {
-				return fmt.Errorf("this machine already routes %s to %s, which the cluster would use: set %s to two other bytes, such as 10.%d",
-					r.Dst, r.Dev, wanted.variable, 200)
+			if theirs.Bits() > 0 && ours.Overlaps(theirs) {
+				return fmt.Errorf("this machine already routes %s to %s, which the cluster would use: set %s to two other bytes, such as 10.200",
+					r.Dst, r.Dev, wanted.variable)
 			}
 		}
 	}

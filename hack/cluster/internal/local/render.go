@@ -58,9 +58,14 @@ func renderKubeconfigs(n Net) error {
 
 // renderNode writes the configuration of a node's daemons.
 func renderNode(n Net, node Node, pause string) error {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
 	data := map[string]any{
 		"Node": node, "Port": kubeletPort, "PKI": filepath.Join(Dir, "pki"), "Socket": socket, "DNS": n.dnsService(),
 		"ResolvConf": confFile("resolv.conf"), "Cgroup": node.cgroup(), "Pause": pause, "CNI": filepath.Join(node.dir(), "cni-config"),
+		"Disk": onDisk(string(mounts)),
 	}
 	for name, path := range map[string]string{
 		"kubelet.yaml":    filepath.Join(node.dir(), "kubelet.yaml"),
@@ -115,4 +120,17 @@ func renderResolvConf(servers []string) error {
 		fmt.Fprintf(&b, "nameserver %s\n", s)
 	}
 	return writeFile(confFile("resolv.conf"), []byte(b.String()), 0o644)
+}
+
+// onDisk says whether the root file system is on a disk of the machine. Where it is not (an overlay, in a container),
+// the kubelet cannot measure it and must not try.
+func onDisk(mountinfo string) bool {
+	for _, line := range strings.Split(mountinfo, "\n") {
+		left, right, _ := strings.Cut(line, " - ")
+		before, after := strings.Fields(left), strings.Fields(right)
+		if len(before) > 4 && before[4] == "/" && len(after) > 1 {
+			return strings.HasPrefix(after[1], "/dev/")
+		}
+	}
+	return false
 }
