@@ -35,6 +35,9 @@ type life struct {
 	planner   planner.Planner
 
 	nudge   chan struct{} // look at the directory
+	known   chan struct{} // closed when the directory knows the processor
+	news    atomic.Bool   // the report has something that the planner has to know at once
+	unread  atomic.Bool   // the last read of events failed
 	trusted atomic.Int64  // until when batches may begin, nanoseconds of time.Since(epoch)
 	epoch   time.Time     // with a monotonic reading
 
@@ -55,7 +58,7 @@ func (w *Worker) live(ctx context.Context) (lived bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	l := &life{Worker: w, nudge: make(chan struct{}, 1), epoch: time.Now(), segments: map[tokenstore.Key]*segmentRun{}}
+	l := &life{Worker: w, nudge: make(chan struct{}, 1), known: make(chan struct{}), epoch: time.Now(), segments: map[tokenstore.Key]*segmentRun{}}
 	defer func() { err = errors.Join(err, l.close()) }()
 	sessions := &sessionKeeper{life: l, session: session}
 	if err := l.begin(ctx, session); err != nil {
@@ -121,7 +124,7 @@ func (l *life) checkStore(ctx context.Context, session *postgres.Session) error 
 func (l *life) openPools(incarnation int64) (err error) {
 	application := postgres.ApplicationOf(incarnation)
 	control, data := l.connection(application), l.connection(application)
-	control.MaxConns, data.MaxConns = 2, int32(l.options.Executors)+2
+	control.MaxConns, data.MaxConns = 3, int32(l.options.Executors)+2
 	if l.control, err = postgres.Open(control); err != nil {
 		return err
 	}
@@ -157,6 +160,7 @@ func (l *life) run(ctx context.Context, sessions *sessionKeeper) error {
 	var running sync.WaitGroup
 	running.Go(func() { l.feed.Run(parts) })
 	running.Go(func() { sessions.run(parts) })
+	running.Go(func() { l.prepare(parts) })
 	for range l.options.Executors {
 		running.Go(func() { l.execute(parts) })
 	}

@@ -104,6 +104,11 @@ func (l *life) report(s *segmentRun, b batch, took time.Duration, err error) {
 func (l *life) readFailed(err error) {
 	if err != nil {
 		l.metrics.readErrors.Inc()
-		l.log.Warn("reading events; trying again", "error", err)
+	}
+	switch failing := err != nil; {
+	case failing && !l.unread.Swap(true):
+		l.log.Error("events cannot be read; trying again until they can", "error", err)
+	case !failing && l.unread.Swap(false):
+		l.log.Info("events can be read again")
 	}
 }

@@ -51,7 +51,9 @@ func Open(o Options) (*pgxpool.Pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preparing a connection: %w", err)
 	}
-	config.MaxConns = max(o.MaxConns, 4)
+	if config.MaxConns = o.MaxConns; o.MaxConns == 0 {
+		config.MaxConns = 4
+	}
 	config.MaxConnIdleTime = 30 * time.Second
 	config.ConnConfig.RuntimeParams = o.session()
 	config.BeforeConnect = o.aim
