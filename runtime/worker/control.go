@@ -115,7 +115,7 @@ func (c *controller) beat(ctx context.Context) error {
 	c.trouble(nil)
 	c.announce()
 	if expired { // others may have taken over: ask before going on
-		c.loseAll()
+		c.loseAll("the lease was over")
 		c.due = true
 	}
 	c.trust(sent)
@@ -129,6 +129,9 @@ func (c *controller) beat(ctx context.Context) error {
 // observe looks at the directory and the tokens and acts on what it sees.
 func (c *controller) observe(ctx context.Context) (decision, error) {
 	c.due = false
+	if err := c.reread(ctx); err != nil {
+		return decision{}, err
+	}
 	c.plan(ctx)
 	view, err := c.directory.View(ctx, c.options.Processor)
 	if err != nil {
@@ -148,6 +151,20 @@ func (c *controller) observe(ctx context.Context) (decision, error) {
 	}
 	c.judgeReadiness(d)
 	return d, nil
+}
+
+// reread forgets what was read but not stored once a connection was lost: the server may have crashed, and then it gives
+// transaction ids again that it had not logged. Stored progress is safe from that.
+func (c *controller) reread(ctx context.Context) error {
+	if !c.severed.Load() {
+		return nil
+	}
+	if err := c.source.Check(ctx); err != nil {
+		return err
+	}
+	c.severed.Store(false)
+	c.loseAll("a connection that reads events was lost")
+	return nil
 }
 
 // plan plans where nobody else does, or where this worker did last.

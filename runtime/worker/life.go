@@ -12,7 +12,6 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/sluice-project/sluice/eventsource"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/planner"
 	"github.com/sluice-project/sluice/runtime/feed"
@@ -30,7 +29,7 @@ type life struct {
 	data      *pgxpool.Pool
 	directory *postgres.Directory
 	store     *postgres.Store
-	source    eventsource.Source
+	source    *eventspostgres.Source
 	feed      *feed.Feed
 	planner   planner.Planner
 
@@ -38,6 +37,7 @@ type life struct {
 	known   chan struct{} // closed when the directory knows the processor
 	news    atomic.Bool   // the report has something that the planner has to know at once
 	unread  atomic.Bool   // the last read of events failed
+	severed atomic.Bool   // a connection that reads events was lost
 	trusted atomic.Int64  // until when batches may begin, nanoseconds of time.Since(epoch)
 	epoch   time.Time     // with a monotonic reading
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // rate counts events a second, smoothed over about ten seconds.
@@ -104,6 +105,10 @@ func (l *life) report(s *segmentRun, b batch, took time.Duration, err error) {
 func (l *life) readFailed(err error) {
 	if err != nil {
 		l.metrics.readErrors.Inc()
+		if postgres.IsLost(err) {
+			l.severed.Store(true)
+			l.look()
+		}
 	}
 	switch failing := err != nil; {
 	case failing && !l.unread.Swap(true):

@@ -114,6 +114,7 @@ func (o Options) session() map[string]string {
 		"intervalstyle":                       "postgres",
 		"client_encoding":                     "UTF8",
 		"client_min_messages":                 "warning",
+		"jit":                                 "off", // reads of pages are short, but their estimates are not
 	}
 	if o.SearchPath != "" {
 		settings["search_path"] = o.SearchPath
