@@ -1,0 +1,83 @@
+// Package rules holds the text of every rule of the API that is more than a bound of one field. The CEL markers in
+// api/v1alpha1 repeat these texts (a marker cannot refer to a constant; a test holds both against each other), and
+// package definition, the operator and the docs use them, so that a mistake reads the same wherever it is found.
+//
+// A text says what is wrong and what to change; the field is named by whoever reports it.
+package rules
+
+// Rules of EventProcessor.
+const (
+	ProcessorName = "metadata.name must be a DNS label of at most 52 characters: lower-case letters, digits and '-'," +
+		" beginning and ending with a letter or a digit"
+	DNSLabel = "must be a DNS label: lower-case letters, digits and '-', beginning and ending with a letter or a digit"
+	NotBlank = "must not be blank: write a value or remove the field"
+
+	StoreUnion      = "type names the one field to set: type Postgres needs postgres"
+	StoreConnection = "exactly one of urlSecretRef and connection must be set"
+	SchemaName      = "must be a PostgreSQL schema in lower case: letters, digits and '_', not beginning with a digit or pg_"
+	SchemaImmutable = "schema cannot be changed, because the tokens are in it: create a processor with another name instead"
+	StoreID         = "must be a store's id as status.storeID shows it, a UUID in lower case"
+	TLSDisabled     = "mode Disable takes no secrets: remove caSecretRef and certificateSecretRef," +
+		" or choose Require, VerifyCA or VerifyFull"
+
+	InitialPositionImmutable = "initialPosition is used once, when the group first starts, and cannot be changed:" +
+		" create a Replay to read events again"
+	HandlerUnion = "exactly one handler must be set, the one that type names:" +
+		" sql for type SQL; go, which may be left out, for type Go"
+	StatementUnion = "exactly one of batch and each must be set"
+	BlankSQL       = "must not be blank: write SQL or remove the field"
+	RetryDelay     = "must be a duration from 10ms to 1h, such as 500ms or 1m30s"
+	RetryOrder     = "max must not be shorter than initial"
+
+	TemplateWorker = "spec.containers must have a container named worker, the one that runs the handlers:" +
+		" give the container with your image that name"
+	TemplateInitWorker    = "no init container may be named worker: the container that runs the handlers has that name"
+	TemplateRestartPolicy = "spec.restartPolicy must not be set: the containers of a processor are always restarted"
+	TemplateLabels        = "metadata.labels must not have keys under sluice.dev/: the operator sets those"
+)
+
+// Rules of Replay.
+const (
+	ReplayName = "a metadata.name with a dot must begin with spec.processorName and that dot," +
+		" such as payments.fix-rounding for the processor payments"
+	ReplayImmutable = "only desiredState can be changed: create a Replay with a new name instead"
+)
+
+// Rule is one rule: where it holds and how its violation reads.
+type Rule struct {
+	// Name is the constant's name.
+	Name string
+	// Kinds are the kinds that have the rule.
+	Kinds []string
+	// Text is what a violation says.
+	Text string
+}
+
+// All returns every rule, in the order of the constants.
+func All() []Rule {
+	processor, replay := []string{"EventProcessor"}, []string{"Replay"}
+	both := []string{"EventProcessor", "Replay"}
+	return []Rule{
+		{"ProcessorName", processor, ProcessorName},
+		{"DNSLabel", both, DNSLabel},
+		{"NotBlank", processor, NotBlank},
+		{"StoreUnion", processor, StoreUnion},
+		{"StoreConnection", processor, StoreConnection},
+		{"SchemaName", processor, SchemaName},
+		{"SchemaImmutable", processor, SchemaImmutable},
+		{"StoreID", processor, StoreID},
+		{"TLSDisabled", processor, TLSDisabled},
+		{"InitialPositionImmutable", processor, InitialPositionImmutable},
+		{"HandlerUnion", processor, HandlerUnion},
+		{"StatementUnion", processor, StatementUnion},
+		{"BlankSQL", processor, BlankSQL},
+		{"RetryDelay", processor, RetryDelay},
+		{"RetryOrder", processor, RetryOrder},
+		{"TemplateWorker", processor, TemplateWorker},
+		{"TemplateInitWorker", processor, TemplateInitWorker},
+		{"TemplateRestartPolicy", processor, TemplateRestartPolicy},
+		{"TemplateLabels", processor, TemplateLabels},
+		{"ReplayName", replay, ReplayName},
+		{"ReplayImmutable", replay, ReplayImmutable},
+	}
+}

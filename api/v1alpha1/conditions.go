@@ -1,0 +1,162 @@
+package v1alpha1
+
+// Conditions of an EventProcessor. Each has its reasons below; both are part of the API.
+const (
+	// ConditionReady is True when the spec of observedGeneration is in effect. It stays True through rebalances and
+	// replays, and while only the operator cannot reach the store.
+	ConditionReady = "Ready"
+	// ConditionAvailable is True when every segment is owned, or has been without an owner for less than ten seconds.
+	ConditionAvailable = "Available"
+	// ConditionReconciling is True while the operator works towards the spec, and absent otherwise (as kstatus reads it).
+	ConditionReconciling = "Reconciling"
+	// ConditionStalled is True when nothing but an edit helps, and absent otherwise (as kstatus reads it).
+	ConditionStalled = "Stalled"
+	// ConditionReplaying is True while a group is replaying.
+	ConditionReplaying = "Replaying"
+	// ConditionHandlerValid is True when statements prepare and the image has registered the handlers that the spec names.
+	ConditionHandlerValid = "HandlerValid"
+	// ConditionStoreReachable is True when the operator reaches the store, and False when workers cannot either.
+	ConditionStoreReachable = "StoreReachable"
+	// ConditionDegraded is True when a segment is blocked by an event, or a projection is incomplete.
+	ConditionDegraded = "Degraded"
+)
+
+// Reasons of Ready and Reconciling; those of Stalled are among them.
+const (
+	// ReasonReady: the spec is in effect.
+	ReasonReady = "Ready"
+	// ReasonProgressing: the operator has begun to look at this generation.
+	ReasonProgressing = "Progressing"
+	// ReasonRollingOut: pods with the new template or definition are replacing the old ones.
+	ReasonRollingOut = "RollingOut"
+	// ReasonScaling: pods are being added or removed.
+	ReasonScaling = "Scaling"
+	// ReasonResegmenting: segments are being split or merged.
+	ReasonResegmenting = "Resegmenting"
+	// ReasonPaused: the processor is paused, as the spec asks.
+	ReasonPaused = "Paused"
+	// ReasonRolloutFailed: the new definition does not run; the old pods go on. (Stalled)
+	ReasonRolloutFailed = "RolloutFailed"
+	// ReasonPodsNotReady: pods do not become ready; the message has the first pod's reason.
+	ReasonPodsNotReady = "PodsNotReady"
+	// ReasonInvalidSpec: the spec breaks a rule that the API server could not check. (Stalled)
+	ReasonInvalidSpec = "InvalidSpec"
+	// ReasonNameConflict: an object that the operator has to create exists and belongs to somebody else. (Stalled)
+	ReasonNameConflict = "NameConflict"
+	// ReasonGroupConflict: another processor of the same store has the group. (Stalled)
+	ReasonGroupConflict = "GroupConflict"
+	// ReasonDeploymentScaledExternally: something other than the operator sets the Deployment's replicas. (Stalled)
+	ReasonDeploymentScaledExternally = "DeploymentScaledExternally"
+	// ReasonStoreChanged: the store is not the one of status.storeID. (Stalled)
+	ReasonStoreChanged = "StoreChanged"
+	// ReasonMigrationRequired: the store's tables are missing or too old, and migrations is Manual. (Stalled)
+	ReasonMigrationRequired = "MigrationRequired"
+	// ReasonDeleting: the processor is being deleted.
+	ReasonDeleting = "Deleting"
+)
+
+// Reasons of Available.
+const (
+	// ReasonAllSegmentsOwned: every segment is owned, or was a moment ago.
+	ReasonAllSegmentsOwned = "AllSegmentsOwned"
+	// ReasonSegmentsUnowned: segments have had no owner for ten seconds or more.
+	ReasonSegmentsUnowned = "SegmentsUnowned"
+	// ReasonScaledToZero: replicas is 0.
+	ReasonScaledToZero = "ScaledToZero"
+	// ReasonUnknown: the operator cannot see who owns what. Also of HandlerValid, while no worker has reported.
+	ReasonUnknown = "Unknown"
+)
+
+// Reasons of HandlerValid.
+const (
+	// ReasonValid: workers run the handlers.
+	ReasonValid = "Valid"
+	// ReasonNotRegistered: the image has not registered a Go handler that the spec names.
+	ReasonNotRegistered = "NotRegistered"
+	// ReasonStatementInvalid: a statement does not prepare, or failed because of what it says.
+	ReasonStatementInvalid = "StatementInvalid"
+	// ReasonSetupFailed: the setup of an SQL handler failed.
+	ReasonSetupFailed = "SetupFailed"
+)
+
+// Reasons of StoreReachable, and of Ready where workers cannot reach the store either.
+const (
+	// ReasonReachable: the operator reads the store.
+	ReasonReachable = "Reachable"
+	// ReasonSecretNotFound: a Secret that store names, or a key in it, does not exist.
+	ReasonSecretNotFound = "SecretNotFound"
+	// ReasonInvalidURL: the URL in the Secret is none, or has settings that are not allowed.
+	ReasonInvalidURL = "InvalidURL"
+	// ReasonAuthenticationFailed: the server refused user or password.
+	ReasonAuthenticationFailed = "AuthenticationFailed"
+	// ReasonConnectionFailed: the server cannot be reached, or ended the connection.
+	ReasonConnectionFailed = "ConnectionFailed"
+	// ReasonDatabaseNotFound: the server has no such database.
+	ReasonDatabaseNotFound = "DatabaseNotFound"
+	// ReasonPermissionDenied: the role lacks a privilege; the message names it.
+	ReasonPermissionDenied = "PermissionDenied"
+	// ReasonOperatorCannotConnect: only the operator cannot; workers go on. The status is Unknown.
+	ReasonOperatorCannotConnect = "OperatorCannotConnect"
+)
+
+// Reasons of Degraded.
+const (
+	// ReasonHealthy: no segment is blocked.
+	ReasonHealthy = "Healthy"
+	// ReasonSegmentBlocked: an event keeps failing and its segment waits; the message has segment, event and error.
+	ReasonSegmentBlocked = "SegmentBlocked"
+	// ReasonProjectionIncomplete: a replay was abandoned after its reset.
+	ReasonProjectionIncomplete = "ProjectionIncomplete"
+)
+
+// Reasons of Replaying.
+const (
+	// ReasonNotReplaying: no group is replaying.
+	ReasonNotReplaying = "NotReplaying"
+	// ReasonReplayRunning: a group handles events again.
+	ReasonReplayRunning = "ReplayRunning"
+	// ReasonWaitingForRollout: a replay waits until every worker runs the definition that it is bound to.
+	ReasonWaitingForRollout = "WaitingForRollout"
+)
+
+// Conditions of a Replay; it has Reconciling too, until the reset.
+const (
+	// ConditionAccepted is True when the replay can run, and False when it cannot as it stands.
+	ConditionAccepted = "Accepted"
+	// ConditionComplete is True when nothing remains to do.
+	ConditionComplete = "Complete"
+	// ConditionFailed is True when the replay has ended without being complete.
+	ConditionFailed = "Failed"
+	// ConditionCancelled says what became of desiredState Cancelled or Abandoned.
+	ConditionCancelled = "Cancelled"
+)
+
+// Reasons of a Replay's conditions.
+const (
+	// ReasonAccepted: the replay will run. (Accepted)
+	ReasonAccepted = "Accepted"
+	// ReasonProcessorNotFound: no such EventProcessor in the namespace. (Accepted)
+	ReasonProcessorNotFound = "ProcessorNotFound"
+	// ReasonGroupNotFound: the processor has no such group. (Accepted)
+	ReasonGroupNotFound = "GroupNotFound"
+	// ReasonNoReset: a group has no reset, so a replay would apply events twice. (Accepted)
+	ReasonNoReset = "NoReset"
+	// ReasonWaiting: another replay of one of the groups runs first. (Complete)
+	ReasonWaiting = "Waiting"
+	// ReasonResetting: the reset is being carried out. (Complete)
+	ReasonResetting = "Resetting"
+	// ReasonReplayComplete: the groups have handled again what they had handled. (Complete)
+	ReasonReplayComplete = "ReplayComplete"
+	// ReasonAlreadyRun: the id had run before in this store. (Complete)
+	ReasonAlreadyRun = "AlreadyRun"
+	// ReasonSuperseded: the id was there when the groups first started, so there was nothing to replay. (Complete)
+	ReasonSuperseded = "Superseded"
+	// ReasonResetFailed: the reset handler failed; the message has its error. (Failed)
+	ReasonResetFailed = "ResetFailed"
+	// ReasonCancelled: cancelled before the reset, nothing has happened. (Failed, Cancelled)
+	ReasonCancelled = "Cancelled"
+	// ReasonAbandoned: abandoned after the reset. (Failed, Cancelled)
+	ReasonAbandoned = "Abandoned"
+	// ReasonAlreadyReset: too late to cancel; abandon it, or let it run. (Cancelled)
+	ReasonAlreadyReset = "AlreadyReset"
+)

@@ -1,0 +1,187 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// ProcessingGroup is a set of handlers that moves through the events together.
+type ProcessingGroup struct {
+	// name of the group, unique within the store: tokens are kept by it. A definition field.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="must be a DNS label: lower-case letters, digits and '-', beginning and ending with a letter or a digit"
+	Name string `json:"name"`
+	// segments is how many parts the group's events are divided into; at most that many pods work on it at a time.
+	// Powers of two share the load evenly. A live field: segments are split and merged while events are processed.
+	// +optional
+	// +kubebuilder:default=16
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=32767
+	Segments int32 `json:"segments,omitempty"`
+	// initialPosition is where the group begins when it has no tokens yet. It is used once and cannot be changed. A
+	// definition field.
+	// +optional
+	// +kubebuilder:default={type: Earliest}
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="initialPosition is used once, when the group first starts, and cannot be changed: create a Replay to read events again"
+	InitialPosition InitialPosition `json:"initialPosition,omitempty,omitzero"`
+	// maxBatchSize is how many events at most are handled in one transaction. A live field.
+	// +optional
+	// +kubebuilder:default=500
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=10000
+	MaxBatchSize int32 `json:"maxBatchSize,omitempty"`
+	// desiredState of this group; the processor's Paused goes before it. A live field.
+	// +optional
+	// +kubebuilder:default=Running
+	DesiredState DesiredState `json:"desiredState,omitempty"`
+	// handler is what is done with an event. A definition field.
+	// +required
+	Handler Handler `json:"handler"`
+	// onError says what happens when an event cannot be handled. A live field.
+	// +optional
+	// +kubebuilder:default={maxAttempts: 5, backoff: {initial: "1s", max: "1m0s"}, then: Block}
+	OnError OnError `json:"onError,omitempty,omitzero"`
+}
+
+// InitialPosition is where a group begins.
+type InitialPosition struct {
+	// type is Earliest, the first event there is, or Latest, the first event appended after the group was created.
+	// +required
+	Type InitialPositionType `json:"type"`
+}
+
+// InitialPositionType names a kind of position to begin at.
+//
+// +kubebuilder:validation:Enum=Earliest;Latest
+type InitialPositionType string
+
+// Positions to begin at.
+const (
+	InitialPositionEarliest InitialPositionType = "Earliest"
+	InitialPositionLatest   InitialPositionType = "Latest"
+)
+
+// Handler is what is done with an event.
+//
+// +kubebuilder:validation:XValidation:rule="self.type == 'SQL' ? has(self.sql) && !has(self.go) : !has(self.sql)",message="exactly one handler must be set, the one that type names: sql for type SQL; go, which may be left out, for type Go"
+type Handler struct {
+	// type names the kind of handler.
+	// +required
+	Type HandlerType `json:"type"`
+	// sql are statements that the runtime carries out in the store.
+	// +optional
+	SQL *SQLHandler `json:"sql,omitempty"`
+	// go is a handler that the binary in the container worker has registered.
+	// +optional
+	Go *GoHandler `json:"go,omitempty"`
+}
+
+// HandlerType names a kind of handler.
+//
+// +kubebuilder:validation:Enum=SQL;Go
+type HandlerType string
+
+// Kinds of handlers.
+const (
+	HandlerTypeSQL HandlerType = "SQL"
+	HandlerTypeGo  HandlerType = "Go"
+)
+
+// SQLHandler are statements that the runtime carries out in the store.
+type SQLHandler struct {
+	// setup is carried out once a definition, before its first claim, and has to be repeatable, such as CREATE TABLE IF
+	// NOT EXISTS.
+	// +optional
+	// +kubebuilder:validation:MaxLength=16384
+	// +kubebuilder:validation:XValidation:rule="self.matches('\\\\S')",message="must not be blank: write SQL or remove the field"
+	Setup string `json:"setup,omitempty"`
+	// reset empties the projection at the start of a replay, such as TRUNCATE payments.
+	// +optional
+	// +kubebuilder:validation:MaxLength=16384
+	// +kubebuilder:validation:XValidation:rule="self.matches('\\\\S')",message="must not be blank: write SQL or remove the field"
+	Reset string `json:"reset,omitempty"`
+	// statements are carried out for the events of their types.
+	// +required
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	Statements []SQLStatement `json:"statements"`
+}
+
+// SQLStatement is one SQL command and the events that it is for.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.batch) != has(self.each)",message="exactly one of batch and each must be set"
+type SQLStatement struct {
+	// eventTypes are the types of the events that the statement is for.
+	// +required
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=256
+	EventTypes []string `json:"eventTypes"`
+	// batch is carried out once a batch, over the events in the table expression events.
+	// +optional
+	// +kubebuilder:validation:MaxLength=16384
+	// +kubebuilder:validation:XValidation:rule="self.matches('\\\\S')",message="must not be blank: write SQL or remove the field"
+	Batch string `json:"batch,omitempty"`
+	// each is carried out once an event, in order; events then holds that one event.
+	// +optional
+	// +kubebuilder:validation:MaxLength=16384
+	// +kubebuilder:validation:XValidation:rule="self.matches('\\\\S')",message="must not be blank: write SQL or remove the field"
+	Each string `json:"each,omitempty"`
+}
+
+// GoHandler is a handler that the binary in the container worker has registered.
+type GoHandler struct {
+	// handler is the name under which it is registered, by default the group's name.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('\\\\S')",message="must not be blank: write a value or remove the field"
+	Handler string `json:"handler,omitempty"`
+}
+
+// OnError says what happens when an event cannot be handled.
+type OnError struct {
+	// maxAttempts is how often an event is tried before then comes into effect.
+	// +optional
+	// +kubebuilder:default=5
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	MaxAttempts int32 `json:"maxAttempts,omitempty"`
+	// backoff is how long to wait between attempts.
+	// +optional
+	// +kubebuilder:default={initial: "1s", max: "1m0s"}
+	Backoff Backoff `json:"backoff,omitempty,omitzero"`
+	// then is what happens after maxAttempts: Block goes on trying every backoff.max, and the segment waits.
+	// +optional
+	// +kubebuilder:default=Block
+	Then OnErrorAction `json:"then,omitempty"`
+}
+
+// Backoff is how long to wait between attempts: initial, and twice as long each time, up to max.
+//
+// +kubebuilder:validation:XValidation:rule="duration(self.max) >= duration(self.initial)",message="max must not be shorter than initial"
+type Backoff struct {
+	// initial is the wait before the second attempt.
+	// +optional
+	// +kubebuilder:default="1s"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('10ms') && duration(self) <= duration('1h')",message="must be a duration from 10ms to 1h, such as 500ms or 1m30s"
+	Initial *metav1.Duration `json:"initial,omitempty"`
+	// max is the longest wait.
+	// +optional
+	// +kubebuilder:default="1m0s"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('10ms') && duration(self) <= duration('1h')",message="must be a duration from 10ms to 1h, such as 500ms or 1m30s"
+	Max *metav1.Duration `json:"max,omitempty"`
+}
+
+// OnErrorAction names what happens with an event that keeps failing.
+//
+// +kubebuilder:validation:Enum=Block
+type OnErrorAction string
+
+// OnErrorBlock goes on trying, and the segment waits.
+const OnErrorBlock OnErrorAction = "Block"

@@ -1,0 +1,120 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// EventProcessorStatus is what was last observed of an EventProcessor. It holds no positions: figures are written at
+// most every ten seconds, conditions at once.
+type EventProcessorStatus struct {
+	// observedGeneration is the generation of the spec that the rest of the status speaks of.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// conditions are listed in docs/spec/eventprocessor.md.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// replicas is the number of pods there are.
+	// +optional
+	Replicas int32 `json:"replicas,omitempty"`
+	// selector selects the processor's pods, for autoscalers.
+	// +optional
+	Selector string `json:"selector,omitempty"`
+	// segments counts the segments of all groups.
+	// +optional
+	Segments SegmentCounts `json:"segments,omitempty,omitzero"`
+	// lag is the largest lag of all groups.
+	// +optional
+	Lag Lag `json:"lag,omitempty"`
+	// storeID is the id of the store that the processor belongs to.
+	// +optional
+	StoreID string `json:"storeID,omitempty"`
+	// definition is the id of the definition that is wanted: of template, handlers, source.
+	// +optional
+	Definition string `json:"definition,omitempty"`
+	// runtime is the range of the runtime's versions in the pods.
+	// +optional
+	Runtime RuntimeVersions `json:"runtime,omitempty,omitzero"`
+	// groups are the processing groups.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	Groups []GroupStatus `json:"groups,omitempty"`
+}
+
+// SegmentCounts counts segments by state.
+type SegmentCounts struct {
+	// summary is owned and desired in one, such as 16/16.
+	// +optional
+	Summary string `json:"summary,omitempty"`
+	// desired is the number of segments that the spec asks for.
+	// +optional
+	Desired int32 `json:"desired,omitempty"`
+	// owned is the number of segments that a live worker owns.
+	// +optional
+	Owned int32 `json:"owned,omitempty"`
+	// moving is the number of segments whose owner is not the worker that they are assigned to.
+	// +optional
+	Moving int32 `json:"moving,omitempty"`
+	// unowned is the number of segments that no live worker owns.
+	// +optional
+	Unowned int32 `json:"unowned,omitempty"`
+}
+
+// RuntimeVersions is a range of versions.
+type RuntimeVersions struct {
+	// min is the oldest version.
+	// +optional
+	Min string `json:"min,omitempty"`
+	// max is the newest version.
+	// +optional
+	Max string `json:"max,omitempty"`
+}
+
+// GroupStatus is what was last observed of a processing group.
+type GroupStatus struct {
+	// name of the group.
+	// +required
+	Name string `json:"name"`
+	// segments is the number of segments that the group has.
+	// +optional
+	Segments int32 `json:"segments,omitempty"`
+	// state is what the group does.
+	// +optional
+	State GroupState `json:"state,omitempty"`
+	// lag is how old the oldest event is that has not been handled.
+	// +optional
+	Lag Lag `json:"lag,omitempty"`
+}
+
+// GroupState is what a group does.
+//
+// +kubebuilder:validation:Enum=Running;Replaying;Paused;Blocked
+type GroupState string
+
+// States of a group.
+const (
+	// GroupRunning handles events as they come.
+	GroupRunning GroupState = "Running"
+	// GroupReplaying handles events that it had handled before.
+	GroupReplaying GroupState = "Replaying"
+	// GroupPaused begins no batch.
+	GroupPaused GroupState = "Paused"
+	// GroupBlocked has a segment at least that waits for an event that keeps failing, or for a valid definition.
+	GroupBlocked GroupState = "Blocked"
+)
+
+// Lag is an age in buckets, so that status is written seldom.
+//
+// +kubebuilder:validation:Enum="0s";"<1s";"<10s";"<1m";"<10m";"<1h";">1h"
+type Lag string
+
+// Buckets of lag. Lag0s means that nothing is waiting.
+const (
+	Lag0s       Lag = "0s"
+	LagUnder1s  Lag = "<1s"
+	LagUnder10s Lag = "<10s"
+	LagUnder1m  Lag = "<1m"
+	LagUnder10m Lag = "<10m"
+	LagUnder1h  Lag = "<1h"
+	LagOver1h   Lag = ">1h"
+)

@@ -1,0 +1,167 @@
+package definition
+
+import "encoding/json"
+
+// Spec has the JSON shape of EventProcessor.spec; docs/spec/eventprocessor.md describes the fields.
+type Spec struct {
+	DesiredState     DesiredState    `json:"desiredState,omitempty"`
+	Replicas         *int32          `json:"replicas,omitempty"`
+	DeletionPolicy   string          `json:"deletionPolicy,omitempty"`
+	Store            Store           `json:"store"`
+	Source           Source          `json:"source,omitzero"`
+	ProcessingGroups []Group         `json:"processingGroups"`
+	Template         json.RawMessage `json:"template,omitempty"` // a PodTemplateSpec
+}
+
+// DesiredState says whether batches begin.
+type DesiredState string
+
+// States that can be wanted of a processor and of a group.
+const (
+	Running DesiredState = "Running"
+	Paused  DesiredState = "Paused"
+)
+
+// Policies for a deleted processor's rows.
+const (
+	Retain = "Retain"
+	Delete = "Delete"
+)
+
+// Store is the database that holds tokens and projections.
+type Store struct {
+	Type     string    `json:"type"`
+	Postgres *Postgres `json:"postgres,omitempty"`
+}
+
+// StorePostgres is the type of a store in PostgreSQL.
+const StorePostgres = "Postgres"
+
+// Postgres says how to reach a PostgreSQL database: by URLSecretRef or by Connection.
+type Postgres struct {
+	URLSecretRef    *SecretKey  `json:"urlSecretRef,omitempty"`
+	Connection      *Connection `json:"connection,omitempty"`
+	TLS             *TLS        `json:"tls,omitempty"`
+	Schema          string      `json:"schema,omitempty"`
+	Migrations      string      `json:"migrations,omitempty"`
+	ExpectedStoreID string      `json:"expectedStoreID,omitempty"`
+}
+
+// Ways to upgrade Sluice's tables.
+const (
+	MigrationsAuto   = "Auto"
+	MigrationsManual = "Manual"
+)
+
+// SecretKey names a value in a Secret.
+type SecretKey struct {
+	Name string `json:"name"`
+	Key  string `json:"key,omitempty"`
+}
+
+// Secret names a Secret.
+type Secret struct {
+	Name string `json:"name"`
+}
+
+// Connection gives the parts of a connection one by one.
+type Connection struct {
+	Host              string     `json:"host"`
+	Port              int32      `json:"port,omitempty"`
+	Database          string     `json:"database"`
+	UsernameSecretRef SecretKey  `json:"usernameSecretRef"`
+	PasswordSecretRef *SecretKey `json:"passwordSecretRef,omitempty"`
+}
+
+// TLS says how connections are encrypted.
+type TLS struct {
+	Mode                 string     `json:"mode,omitempty"`
+	CASecretRef          *SecretKey `json:"caSecretRef,omitempty"`
+	CertificateSecretRef *Secret    `json:"certificateSecretRef,omitempty"`
+}
+
+// TLS modes, from the weakest to the strongest.
+const (
+	TLSDisable    = "Disable"
+	TLSRequire    = "Require"
+	TLSVerifyCA   = "VerifyCA"
+	TLSVerifyFull = "VerifyFull"
+)
+
+// Source is where events come from.
+type Source struct {
+	Type string `json:"type"`
+}
+
+// SourceStore is the type of Sluice's own event table in the store.
+const SourceStore = "Store"
+
+// Group is a processing group.
+type Group struct {
+	Name            string          `json:"name"`
+	Segments        int32           `json:"segments,omitempty"`
+	InitialPosition InitialPosition `json:"initialPosition,omitzero"`
+	MaxBatchSize    int32           `json:"maxBatchSize,omitempty"`
+	DesiredState    DesiredState    `json:"desiredState,omitempty"`
+	Handler         Handler         `json:"handler"`
+	OnError         OnError         `json:"onError,omitzero"`
+}
+
+// InitialPosition is where a group begins.
+type InitialPosition struct {
+	Type string `json:"type"`
+}
+
+// Types of an initial position.
+const (
+	Earliest = "Earliest"
+	Latest   = "Latest"
+)
+
+// Handler is what is done with an event; Type names the field that is set.
+type Handler struct {
+	Type string      `json:"type"`
+	SQL  *SQLHandler `json:"sql,omitempty"`
+	Go   *GoHandler  `json:"go,omitempty"`
+}
+
+// Types of a handler.
+const (
+	HandlerSQL = "SQL"
+	HandlerGo  = "Go"
+)
+
+// SQLHandler are statements that the runtime carries out in the store.
+type SQLHandler struct {
+	Setup      string      `json:"setup,omitempty"`
+	Reset      string      `json:"reset,omitempty"`
+	Statements []Statement `json:"statements"`
+}
+
+// Statement is one SQL command, over a batch or for each event, and the types of the events that it is for.
+type Statement struct {
+	EventTypes []string `json:"eventTypes"`
+	Batch      string   `json:"batch,omitempty"`
+	Each       string   `json:"each,omitempty"`
+}
+
+// GoHandler is a handler that the program has registered under the name Handler.
+type GoHandler struct {
+	Handler string `json:"handler,omitempty"`
+}
+
+// OnError says what happens when an event cannot be handled.
+type OnError struct {
+	MaxAttempts int32   `json:"maxAttempts,omitempty"`
+	Backoff     Backoff `json:"backoff,omitzero"`
+	Then        string  `json:"then,omitempty"`
+}
+
+// ThenBlock goes on trying, and the segment waits.
+const ThenBlock = "Block"
+
+// Backoff is how long to wait between attempts.
+type Backoff struct {
+	Initial Duration `json:"initial,omitempty"`
+	Max     Duration `json:"max,omitempty"`
+}

@@ -1,0 +1,184 @@
+package definition
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// StoreURL is a connection to PostgreSQL as a URL gives it. Settings that make a client open files, such as sslkey and
+// passfile, are refused, and PG* environment variables have no effect: whoever writes the URL must not reach what the
+// reader of the URL may.
+type StoreURL struct {
+	// Host is a name, an address, or the folder of a Unix socket, which then begins with a slash.
+	Host     string
+	Port     uint16
+	Database string
+	User     string
+	// Password may be empty, where the server accepts another proof.
+	Password string
+	// SSLMode is disable, allow, prefer, require, verify-ca or verify-full, in libpq's meaning.
+	SSLMode string
+	// SSLRootCert are the authorities to trust, PEM. A URL cannot set it: whoever has the bytes does.
+	SSLRootCert []byte
+	// ApplicationName is empty where the URL has none.
+	ApplicationName string
+	// ConnectTimeout is 0 where the URL has none.
+	ConnectTimeout time.Duration
+	// TargetSessionAttrs is any, read-write or primary.
+	TargetSessionAttrs string
+}
+
+// String leaves out the password.
+func (u StoreURL) String() string {
+	address := net.JoinHostPort(u.Host, strconv.Itoa(int(u.Port)))
+	return fmt.Sprintf("postgres://%s@%s/%s?sslmode=%s", url.PathEscape(u.User), address,
+		url.PathEscape(u.Database), u.SSLMode)
+}
+
+// GoString leaves out the password, too.
+func (u StoreURL) GoString() string { return u.String() }
+
+// settings are those of libpq's that a URL may have, and how each is read.
+var settings = map[string]func(*StoreURL, string) error{
+	"host":     func(u *StoreURL, value string) error { return u.setHost(value) },
+	"port":     func(u *StoreURL, value string) error { return u.setPort(value) },
+	"dbname":   func(u *StoreURL, value string) error { u.Database = value; return nil },
+	"database": func(u *StoreURL, value string) error { u.Database = value; return nil },
+	"user":     func(u *StoreURL, value string) error { u.User = value; return nil },
+	"password": func(u *StoreURL, value string) error { u.Password = value; return nil },
+	"sslmode": func(u *StoreURL, value string) error {
+		return choose(&u.SSLMode, value, "disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+	},
+	"application_name": func(u *StoreURL, value string) error { u.ApplicationName = value; return nil },
+	"connect_timeout":  func(u *StoreURL, value string) error { return u.setConnectTimeout(value) },
+	"target_session_attrs": func(u *StoreURL, value string) error { // tokens are written, so never a standby
+		return choose(&u.TargetSessionAttrs, value, "any", "read-write", "primary")
+	},
+}
+
+// instead says what to use in place of settings that are refused though they have a purpose.
+var instead = map[string]string{
+	"sslrootcert": "name the authorities in store.postgres.tls.caSecretRef",
+	"sslcert":     "name the certificate in store.postgres.tls.certificateSecretRef",
+	"sslkey":      "name the certificate in store.postgres.tls.certificateSecretRef",
+	"passfile":    "put the password into the URL",
+	"search_path": "set store.postgres.schema",
+	"service":     "write host, port and database into the URL",
+	"servicefile": "write host, port and database into the URL",
+	"options":     "Sluice sets the session's settings itself; remove it",
+}
+
+// ParseStoreURL reads postgres://user:password@host:port/database?setting=value. Host, user and database are required;
+// port defaults to 5432, sslmode to prefer, target_session_attrs to any. No error holds the password.
+func ParseStoreURL(text string) (StoreURL, error) {
+	parsed, err := url.Parse(strings.TrimSpace(text))
+	if err != nil { // url.Parse repeats the URL in its error
+		return StoreURL{}, fmt.Errorf("the store's URL cannot be read: write postgres://user:password@host:port/database," +
+			" with %%-escapes in user and password where they have special characters")
+	}
+	if parsed.Scheme != "postgres" && parsed.Scheme != "postgresql" {
+		return StoreURL{}, fmt.Errorf("the store's URL must begin with postgres://, not %q", parsed.Scheme+":")
+	}
+	storeURL := StoreURL{Port: 5432, SSLMode: "prefer", TargetSessionAttrs: "any"}
+	if err := storeURL.setLocation(parsed); err != nil {
+		return StoreURL{}, fmt.Errorf("the store's URL: %w", err)
+	}
+	if err := storeURL.setQuery(parsed.RawQuery); err != nil {
+		return StoreURL{}, fmt.Errorf("the store's URL: %w", err)
+	}
+	for _, part := range []struct{ name, value string }{
+		{"host", storeURL.Host}, {"user", storeURL.User}, {"database", storeURL.Database}} {
+		if part.value == "" {
+			return StoreURL{}, fmt.Errorf("the store's URL has no %s: write postgres://user:password@host:port/database", part.name)
+		}
+	}
+	return storeURL, nil
+}
+
+func (u *StoreURL) setLocation(parsed *url.URL) error {
+	if err := u.setHost(parsed.Hostname()); err != nil {
+		return err
+	}
+	if port := parsed.Port(); port != "" {
+		if err := u.setPort(port); err != nil {
+			return err
+		}
+	}
+	if parsed.User != nil {
+		u.User = parsed.User.Username()
+		u.Password, _ = parsed.User.Password()
+	}
+	u.Database = strings.TrimPrefix(parsed.Path, "/")
+	if parsed.Fragment != "" {
+		return fmt.Errorf("it has a part after #: write %%23 for a # in user or password")
+	}
+	return nil
+}
+
+func (u *StoreURL) setQuery(query string) error {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return fmt.Errorf("the settings after ? cannot be read: write setting=value, with & between them")
+	}
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		set, known := settings[name]
+		if !known {
+			return refused(name)
+		}
+		if len(values[name]) > 1 {
+			return fmt.Errorf("setting %s is there twice: remove one", name)
+		}
+		if err := set(u, values[name][0]); err != nil {
+			return fmt.Errorf("setting %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func refused(name string) error {
+	if advice := instead[name]; advice != "" {
+		return fmt.Errorf("setting %s is not allowed: %s", name, advice)
+	}
+	return fmt.Errorf("setting %s is not allowed: remove it; allowed are %s", name,
+		strings.Join(slices.Sorted(maps.Keys(settings)), ", "))
+}
+
+func (u *StoreURL) setHost(value string) error {
+	if strings.Contains(value, ",") {
+		return fmt.Errorf("only one host is allowed: name a service that leads to the primary")
+	}
+	u.Host = value
+	return nil
+}
+
+func (u *StoreURL) setPort(value string) error {
+	port, err := strconv.ParseUint(value, 10, 16)
+	if err != nil || port == 0 {
+		return fmt.Errorf("port %q must be a number from 1 to 65535", value)
+	}
+	u.Port = uint16(port)
+	return nil
+}
+
+func (u *StoreURL) setConnectTimeout(value string) error {
+	seconds, err := strconv.Atoi(value)
+	if err != nil || seconds < 1 || seconds > 300 {
+		return fmt.Errorf("%q must be a number of seconds from 1 to 300", value)
+	}
+	u.ConnectTimeout = time.Duration(seconds) * time.Second
+	return nil
+}
+
+func choose(into *string, value string, allowed ...string) error {
+	if !slices.Contains(allowed, value) {
+		return fmt.Errorf("%q must be one of %s", value, strings.Join(allowed, ", "))
+	}
+	*into = value
+	return nil
+}

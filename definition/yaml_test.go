@@ -1,0 +1,151 @@
+package definition_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluice-project/sluice/definition"
+)
+
+// The first line of each manifest is the problem that it has. The API server is held to the same manifests.
+func TestParseYAMLRefusesWhatTheAPIServerRefuses(t *testing.T) {
+	files, err := filepath.Glob("testdata/invalid/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no manifests: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".yaml"), func(t *testing.T) {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, _, _ := strings.Cut(strings.TrimPrefix(string(data), "# "), "\n")
+			_, err = definition.ParseYAML(data)
+			var invalid *definition.InvalidError
+			if !errors.As(err, &invalid) {
+				t.Fatalf("got error %v, want problem %q", err, want)
+			}
+			got := make([]string, len(invalid.Problems))
+			for i, problem := range invalid.Problems {
+				got[i] = problem.String()
+			}
+			if !slices.Equal(got, []string{want}) {
+				t.Errorf("got problems\n%s\nwant only\n%s", strings.Join(got, "\n"), want)
+			}
+		})
+	}
+}
+
+const minimal = `
+apiVersion: sluice.dev/v1alpha1
+kind: EventProcessor
+metadata: {name: payments, namespace: shop, labels: {team: money}}
+spec:
+  store: {type: Postgres, postgres: {urlSecretRef: {name: db}}}
+  processingGroups:
+  - name: view
+    handler: {type: Go}
+    onError: {backoff: {max: 90s}}
+`
+
+func TestParseYAMLFillsInDefaults(t *testing.T) {
+	got, err := definition.ParseYAML([]byte(minimal))
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := int32(1)
+	want := definition.Document{Name: "payments", Namespace: "shop", Spec: definition.Spec{
+		DesiredState:   definition.Running,
+		Replicas:       &one,
+		DeletionPolicy: definition.Retain,
+		Store: definition.Store{Type: definition.StorePostgres, Postgres: &definition.Postgres{
+			URLSecretRef: &definition.SecretKey{Name: "db", Key: "uri"},
+			Schema:       "sluice",
+			Migrations:   definition.MigrationsAuto,
+		}},
+		Source: definition.Source{Type: definition.SourceStore},
+		ProcessingGroups: []definition.Group{{
+			Name:            "view",
+			Segments:        16,
+			InitialPosition: definition.InitialPosition{Type: definition.Earliest},
+			MaxBatchSize:    500,
+			DesiredState:    definition.Running,
+			Handler:         definition.Handler{Type: definition.HandlerGo, Go: &definition.GoHandler{Handler: "view"}},
+			OnError: definition.OnError{
+				MaxAttempts: 5,
+				Backoff:     definition.Backoff{Initial: "1s", Max: "1m30s"},
+				Then:        definition.ThenBlock,
+			},
+		}},
+	}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	again := got.Spec
+	again.Default()
+	if diff := cmp.Diff(got.Spec, again); diff != "" {
+		t.Errorf("Default changes a spec that has its defaults (-before +after)\n%s", diff)
+	}
+}
+
+func TestParseYAMLKeepsZeroReplicas(t *testing.T) {
+	got, err := definition.ParseYAML([]byte(strings.Replace(minimal, "spec:", "spec:\n  replicas: 0", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *got.Spec.Replicas != 0 {
+		t.Errorf("got %d replicas, want 0", *got.Spec.Replicas)
+	}
+}
+
+func TestParseYAMLPicksTheProcessorOfAManifest(t *testing.T) {
+	secret := "apiVersion: v1\nkind: Secret\nmetadata: {name: db}\nstringData: {note: '--- not a separator', " +
+		"text: \"a\\n---\\nb\"}\n"
+	for name, manifest := range map[string]string{
+		"alone":               minimal,
+		"after another kind":  secret + "---" + minimal,
+		"before another kind": "---" + minimal + "--- # the rest\n" + secret,
+		"with empty ones":     "# a comment\n---\n---" + minimal + "---\n",
+		"with Windows lines":  strings.ReplaceAll("---"+minimal+"---\n"+secret, "\n", "\r\n"),
+		"on a separator's line": secret + "--- {apiVersion: sluice.dev/v1alpha1, kind: EventProcessor, metadata: {name: payments}, " +
+			"spec: {store: {type: Postgres, postgres: {urlSecretRef: {name: db}}}, processingGroups: [{name: a, handler: {type: Go}}]}}\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := definition.ParseYAML([]byte(manifest))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Name != "payments" {
+				t.Errorf("got name %q", got.Name)
+			}
+		})
+	}
+}
+
+func TestParseYAMLNamesWhatIsWrongWithAFile(t *testing.T) {
+	for name, test := range map[string]struct{ manifest, want string }{
+		"none":            {"kind: ConfigMap\napiVersion: v1\n", "has 0 objects of kind EventProcessor"},
+		"two":             {minimal + "---" + minimal, "has 2 objects of kind EventProcessor"},
+		"other version":   {strings.Replace(minimal, "v1alpha1", "v2", 1), "use sluice.dev/v1alpha1"},
+		"broken YAML":     {"kind: EventProcessor\n  a: b\n", "document 1"},
+		"repeated key":    {minimal + "    name: other\n", `"name" already set`},
+		"wrong type":      {strings.Replace(minimal, "{type: Go}", "{type: Go}\n    segments: many", 1), "must be of type integer, not string"},
+		"unknown at root": {minimal + "extra: 1\n", `unknown field "extra"`},
+		"other case":      {strings.Replace(minimal, "handler:", "Handler:", 1), `unknown field "spec.processingGroups[0].Handler"`},
+		"no spec":         {"apiVersion: sluice.dev/v1alpha1\nkind: EventProcessor\nmetadata: {name: a}\n", "spec.store.type: Required value"},
+		"template":        {minimal + "  template: [1]\n", "spec.template: must be a pod template"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := definition.ParseYAML([]byte(test.manifest))
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got error %v, want one with %q", err, test.want)
+			}
+		})
+	}
+}
