@@ -86,7 +86,11 @@ type manifest struct {
 }
 
 func parseProcessor(document []byte) (Document, error) {
-	parsed, err := decodeProcessor(document)
+	data, err := yaml.YAMLToJSONStrict(document)
+	if err != nil {
+		return Document{}, fmt.Errorf("reading the manifest of kind %s: %w", Kind, err)
+	}
+	parsed, err := decodeProcessor(data)
 	if err != nil {
 		return Document{}, err
 	}
@@ -101,28 +105,38 @@ func parseProcessor(document []byte) (Document, error) {
 	}
 	c := &checker{}
 	c.require(len(metadata.Name) <= 52 && dnsLabel.MatchString(metadata.Name), "metadata.name", rules.ProcessorName)
-	if problems := slices.Concat(c.problems, parsed.Spec.Validate()); len(problems) > 0 {
-		return Document{}, &InvalidError{Problems: problems}
-	}
-	parsed.Spec.Default() // after Validate, which has to see a zero that was written
-	return Document{Name: metadata.Name, Namespace: metadata.Namespace, Spec: parsed.Spec}, nil
+	spec, err := checked(parsed.Spec, c.problems)
+	return Document{Name: metadata.Name, Namespace: metadata.Namespace, Spec: spec}, err
 }
 
-func decodeProcessor(document []byte) (manifest, error) {
-	data, err := yaml.YAMLToJSONStrict(document)
+// ParseSpec reads a spec's JSON as strictly as ParseYAML reads a manifest: the operator's way from its own types.
+func ParseSpec(data []byte) (Spec, error) {
+	parsed, err := decodeProcessor(slices.Concat([]byte(`{"spec":`), data, []byte(`}`)))
 	if err != nil {
-		return manifest{}, fmt.Errorf("reading the manifest of kind %s: %w", Kind, err)
+		return Spec{}, err
 	}
+	return checked(parsed.Spec, nil)
+}
+
+func checked(spec Spec, found []Problem) (Spec, error) {
+	if problems := slices.Concat(found, spec.Validate()); len(problems) > 0 {
+		return Spec{}, &InvalidError{Problems: problems}
+	}
+	spec.Default() // after Validate, which has to see a zero that was written
+	return spec, nil
+}
+
+func decodeProcessor(data []byte) (manifest, error) {
 	tree, err := decodeTree(data)
 	if err != nil {
-		return manifest{}, fmt.Errorf("reading the manifest of kind %s: %w", Kind, err)
+		return manifest{}, fmt.Errorf("reading an object of kind %s: %w", Kind, err)
 	}
 	if spec, ok := tree["spec"].(map[string]any); ok {
 		fillDefaults(spec)
 		keepEmpty(spec["processingGroups"])
 	}
 	if data, err = stdjson.Marshal(tree); err != nil {
-		return manifest{}, fmt.Errorf("reading the manifest of kind %s: %w", Kind, err)
+		return manifest{}, fmt.Errorf("reading an object of kind %s: %w", Kind, err)
 	}
 	var parsed manifest
 	err = decodeStrict(data, &parsed)

@@ -1,6 +1,7 @@
 package definition_test
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -147,5 +148,33 @@ func TestParseYAMLNamesWhatIsWrongWithAFile(t *testing.T) {
 				t.Errorf("got error %v, want one with %q", err, test.want)
 			}
 		})
+	}
+}
+
+func TestParseSpecReadsWhatParseYAMLReads(t *testing.T) {
+	want, err := definition.ParseYAML([]byte(minimal))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := json.Marshal(want.Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := definition.ParseSpec(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want.Spec, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	for data, want := range map[string]string{
+		`{"extra": 1}`: `unknown field "spec.extra"`,
+		`{}`:           "spec.store.type: Required value",
+		`[]`:           "spec: must be of type object, not array",
+		`{`:            "reading an object of kind EventProcessor",
+	} {
+		if _, err := definition.ParseSpec([]byte(data)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got error %v, want one with %q", data, err, want)
+		}
 	}
 }

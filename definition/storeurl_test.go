@@ -1,0 +1,100 @@
+package definition_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluice-project/sluice/definition"
+)
+
+func TestParseStoreURL(t *testing.T) {
+	t.Setenv("PGHOST", "elsewhere")
+	t.Setenv("PGSSLKEY", "/etc/shadow")
+	t.Setenv("PGAPPNAME", "other")
+	plain := definition.StoreURL{Host: "db", Port: 5432, Database: "app", User: "me", SSLMode: "prefer", TargetSessionAttrs: "any"}
+	with := func(edit func(*definition.StoreURL)) definition.StoreURL { u := plain; edit(&u); return u }
+	for text, want := range map[string]definition.StoreURL{
+		"postgres://me@db/app":                 plain,
+		" postgresql://me@db:5432/app\n":       plain,
+		"postgres://db/app?user=me":            plain,
+		"postgres:///app?host=db&user=me":      plain,
+		"postgres://me@db?dbname=app":          plain,
+		"postgres://me@db:6543/app":            with(func(u *definition.StoreURL) { u.Port = 6543 }),
+		"postgres://me@[::1]/app":              with(func(u *definition.StoreURL) { u.Host = "::1" }),
+		"postgres:///app?host=/run/pg&user=me": with(func(u *definition.StoreURL) { u.Host = "/run/pg" }),
+		"postgres://m%40e:p%2Fw%3F@db/a%20b": with(func(u *definition.StoreURL) {
+			u.User, u.Password, u.Database = "m@e", "p/w?", "a b"
+		}),
+		"postgres://me@db/app?sslmode=verify-full&application_name=x&connect_timeout=7&target_session_attrs=read-write": with(
+			func(u *definition.StoreURL) {
+				u.SSLMode, u.ApplicationName, u.ConnectTimeout, u.TargetSessionAttrs = "verify-full", "x", 7*time.Second, "read-write"
+			}),
+	} {
+		t.Run(text, func(t *testing.T) {
+			got, err := definition.ParseStoreURL(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The password is left out of the printed form, so compare the fields.
+			if got.Password != want.Password || !cmp.Equal(want, got) {
+				t.Errorf("want %+v, got %+v", want, got)
+			}
+		})
+	}
+}
+
+func TestParseStoreURLRefuses(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                                     `must begin with postgres://`,
+		"mysql://me@db/app":                                    `must begin with postgres://, not "mysql:"`,
+		"host=db user=me password=secret":                      "must begin with postgres://",
+		"postgres://me:secret@db:port/app":                     "cannot be read",
+		"postgres://me:secret@a:5432,b:5432/app":               "only one host",
+		"postgres://me:secret@a,b/app":                         "only one host",
+		"postgres://me:secret@db":                              "has no database",
+		"postgres://db/app":                                    "has no user",
+		"postgres://me@/app":                                   "has no host",
+		"postgres://me:secret@db:0/app":                        "port \"0\" must be",
+		"postgres://me:secret#1@db/app":                        "cannot be read",
+		"postgres://me@db/app#x":                               "write %23",
+		"postgres://me@db/app?sslkey=/etc/shadow":              "setting sslkey is not allowed: name the certificate in store.postgres.tls.certificateSecretRef",
+		"postgres://me@db/app?sslcert=/etc/shadow":             "setting sslcert is not allowed",
+		"postgres://me@db/app?sslrootcert=/etc/shadow":         "setting sslrootcert is not allowed: name the authorities in store.postgres.tls.caSecretRef",
+		"postgres://me@db/app?passfile=/etc/shadow":            "setting passfile is not allowed",
+		"postgres://me@db/app?servicefile=/etc/shadow":         "setting servicefile is not allowed",
+		"postgres://me@db/app?options=-csearch_path%3Dpublic":  "setting options is not allowed",
+		"postgres://me@db/app?sslpassword=secret":              "setting sslpassword is not allowed: remove it; allowed are application_name,",
+		"postgres://me@db/app?sslmode=maybe":                   `setting sslmode: "maybe" must be one of disable, allow`,
+		"postgres://me@db/app?sslmode=disable&sslmode=require": "setting sslmode is there twice",
+		"postgres://me@db/app?connect_timeout=0":               `setting connect_timeout: "0" must be a number of seconds`,
+		"postgres://me@db/app?target_session_attrs=standby":    "setting target_session_attrs",
+		"postgres://me@db/app?host=a,b":                        "setting host: only one host",
+		"postgres://me@db/app?a=%zz":                           "settings after ? cannot be read",
+	} {
+		t.Run(text, func(t *testing.T) {
+			_, err := definition.ParseStoreURL(text)
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Fatalf("got error %v, want one with %q", err, want)
+			}
+			if strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "shadow") {
+				t.Errorf("the error holds a value: %v", err)
+			}
+		})
+	}
+}
+
+func TestStoreURLIsPrintedWithoutPassword(t *testing.T) {
+	storeURL, err := definition.ParseStoreURL("postgres://me:secret@db/app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{storeURL.String(), fmt.Sprintf("%v %+v %#v %s", storeURL, storeURL, storeURL, &storeURL)} {
+		if strings.Contains(text, "secret") || !strings.Contains(text, "postgres://me@db:5432/app?sslmode=prefer") {
+			t.Errorf("got %s", text)
+		}
+	}
+}
