@@ -36,15 +36,15 @@ type Worker struct {
 type Report struct {
 	// Ready as Kubernetes' readiness has it.
 	Ready bool `json:"ready"`
-	// Unfit, where it is not empty, says why this worker must not be given anything, such as a Go handler that its binary
-	// has not registered. Groups that are affected say so too.
-	Unfit string `json:"unfit,omitempty"`
 	// Groups by name.
 	Groups map[string]GroupReport `json:"groups,omitempty"`
 }
 
 // GroupReport is a worker's share of a group.
 type GroupReport struct {
+	// Refused says that this worker must not be given segments of the group: its binary has not registered the Go handler,
+	// a statement does not prepare, the setup fails. Fault says which.
+	Refused  bool    `json:"refused,omitempty"`
 	Segments int     `json:"segments"`           // owned
 	Lag      float64 `json:"lag"`                // age of the oldest event not handled yet, in seconds
 	Rate     float64 `json:"rate"`               // events handled a second, over the last seconds
@@ -123,8 +123,9 @@ type Pulse struct {
 	Revision int64
 	Plan     int64
 	Planned  bool // a planner has renewed the plan within PlannerTimeout
-	Alive    int  // workers alive
-	Known    int  // workers not ended
+	Planner  string
+	Alive    int // workers alive
+	Known    int // workers not ended
 }
 
 const (
@@ -153,8 +154,8 @@ type Directory interface {
 	// ErrWorkerEnded when the worker is not known any more, ErrNoProcessor when the processor is not.
 	Beat(ctx context.Context, w Worker) (Pulse, error)
 
-	// End marks a worker as ended.
-	End(ctx context.Context, incarnation int64) error
+	// SetState tells everybody at once that a worker drains, or has ended.
+	SetState(ctx context.Context, incarnation int64, state State) error
 
 	// View returns all that is known of a processor. ErrNoProcessor when it is not declared.
 	View(ctx context.Context, processor string) (View, error)

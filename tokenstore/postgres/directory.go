@@ -106,12 +106,12 @@ func (d *Directory) Beat(ctx context.Context, w tokenstore.Worker) (tokenstore.P
 		  UPDATE {{schema}}.worker SET lease_until = clock_timestamp() + $3::interval, state = $4, report = $5
 		   WHERE incarnation = $1 AND nonce = $2 AND state <> 'Ended' RETURNING processor
 		)
-		SELECT EXISTS (SELECT FROM me), p.revision, p.plan, coalesce(p.plan_renewed_at > clock_timestamp() - $6::interval, false),
+		SELECT EXISTS (SELECT FROM me), p.revision, p.plan, coalesce(p.plan_renewed_at > clock_timestamp() - $6::interval, false), coalesce(p.planner, ''),
 		  (SELECT count(*) FROM {{schema}}.worker w WHERE w.processor = p.name AND `+alive+`),
 		  (SELECT count(*) FROM {{schema}}.worker w WHERE w.processor = p.name AND w.state <> 'Ended')
 		FROM (SELECT) AS one LEFT JOIN {{schema}}.processor p ON p.name = (SELECT processor FROM me)`),
 		w.Incarnation, w.Nonce, tokenstore.Lease, w.State, w.Report, tokenstore.PlannerTimeout).
-		Scan(&known, &revision, &plan, &p.Planned, &p.Alive, &p.Known)
+		Scan(&known, &revision, &plan, &p.Planned, &p.Planner, &p.Alive, &p.Known)
 	switch {
 	case err != nil:
 		return p, fmt.Errorf("renewing the lease: %w", err)
@@ -124,13 +124,13 @@ func (d *Directory) Beat(ctx context.Context, w tokenstore.Worker) (tokenstore.P
 	return p, nil
 }
 
-// End implements tokenstore.Directory.
-func (d *Directory) End(ctx context.Context, incarnation int64) error {
+// SetState implements tokenstore.Directory.
+func (d *Directory) SetState(ctx context.Context, incarnation int64, state tokenstore.State) error {
 	_, err := d.pool.Exec(ctx, d.in(`
-		WITH ended AS (UPDATE {{schema}}.worker SET state = 'Ended' WHERE incarnation = $1 AND state <> 'Ended' RETURNING processor)
-		SELECT pg_notify($2, processor) FROM ended`), incarnation, d.notify)
+		WITH changed AS (UPDATE {{schema}}.worker SET state = $2 WHERE incarnation = $1 AND state <> 'Ended' RETURNING processor)
+		SELECT pg_notify($3, processor) FROM changed`), incarnation, state, d.notify)
 	if err != nil {
-		return fmt.Errorf("ending worker %d: %w", incarnation, err)
+		return fmt.Errorf("making worker %d %s: %w", incarnation, state, err)
 	}
 	return nil
 }

@@ -137,7 +137,7 @@ func TestABeatKeepsTheReportAndTellsOfPlans(t *testing.T) {
 	if v := view(t, d); v.Workers[0].Report.Groups["view"].Rate != 5 || len(v.Assignments) != 1 || v.Assignments[0].Worker != 1 || len(v.Processor.Members) != 2 {
 		t.Fatalf("%+v", v)
 	}
-	if err := d.End(ctx, 1); err != nil {
+	if err := d.SetState(ctx, 1, tokenstore.Ended); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.Beat(ctx, w); !errors.Is(err, tokenstore.ErrWorkerEnded) {

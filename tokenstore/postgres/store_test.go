@@ -119,7 +119,7 @@ func TestABatchOfAFormerOwnerIsUndone(t *testing.T) {
 	}
 	old := claim(t, store, 1, tokens(t, store)...)[0]
 	claim(t, store, 2, tokens(t, store)...)
-	err := store.Pipeline(ctx, []tokenstore.Advance{to(old, 10)}, func(b *pgxBatch) { b.Queue("INSERT INTO applied VALUES (1)") })
+	err := store.Pipeline(ctx, []tokenstore.Advance{to(old, 10)}, func(b *pgxBatch) error { b.Queue("INSERT INTO applied VALUES (1)"); return nil })
 	if !errors.Is(err, tokenstore.ErrFenced) {
 		t.Fatalf("the former owner's batch: %v, want ErrFenced", err)
 	}

@@ -59,15 +59,17 @@ func (s *Store) Claim(ctx context.Context, processor string, worker, definition 
 
 // Advance implements tokenstore.Store.
 func (s *Store) Advance(ctx context.Context, advances []tokenstore.Advance) error {
-	return s.Pipeline(ctx, advances, func(*pgx.Batch) {})
+	return s.Pipeline(ctx, advances, func(*pgx.Batch) error { return nil })
 }
 
 // Pipeline runs a batch's statements, the fence and the commit in one round trip: the handler's writes are what queue puts
-// in. ErrFenced says that nothing was written; an error for which IsLost holds leaves open whether the batch has committed.
-func (s *Store) Pipeline(ctx context.Context, advances []tokenstore.Advance, queue func(*pgx.Batch)) error {
+// in; where it returns an error, nothing is sent. ErrFenced says that nothing was written; an error for which IsLost holds leaves open whether the batch has committed.
+func (s *Store) Pipeline(ctx context.Context, advances []tokenstore.Advance, queue func(*pgx.Batch) error) error {
 	// Statements sent as one pipeline are one transaction, which commits at its end.
 	batch := &pgx.Batch{}
-	queue(batch)
+	if err := queue(batch); err != nil {
+		return err
+	}
 	s.queueFence(batch, advances)
 	return fenced(s.pool.SendBatch(ctx, batch).Close())
 }

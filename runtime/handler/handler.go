@@ -1,0 +1,131 @@
+// Package handler turns events into writes: statements declared in the resource, and functions of the user's program.
+//
+// What must always hold: everything that a handler writes for a batch is written in the transaction that it was given, or
+// not at all; the caller puts the fence into that same transaction. Events of one sequence are handled in their order.
+package handler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sluice-project/sluice/eventsource"
+)
+
+// Event is an event as handlers see it.
+type Event = eventsource.Event
+
+// Transaction is the one that a batch is applied in. A handler calls one of its methods, once; when it returns, the
+// transaction has committed, the fence included.
+type Transaction interface {
+	// Pipeline sends statements, the fence and the commit in one round trip.
+	Pipeline(ctx context.Context, queue func(*pgx.Batch) error) error
+	// InTx gives work an open transaction and commits it, with the fence, when work has returned nil.
+	InTx(ctx context.Context, work func(pgx.Tx) error) error
+}
+
+// Handler is what a processing group does with its events.
+type Handler interface {
+	// Wants reports whether events of a type are to be handled; the others only move the token.
+	Wants(eventType string) bool
+	// Apply handles events, at least one and only such as it wants, in the order of their positions.
+	Apply(ctx context.Context, t Transaction, events []Event) error
+}
+
+// UserError is an error that the user's code returned, or its panic.
+type UserError struct {
+	Err   error
+	Stack string // of a panic
+}
+
+func (e *UserError) Error() string { return e.Err.Error() }
+func (e *UserError) Unwrap() error { return e.Err }
+
+// types are the event types that a handler wants; none means all.
+type types []string
+
+func (t types) Wants(eventType string) bool { return len(t) == 0 || slices.Contains(t, eventType) }
+
+// each calls a function for one event at a time.
+type each struct {
+	types
+	handle func(context.Context, pgx.Tx, Event) error
+}
+
+// Each makes a handler of a function that is called for one event at a time, in the batch's transaction.
+// Without types it gets events of all types.
+func Each(handle func(context.Context, pgx.Tx, Event) error, eventTypes ...string) Handler {
+	return &each{eventTypes, handle}
+}
+
+func (h *each) Apply(ctx context.Context, t Transaction, events []Event) error {
+	return t.InTx(ctx, func(tx pgx.Tx) error {
+		for _, event := range events {
+			if err := guard(tx, func() error { return h.handle(ctx, tx, event) }); err != nil {
+				return fmt.Errorf("%s at position %d: %w", event.Type, event.Position, err)
+			}
+		}
+		return nil
+	})
+}
+
+// set calls a function for a whole batch.
+type set struct {
+	types
+	handle func(context.Context, pgx.Tx, []Event) error
+}
+
+// Set makes a handler of a function that is called with a whole batch, in its transaction.
+// Without types it gets events of all types.
+func Set(handle func(context.Context, pgx.Tx, []Event) error, eventTypes ...string) Handler {
+	return &set{eventTypes, handle}
+}
+
+func (h *set) Apply(ctx context.Context, t Transaction, events []Event) error {
+	return t.InTx(ctx, func(tx pgx.Tx) error {
+		return guard(tx, func() error { return h.handle(ctx, tx, events) })
+	})
+}
+
+// queue calls a function that only says what to write.
+type queue struct {
+	types
+	handle func(*pgx.Batch, []Event) error
+}
+
+// Queue makes a handler of a function that queues statements for a batch; they are sent as one pipeline together with the
+// commit. Without types it gets events of all types.
+func Queue(handle func(*pgx.Batch, []Event) error, eventTypes ...string) Handler {
+	return &queue{eventTypes, handle}
+}
+
+func (h *queue) Apply(ctx context.Context, t Transaction, events []Event) error {
+	return t.Pipeline(ctx, func(batch *pgx.Batch) error {
+		return guard(nil, func() error { return h.handle(batch, events) })
+	})
+}
+
+// errConnection marks an error of the user's code that comes from a lost connection.
+var errConnection = errors.New("the connection was lost")
+
+// guard runs the user's code. What it returns is evidence against the event, unless the connection is gone.
+func guard(tx pgx.Tx, work func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &UserError{Err: fmt.Errorf("the handler panicked: %v", p), Stack: string(debug.Stack())}
+		}
+	}()
+	err = work()
+	switch {
+	case err == nil:
+		return nil
+	case tx != nil && tx.Conn().IsClosed():
+		return fmt.Errorf("%w: %w", errConnection, err)
+	default:
+		return &UserError{Err: err}
+	}
+}

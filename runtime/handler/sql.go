@@ -1,0 +1,207 @@
+package handler
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sluice-project/sluice/definition"
+)
+
+// SQL is a handler whose statements stand in the resource. Each statement is a message of its own; the events are a common
+// table expression put before it, of exactly the positions that the batch read, never a range.
+type SQL struct {
+	statements []statement
+}
+
+// statement is one of them, as it is sent.
+type statement struct {
+	types
+	text string
+	each bool // once for each event, not once for all
+}
+
+// Names of the common table expression: `events` for a batch, `event` for a single one.
+const (
+	eventsName = "events"
+	eventName  = "event"
+)
+
+// NewSQL makes a handler of statements over the event table in a schema.
+func NewSQL(spec definition.SQLHandler, schema string) *SQL {
+	h := &SQL{}
+	for _, s := range spec.Statements {
+		name, text := eventsName, s.Batch
+		if s.Each != "" {
+			name, text = eventName, s.Each
+		}
+		h.statements = append(h.statements, statement{types: s.EventTypes, text: withEvents(name, text, schema), each: s.Each != ""})
+	}
+	return h
+}
+
+// withEvents puts the events, as a common table expression of that name, before a user's statement.
+func withEvents(name, text, schema string) string {
+	cte := fmt.Sprintf(`%s AS (SELECT e.position, e.stream_id, e.type, e.data, e.metadata, e.recorded_at, r.replay
+  FROM unnest($1::bigint[], $2::boolean[]) AS r (position, replay) JOIN %s.event e ON e.position = r.position ORDER BY e.position)
+`, name, pgx.Identifier{schema}.Sanitize())
+	before, rest := splitLeading(strings.TrimRight(text, "; \t\r\n"))
+	word, after := firstWord(rest)
+	if !strings.EqualFold(word, "WITH") {
+		return before + "WITH " + cte + rest
+	}
+	if next, afterNext := firstWord(strings.TrimLeft(after, " \t\r\n")); strings.EqualFold(next, "RECURSIVE") {
+		return before + "WITH RECURSIVE " + cte + ", " + afterNext
+	}
+	return before + "WITH " + cte + ", " + after
+}
+
+// splitLeading splits off blanks and comments at the beginning.
+func splitLeading(text string) (leading, rest string) {
+	rest = text
+	for {
+		trimmed := strings.TrimLeft(rest, " \t\r\n\f\v")
+		switch {
+		case strings.HasPrefix(trimmed, "--"):
+			_, after, found := strings.Cut(trimmed, "\n")
+			if !found {
+				return text, ""
+			}
+			rest = after
+		case strings.HasPrefix(trimmed, "/*"):
+			rest = afterComment(trimmed)
+		default:
+			return text[:len(text)-len(trimmed)], trimmed
+		}
+	}
+}
+
+// afterComment skips a comment, which may hold others.
+func afterComment(text string) string {
+	depth := 0
+	for i := 0; i+1 < len(text); i++ {
+		switch text[i : i+2] {
+		case "/*":
+			depth++
+			i++
+		case "*/":
+			depth--
+			i++
+			if depth == 0 {
+				return text[i+1:]
+			}
+		}
+	}
+	return ""
+}
+
+// firstWord splits an identifier off the beginning.
+func firstWord(text string) (word, rest string) {
+	end := strings.IndexFunc(text, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && r != '_'
+	})
+	if end < 0 {
+		end = len(text)
+	}
+	return text[:end], text[end:]
+}
+
+// Wants implements Handler.
+func (h *SQL) Wants(eventType string) bool {
+	return slices.ContainsFunc(h.statements, func(s statement) bool { return s.Wants(eventType) })
+}
+
+// Apply implements Handler.
+func (h *SQL) Apply(ctx context.Context, t Transaction, events []Event) error {
+	return t.Pipeline(ctx, func(batch *pgx.Batch) error {
+		for _, call := range h.plan(events) {
+			batch.Queue(h.statements[call.statement].text, call.positions, make([]bool, len(call.positions)))
+		}
+		return nil
+	})
+}
+
+// Check has the server parse every statement, without running any.
+func (h *SQL) Check(ctx context.Context, conn *pgx.Conn) error {
+	for i, s := range h.statements {
+		parsed, err := conn.Prepare(ctx, "", s.text)
+		if err != nil {
+			return fmt.Errorf("statements[%d]: %w", i, err)
+		}
+		if n := len(parsed.ParamOIDs); n != 2 {
+			return &ParameterError{Statement: i}
+		}
+	}
+	return nil
+}
+
+// ParameterError says that a statement has parameters of its own.
+type ParameterError struct{ Statement int }
+
+func (e *ParameterError) Error() string {
+	return fmt.Sprintf("statements[%d] has a parameter ($3 or higher): read what it needs from the events instead", e.Statement)
+}
+
+// call is one run of a statement over events.
+type call struct {
+	statement int
+	positions []int64
+}
+
+// plan cuts a batch into rounds. In a round each statement runs once over its events (or once for each of them), in the
+// order in which they are declared; a new round begins with an event that would have to run an earlier statement than one
+// that an event of its stream before it has run. So within a stream, statements never run out of the order of the events.
+func (h *SQL) plan(events []Event) []call {
+	var calls []call
+	round := make([][]int64, len(h.statements))
+	last := map[string]int{} // the last statement that an event of the stream ran in this round
+	end := func() {
+		for i, positions := range round {
+			calls = append(calls, h.calls(i, positions)...)
+			round[i] = nil
+		}
+		clear(last)
+	}
+	for _, event := range events {
+		first, final := h.span(event.Type)
+		if ran, there := last[event.StreamID]; there && first < ran {
+			end()
+		}
+		for i := first; i <= final; i++ {
+			if h.statements[i].Wants(event.Type) {
+				round[i] = append(round[i], event.Position)
+			}
+		}
+		last[event.StreamID] = final
+	}
+	end()
+	return calls
+}
+
+// span returns the first and the last statement that want a type; the first is behind the last where none does.
+func (h *SQL) span(eventType string) (first, final int) {
+	first, final = len(h.statements), -1
+	for i, s := range h.statements {
+		if s.Wants(eventType) {
+			first, final = min(first, i), i
+		}
+	}
+	return first, final
+}
+
+func (h *SQL) calls(statement int, positions []int64) []call {
+	if len(positions) == 0 {
+		return nil
+	}
+	if !h.statements[statement].each {
+		return []call{{statement, positions}}
+	}
+	var calls []call
+	for i := range positions {
+		calls = append(calls, call{statement, positions[i : i+1]})
+	}
+	return calls
+}
