@@ -24,6 +24,7 @@ type Target struct {
 	Database       string
 	User, Password string
 	TLS            *tls.Config // nil connects in the clear
+	PlainToo       bool        // connect in the clear where the server does not offer TLS
 	ConnectTimeout time.Duration
 }
 
@@ -33,6 +34,8 @@ type Options struct {
 	Target func(ctx context.Context) (Target, error)
 	// Application is shown in pg_stat_activity. Workers name their incarnation here, so that what a dead one left can be ended.
 	Application string
+	// Dial connects, where not everything may be dialled; nil uses a net.Dialer.
+	Dial pgconn.DialFunc
 	// MaxConns of a pool, 4 by default.
 	MaxConns int32
 	// SearchPath for handlers' statements, `"$user", public` by default. Sluice's own statements name their schema.
@@ -79,6 +82,12 @@ func (o Options) aim(ctx context.Context, config *pgx.ConnConfig) error {
 	config.Host, config.Port, config.Database = target.Host, target.Port, target.Database
 	config.User, config.Password, config.TLSConfig = target.User, target.Password, target.TLS
 	config.Fallbacks = nil
+	if target.TLS != nil && target.PlainToo {
+		config.Fallbacks = []*pgconn.FallbackConfig{{Host: target.Host, Port: target.Port}}
+	}
+	if o.Dial != nil {
+		config.DialFunc = o.Dial
+	}
 	config.ConnectTimeout = target.ConnectTimeout
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 5 * time.Second
