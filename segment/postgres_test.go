@@ -2,26 +2,18 @@ package segment_test
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
-	"os"
-	"os/exec"
-	"os/user"
-	"path/filepath"
-	"strconv"
-	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/segment"
 )
 
-const postgresBin = "/usr/lib/postgresql/15/bin"
-
 func TestPG1EqualsHashtextextendedOfAServer(t *testing.T) {
 	ctx := context.Background()
-	conn, err := pgx.Connect(ctx, startServer(t))
+	conn, err := pgx.Connect(ctx, postgrestest.New(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,60 +61,4 @@ func randomKeys(n, maxLength int) []string {
 		keys[i] = string(key)
 	}
 	return keys
-}
-
-// startServer starts a server of this test's own, reached by a socket only, and returns its URL.
-func startServer(t *testing.T) string {
-	dir, err := os.MkdirTemp("", "sluice-segment-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	data := filepath.Join(dir, "data")
-	attr := unprivileged(t, dir)
-	run := func(name string, args ...string) error {
-		cmd := exec.Command(filepath.Join(postgresBin, name), args...)
-		cmd.Dir, cmd.SysProcAttr = dir, attr
-		log, err := os.Create(filepath.Join(dir, name+".log")) // not a pipe: the server would hold it open
-		if err != nil {
-			return err
-		}
-		defer log.Close()
-		cmd.Stdout, cmd.Stderr = log, log
-		if err := cmd.Run(); err != nil {
-			out, _ := os.ReadFile(log.Name())
-			return fmt.Errorf("%s: %w: %s", name, err, out)
-		}
-		return nil
-	}
-	if err := run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"); err != nil {
-		t.Fatal(err)
-	}
-	options := fmt.Sprintf("-k %s -c listen_addresses='' -c fsync=off", dir)
-	if err := run("pg_ctl", "start", "-w", "-D", data, "-o", options); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := run("pg_ctl", "stop", "-w", "-D", data, "-m", "immediate"); err != nil {
-			t.Error(err)
-		}
-	})
-	return fmt.Sprintf("postgres:///postgres?host=%s&user=postgres", dir)
-}
-
-// unprivileged makes root run the server as the user postgres, which then owns dir: PostgreSQL refuses root.
-func unprivileged(t *testing.T, dir string) *syscall.SysProcAttr {
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	account, err := user.Lookup("postgres")
-	if err != nil {
-		t.Fatal(err)
-	}
-	uid, _ := strconv.ParseUint(account.Uid, 10, 32)
-	gid, _ := strconv.ParseUint(account.Gid, 10, 32)
-	if err := os.Chown(dir, int(uid), int(gid)); err != nil {
-		t.Fatal(err)
-	}
-	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 }
