@@ -1,6 +1,6 @@
 //go:build deps
 
-package sluice // keeps dependencies that packages of several branches are about to use
+package sluice
 
 import (
 	_ "github.com/google/go-cmp/cmp"

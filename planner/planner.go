@@ -7,29 +7,190 @@ package planner
 
 import (
 	"context"
+	"errors"
+	"slices"
+	"time"
 
+	"github.com/sluice-project/sluice/assignment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
-// Planner plans one processor.
+// Planner plans one processor. Steps of one Planner must not run at once.
 type Planner struct {
 	Directory tokenstore.Directory
 	Store     tokenstore.Store
 	Processor string // cluster/namespace/name
 	Name      string // of this planner, for those who ask who planned
+	// Now is the clock for how long a segment stays where it was taken over; time.Now by default.
+	Now func() time.Time
+
+	pins map[tokenstore.Key]pin
 }
 
 // Outcome is what one step saw and did.
 type Outcome struct {
-	View     tokenstore.View // as it was before the step, but for the plan
+	View     tokenstore.View // as it was before the step
 	Groups   []tokenstore.Group
-	Tokens   []tokenstore.Token
+	Tokens   []tokenstore.Token // after splits and merges
 	Failures []tokenstore.Failure
-	Moves    int // segments that got another worker by this step
-	Reshaped int // splits and merges
+	Moves    []assignment.Move // segments that get another worker by this step
+	Reshaped int               // splits and merges
 }
 
 // Step looks once and does what is due. tokenstore.ErrPlanOutdated says that another planner was faster: look again.
 func (p *Planner) Step(ctx context.Context) (Outcome, error) {
-	return Outcome{}, nil
+	o, err := p.observe(ctx)
+	if err != nil {
+		return o, err
+	}
+	if o.Reshaped, err = p.reshape(ctx, o.Groups, o.Tokens); err != nil {
+		return o, err
+	}
+	if o.Reshaped > 0 {
+		if o.Tokens, err = p.Store.Tokens(ctx, p.Processor); err != nil {
+			return o, err
+		}
+	}
+	p.pin(o.View, o.Tokens)
+	plan, moves := p.plan(o.View, o.Tokens)
+	if err := p.Directory.Assign(ctx, p.Processor, plan); err != nil {
+		return o, err
+	}
+	o.Moves = moves
+	return o, nil
+}
+
+func (p *Planner) observe(ctx context.Context) (o Outcome, err error) {
+	if o.View, err = p.Directory.View(ctx, p.Processor); err != nil {
+		return o, err
+	}
+	if o.Groups, err = p.Store.Groups(ctx, p.Processor); err != nil {
+		return o, err
+	}
+	if o.Tokens, err = p.Store.Tokens(ctx, p.Processor); err != nil {
+		return o, err
+	}
+	o.Failures, err = p.Store.Failures(ctx, p.Processor)
+	return o, err
+}
+
+// plan asks the pure planner, and returns what differs from the assignments there are.
+func (p *Planner) plan(view tokenstore.View, tokens []tokenstore.Token) (tokenstore.Plan, []assignment.Move) {
+	assignees := map[tokenstore.Key]int64{}
+	for _, a := range view.Assignments {
+		assignees[a.Key] = a.Worker
+	}
+	plan := tokenstore.Plan{Planner: p.Name, Last: view.Processor.Plan, Members: members(view.Workers)}
+	var moves []assignment.Move
+	policy := assignment.Policy{Wanted: view.Processor.Number, Replicas: view.Processor.Replicas}
+	for _, part := range byEligible(view.Workers, p.segments(tokens, assignees)) {
+		result := assignment.Plan(part.members, part.segments, policy)
+		moves = append(moves, result.Moves...)
+		for _, t := range result.Targets {
+			key := tokenstore.Key{Group: t.Group, Segment: t.ID}
+			if was, there := assignees[key]; !there && t.Worker != 0 || there && was != t.Worker {
+				plan.Targets = append(plan.Targets, tokenstore.Assignment{Key: key, Worker: t.Worker})
+			}
+		}
+	}
+	plan.Gone = gone(view.Assignments, tokens)
+	plan.Changed = len(plan.Targets)+len(plan.Gone) > 0 || !slices.Equal(plan.Members, view.Processor.Members)
+	return plan, moves
+}
+
+// members are the workers that the plan has taken into account, by incarnation.
+func members(workers []tokenstore.Worker) []int64 {
+	alive := []int64{}
+	for _, w := range workers {
+		if w.Alive {
+			alive = append(alive, w.Incarnation)
+		}
+	}
+	slices.Sort(alive)
+	return alive
+}
+
+// segments are the tokens as the pure planner sees them. A token without an assignment counts as where it is owned.
+func (p *Planner) segments(tokens []tokenstore.Token, assignees map[tokenstore.Key]int64) []assignment.Segment {
+	all := make([]assignment.Segment, len(tokens))
+	for i, t := range tokens {
+		current, assigned := assignees[t.Key]
+		if !assigned {
+			current = t.Owner
+		}
+		all[i] = assignment.Segment{Group: t.Group, Segment: t.Range(), Current: current, Pinned: p.pinned(t.Key)}
+	}
+	return all
+}
+
+// gone are the assignments of segments that are no more.
+func gone(assignments []tokenstore.Assignment, tokens []tokenstore.Token) []tokenstore.Key {
+	there := map[tokenstore.Key]bool{}
+	for _, t := range tokens {
+		there[t.Key] = true
+	}
+	var keys []tokenstore.Key
+	for _, a := range assignments {
+		if !there[a.Key] {
+			keys = append(keys, a.Key)
+		}
+	}
+	return keys
+}
+
+// problem is a part of the planning: segments of groups that the same workers can handle.
+type problem struct {
+	members  []assignment.Member
+	segments []assignment.Segment
+}
+
+// byEligible divides the groups by who can handle them: nearly always everybody can handle all. A worker whose binary
+// lacks a group's handler, or whose statements do not prepare, is given nothing of that group.
+func byEligible(workers []tokenstore.Worker, segments []assignment.Segment) []problem {
+	var order []string
+	parts := map[string]*problem{}
+	for _, s := range segments {
+		eligible := eligible(workers, s.Group)
+		key := keyOf(eligible)
+		if parts[key] == nil {
+			parts[key] = &problem{members: eligible}
+			order = append(order, key)
+		}
+		parts[key].segments = append(parts[key].segments, s)
+	}
+	var all []problem
+	for _, key := range order {
+		all = append(all, *parts[key])
+	}
+	return all
+}
+
+func eligible(workers []tokenstore.Worker, group string) []assignment.Member {
+	var all []assignment.Member
+	for _, w := range workers {
+		if !w.Alive {
+			continue
+		}
+		m := assignment.Member{ID: w.Incarnation, Definition: w.DefinitionNumber, State: assignment.Active}
+		if w.State == tokenstore.Draining {
+			m.State = assignment.Draining
+		} else if w.Report.Groups[group].Refused {
+			m.State = assignment.Quarantined
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+func keyOf(members []assignment.Member) string {
+	var b []byte
+	for _, m := range members {
+		b = append(b, byte(m.State[0]), byte(m.ID), byte(m.ID>>8), byte(m.ID>>16), byte(m.ID>>24), byte(m.ID>>32), byte(m.ID>>40), byte(m.ID>>48), byte(m.ID>>56))
+	}
+	return string(b)
+}
+
+// IsOutdated reports whether a step failed only because another planner was faster, or a layout changed under it.
+func IsOutdated(err error) bool {
+	return errors.Is(err, tokenstore.ErrPlanOutdated) || errors.Is(err, tokenstore.ErrLayoutChanged)
 }

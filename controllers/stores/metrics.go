@@ -47,7 +47,7 @@ func (m *Metrics) observe(key types.NamespacedName, o Observation, outcome *plan
 	if outcome == nil {
 		return
 	}
-	m.moves.WithLabelValues(key.Namespace, key.Name).Add(float64(outcome.Moves))
+	m.moves.WithLabelValues(key.Namespace, key.Name).Add(float64(len(outcome.Moves)))
 	m.plans.WithLabelValues(key.Namespace, key.Name).Add(float64(max(plans, 0)))
 	for _, group := range o.Facts.Groups {
 		m.owned.WithLabelValues(key.Namespace, key.Name, group.Name).Set(float64(group.Owned))

@@ -38,6 +38,7 @@ type processor struct {
 	known  Observation
 
 	// Of the loop alone.
+	planner  *planner.Planner
 	declared *declaration
 	orphaned map[tokenstore.Key]time.Time
 	plan     int64
@@ -129,6 +130,7 @@ func (p *processor) plans(outcome *planner.Outcome) int64 {
 // run plans until the context ends.
 func (p *processor) run(ctx context.Context, l *link, place string) {
 	p.declared = nil // the store may have been changed or restored meanwhile
+	p.planner = &planner.Planner{Directory: l.directory, Store: l.store, Processor: p.wish().Name, Name: p.options.Planner}
 	failures := 0
 	for {
 		err := p.round(ctx, l)
@@ -182,7 +184,7 @@ func (p *processor) round(ctx context.Context, l *link) error {
 	if err != nil {
 		return err
 	}
-	outcome, err := p.step(ctx, l, w)
+	outcome, err := p.step(ctx, l)
 	switch {
 	case errors.Is(err, tokenstore.ErrNoProcessor) && conflict != nil:
 		return conflict // it never got its groups, so there is nothing to plan
@@ -248,11 +250,10 @@ func (p *processor) write(ctx context.Context, l *link, w Wanted) error {
 }
 
 // step plans, and plans again where another planner was faster or a worker is known to be gone.
-func (p *processor) step(ctx context.Context, l *link, w Wanted) (planner.Outcome, error) {
-	plan := planner.Planner{Directory: l.directory, Store: l.store, Processor: w.Name, Name: p.options.Planner}
+func (p *processor) step(ctx context.Context, l *link) (planner.Outcome, error) {
 	const attempts = 3
 	for attempt := 1; ; attempt++ {
-		outcome, err := plan.Step(ctx)
+		outcome, err := p.planner.Step(ctx)
 		if errors.Is(err, tokenstore.ErrPlanOutdated) && attempt < attempts {
 			continue
 		}

@@ -3,6 +3,7 @@ package feed
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/segment"
@@ -67,7 +68,6 @@ type Member struct {
 	hungry   bool // a look for new events is due
 	reading  bool
 	removed  bool
-	caughtUp bool // the last look left nothing
 }
 
 // Peek returns what has been delivered and not taken yet, oldest first.
@@ -97,11 +97,16 @@ func (m *Member) Take(n, events int) {
 	}
 }
 
-// CaughtUp reports whether nothing waits and the last look for events left nothing.
-func (m *Member) CaughtUp() bool {
+// Oldest returns when the oldest event was recorded that has been delivered and not taken yet.
+func (m *Member) Oldest() (time.Time, bool) {
 	m.feed.mu.Lock()
 	defer m.feed.mu.Unlock()
-	return m.caughtUp && m.buffered == 0
+	for _, d := range m.queue {
+		if len(d.Events) > 0 {
+			return d.Events[0].RecordedAt, true
+		}
+	}
+	return time.Time{}, false
 }
 
 // distribute gives each member what it lacks of the page, and returns those that got events.
@@ -123,7 +128,6 @@ func (f *Feed) distribute(members []*Member, page eventsource.Page) []*Member {
 		}
 		d := found.deliveries[m]
 		m.parts = d.All()
-		m.caughtUp = !page.More
 		m.append(d)
 		if len(d.Events) > 0 {
 			given = append(given, m)

@@ -23,8 +23,8 @@ type Target struct {
 	Port           uint16
 	Database       string
 	User, Password string
-	TLS            *tls.Config // nil connects in the clear
-	PlainToo       bool        // connect in the clear where the server does not offer TLS
+	TLS            *tls.Config // nil connects in the clear, or as PreferTLS says
+	PreferTLS      bool        // encrypt where the server can, without verifying it, as libpq's sslmode=prefer does
 	ConnectTimeout time.Duration
 }
 
@@ -82,7 +82,8 @@ func (o Options) aim(ctx context.Context, config *pgx.ConnConfig) error {
 	config.Host, config.Port, config.Database = target.Host, target.Port, target.Database
 	config.User, config.Password, config.TLSConfig = target.User, target.Password, target.TLS
 	config.Fallbacks = nil
-	if target.TLS != nil && target.PlainToo {
+	if target.PreferTLS && target.TLS == nil {
+		config.TLSConfig = &tls.Config{InsecureSkipVerify: true}
 		config.Fallbacks = []*pgconn.FallbackConfig{{Host: target.Host, Port: target.Port}}
 	}
 	if o.Dial != nil {

@@ -125,7 +125,11 @@ func byParts(ctx context.Context, c definition.Connection, secrets Secrets) (pos
 
 // encrypt sets how the connection is encrypted. allow is treated as prefer, which asks for more.
 func encrypt(ctx context.Context, target *postgres.Target, mode string, settings definition.TLS, secrets Secrets) error {
-	if mode == "disable" {
+	switch mode {
+	case "disable":
+		return nil
+	case "prefer", "allow":
+		target.PreferTLS = true
 		return nil
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: target.Host}
@@ -142,8 +146,7 @@ func encrypt(ctx context.Context, target *postgres.Target, mode string, settings
 		config.InsecureSkipVerify = true // replaced by a check of all but the name
 		config.VerifyConnection = chainOnly(config.RootCAs)
 	default:
-		config.InsecureSkipVerify = true // as require, prefer and allow say
-		target.PlainToo = mode != "require"
+		config.InsecureSkipVerify = true // as require says
 	}
 	target.TLS = config
 	return nil

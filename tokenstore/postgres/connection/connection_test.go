@@ -61,7 +61,7 @@ func TestTargetFindsThePlace(t *testing.T) {
 			if diff := cmp.Diff(want, []any{got.Host, got.Port, got.Database, got.User, got.Password}); diff != "" {
 				t.Error(diff)
 			}
-			if got.TLS == nil || !got.PlainToo {
+			if got.TLS != nil || !got.PreferTLS {
 				t.Error("without tls, TLS is used where the server offers it")
 			}
 		})
@@ -71,12 +71,11 @@ func TestTargetFindsThePlace(t *testing.T) {
 func TestTargetEncryptsAsAsked(t *testing.T) {
 	authority := selfSigned(t)
 	cases := map[string]struct {
-		sslmode  string
-		tls      *definition.TLS
-		wantTLS  bool
-		plainToo bool
-		skip     bool // the usual verification is off
-		chain    bool // another one is on
+		sslmode string
+		tls     *definition.TLS
+		wantTLS bool
+		skip    bool // the usual verification is off
+		chain   bool // another one is on
 	}{
 		"disable in the URL":         {sslmode: "disable"},
 		"require in the URL":         {sslmode: "require", wantTLS: true, skip: true},
@@ -96,8 +95,8 @@ func TestTargetEncryptsAsAsked(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if (got.TLS != nil) != tc.wantTLS || got.PlainToo != tc.plainToo {
-				t.Fatalf("TLS %v, in the clear too %v", got.TLS != nil, got.PlainToo)
+			if (got.TLS != nil) != tc.wantTLS || got.PreferTLS {
+				t.Fatalf("TLS %v, preferred only %v", got.TLS != nil, got.PreferTLS)
 			}
 			if tc.wantTLS && (got.TLS.InsecureSkipVerify != tc.skip || (got.TLS.VerifyConnection != nil) != tc.chain || got.TLS.ServerName != "db") {
 				t.Errorf("skip %v, chain %v, name %q", got.TLS.InsecureSkipVerify, got.TLS.VerifyConnection != nil, got.TLS.ServerName)

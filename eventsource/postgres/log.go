@@ -1,0 +1,203 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// Version of a stream: how many events it has, 0 for none. As an expectation it can also be Any.
+type Version int64
+
+const (
+	// NoStream expects a stream without events.
+	NoStream Version = 0
+	// Any expects nothing.
+	Any Version = math.MinInt64
+)
+
+// Exactly expects a stream with n events.
+func Exactly(n int64) Version { return Version(n) }
+
+func (v Version) String() string {
+	switch v {
+	case Any:
+		return "any"
+	case NoStream:
+		return "no stream"
+	}
+	return fmt.Sprintf("version %d", int64(v))
+}
+
+// NewEvent is an event to be appended.
+type NewEvent struct {
+	Type     string // not empty
+	Data     any    // becomes JSON as json.Marshal makes it; {} for nil. Ready JSON is a json.RawMessage
+	Metadata any    // the same
+	ID       string // a uuid; a random one where empty
+}
+
+// ErrConflict is wrapped by every *ConflictError.
+var ErrConflict = errors.New("the stream has another version than expected")
+
+// ConflictError says that a stream had another version than an append expected. Nothing was appended.
+type ConflictError struct {
+	Stream   string
+	Expected Version
+	Actual   Version // Unknown where a transaction that has failed could not be asked
+}
+
+// Unknown is the actual version in a ConflictError where it is not known.
+const Unknown Version = -1
+
+func (e *ConflictError) Error() string {
+	if e.Actual == Unknown {
+		return fmt.Sprintf("stream %q was appended to by another transaction (expected: %s): read it again and decide anew", e.Stream, e.Expected)
+	}
+	return fmt.Sprintf("stream %q is at version %d (expected: %s): read it again and decide anew", e.Stream, int64(e.Actual), e.Expected)
+}
+
+func (e *ConflictError) Unwrap() error { return ErrConflict }
+
+// Log appends events to the event table of one schema. Several goroutines may use it at once.
+type Log struct {
+	db        DB
+	appendSQL string
+	versionOf string
+	notifier  notifier
+}
+
+// NewLog returns the log that appends to the event table of the schema. db has to be a pool: notifications are sent beside other
+// statements. Close the log before the pool, so that the last notification is sent.
+func NewLog(db DB, schema string) *Log {
+	quoted := pgx.Identifier{schema}.Sanitize()
+	return &Log{
+		db:        db,
+		appendSQL: "SELECT " + quoted + ".append($1, $2, $3::jsonb)",
+		versionOf: "SELECT coalesce(max(version), 0) FROM " + quoted + ".event WHERE stream_id = $1",
+		notifier:  notifier{db: db, channel: Channel(schema)},
+	}
+}
+
+// Append adds events to a stream, all or none, in a transaction of its own, and returns the stream's new version. Readers are notified after the
+// commit. A *ConflictError says that the stream had another version than expected; it took no position, unless
+// another transaction appended at the same moment.
+//
+// With Any there is no conflict, but for writers that insert into the table themselves.
+func (l *Log) Append(ctx context.Context, stream string, expected Version, events ...NewEvent) (Version, error) {
+	version, err := l.append(ctx, l.db, stream, expected, events)
+	if conflict, ok := errors.AsType[*ConflictError](err); ok && conflict.Actual == Unknown {
+		if failed := l.db.QueryRow(ctx, l.versionOf, stream).Scan(&conflict.Actual); failed != nil {
+			return 0, errors.Join(err, failed)
+		}
+	}
+	if err != nil {
+		return 0, err
+	}
+	l.notifier.notify()
+	return version, nil
+}
+
+// AppendTx is Append within the caller's transaction. After an error the transaction can only be rolled back, or back to a savepoint. It does
+// not notify, as within a transaction that would serialise all commits of the server: readers find the events when they look next,
+// or at once after a [Log.Notify] that follows the commit.
+func (l *Log) AppendTx(ctx context.Context, tx pgx.Tx, stream string, expected Version, events ...NewEvent) (Version, error) {
+	return l.append(ctx, tx, stream, expected, events)
+}
+
+// Notify wakes readers up. Not before the commit: they would find nothing.
+func (l *Log) Notify() { l.notifier.notify() }
+
+// Close sends the notification that is due, if any. Appending afterwards still works, and notifies nobody. The error is that of the last
+// notification; the events themselves are safe.
+func (l *Log) Close() error {
+	if err := l.notifier.close(); err != nil {
+		return fmt.Errorf("notifying readers of events: %w", err)
+	}
+	return nil
+}
+
+func (l *Log) append(ctx context.Context, db interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}, stream string, expected Version, events []NewEvent,
+) (Version, error) {
+	var want *int64
+	switch {
+	case stream == "":
+		return 0, errors.New("appending events: the stream id is empty")
+	case expected < 0 && expected != Any:
+		return 0, fmt.Errorf("appending to stream %q: the expected version %d is below 0: choose Any, NoStream or Exactly(n)", stream, int64(expected))
+	case expected != Any:
+		want = (*int64)(&expected)
+	}
+	document, err := encode(events)
+	if err != nil {
+		return 0, fmt.Errorf("appending to stream %q: %w", stream, err)
+	}
+	var version Version
+	if err := db.QueryRow(ctx, l.appendSQL, stream, want, document).Scan(&version); err != nil {
+		if actual, ok := conflict(err); ok {
+			return 0, &ConflictError{Stream: stream, Expected: expected, Actual: actual}
+		}
+		return 0, fmt.Errorf("appending to stream %q: %w", stream, err)
+	}
+	return version, nil
+}
+
+// encode makes the array that the database's function takes.
+func encode(events []NewEvent) (string, error) {
+	if len(events) == 0 {
+		return "", errors.New("there are no events to append")
+	}
+	type event struct {
+		Type     string `json:"type"`
+		Data     any    `json:"data,omitempty"`
+		Metadata any    `json:"metadata,omitempty"`
+		ID       string `json:"id,omitempty"`
+	}
+	all := make([]event, len(events))
+	for i, e := range events {
+		all[i] = event(e)
+		if e.Type == "" {
+			return "", fmt.Errorf("event %d of %d: Type is empty", i+1, len(events))
+		}
+		if e.ID != "" {
+			if err := new(pgtype.UUID).Scan(e.ID); err != nil {
+				return "", fmt.Errorf("event %d of %d: ID %q is not a uuid", i+1, len(events), e.ID)
+			}
+		}
+	}
+	var b strings.Builder
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(all); err != nil {
+		return "", fmt.Errorf("Data and Metadata have to be JSON: %w", err)
+	}
+	return b.String(), nil
+}
+
+// conflict tells whether an error says that the stream has another version, and which, if it says that too.
+func conflict(err error) (actual Version, ok bool) {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		return 0, false
+	}
+	switch {
+	case pg.Code == "SL002":
+		var detail struct{ Actual Version }
+		if json.Unmarshal([]byte(pg.Detail), &detail) != nil {
+			return Unknown, true
+		}
+		return detail.Actual, true
+	case pg.Code == "23505" && pg.ConstraintName == "event_stream_id_version_key":
+		return Unknown, true
+	}
+	return 0, false
+}

@@ -1,0 +1,196 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/segment"
+)
+
+// window is the number of positions that one read looks at above the tail, so that a page of few wanted events among many is
+// an end too.
+const window = 200_000
+
+// readStatement gives a page and what it was read from. The parameters are the bands (lower ends, upper ends, snapshots), the
+// tail, the end of its window, the limit, and the filter of slices.
+//
+// The first row, at position 0, tells of the page: its snapshot, the highest position given out, and whether this is a standby.
+// Then come, by position: of each band the events of transactions that its snapshot does not know; of each transaction that the snapshot saw
+// running and that has ended since, its events in the band; and the events above the tail. Each of the three is written so that one index
+// only can answer it, with generic plans too: the first two by (txid, position + 0), the third by the primary key. The filter stands
+// in a CASE because the planner, knowing nothing of it, would take it to select next to nothing, and sort rather than walk an index.
+const readStatement = `
+SELECT 0 AS position, 0::text::xid8 AS txid, '' AS stream_id, (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {{schema}}.event_position_seq) AS version,
+       CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE '' END AS id, pg_current_snapshot()::text AS type, '' AS data, '' AS metadata, 'epoch'::timestamptz AS recorded_at
+UNION ALL (
+  SELECT u.position, u.txid, u.stream_id, u.version, u.id::text, u.type, u.data::text, u.metadata::text, u.recorded_at
+  FROM (
+    (SELECT late.*
+       FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS band (above, through, snapshot)
+      CROSS JOIN LATERAL (
+        SELECT {{columns}} FROM {{schema}}.event e
+         WHERE e.txid >= pg_snapshot_xmax(band.snapshot::pg_snapshot) AND e.txid < pg_snapshot_xmax(pg_current_snapshot())
+           AND e.position + 0 > band.above AND e.position + 0 <= band.through AND {{wanted}}
+         ORDER BY e.position + 0 LIMIT $6) AS late)
+    UNION ALL
+    (SELECT late.*
+       FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS band (above, through, snapshot)
+      CROSS JOIN LATERAL pg_snapshot_xip(band.snapshot::pg_snapshot) AS ended (txid)
+      CROSS JOIN LATERAL (
+        SELECT {{columns}} FROM {{schema}}.event e
+         WHERE e.txid = ended.txid AND e.position + 0 > band.above AND e.position + 0 <= band.through AND {{wanted}}
+         ORDER BY e.position + 0 LIMIT $6) AS late
+      WHERE pg_visible_in_snapshot(ended.txid, pg_current_snapshot()))
+    UNION ALL
+    (SELECT {{columns}} FROM {{schema}}.event e
+      WHERE e.position > $4 AND e.position <= $5 AND {{wanted}}
+      ORDER BY e.position LIMIT $6)
+  ) AS u
+  ORDER BY u.position LIMIT $6)
+ORDER BY position`
+
+func readStatementFor(schema string) string {
+	return strings.NewReplacer("{{schema}}", schema,
+		"{{columns}}", "e.position, e.txid, e.stream_id, e.version, e.id, e.type, e.data, e.metadata, e.recorded_at",
+		"{{wanted}}", "CASE WHEN get_bit($8::bytea, e.slice & $7::integer) = 1 THEN true ELSE false END",
+	).Replace(readStatement)
+}
+
+// Read returns the next events that any of the coverages lacks; see [eventsource.Source]. At most limit events, at least 1.
+// ErrStandby and ErrStoreChanged say that this server cannot be read with these coverages.
+func (s *Source) Read(ctx context.Context, from []eventsource.Coverage, segments []segment.Segment, limit int) (eventsource.Page, error) {
+	if len(from) == 0 || limit < 1 {
+		return eventsource.Page{}, fmt.Errorf("reading events: %d coverages and limit %d: both have to be at least 1", len(from), limit)
+	}
+	own := make([]*coverage, len(from))
+	for i, c := range from {
+		var ok bool
+		if own[i], ok = c.(*coverage); !ok {
+			return eventsource.Page{}, fmt.Errorf("reading events: a coverage of type %T is of another source", c)
+		}
+	}
+	page, err := s.read(ctx, own, filterFor(segments), limit)
+	if err != nil {
+		return eventsource.Page{}, fmt.Errorf("reading events: %w", err)
+	}
+	return page, nil
+}
+
+func (s *Source) read(ctx context.Context, from []*coverage, filter sliceFilter, limit int) (eventsource.Page, error) {
+	bands, tail := lacking(from)
+	windowEnd := tail + s.window
+	above, through, snapshots := make([]int64, len(bands)), make([]int64, len(bands)), make([]string, len(bands))
+	for i, b := range bands {
+		above[i], through[i], snapshots[i] = b.above, b.through, b.snapshot.String()
+	}
+	rows, err := s.db.Query(ctx, s.readSQL, above, through, snapshots, tail, windowEnd, limit, filter.mask, filter.bits)
+	if err != nil {
+		return eventsource.Page{}, err
+	}
+	defer rows.Close()
+	var p pageBuilder
+	for rows.Next() {
+		if err := rows.Scan(&p.position, &p.txid, &p.stream, &p.version, &p.id, &p.kind, &p.data, &p.metadata, &p.recordedAt); err != nil {
+			return eventsource.Page{}, err
+		}
+		if err := p.add(); err != nil {
+			return eventsource.Page{}, err
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return eventsource.Page{}, err
+	}
+	if !p.started {
+		return eventsource.Page{}, errors.New("the server returned no row that tells of the page")
+	}
+	for _, c := range from {
+		if err := c.contained(p.snapshot); err != nil {
+			return eventsource.Page{}, err
+		}
+	}
+	r := reached(from, p.snapshot, len(p.events) == limit, p.position, windowEnd, p.head)
+	return eventsource.Page{Events: p.finish(), More: r.more, After: r.after}, nil
+}
+
+// pageBuilder collects rows: one text and one block of bytes a page, instead of some for each event.
+type pageBuilder struct {
+	// the row at hand
+	position   int64
+	txid       uint64
+	version    int64
+	recordedAt time.Time
+	stream, id pgtype.DriverBytes
+	kind       pgtype.DriverBytes
+	data       pgtype.DriverBytes
+	metadata   pgtype.DriverBytes
+
+	// from the first row
+	started  bool
+	snapshot Snapshot
+	head     int64
+
+	events []eventsource.Event
+	ends   []ends
+	text   []byte
+	json   []byte
+}
+
+// ends of an event's columns in the page's text and bytes.
+type ends struct{ stream, id, kind, data, metadata int }
+
+func (p *pageBuilder) add() error {
+	if !p.started {
+		return p.start()
+	}
+	if n := len(p.events); n > 0 && p.events[n-1].Position >= p.position {
+		return fmt.Errorf("the server returned position %d after %d", p.position, p.events[n-1].Position)
+	}
+	var at ends
+	p.text = append(p.text, p.stream...)
+	at.stream = len(p.text)
+	p.text = append(p.text, p.id...)
+	at.id = len(p.text)
+	p.text = append(p.text, p.kind...)
+	at.kind = len(p.text)
+	p.json = append(p.json, p.data...)
+	at.data = len(p.json)
+	p.json = append(p.json, p.metadata...)
+	at.metadata = len(p.json)
+	p.ends = append(p.ends, at)
+	p.events = append(p.events, eventsource.Event{Position: p.position, Version: p.version, RecordedAt: p.recordedAt, Txn: p.txid})
+	return nil
+}
+
+// start takes the row that tells of the page.
+func (p *pageBuilder) start() (err error) {
+	p.started = true
+	if p.position != 0 {
+		return errors.New("the server did not return first the row that tells of the page")
+	}
+	if len(p.id) > 0 {
+		return ErrStandby
+	}
+	p.head = p.version
+	p.snapshot, err = ParseSnapshot(string(p.kind))
+	return err
+}
+
+// finish hands out the events.
+func (p *pageBuilder) finish() []eventsource.Event {
+	text := string(p.text)
+	var last ends
+	for i, at := range p.ends {
+		e := &p.events[i]
+		e.StreamID, e.ID, e.Type = text[last.kind:at.stream], text[at.stream:at.id], text[at.id:at.kind]
+		e.Data, e.Metadata = p.json[last.metadata:at.data:at.data], p.json[at.data:at.metadata:at.metadata]
+		e.Hash = segment.PG1(e.StreamID)
+		last = at
+	}
+	return p.events
+}

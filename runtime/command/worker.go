@@ -1,0 +1,125 @@
+package command
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/cobra"
+
+	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/runtime/access"
+	"github.com/sluice-project/sluice/runtime/handler"
+	"github.com/sluice-project/sluice/runtime/worker"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
+)
+
+// workerFlags are what the operator gives a worker by environment variables.
+type workerFlags struct {
+	processor, pod, definitionFile, store, secrets, metrics, probes string
+}
+
+// Worker is the command that runs in a pod.
+func Worker(handlers map[string]handler.Handler) *cobra.Command {
+	var f workerFlags
+	cmd := &cobra.Command{
+		Use:   "worker",
+		Short: "Run in a pod: claim segments and process their events",
+		Long: "Run in a pod: claim segments and process their events, until SIGTERM; then hand the segments over and exit.\n" +
+			"The operator sets everything by environment variables; each flag names its own.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runWorker(cmd, f, handlers) },
+	}
+	flag := func(into *string, name, env, otherwise, help string) {
+		if value, set := os.LookupEnv(env); set {
+			otherwise = value
+		}
+		cmd.Flags().StringVar(into, name, otherwise, help+" ("+env+")")
+	}
+	hostname, _ := os.Hostname() // only a default
+	flag(&f.processor, "processor", "SLUICE_PROCESSOR", "", "the processor, as cluster/namespace/name")
+	flag(&f.pod, "pod", "SLUICE_POD", hostname, "this process's name in the directory")
+	flag(&f.definitionFile, "definition-file", "SLUICE_DEFINITION_FILE", "/etc/sluice/definition/definition.json", "file with the definition of the groups")
+	flag(&f.store, "store", "SLUICE_STORE", "", "the store, as the JSON of spec.store")
+	flag(&f.secrets, "secrets-dir", "SLUICE_SECRETS_DIR", "/etc/sluice/secrets", "folder with a folder for each Secret that the store names")
+	flag(&f.metrics, "metrics-address", "SLUICE_METRICS_ADDRESS", ":9090", "address for /metrics; empty for none")
+	flag(&f.probes, "probe-address", "SLUICE_PROBE_ADDRESS", ":8081", "address for /readyz and /healthz; empty for none")
+	return cmd
+}
+
+func runWorker(cmd *cobra.Command, f workerFlags, handlers map[string]handler.Handler) error {
+	if f.processor == "" {
+		return &usageError{fmt.Errorf("no processor given: set --processor or SLUICE_PROCESSOR; pods get it from the operator")}
+	}
+	text, err := os.ReadFile(f.definitionFile)
+	if err != nil {
+		return fmt.Errorf("reading the definition: %w", err)
+	}
+	def, err := definition.ParseDefinition(text)
+	if err != nil {
+		return err
+	}
+	var store definition.Store
+	if err := json.Unmarshal([]byte(f.store), &store); err != nil {
+		return fmt.Errorf("reading the store (--store, SLUICE_STORE): %w", err)
+	}
+	target, err := access.FromFiles(store, f.secrets)
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	w := worker.New(worker.Options{
+		Processor: f.processor, Pod: f.pod, Definition: def, DefinitionID: def.ID(), Handlers: handlers,
+		Target: target, Schema: schemaOf(store), Migrate: store.Postgres.Migrations != definition.MigrationsManual,
+		Version: Version, Log: log, Registry: registry,
+	})
+	serve(f.probes, probes(w), log)
+	serve(f.metrics, metricsHandler(registry), log)
+	return w.Run(cmd.Context())
+}
+
+func schemaOf(store definition.Store) string {
+	if store.Postgres.Schema == "" {
+		return postgres.DefaultSchema
+	}
+	return store.Postgres.Schema
+}
+
+func probes(w *worker.Worker) http.Handler {
+	mux := http.NewServeMux()
+	answer := func(path string, holds func() bool) {
+		mux.HandleFunc("GET "+path, func(out http.ResponseWriter, _ *http.Request) {
+			if !holds() {
+				http.Error(out, "no", http.StatusServiceUnavailable)
+				return
+			}
+			fmt.Fprintln(out, "ok")
+		})
+	}
+	answer("/readyz", w.Ready)
+	answer("/healthz", w.Alive)
+	return mux
+}
+
+func metricsHandler(registry *prometheus.Registry) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	return mux
+}
+
+// serve answers requests for as long as the process lives. A port that is taken does not keep events from being processed.
+func serve(address string, h http.Handler, log *slog.Logger) {
+	if address == "" {
+		return
+	}
+	server := &http.Server{Addr: address, Handler: h, ReadHeaderTimeout: 5 * time.Second}
+	go func() { log.Error("no longer serving", "address", address, "error", server.ListenAndServe()) }()
+}

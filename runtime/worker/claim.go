@@ -1,0 +1,147 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// act carries a decision out.
+func (c *controller) act(ctx context.Context, d *decision, tokens []tokenstore.Token) error {
+	for _, key := range d.drop {
+		if s := c.segment(key); s != nil {
+			c.lose(s)
+		}
+	}
+	var leaving []*segmentRun
+	for _, key := range d.release {
+		if s := c.segment(key); s != nil {
+			leaving = append(leaving, s)
+		}
+	}
+	c.leave(ctx, leaving)
+	if err := c.adopt(ctx, d, tokens); err != nil {
+		return err
+	}
+	if len(d.claim) == 0 || !c.trusts() {
+		return nil
+	}
+	return c.claim(ctx, d)
+}
+
+func (l *life) segment(key tokenstore.Key) *segmentRun {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.segments[key]
+}
+
+// adopt makes this worker the assignee of orphans; those that it gets are claimed.
+func (c *controller) adopt(ctx context.Context, d *decision, tokens []tokenstore.Token) error {
+	if len(d.adopt) == 0 {
+		return nil
+	}
+	got, err := c.directory.Adopt(ctx, c.options.Processor, c.self.Incarnation, d.adopt)
+	if err != nil {
+		return err
+	}
+	epochs := map[tokenstore.Key]int64{}
+	for _, t := range tokens {
+		epochs[t.Key] = t.Epoch
+	}
+	for _, key := range got {
+		delete(c.orphaned, key)
+		d.claim = append(d.claim, tokenstore.Claim{Key: key, Epoch: epochs[key]})
+	}
+	d.missing += len(got)
+	return nil
+}
+
+// claim claims segments and begins to read for them.
+func (c *controller) claim(ctx context.Context, d *decision) error {
+	if len(d.dead) > 0 {
+		ended, err := c.directory.TerminateBackends(ctx, d.dead)
+		if err != nil {
+			return err
+		}
+		c.log.Warn("taking over from workers that did not release", "incarnations", d.dead, "connectionsEnded", ended)
+		c.metrics.takeovers.Add(float64(len(d.claim)))
+	}
+	failures, err := c.failures(ctx)
+	if err != nil {
+		return err
+	}
+	tokens, err := c.store.Claim(ctx, c.options.Processor, c.self.Incarnation, d.definition, d.claim)
+	if err != nil {
+		return err
+	}
+	if len(tokens) < len(d.claim) {
+		d.soon(retryClaim / 2)
+	}
+	for _, t := range tokens {
+		if err := c.hold(t, failures[t.Key]); err != nil {
+			return err
+		}
+	}
+	d.missing -= len(tokens)
+	c.log.Info("claimed", "segments", len(tokens), "held", len(c.held()))
+	return nil
+}
+
+func (c *controller) failures(ctx context.Context) (map[tokenstore.Key]*tokenstore.Failure, error) {
+	all, err := c.store.Failures(ctx, c.options.Processor)
+	if err != nil {
+		return nil, err
+	}
+	failures := map[tokenstore.Key]*tokenstore.Failure{}
+	for i := range all {
+		failures[all[i].Key] = &all[i]
+	}
+	return failures, nil
+}
+
+// hold begins to process a token that was claimed. Where an event failed before, the segment goes on alone with that event.
+func (c *controller) hold(t tokenstore.Token, failure *tokenstore.Failure) error {
+	s := &segmentRun{group: c.groups[t.Group], token: t, moved: time.Now(), limit: 50, failure: failure}
+	if failure != nil {
+		s.limit = 1
+	}
+	member, err := c.feed.Add(t)
+	if err != nil {
+		return fmt.Errorf("segment %d of %s: %w", t.Segment, t.Group, err)
+	}
+	s.member = member
+	c.mu.Lock()
+	c.segments[t.Key] = s
+	c.mu.Unlock()
+	c.runnable.push(s) // something may have been delivered before it was in the table
+	return nil
+}
+
+// leave releases segments: at once those that no batch runs of, the others after it.
+func (l *life) leave(ctx context.Context, segments []*segmentRun) {
+	var now []*segmentRun
+	l.mu.Lock()
+	for _, s := range segments {
+		if !s.leaving && !s.running && !s.gone {
+			now = append(now, s)
+		}
+		s.leaving = true
+	}
+	l.mu.Unlock()
+	l.release(ctx, now)
+}
+
+// loseAll forgets all segments: the lease was over for a time.
+func (l *life) loseAll() {
+	l.mu.Lock()
+	all := l.all()
+	l.mu.Unlock()
+	for _, s := range all {
+		l.lose(s)
+	}
+	if len(all) > 0 {
+		l.log.Warn("the lease was over; claiming again", "segments", len(all))
+	}
+}

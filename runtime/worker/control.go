@@ -1,0 +1,247 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// controller is the state of the control loop, which alone claims and decides to release.
+type controller struct {
+	*life
+	pulse     tokenstore.Pulse
+	beaten    bool // the directory knows this worker and its processor
+	nextBeat  time.Time
+	nextMove  time.Time
+	orphaned  map[tokenstore.Key]time.Time
+	began     time.Time
+	drainFrom time.Time // when draining began; zero before
+	planning  bool      // this worker made the newest plan
+	due       bool      // a look at the directory is
+}
+
+// controlLoop beats, looks at the directory when something has changed, and acts. It ends when the worker has drained
+// after the context's end, or with an error when the incarnation has to end.
+func (l *life) controlLoop(ctx context.Context) error {
+	c := &controller{life: l, orphaned: map[tokenstore.Key]time.Time{}, began: time.Now(), due: true, nextMove: time.Now().Add(moveEvery)}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	done := ctx.Done()
+	for {
+		select {
+		case <-done:
+			done = nil
+			c.beginDrain(ctx)
+		case <-l.nudge:
+			c.due = true
+		case <-timer.C:
+		}
+		l.turned.Store(time.Now().UnixNano())
+		again, err := c.turn(context.WithoutCancel(ctx))
+		if err != nil {
+			return err
+		}
+		if c.drained() {
+			return c.end(context.WithoutCancel(ctx))
+		}
+		timer.Reset(again)
+	}
+}
+
+// turn does what is due and returns when the next turn is, unless something happens before.
+func (c *controller) turn(ctx context.Context) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	again := tokenstore.Heartbeat
+	if !time.Now().Before(c.nextBeat) {
+		if err := c.beat(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if c.beaten && c.prepare(ctx) {
+		c.nextBeat, c.due = time.Time{}, true // the planner has to know
+	}
+	if c.beaten && (c.due || c.planning || !c.pulse.Planned) {
+		d, err := c.observe(ctx)
+		if err != nil {
+			c.log.Warn("looking at the directory; trying again", "error", err)
+			c.due, again = true, min(again, 200*time.Millisecond)
+		} else if d.again > 0 {
+			c.due, again = true, min(again, d.again)
+		}
+	}
+	if !time.Now().Before(c.nextMove) {
+		c.moveIdle(ctx)
+		c.nextMove = time.Now().Add(moveEvery)
+	}
+	return max(min(again, time.Until(c.nextBeat)), time.Millisecond), nil
+}
+
+// beat renews the lease. An error of its own ends the incarnation; those of the store are tried again.
+func (c *controller) beat(ctx context.Context) error {
+	sent := time.Now()
+	c.nextBeat = sent.Add(tokenstore.Heartbeat)
+	c.self.Report = c.makeReport()
+	expired := !c.trusts()
+	pulse, err := c.directory.Beat(ctx, c.self)
+	switch {
+	case errors.Is(err, tokenstore.ErrWorkerEnded):
+		return fmt.Errorf("%w: %w", errNextLife, err)
+	case errors.Is(err, tokenstore.ErrNoProcessor):
+		c.beaten = false
+		c.trust(sent)
+		return nil
+	case err != nil:
+		c.nextBeat = time.Now().Add(200 * time.Millisecond)
+		c.log.Warn("a heartbeat failed", "error", err)
+		return nil
+	}
+	if expired { // others may have taken over: ask before going on
+		c.loseAll()
+		c.due = true
+	}
+	c.trust(sent)
+	if !c.beaten || pulse != c.pulse {
+		c.due = true
+	}
+	c.pulse, c.beaten = pulse, true
+	return nil
+}
+
+// observe looks at the directory and the tokens and acts on what it sees.
+func (c *controller) observe(ctx context.Context) (decision, error) {
+	c.due = false
+	c.plan(ctx)
+	view, err := c.directory.View(ctx, c.options.Processor)
+	if err != nil {
+		return decision{}, err
+	}
+	tokens, err := c.store.Tokens(ctx, c.options.Processor)
+	if err != nil {
+		return decision{}, err
+	}
+	if err := c.apply(view.Processor); err != nil {
+		return decision{}, err
+	}
+	d := decide(situation{self: c.self.Incarnation, draining: !c.drainFrom.IsZero(), view: view, tokens: tokens, held: c.held(),
+		refused: c.refused, now: time.Now(), orphaned: c.orphaned})
+	if err := c.act(ctx, &d, tokens); err != nil {
+		return decision{}, err
+	}
+	c.judgeReadiness(d)
+	return d, nil
+}
+
+// plan plans where nobody else does, or where this worker did last.
+func (c *controller) plan(ctx context.Context) {
+	c.planning = (c.planning || !c.pulse.Planned) && c.drainFrom.IsZero() && (!c.pulse.Planned || c.pulse.Planner == c.planner.Name)
+	if !c.planning {
+		return
+	}
+	got, err := c.directory.PlannerLock(ctx, c.options.Processor, func() error {
+		_, err := c.planner.Step(ctx)
+		return err
+	})
+	switch {
+	case errors.Is(err, tokenstore.ErrPlanOutdated):
+		c.due = true
+	case err != nil:
+		c.log.Warn("planning in place of the operator", "error", err)
+	}
+	c.planning = got && err == nil
+}
+
+// apply takes over live settings.
+func (c *controller) apply(p tokenstore.Processor) error {
+	live, err := definition.ParseLive(p.Live)
+	if err != nil {
+		return fmt.Errorf("the live settings in the directory: %w", err)
+	}
+	c.mu.Lock()
+	changed := !c.settings.known || c.settings.live.Generation != live.Generation
+	c.settings = settings{known: true, live: live}
+	all := c.all()
+	c.mu.Unlock()
+	if changed {
+		for _, s := range all { // what was paused may go on
+			c.runnable.push(s)
+		}
+	}
+	return nil
+}
+
+// all returns the segments held. The caller holds the lock.
+func (l *life) all() []*segmentRun {
+	all := make([]*segmentRun, 0, len(l.segments))
+	for _, s := range l.segments {
+		all = append(all, s)
+	}
+	return all
+}
+
+func (l *life) held() map[tokenstore.Key]int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	held := map[tokenstore.Key]int64{}
+	for key, s := range l.segments {
+		held[key] = s.token.Epoch
+	}
+	return held
+}
+
+// judgeReadiness latches the readiness.
+func (c *controller) judgeReadiness(d decision) {
+	fit := true
+	c.mu.Lock()
+	for _, g := range c.groups {
+		fit = fit && g.fit
+	}
+	some := len(c.segments) > 0
+	c.mu.Unlock()
+	bySelf := time.Since(c.began) > 10*time.Second && some
+	if fit && d.missing == 0 && (d.named || bySelf) && !c.Worker.ready.Swap(true) {
+		c.log.Info("ready", "segments", len(c.held()))
+		c.nextBeat = time.Time{} // tell at once
+	}
+}
+
+// beginDrain tells everybody that this worker leaves.
+func (c *controller) beginDrain(ctx context.Context) {
+	c.log.Info("draining", "segments", len(c.held()))
+	c.drainFrom, c.self.State, c.due = time.Now(), tokenstore.Draining, true
+	c.Worker.ready.Store(false)
+	if err := c.directory.SetState(context.WithoutCancel(ctx), c.self.Incarnation, tokenstore.Draining); err != nil {
+		c.log.Warn("could not announce that this worker drains", "error", err)
+	}
+}
+
+// drained reports whether draining is over: nothing is held, or others have had their time to take what is, or the store
+// cannot be reached.
+func (c *controller) drained() bool {
+	if c.drainFrom.IsZero() {
+		return false
+	}
+	return len(c.held()) == 0 || time.Since(c.drainFrom) > c.options.DrainTimeout
+}
+
+// end releases what is left and ends the incarnation.
+func (c *controller) end(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	c.mu.Lock()
+	all := c.all()
+	c.mu.Unlock()
+	c.leave(ctx, all)
+	for len(c.held()) > 0 && ctx.Err() == nil { // batches that are still running release when they are done
+		sleep(ctx, 5*time.Millisecond)
+	}
+	if err := c.directory.SetState(ctx, c.self.Incarnation, tokenstore.Ended); err != nil {
+		return err
+	}
+	c.log.Info("drained", "took", time.Since(c.drainFrom))
+	return nil
+}

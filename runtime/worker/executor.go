@@ -1,0 +1,137 @@
+package worker
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sluice-project/sluice/runtime/handler"
+	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
+)
+
+// slowBatch is the time beyond which a batch is made smaller: long transactions keep others waiting.
+const slowBatch = time.Second
+
+// delivered is told by the feed that a segment has got events.
+func (l *life) delivered(key tokenstore.Key) {
+	l.mu.Lock()
+	s := l.segments[key]
+	l.mu.Unlock()
+	if s != nil {
+		l.runnable.push(s)
+	}
+}
+
+// execute runs batches until the queue is closed.
+func (l *life) execute(ctx context.Context) {
+	for {
+		s, ok := l.runnable.pop()
+		if !ok {
+			return
+		}
+		if !l.take(s) {
+			continue
+		}
+		again := l.step(ctx, s)
+		l.give(ctx, s, again)
+	}
+}
+
+// take makes a segment this executor's, if a batch of it may begin.
+func (l *life) take(s *segmentRun) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s.gone || s.leaving || s.running || l.settings.paused(s.group.name) || time.Now().Before(s.notBefore) || !l.trusts() {
+		return false
+	}
+	s.running = true
+	return true
+}
+
+// give ends what take began: the segment is queued again, or released where that was asked for meanwhile.
+func (l *life) give(ctx context.Context, s *segmentRun, again bool) {
+	l.mu.Lock()
+	s.running = false
+	leaving := s.leaving && !s.gone
+	l.mu.Unlock()
+	switch {
+	case leaving:
+		l.release(ctx, []*segmentRun{s})
+	case again:
+		l.runnable.push(s)
+	}
+}
+
+// step applies one batch and reports whether there may be another one.
+func (l *life) step(ctx context.Context, s *segmentRun) (again bool) {
+	b := assemble(s.member.Peek(), s.limit, s.group.handler.Wants)
+	if b.delivered == 0 && b.cut == 0 && len(b.events) == 0 {
+		return false
+	}
+	if len(b.events) == 0 { // the token follows later, together with others
+		s.parts = b.after
+		s.member.Take(b.delivered, b.cut)
+		l.metrics.skipped(s.group.name, b.skipped)
+		return true
+	}
+	began := time.Now()
+	advance := s.advance(b.after, false)
+	err := l.apply(ctx, s, b, advance)
+	took := time.Since(began)
+	l.report(s, b, took, err)
+	if err != nil {
+		return l.failed(ctx, s, b, err)
+	}
+	l.mu.Lock()
+	s.advanced(advance, b.after)
+	l.mu.Unlock()
+	s.member.Take(b.delivered, b.cut)
+	l.succeeded(ctx, s, took)
+	return true
+}
+
+// apply runs the handler; when it returns nil, the handler's writes and the token's move have committed.
+func (l *life) apply(ctx context.Context, s *segmentRun, b batch, advance tokenstore.Advance) error {
+	ctx, cancel := context.WithTimeout(ctx, l.options.HandlerTimeout)
+	defer cancel()
+	return s.group.handler.Apply(ctx, transaction{l.store, advance}, b.events)
+}
+
+// transaction adds the fence to what a handler writes.
+type transaction struct {
+	store   *postgres.Store
+	advance tokenstore.Advance
+}
+
+var _ handler.Transaction = transaction{}
+
+func (t transaction) Pipeline(ctx context.Context, queue func(*pgx.Batch) error) error {
+	return t.store.Pipeline(ctx, []tokenstore.Advance{t.advance}, queue)
+}
+
+func (t transaction) InTx(ctx context.Context, work func(pgx.Tx) error) error {
+	return t.store.InTx(ctx, []tokenstore.Advance{t.advance}, work)
+}
+
+// succeeded clears what failed before and lets batches grow while they are quick.
+func (l *life) succeeded(ctx context.Context, s *segmentRun, took time.Duration) {
+	l.mu.Lock()
+	largest := l.settings.maxBatchSize(s.group.name)
+	s.fault, s.notBefore = nil, time.Time{}
+	s.wait.reset()
+	l.mu.Unlock()
+	if took > slowBatch {
+		s.limit = max(1, s.limit/2)
+	} else {
+		s.limit = min(max(s.limit, 1)*2, largest)
+	}
+	if s.failure != nil {
+		if err := l.store.Recover(ctx, s.key()); err != nil {
+			l.log.Warn("the event was handled, but its failure could not be cleared; it will be with the next batch", "error", err)
+			return
+		}
+		s.failure = nil
+	}
+}

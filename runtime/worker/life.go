@@ -1,0 +1,191 @@
+package worker
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sluice-project/sluice/eventsource"
+	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/planner"
+	"github.com/sluice-project/sluice/runtime/feed"
+	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
+)
+
+// life is one incarnation.
+type life struct {
+	*Worker
+	log  *slog.Logger
+	self tokenstore.Worker
+
+	control   *pgxpool.Pool // for the directory, so that a heartbeat never waits for a batch
+	data      *pgxpool.Pool
+	directory *postgres.Directory
+	store     *postgres.Store
+	source    eventsource.Source
+	feed      *feed.Feed
+	planner   planner.Planner
+
+	nudge   chan struct{} // look at the directory
+	trusted atomic.Int64  // until when batches may begin, nanoseconds of time.Since(epoch)
+	epoch   time.Time     // with a monotonic reading
+
+	mu       sync.Mutex
+	groups   map[string]*group
+	segments map[tokenstore.Key]*segmentRun
+	settings settings
+	runnable runQueue
+}
+
+// trustMargin is how much earlier than the directory a worker stops trusting its lease.
+const trustMargin = 500 * time.Millisecond
+
+// live runs one incarnation until it ends or, when the context does, has drained. It reports whether it got as far as to
+// register.
+func (w *Worker) live(ctx context.Context) (lived bool, err error) {
+	session, err := w.openSession(ctx)
+	if err != nil {
+		return false, err
+	}
+	l := &life{Worker: w, nudge: make(chan struct{}, 1), epoch: time.Now(), segments: map[tokenstore.Key]*segmentRun{}}
+	defer func() { err = errors.Join(err, l.close()) }()
+	sessions := &sessionKeeper{life: l, session: session}
+	if err := l.begin(ctx, session); err != nil {
+		return false, errors.Join(err, session.Close())
+	}
+	return true, l.run(ctx, sessions)
+}
+
+func (w *Worker) openSession(ctx context.Context) (*postgres.Session, error) {
+	return postgres.OpenSession(ctx, w.connection("sluice"), postgres.Channel(w.options.Schema), eventspostgres.Channel(w.options.Schema))
+}
+
+func (w *Worker) connection(application string) postgres.Options {
+	return postgres.Options{Target: w.options.Target, Application: application, Keepalives: true}
+}
+
+// begin brings the schema up to date, takes an incarnation and its lock, and registers.
+func (l *life) begin(ctx context.Context, session *postgres.Session) error {
+	if err := l.checkStore(ctx, session); err != nil {
+		return err
+	}
+	n, err := session.Incarnation(ctx, l.options.Schema)
+	if err != nil {
+		return err
+	}
+	locked, err := session.Lock(ctx, n)
+	if err != nil {
+		return err
+	}
+	l.log = l.Worker.log.With("incarnation", n)
+	if err := l.openPools(n); err != nil {
+		return err
+	}
+	if err := l.openStores(ctx); err != nil {
+		return err
+	}
+	l.self = tokenstore.Worker{Incarnation: n, Nonce: newNonce(), Pod: l.options.Pod, Definition: l.options.DefinitionID,
+		Handlers: l.registered(), Version: l.options.Version, Protocol: tokenstore.Protocol, SessionLock: locked, State: tokenstore.Active}
+	l.groups = l.newGroups()
+	sent := time.Now()
+	if _, err := l.directory.Register(ctx, l.options.Processor, l.self); err != nil {
+		return err
+	}
+	l.trust(sent)
+	l.planner = planner.Planner{Directory: l.directory, Store: l.store, Processor: l.options.Processor, Name: fmt.Sprintf("worker %d", n)}
+	return nil
+}
+
+func (l *life) checkStore(ctx context.Context, session *postgres.Session) error {
+	if l.options.Migrate {
+		done, err := postgres.Migrate(ctx, session.Conn(), l.options.Schema)
+		if err != nil {
+			return err
+		}
+		if len(done) > 0 {
+			l.Worker.log.Info("migrated the store", "schema", l.options.Schema, "steps", done)
+		}
+	}
+	_, err := postgres.Check(ctx, session.Conn(), l.options.Schema)
+	return err
+}
+
+func (l *life) openPools(incarnation int64) (err error) {
+	application := postgres.ApplicationOf(incarnation)
+	control, data := l.connection(application), l.connection(application)
+	control.MaxConns, data.MaxConns = 2, int32(l.options.Executors)+2
+	if l.control, err = postgres.Open(control); err != nil {
+		return err
+	}
+	l.data, err = postgres.Open(data)
+	return err
+}
+
+func (l *life) openStores(ctx context.Context) error {
+	l.directory = postgres.NewDirectory(l.control, l.options.Schema)
+	l.store = postgres.NewStore(l.data, l.options.Schema)
+	source := eventspostgres.NewSource(l.data, l.options.Schema)
+	if err := source.Check(ctx); err != nil {
+		return err
+	}
+	l.source = source
+	l.feed = feed.New(source, feed.Options{}, l.log, l.delivered, l.readFailed)
+	return nil
+}
+
+func (l *life) close() error {
+	for _, pool := range []*pgxpool.Pool{l.data, l.control} {
+		if pool != nil {
+			pool.Close()
+		}
+	}
+	return nil
+}
+
+// run keeps everything going until the incarnation ends or has drained.
+func (l *life) run(ctx context.Context, sessions *sessionKeeper) error {
+	// Parts outlive the context: draining needs them all.
+	parts, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	running.Go(func() { l.feed.Run(parts) })
+	running.Go(func() { sessions.run(parts) })
+	for range l.options.Executors {
+		running.Go(func() { l.execute(parts) })
+	}
+	err := l.controlLoop(ctx)
+	stop(err)
+	l.runnable.close()
+	running.Wait()
+	return err
+}
+
+// trust lets batches begin until a lease that was renewed by a message sent at a time ends, with a margin.
+func (l *life) trust(sent time.Time) {
+	l.trusted.Store(int64(sent.Add(tokenstore.Lease - trustMargin).Sub(l.epoch)))
+}
+
+// trusts reports whether a batch may begin.
+func (l *life) trusts() bool { return int64(time.Since(l.epoch)) < l.trusted.Load() }
+
+// look asks the control loop to look at the directory soon.
+func (l *life) look() {
+	select {
+	case l.nudge <- struct{}{}:
+	default:
+	}
+}
+
+func newNonce() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:])
+}

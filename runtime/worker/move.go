@@ -1,0 +1,105 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
+)
+
+const (
+	// moveEvery is how often tokens are brought up to date which only events have moved that nobody wants.
+	moveEvery = 5 * time.Second
+	// refreshAfter is when a token is written again although its position has not changed: its snapshot must not lie far back.
+	refreshAfter = 5 * time.Minute
+)
+
+// release gives up segments of which no batch runs, together with what their tokens were behind.
+func (l *life) release(ctx context.Context, segments []*segmentRun) {
+	l.write(ctx, segments, true)
+}
+
+// write moves the tokens of segments of which no batch runs to what has been handled, all in one transaction, and releases
+// them where that is asked for. Where one has moved on, each is written alone. Those that were released, or have moved on,
+// are forgotten: their tokens tell who owns them.
+func (l *life) write(ctx context.Context, segments []*segmentRun, release bool) {
+	if len(segments) == 0 {
+		return
+	}
+	advances := make([]tokenstore.Advance, len(segments))
+	for i, s := range segments {
+		advances[i] = s.advance(s.parts, release)
+	}
+	err := l.store.Advance(ctx, advances)
+	switch {
+	case err != nil && len(segments) > 1 && !postgres.IsLost(err):
+		for _, s := range segments {
+			l.write(ctx, []*segmentRun{s}, release)
+		}
+		return
+	case err == nil && !release:
+		l.mu.Lock()
+		for i, s := range segments {
+			s.advanced(advances[i], s.parts)
+		}
+		l.mu.Unlock()
+		return
+	case err != nil && !errors.Is(err, tokenstore.ErrFenced):
+		l.log.Warn("writing tokens of segments at rest", "segments", len(segments), "release", release, "error", err)
+	}
+	for _, s := range segments {
+		l.lose(s)
+	}
+}
+
+// moveIdle brings tokens up to date which only events have moved that nobody wants.
+func (l *life) moveIdle(ctx context.Context) {
+	resting := l.takeResting()
+	var moved []*segmentRun
+	for _, s := range resting {
+		if b := assemble(s.member.Peek(), s.limit, s.group.handler.Wants); len(b.events) == 0 && b.delivered > 0 {
+			s.parts = b.after
+			s.member.Take(b.delivered, 0)
+		}
+		if s.behind() {
+			moved = append(moved, s)
+		}
+	}
+	l.write(ctx, moved, false)
+	for _, s := range resting {
+		l.give(ctx, s, true)
+	}
+}
+
+// takeResting takes the segments whose tokens have not been written for a while.
+func (l *life) takeResting() []*segmentRun {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var resting []*segmentRun
+	for _, s := range l.segments {
+		if !s.running && !s.leaving && !s.gone && time.Since(s.moved) > moveEvery && l.trusts() {
+			s.running = true
+			resting = append(resting, s)
+		}
+	}
+	return resting
+}
+
+// behind reports whether the token is worth writing.
+func (s *segmentRun) behind() bool {
+	if s.parts == nil {
+		return false
+	}
+	progress := s.parts.Progress(s.token.Range())
+	if len(progress) != len(s.token.Parts) || time.Since(s.moved) > refreshAfter {
+		return true
+	}
+	for i, part := range progress {
+		if part.Progress.Position != s.token.Parts[i].Progress.Position {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,181 @@
+package worker
+
+import (
+	"cmp"
+	"hash/fnv"
+	"slices"
+	"time"
+
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// situation is all that the decision on ownership rests on.
+type situation struct {
+	self     int64
+	draining bool
+	view     tokenstore.View
+	tokens   []tokenstore.Token
+	held     map[tokenstore.Key]int64 // epochs under which this worker has claimed
+	refused  func(group string) bool
+	now      time.Time
+	orphaned map[tokenstore.Key]time.Time // since when a segment has been without a live assignee, kept from look to look
+}
+
+// decision is what a worker does about its segments.
+type decision struct {
+	drop       []tokenstore.Key // somebody else has claimed, split or merged them
+	release    []tokenstore.Key // for whom the plan names
+	claim      []tokenstore.Claim
+	adopt      []tokenstore.Assignment // orphans to take, with their dead assignee
+	dead       []int64                 // owners of what is claimed or adopted that did not release it
+	definition int64                   // number of the definition that this worker runs
+	named      bool                    // the newest plan has taken this worker into account
+	missing    int                     // segments assigned to it that it does not hold
+	again      time.Duration           // look again after, 0 when only a change is worth it
+}
+
+const (
+	// rankStep is how long each worker, in an order that differs from segment to segment, leaves the one before it for an orphan.
+	rankStep = 20 * time.Millisecond
+	// unassignedAfter is how long a segment without any assignee is left to the planner.
+	unassignedAfter = time.Second
+	// retryClaim is how soon a worker looks again for a segment that another one has not released yet.
+	retryClaim = 100 * time.Millisecond
+)
+
+// decide says what a worker does: it claims what is assigned to it and free, gives up what is assigned to another live
+// worker, and adopts what is free and has a dead or no assignee, up to its fair share. It never takes a live assignee's.
+func decide(s situation) decision {
+	d := decision{named: slices.Contains(s.view.Processor.Members, s.self)}
+	workers := map[int64]tokenstore.Worker{}
+	for _, w := range s.view.Workers {
+		if w.Incarnation == s.self {
+			d.definition = w.DefinitionNumber
+		}
+		if w.Alive {
+			workers[w.Incarnation] = w
+		}
+	}
+	assignees := map[tokenstore.Key]int64{}
+	for _, a := range s.view.Assignments {
+		assignees[a.Key] = a.Worker
+	}
+	mine, fair := map[string]int{}, fairShares(s, workers)
+	for _, t := range s.tokens {
+		if assignees[t.Key] == s.self {
+			mine[t.Group]++
+		}
+	}
+	there := map[tokenstore.Key]bool{}
+	for _, t := range s.tokens {
+		there[t.Key] = true
+		assignee := assignees[t.Key]
+		_, assigneeLives := workers[assignee]
+		if assigneeLives || s.draining {
+			delete(s.orphaned, t.Key)
+		}
+		switch epoch, held := s.held[t.Key]; {
+		case held && (t.Epoch != epoch || t.Owner != s.self):
+			d.drop = append(d.drop, t.Key)
+			d.soon(time.Millisecond)
+		case held && assignee != s.self && assigneeLives && workers[assignee].State == tokenstore.Active:
+			d.release = append(d.release, t.Key)
+		case held || s.draining || s.refused(t.Group):
+		case assignee == s.self:
+			d.missing++
+			d.claimIfFree(s, workers, t)
+		case !assigneeLives && mine[t.Group] < fair[t.Group]:
+			if d.adoptIfDue(s, workers, t, assignee) {
+				mine[t.Group]++
+			}
+		}
+	}
+	for key := range s.held {
+		if !there[key] { // merged into another one
+			d.drop = append(d.drop, key)
+		}
+	}
+	return d
+}
+
+// fairShares returns, for each group, how many segments a worker may come to by adopting.
+func fairShares(s situation, workers map[int64]tokenstore.Worker) map[string]int {
+	takers, count := max(len(workers), 1), map[string]int{}
+	for _, t := range s.tokens {
+		count[t.Group]++
+	}
+	for group, n := range count {
+		count[group] = (n + takers - 1) / takers
+	}
+	return count
+}
+
+func (d *decision) claimIfFree(s situation, workers map[int64]tokenstore.Worker, t tokenstore.Token) {
+	if _, ownerLives := workers[t.Owner]; ownerLives && t.Owner != s.self {
+		d.soon(retryClaim) // its release is announced; this is for an announcement that was lost
+		return
+	}
+	d.unclean(s, t)
+	d.claim = append(d.claim, tokenstore.Claim{Key: t.Key, Epoch: t.Epoch})
+}
+
+// adoptIfDue takes an orphan when those who come before this worker have had their time.
+func (d *decision) adoptIfDue(s situation, workers map[int64]tokenstore.Worker, t tokenstore.Token, assignee int64) bool {
+	if _, ownerLives := workers[t.Owner]; ownerLives && t.Owner != s.self {
+		return false
+	}
+	since, known := s.orphaned[t.Key]
+	if !known {
+		since = s.now
+		s.orphaned[t.Key] = since
+	}
+	wait := time.Duration(rank(s.self, workers, t.Key)) * rankStep
+	if assignee == 0 {
+		wait += unassignedAfter
+	}
+	if left := since.Add(wait).Sub(s.now); left > 0 {
+		d.soon(left)
+		return false
+	}
+	d.unclean(s, t)
+	d.adopt = append(d.adopt, tokenstore.Assignment{Key: t.Key, Worker: assignee})
+	return true
+}
+
+func (d *decision) unclean(s situation, t tokenstore.Token) {
+	if t.Owner != 0 && t.Owner != s.self && !slices.Contains(d.dead, t.Owner) {
+		d.dead = append(d.dead, t.Owner)
+	}
+}
+
+func (d *decision) soon(after time.Duration) {
+	if d.again == 0 || after < d.again {
+		d.again = after
+	}
+}
+
+// rank returns a worker's place, from 0, in the order in which workers may take a segment: rendezvous hashing.
+func rank(self int64, workers map[int64]tokenstore.Worker, key tokenstore.Key) int {
+	place := 0
+	mine := score(self, key)
+	for other := range workers {
+		if c := cmp.Compare(score(other, key), mine); c > 0 || c == 0 && other < self {
+			place++
+		}
+	}
+	return place
+}
+
+func score(worker int64, key tokenstore.Key) uint64 {
+	h := fnv.New64a()
+	var b [12]byte
+	for i := range 8 {
+		b[i] = byte(worker >> (8 * i))
+	}
+	for i := range 4 {
+		b[8+i] = byte(key.Segment >> (8 * i))
+	}
+	h.Write(b[:])
+	h.Write([]byte(key.Group))
+	return h.Sum64()
+}

@@ -1,0 +1,109 @@
+package worker
+
+import (
+	"sync"
+	"time"
+
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// rate counts events a second, smoothed over about ten seconds.
+type rate struct {
+	mu      sync.Mutex
+	handled int64 // since the start
+	counted int64 // when the rate was taken last
+	at      time.Time
+	value   float64
+}
+
+func (r *rate) add(events int) {
+	r.mu.Lock()
+	r.handled += int64(events)
+	r.mu.Unlock()
+}
+
+// take returns the number of events handled so far and the rate, which it brings up to date.
+func (r *rate) take(now time.Time) (int64, float64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if elapsed := now.Sub(r.at).Seconds(); !r.at.IsZero() && elapsed > 0 {
+		share := min(1, elapsed/3)
+		r.value += share * (float64(r.handled-r.counted)/elapsed - r.value)
+		if r.value < 0.01 {
+			r.value = 0
+		}
+	}
+	r.at, r.counted = now, r.handled
+	return r.handled, r.value
+}
+
+// makeReport says how the groups fare here.
+func (l *life) makeReport() tokenstore.Report {
+	now := time.Now()
+	report := tokenstore.Report{Ready: l.Worker.ready.Load(), Groups: map[string]tokenstore.GroupReport{}}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name, g := range l.groups {
+		r := tokenstore.GroupReport{Refused: !g.fit && g.fault != nil, Fault: g.fault}
+		r.Handled, r.Rate = g.rate.take(now)
+		report.Groups[name] = r
+	}
+	for _, s := range l.segments {
+		r := report.Groups[s.group.name]
+		s.addTo(&r, now)
+		report.Groups[s.group.name] = r
+	}
+	for name, r := range report.Groups {
+		l.metrics.group(name, r)
+	}
+	return report
+}
+
+// addTo adds a segment to its group's report. The caller holds the life's lock.
+func (s *segmentRun) addTo(r *tokenstore.GroupReport, now time.Time) {
+	position := s.token.Parts[0].Progress.Position
+	if r.Segments == 0 || position < r.Position {
+		r.Position = position
+	}
+	r.Segments++
+	r.Lag = max(r.Lag, s.lag(now))
+	if s.fault == nil {
+		return
+	}
+	if s.fault.Kind == tokenstore.EventFault {
+		r.Blocked++
+	}
+	if s.fault.Kind != tokenstore.ContentionFault && (r.Fault == nil || r.Fault.Kind == tokenstore.EventFault) {
+		r.Fault = s.fault
+	}
+}
+
+// lag is the age of the oldest event that waits, in seconds.
+func (s *segmentRun) lag(now time.Time) float64 {
+	if oldest, waits := s.member.Oldest(); waits {
+		return max(0, now.Sub(oldest).Seconds())
+	}
+	return 0
+}
+
+// report tells of a batch that has ended.
+func (l *life) report(s *segmentRun, b batch, took time.Duration, err error) {
+	last := b.events[len(b.events)-1]
+	lag := max(0, time.Since(last.RecordedAt))
+	l.metrics.batch(s.group.name, len(b.events), b.skipped, took, lag, err)
+	if err == nil {
+		s.group.rate.add(len(b.events))
+	}
+	if l.options.OnBatch != nil {
+		l.options.OnBatch(Batch{Group: s.group.name, Segment: s.token.Segment, Events: len(b.events), Skipped: b.skipped,
+			Position: last.Position, Took: took, Lag: lag, Err: err})
+	}
+}
+
+// readFailed is told by the feed how a read went.
+func (l *life) readFailed(err error) {
+	if err != nil {
+		l.metrics.readErrors.Inc()
+		l.log.Warn("reading events; trying again", "error", err)
+	}
+}

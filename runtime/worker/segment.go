@@ -1,0 +1,83 @@
+package worker
+
+import (
+	"time"
+
+	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/runtime/feed"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// segmentRun is a segment that this incarnation has claimed.
+type segmentRun struct {
+	group  *group
+	member *feed.Member
+
+	// Under the life's lock.
+	running bool // an executor has it
+	leaving bool // to be released when no batch runs
+	gone    bool // released, or lost to somebody else
+
+	// Of whoever has it running; of the control loop when nobody has.
+	token     tokenstore.Token // as this worker believes it to be
+	parts     feed.Parts       // handled so far, ahead of the token by events that nobody wants; nil before the first
+	moved     time.Time        // when the token was written last
+	limit     int              // events in the next batch
+	notBefore time.Time        // when the next batch may begin, after a failure
+	wait      backoff
+	failure   *tokenstore.Failure // stored: the event that it stands still at
+	fault     *tokenstore.Fault   // what it stands still for, for reports
+}
+
+func (s *segmentRun) key() tokenstore.Key { return s.token.Key }
+
+// advance returns the move of the token to parts.
+func (s *segmentRun) advance(parts feed.Parts, release bool) tokenstore.Advance {
+	progress := s.token.Parts
+	if parts != nil {
+		progress = parts.Progress(s.token.Range())
+	}
+	return tokenstore.Advance{Key: s.token.Key, Epoch: s.token.Epoch, Version: s.token.Version, Parts: progress,
+		WasParted: len(s.token.Parts) > 1, Release: release}
+}
+
+// advanced takes note of a committed move. The caller holds the life's lock.
+func (s *segmentRun) advanced(a tokenstore.Advance, parts feed.Parts) {
+	s.token.Version++
+	s.token.Parts = a.Parts
+	s.parts = parts
+	s.moved = time.Now()
+}
+
+// batch is what is applied in one transaction.
+type batch struct {
+	events    []eventsource.Event
+	skipped   int // events that the handler does not want
+	delivered int // deliveries that the batch ends
+	cut       int // events of the next delivery that it takes as well
+	after     feed.Parts
+}
+
+// assemble makes a batch of at most limit events that the handler wants out of what was delivered. Without wanted events
+// it covers all that was delivered.
+func assemble(deliveries []*feed.Delivery, limit int, wants func(eventType string) bool) batch {
+	var b batch
+	for _, d := range deliveries {
+		for i, event := range d.Events {
+			if !wants(event.Type) {
+				b.skipped++
+				continue
+			}
+			if len(b.events) == limit {
+				if b.cut = i; i > 0 {
+					b.after = d.Until(d.Events[i-1].Position)
+				}
+				return b
+			}
+			b.events = append(b.events, event)
+		}
+		b.delivered++
+		b.after = d.All()
+	}
+	return b
+}

@@ -1,0 +1,172 @@
+// Package worker is what runs in a pod: it claims segments, applies their events and gives segments up.
+//
+// A worker lives through one or more incarnations. An incarnation has a row in the directory with a lease, a session lock
+// that tells of its death in milliseconds, and the segments that it has claimed. When its row is gone, when it was declared
+// dead or its store is another one, it ends and the next one begins.
+//
+// What must always hold:
+//   - A batch's writes and its token's move commit together, or not at all; the fence in the database sees to it.
+//   - No batch begins after the lease, by this process's monotonic clock and counted from before the renewal was sent.
+//   - After a lost connection or an unknown outcome a segment is claimed again before anything else is done with it.
+//   - A segment is released only when no batch of it runs.
+//
+// Nothing here talks to Kubernetes: processing and takeover go on while the operator or the API server is down.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/runtime/handler"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
+)
+
+// Options of a worker.
+type Options struct {
+	// Processor is cluster/namespace/name.
+	Processor string
+	// Pod is this process's name in the directory.
+	Pod string
+	// Definition says which groups there are and what handles their events.
+	Definition definition.Definition
+	// DefinitionID of the definition.
+	DefinitionID string
+	// Handlers that the program has registered, by name.
+	Handlers map[string]handler.Handler
+	// Target is the way to the store, asked at every connect.
+	Target func(ctx context.Context) (postgres.Target, error)
+	// Schema of Sluice's tables.
+	Schema string
+	// Migrate brings the schema up to date where the role may.
+	Migrate bool
+	// Version of the runtime.
+	Version string
+	// Executors is how many batches run at once, 4 by default.
+	Executors int
+	// HandlerTimeout after which a batch is cancelled, one minute by default.
+	HandlerTimeout time.Duration
+	// DrainTimeout is how long a draining worker waits for others to take its segments before it releases them anyway,
+	// 2 s by default.
+	DrainTimeout time.Duration
+	// OnBatch, where it is set, is told of every batch, after it has ended.
+	OnBatch func(Batch)
+	// Log gets what happens to the worker; batches are not logged.
+	Log *slog.Logger
+	// Registry gets the metrics.
+	Registry prometheus.Registerer
+}
+
+// Batch tells of a batch that has ended.
+type Batch struct {
+	Group    string
+	Segment  uint32
+	Events   int   // that the handler was given
+	Skipped  int   // that it does not want
+	Position int64 // of the last event
+	Took     time.Duration
+	Lag      time.Duration // age of the last event when the batch had committed
+	Err      error         // nil when it has committed
+}
+
+// Worker runs until it is told to drain.
+type Worker struct {
+	options Options
+	log     *slog.Logger
+	metrics *metrics
+	ready   atomic.Bool  // latched
+	turned  atomic.Int64 // when the control loop turned last, Unix nanoseconds
+}
+
+// New returns a worker. It does nothing yet.
+func New(o Options) *Worker {
+	if o.Executors == 0 {
+		o.Executors = 4
+	}
+	if o.HandlerTimeout == 0 {
+		o.HandlerTimeout = time.Minute
+	}
+	if o.DrainTimeout == 0 {
+		o.DrainTimeout = 2 * time.Second
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Registry == nil {
+		o.Registry = prometheus.NewRegistry()
+	}
+	w := &Worker{options: o, log: o.Log, metrics: newMetrics(o.Registry)}
+	w.turned.Store(time.Now().UnixNano())
+	return w
+}
+
+// errNextLife ends an incarnation so that the next one begins.
+var errNextLife = errors.New("this incarnation has ended")
+
+// Run processes events until the context ends; then it drains: it finishes its batches, hands its segments over, and
+// returns nil. Errors of the store are logged and tried again for as long as it takes; Run returns only errors that no
+// waiting heals.
+func (w *Worker) Run(ctx context.Context) error {
+	wait := backoff{initial: 100 * time.Millisecond, max: 5 * time.Second}
+	for ctx.Err() == nil {
+		lived, err := w.live(ctx)
+		var protocol *postgres.ProtocolError
+		switch {
+		case ctx.Err() != nil && err == nil:
+			return nil
+		case errors.As(err, &protocol):
+			return err
+		case ctx.Err() != nil:
+			return fmt.Errorf("draining: %w", err)
+		}
+		if lived {
+			wait.reset()
+		}
+		if errors.Is(err, errNextLife) {
+			w.log.Warn("registering anew", "cause", err)
+		} else {
+			w.log.Error("the worker cannot run; trying again", "error", err)
+		}
+		w.turned.Store(time.Now().UnixNano())
+		sleep(ctx, wait.next())
+	}
+	return nil
+}
+
+// Ready reports whether the pod should count as ready: its worker has been named in a plan, holds what it was given and can
+// handle every group; or it has claimed by itself where there is no planner. It stays true through outages.
+func (w *Worker) Ready() bool { return w.ready.Load() }
+
+// Alive reports whether the control loop turns. It does not depend on the database.
+func (w *Worker) Alive() bool {
+	return time.Since(time.Unix(0, w.turned.Load())) < 30*time.Second
+}
+
+// sleep waits, or less when the context ends.
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// backoff doubles from initial to max.
+type backoff struct {
+	initial, max time.Duration
+	last         time.Duration
+}
+
+func (b *backoff) reset() { b.last = 0 }
+
+func (b *backoff) next() time.Duration {
+	b.last = min(max(b.last*2, b.initial), b.max)
+	return b.last
+}
