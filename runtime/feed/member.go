@@ -112,7 +112,7 @@ func (m *Member) Oldest() (time.Time, bool) {
 // distribute gives each member what it lacks of the page, and returns those that got events.
 // The caller holds the feed's lock.
 func (f *Feed) distribute(members []*Member, page eventsource.Page) []*Member {
-	found := newIndex(members)
+	found := newIndex(members, page)
 	for i := range page.Events {
 		event := &page.Events[i]
 		for _, at := range found.of(event.Hash) {
@@ -159,10 +159,10 @@ type index struct {
 	deliveries map[*Member]*Delivery
 }
 
-func newIndex(members []*Member) *index {
+func newIndex(members []*Member, page eventsource.Page) *index {
 	x := &index{places: map[segment.Segment][]place{}, deliveries: map[*Member]*Delivery{}}
 	for _, m := range members {
-		d := &Delivery{before: m.parts}
+		d := &Delivery{before: m.parts, page: page}
 		x.deliveries[m] = d
 		for i := range m.parts {
 			part := &m.parts[i]

@@ -1,0 +1,67 @@
+# Sluice. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X github.com/sluice-project/sluice/runtime/command.Version=$(VERSION)
+CLUSTER := go run -C hack/cluster .
+
+# Packages whose tests need neither an API server nor a cluster.
+UNIT = $(shell go list ./... | grep -vE '/(controllers|test/(apiserver|charts|e2e|faults))(/|$$)')
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+include hack/cluster/cluster.mk
+include hack/demo/demo.mk
+
+##@ Building
+
+.PHONY: build
+build: ## Build sluice and kubectl-sluice into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/sluice ./cmd/sluice
+	ln -sf sluice bin/kubectl-sluice
+
+.PHONY: generate
+generate: ## Generate deep copies, apply configurations, CRDs and the charts' copies of them
+	go tool -modfile=hack/tools/go.mod controller-gen object applyconfiguration paths=./api/v1alpha1
+	go tool -modfile=hack/tools/go.mod controller-gen crd:generateEmbeddedObjectMeta=true paths=./api/v1alpha1 output:crd:dir=config/crd
+	go run -C hack/tools ./trimcrd -crds ../../config/crd -chart ../../charts/sluice-crds/templates
+
+.PHONY: lint
+lint: ## Run golangci-lint (builds it first)
+	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
+
+##@ Testing
+
+.PHONY: test
+test: cluster test-verify test-unit test-faults test-apiserver test-charts test-e2e ## Run all tests; installs and starts what they need
+
+.PHONY: test-verify
+test-verify: generate ## Check format, vet, and that what is generated is up to date
+	@unformatted="$$(gofmt -l $$(git ls-files '*.go'))"; if [ -n "$$unformatted" ]; then echo "not formatted: $$unformatted"; exit 1; fi
+	go vet ./...
+	git diff --exit-code -- api config/crd charts/sluice-crds
+
+.PHONY: test-unit
+test-unit: ## Run unit, property and PostgreSQL tests
+	go test -timeout 15m $(UNIT)
+	go test -C hack/cluster ./...
+
+.PHONY: test-faults
+test-faults: ## Kill, freeze and scale real processes under load, and check every event
+	go test -timeout 15m ./test/faults/...
+
+.PHONY: test-apiserver
+test-apiserver: ## Run the tests against a real kube-apiserver
+	KUBEBUILDER_ASSETS="$$($(CLUSTER) assets)" go test -timeout 15m ./controllers/... ./test/apiserver/...
+
+.PHONY: test-charts
+test-charts: ## Render and lint the charts
+	HELM="$$($(CLUSTER) tool helm)" go test -timeout 10m ./test/charts/...
+
+.PHONY: test-e2e
+test-e2e: cluster postgres ## Run the end-to-end tests on the cluster
+	HELM="$$($(CLUSTER) tool helm)" KUBECONFIG="$$($(CLUSTER) kubeconfig)" go test -timeout 30m ./test/e2e/...
