@@ -41,6 +41,7 @@ type Worker struct {
 	Definition string
 	Version    string
 	Ready      bool
+	Reported   bool // it has said how it is
 }
 
 // Fault is what stops a group or one of its segments.
@@ -183,7 +184,8 @@ func workersOf(workers []tokenstore.Worker) []Worker {
 	var known []Worker
 	for _, w := range workers {
 		if w.Alive {
-			known = append(known, Worker{Pod: w.Pod, Definition: w.Definition, Version: w.Version, Ready: w.Report.Ready})
+			known = append(known, Worker{Pod: w.Pod, Definition: w.Definition, Version: w.Version, Ready: w.Report.Ready,
+				Reported: w.Report.Ready || len(w.Report.Groups) > 0})
 		}
 	}
 	slices.SortFunc(known, func(a, b Worker) int { return cmp.Compare(a.Pod, b.Pod) })
