@@ -34,6 +34,8 @@ type Options struct {
 	Target func(ctx context.Context) (Target, error)
 	// Application is shown in pg_stat_activity. Workers name their incarnation here, so that what a dead one left can be ended.
 	Application string
+	// Dial connects, where not everything may be dialled; nil uses a net.Dialer.
+	Dial pgconn.DialFunc
 	// MaxConns of a pool, 4 by default.
 	MaxConns int32
 	// SearchPath for handlers' statements, `"$user", public` by default. Sluice's own statements name their schema.
@@ -85,6 +87,9 @@ func (o Options) aim(ctx context.Context, config *pgx.ConnConfig) error {
 	if target.PreferTLS && target.TLS == nil {
 		config.TLSConfig = &tls.Config{InsecureSkipVerify: true}
 		config.Fallbacks = []*pgconn.FallbackConfig{{Host: target.Host, Port: target.Port}}
+	}
+	if o.Dial != nil {
+		config.DialFunc = o.Dial
 	}
 	config.ConnectTimeout = target.ConnectTimeout
 	if config.ConnectTimeout == 0 {

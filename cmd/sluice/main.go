@@ -1,0 +1,23 @@
+// Sluice is the one binary: the operator, the worker, and the commands for those who use them.
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/sluice-project/sluice/runtime/command"
+)
+
+func main() { command.Execute(rootCommand()) }
+
+// rootCommand has a subcommand a file.
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "sluice",
+		Short:         "Event processors for Kubernetes",
+		Version:       command.Version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(operatorCommand())
+	return root
+}

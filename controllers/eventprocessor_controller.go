@@ -1,0 +1,74 @@
+package controllers
+
+import (
+	"context"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sluice-project/sluice/api/v1alpha1"
+	"github.com/sluice-project/sluice/controllers/stores"
+)
+
+// Reconciler makes EventProcessors true.
+type Reconciler struct {
+	Client client.Client
+	Reader client.Reader // without a cache
+	Events events.EventRecorder
+	Stores *stores.Stores
+	Clock  clock.PassiveClock
+	// Cluster names the Kubernetes cluster in stores.
+	Cluster string
+	// Image of workers whose template has none.
+	Image string
+	// GiveUpAfter bounds a deletion that waits for its store.
+	GiveUpAfter time.Duration
+
+	written writtenStatuses
+}
+
+// Reconcile brings one EventProcessor closer to its spec.
+func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	processor := &v1alpha1.EventProcessor{}
+	if err := r.Client.Get(ctx, request.NamespacedName, processor); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.Stores.Forget(request.NamespacedName)
+			r.written.forget(request.NamespacedName)
+		}
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if !processor.DeletionTimestamp.IsZero() {
+		return r.depart(ctx, processor)
+	}
+	if changed, err := r.finalize(ctx, processor); changed || err != nil {
+		return ctrl.Result{}, err
+	}
+	scope, err := r.observe(ctx, processor)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	applied := r.apply(ctx, scope, decide(scope))
+	again, err := r.report(ctx, scope)
+	if applied != nil {
+		err = applied
+	}
+	return ctrl.Result{RequeueAfter: again}, err
+}
+
+// depart carries a deletion on.
+func (r *Reconciler) depart(ctx context.Context, processor *v1alpha1.EventProcessor) (ctrl.Result, error) {
+	scope, err := r.observe(ctx, processor)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	again, err := r.delete(ctx, scope)
+	if err != nil || again == 0 {
+		return ctrl.Result{}, err
+	}
+	_, err = r.report(ctx, scope)
+	return ctrl.Result{RequeueAfter: again}, err
+}

@@ -1,0 +1,107 @@
+package controllers
+
+import (
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/util/version"
+
+	"github.com/sluice-project/sluice/api/v1alpha1"
+	"github.com/sluice-project/sluice/controllers/stores"
+)
+
+// figures sets what is counted. Where the store has not been seen, what was last seen stays.
+func figures(s *scope, status *v1alpha1.EventProcessorStatus) {
+	status.Segments.Desired = desiredSegments(s)
+	if s.store.Seen {
+		status.Segments.Owned, status.Segments.Moving, status.Segments.Unowned = 0, 0, 0
+		status.Groups, status.Lag = nil, ""
+		worst := stores.LagUnknown
+		for _, group := range s.store.Facts.Groups {
+			status.Segments.Owned += int32(group.Owned)
+			status.Segments.Moving += int32(group.Moving)
+			status.Segments.Unowned += int32(group.Unowned())
+			status.Groups = append(status.Groups, v1alpha1.GroupStatus{
+				Name: group.Name, Segments: int32(group.Segments), State: groupState(s, group), Lag: lagText(group.Lag)})
+			worst = max(worst, group.Lag)
+		}
+		status.Lag = lagText(worst)
+		status.Runtime = versions(s.store.Facts.Workers)
+	}
+	status.Segments.Summary = fmt.Sprintf("%d/%d", status.Segments.Owned, status.Segments.Desired)
+}
+
+func desiredSegments(s *scope) int32 {
+	var sum int32
+	for _, group := range s.desired.Spec.ProcessingGroups {
+		sum += group.Segments
+	}
+	return sum
+}
+
+func groupState(s *scope, group stores.Group) v1alpha1.GroupState {
+	paused := s.processor.Spec.DesiredState == v1alpha1.DesiredStatePaused ||
+		slices.ContainsFunc(s.processor.Spec.ProcessingGroups, func(g v1alpha1.ProcessingGroup) bool {
+			return g.Name == group.Name && g.DesiredState == v1alpha1.DesiredStatePaused
+		})
+	switch {
+	case paused:
+		return v1alpha1.GroupPaused
+	case group.Blocked > 0:
+		return v1alpha1.GroupBlocked
+	}
+	return v1alpha1.GroupRunning
+}
+
+func lagText(lag stores.Lag) v1alpha1.Lag {
+	switch lag {
+	case stores.LagUnknown:
+		return ""
+	case stores.LagOverHour:
+		return v1alpha1.LagOver1h
+	case 0:
+		return v1alpha1.Lag0s
+	case 1:
+		return v1alpha1.LagUnder1s
+	case 10:
+		return v1alpha1.LagUnder10s
+	case 60:
+		return v1alpha1.LagUnder1m
+	case 600:
+		return v1alpha1.LagUnder10m
+	}
+	return v1alpha1.LagUnder1h
+}
+
+// versions is the range of the workers' versions. One that is none, such as a development build, counts as the oldest.
+func versions(workers []stores.Worker) v1alpha1.RuntimeVersions {
+	var found []string
+	for _, w := range workers {
+		if w.Version != "" && !slices.Contains(found, w.Version) {
+			found = append(found, w.Version)
+		}
+	}
+	if len(found) == 0 {
+		return v1alpha1.RuntimeVersions{}
+	}
+	slices.SortFunc(found, compareVersions)
+	return v1alpha1.RuntimeVersions{Min: found[0], Max: found[len(found)-1]}
+}
+
+func compareVersions(a, b string) int {
+	x, badA := version.ParseGeneric(a)
+	y, badB := version.ParseGeneric(b)
+	switch {
+	case badA != nil && badB != nil:
+		return slices.Compare([]byte(a), []byte(b))
+	case badA != nil:
+		return -1
+	case badB != nil:
+		return 1
+	case x.LessThan(y):
+		return -1
+	case y.LessThan(x):
+		return 1
+	}
+	return 0
+}

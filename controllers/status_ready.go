@@ -1,0 +1,146 @@
+package controllers
+
+import (
+	"fmt"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sluice-project/sluice/api/v1alpha1"
+)
+
+// verdict is why a processor is not ready. Where nothing but an edit helps, it is stalled.
+type verdict struct {
+	reason, message string
+	stalled         bool
+}
+
+// checks are what Ready asks, in this order: the first that finds something explains it.
+var checks = []func(*scope) *verdict{
+	checkDeleting,
+	checkSpec,
+	checkNames,
+	checkStore,
+	checkHandlers,
+	checkAPIServer,
+	checkReplicasOwner,
+	rolloutOf,
+	checkDeclared,
+	checkSegments,
+}
+
+func verdictOf(s *scope) *verdict {
+	for _, check := range checks {
+		if v := check(s); v != nil {
+			return v
+		}
+	}
+	return nil
+}
+
+// readiness are Ready, and Reconciling or Stalled where it is not True: kstatus, Helm, Flux and Argo read those.
+func readiness(s *scope) []metav1.Condition {
+	v := verdictOf(s)
+	if v == nil {
+		return []metav1.Condition{readyCondition(s)}
+	}
+	ready := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: v.reason, Message: v.message}
+	if v.reason == v1alpha1.ReasonProgressing && s.was(v1alpha1.ConditionReady) == "" {
+		ready.Status = metav1.ConditionUnknown
+	}
+	why := metav1.Condition{Type: v1alpha1.ConditionReconciling, Status: metav1.ConditionTrue, Reason: v.reason, Message: v.message}
+	if v.stalled {
+		why.Type = v1alpha1.ConditionStalled
+	}
+	return []metav1.Condition{ready, why}
+}
+
+func readyCondition(s *scope) metav1.Condition {
+	c := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonReady,
+		Message: "the spec is in effect"}
+	if s.processor.Spec.DesiredState == v1alpha1.DesiredStatePaused {
+		c.Reason, c.Message = v1alpha1.ReasonPaused, "no batch begins until spec.desiredState is Running again"
+	}
+	return c
+}
+
+func checkDeleting(s *scope) *verdict {
+	if !s.deleting() {
+		return nil
+	}
+	return &verdict{reason: v1alpha1.ReasonDeleting, message: or(s.leaving, "the processor is being deleted")}
+}
+
+func checkSpec(s *scope) *verdict {
+	if s.invalid == "" {
+		return nil
+	}
+	return &verdict{v1alpha1.ReasonInvalidSpec, s.invalid, true}
+}
+
+func checkNames(s *scope) *verdict {
+	if len(s.foreign) == 0 {
+		return nil
+	}
+	return &verdict{v1alpha1.ReasonNameConflict, fmt.Sprintf("%s exists and does not belong to this processor:"+
+		" delete it, or give the processor another name", strings.Join(s.foreign, ", ")), true}
+}
+
+// checkStore finds what workers cannot get by either; what only the operator cannot do does not count.
+func checkStore(s *scope) *verdict {
+	c := storeReachable(s)
+	if c.Status == metav1.ConditionFalse {
+		return &verdict{reason: c.Reason, message: c.Message}
+	}
+	if p := s.store.Problem; p != nil && aboutContent(p.Reason) {
+		return &verdict{p.Reason, p.Message, true}
+	}
+	return nil
+}
+
+func checkHandlers(s *scope) *verdict {
+	c := handlerValid(s)
+	if c.Status != metav1.ConditionFalse {
+		return nil
+	}
+	// A missing table may be made; a handler that an image does not have needs another image.
+	return &verdict{c.Reason, c.Message, c.Reason == v1alpha1.ReasonNotRegistered}
+}
+
+func checkAPIServer(s *scope) *verdict {
+	if s.refused == "" {
+		return nil
+	}
+	return &verdict{reason: v1alpha1.ReasonProgressing, message: s.refused}
+}
+
+func checkReplicasOwner(s *scope) *verdict {
+	manager, external := externalScaler(s.deployment, s.replicas())
+	if !external {
+		return nil
+	}
+	return &verdict{v1alpha1.ReasonDeploymentScaledExternally, fmt.Sprintf("%s has set the replicas of Deployment %s to %d:"+
+		" point it at the EventProcessor, which has a scale subresource, and set the Deployment back to %d",
+		manager, s.deployment.Name, *s.deployment.Spec.Replicas, s.replicas()), true}
+}
+
+// checkDeclared waits until the store knows this generation, where the operator can see to that.
+func checkDeclared(s *scope) *verdict {
+	if s.store.Declared == s.processor.Generation || s.store.Problem != nil {
+		return nil
+	}
+	return &verdict{reason: v1alpha1.ReasonProgressing, message: "the spec is being written to the store"}
+}
+
+func checkSegments(s *scope) *verdict {
+	if s.store.Problem != nil {
+		return nil
+	}
+	for _, group := range s.store.Facts.Groups {
+		if group.Segments != group.Wanted {
+			return &verdict{reason: v1alpha1.ReasonResegmenting,
+				message: fmt.Sprintf("group %s has %s and is to have %d", group.Name, counted(group.Segments, "segment"), group.Wanted)}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,36 @@
+package controllers
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sluice-project/sluice/api/v1alpha1"
+)
+
+// aboutContent reports whether a reason is about what is in a store that can be reached.
+func aboutContent(reason string) bool {
+	switch reason {
+	case v1alpha1.ReasonStoreChanged, v1alpha1.ReasonMigrationRequired, v1alpha1.ReasonGroupConflict:
+		return true
+	}
+	return false
+}
+
+// storeReachable is Unknown where only the operator cannot reach the store: it may not, or workers show that they can.
+func storeReachable(s *scope) metav1.Condition {
+	c := metav1.Condition{Type: v1alpha1.ConditionStoreReachable, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonReachable,
+		Message: "the operator reads the store"}
+	p := s.store.Problem
+	switch {
+	case p == nil && !s.store.Seen:
+		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1alpha1.ReasonUnknown, "the operator is connecting to the store"
+	case p == nil, aboutContent(p.Reason):
+	case p.Reason == v1alpha1.ReasonOperatorCannotConnect:
+		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, p.Reason, p.Message
+	case p.Reason == v1alpha1.ReasonConnectionFailed && workersGoOn(s.pods, p.Since.Unix()):
+		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1alpha1.ReasonOperatorCannotConnect,
+			p.Message+"; pods have become ready meanwhile, so workers can connect"
+	default:
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, p.Reason, p.Message
+	}
+	return c
+}

@@ -1,0 +1,238 @@
+package stores
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/sluice-project/sluice/planner"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// Grace is how long a segment may be without an owner before that is worth a word, and how long a worker may have trouble
+// with the database.
+const Grace = 10 * time.Second
+
+// Facts are what users are told about a processor in its store. They are equal where there is nothing new to tell.
+type Facts struct {
+	Groups  []Group // by name
+	Workers []Worker
+	Faults  []Fault // by group and segment
+}
+
+// Group is what is known of a group.
+type Group struct {
+	Name     string
+	Wanted   int // segments
+	Segments int // that there are
+	Owned    int // by workers that live
+	Moving   int // whose owner is not the assignee
+	Overdue  int // without an owner for longer than Grace
+	Lag      Lag
+	Blocked  int // segments that stand still
+}
+
+// Unowned is the number of segments that no live worker owns.
+func (g Group) Unowned() int { return g.Segments - g.Owned }
+
+// Worker is a worker that lives.
+type Worker struct {
+	Pod        string
+	Definition string
+	Version    string
+	Ready      bool
+	Reported   bool // it has said how it is
+}
+
+// Fault is what stops a group or one of its segments.
+type Fault struct {
+	Group      string
+	Definition string // of the worker that reports it; empty where nobody does
+	Kind       tokenstore.FaultKind
+	Refused    bool // the worker takes no segments of the group
+	Reason     string
+	Message    string
+	Segment    *uint32
+	Position   int64
+	Attempts   int
+}
+
+// Lag is the upper bound of an age, in seconds: 0 (nothing waits), 1, 10, 60, 600, 3600, or more than that; negative
+// where nobody has said.
+type Lag int
+
+// Lags that are not bounds.
+const (
+	LagUnknown  Lag = -1
+	LagOverHour Lag = 3601
+)
+
+func lagOf(seconds float64) Lag {
+	if seconds <= 0 {
+		return 0
+	}
+	for _, bound := range []Lag{1, 10, 60, 600, 3600} {
+		if seconds < float64(bound) {
+			return bound
+		}
+	}
+	return LagOverHour
+}
+
+// orphans notes since when segments have had no live owner.
+func orphans(before map[tokenstore.Key]time.Time, outcome planner.Outcome, now time.Time) map[tokenstore.Key]time.Time {
+	living := living(outcome.View.Workers)
+	after := map[tokenstore.Key]time.Time{}
+	for _, token := range outcome.Tokens {
+		if living[token.Owner] {
+			continue
+		}
+		since, known := before[token.Key]
+		if !known {
+			since = now
+		}
+		after[token.Key] = since
+	}
+	return after
+}
+
+// factsOf says what an outcome means.
+func factsOf(outcome planner.Outcome, orphaned map[tokenstore.Key]time.Time, now time.Time) Facts {
+	return Facts{
+		Groups:  groupsOf(outcome, orphaned, now),
+		Workers: workersOf(outcome.View.Workers),
+		Faults:  faultsOf(outcome, now),
+	}
+}
+
+func groupsOf(outcome planner.Outcome, orphaned map[tokenstore.Key]time.Time, now time.Time) []Group {
+	groups := make([]Group, len(outcome.Groups))
+	index := map[string]*Group{}
+	for i, group := range outcome.Groups {
+		groups[i] = Group{Name: group.Name, Wanted: group.Segments, Lag: LagUnknown}
+		index[group.Name] = &groups[i]
+	}
+	assigned := map[tokenstore.Key]int64{}
+	for _, assignment := range outcome.View.Assignments {
+		assigned[assignment.Key] = assignment.Worker
+	}
+	living := living(outcome.View.Workers)
+	for _, token := range outcome.Tokens {
+		group := index[token.Group]
+		if group == nil {
+			continue // of a retired group
+		}
+		group.Segments++
+		if living[token.Owner] {
+			group.Owned++
+		}
+		if target := assigned[token.Key]; target != 0 && target != token.Owner {
+			group.Moving++
+		}
+		if since, orphan := orphaned[token.Key]; orphan && now.Sub(since) >= Grace {
+			group.Overdue++
+		}
+	}
+	addReports(index, outcome)
+	slices.SortFunc(groups, func(a, b Group) int { return cmp.Compare(a.Name, b.Name) })
+	return groups
+}
+
+// addReports adds what workers say: the worst lag, and how many segments stand still.
+func addReports(index map[string]*Group, outcome planner.Outcome) {
+	for _, worker := range outcome.View.Workers {
+		if !worker.Alive {
+			continue
+		}
+		for name, report := range worker.Report.Groups {
+			if group := index[name]; group != nil {
+				group.Lag = max(group.Lag, lagOf(report.Lag))
+				group.Blocked += report.Blocked
+				if stops(report.Fault) && report.Blocked == 0 {
+					group.Blocked++
+				}
+			}
+		}
+	}
+	failed := map[string]int{}
+	for _, failure := range outcome.Failures {
+		failed[failure.Group]++
+	}
+	for name, count := range failed {
+		if group := index[name]; group != nil {
+			group.Blocked = max(group.Blocked, count)
+		}
+	}
+}
+
+// stops reports whether a fault keeps segments from going on, and is not gone by itself in a moment.
+func stops(fault *tokenstore.Fault) bool {
+	return fault != nil && (fault.Kind == tokenstore.EventFault || fault.Kind == tokenstore.DefinitionFault)
+}
+
+func living(workers []tokenstore.Worker) map[int64]bool {
+	alive := map[int64]bool{}
+	for _, worker := range workers {
+		if worker.Alive {
+			alive[worker.Incarnation] = true
+		}
+	}
+	return alive
+}
+
+func workersOf(workers []tokenstore.Worker) []Worker {
+	var known []Worker
+	for _, w := range workers {
+		if w.Alive {
+			known = append(known, Worker{Pod: w.Pod, Definition: w.Definition, Version: w.Version, Ready: w.Report.Ready,
+				Reported: w.Report.Ready || len(w.Report.Groups) > 0})
+		}
+	}
+	slices.SortFunc(known, func(a, b Worker) int { return cmp.Compare(a.Pod, b.Pod) })
+	return known
+}
+
+// faultsOf collects what live workers report, and what the store holds of segments that nobody reports about.
+func faultsOf(outcome planner.Outcome, now time.Time) []Fault {
+	var faults []Fault
+	reported := map[tokenstore.Key]bool{}
+	for _, worker := range outcome.View.Workers {
+		for name, report := range worker.Report.Groups {
+			if !worker.Alive || !tellable(report, now) {
+				continue
+			}
+			f := report.Fault
+			if f.Segment != nil {
+				reported[tokenstore.Key{Group: name, Segment: *f.Segment}] = true
+			}
+			faults = append(faults, Fault{name, worker.Definition, f.Kind, report.Refused, f.Reason, f.Message, f.Segment, f.Position, f.Attempts})
+		}
+	}
+	for _, f := range outcome.Failures {
+		if !reported[f.Key] {
+			segment := f.Segment
+			faults = append(faults, Fault{Group: f.Group, Kind: tokenstore.EventFault, Message: f.Message, Segment: &segment, Position: f.Position, Attempts: f.Attempts})
+		}
+	}
+	slices.SortStableFunc(faults, compareFaults)
+	return faults
+}
+
+// tellable leaves out what is gone before anybody has read it.
+func tellable(report tokenstore.GroupReport, now time.Time) bool {
+	fault := report.Fault
+	if fault == nil {
+		return false
+	}
+	return report.Refused || stops(fault) || (fault.Kind == tokenstore.InfrastructureFault && now.Sub(fault.Since) >= Grace)
+}
+
+func compareFaults(a, b Fault) int {
+	segment := func(f Fault) int64 {
+		if f.Segment == nil {
+			return -1
+		}
+		return int64(*f.Segment)
+	}
+	return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(segment(a), segment(b)), cmp.Compare(a.Message, b.Message))
+}

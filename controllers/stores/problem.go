@@ -1,0 +1,108 @@
+package stores
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/sluice-project/sluice/api/v1alpha1"
+	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
+	"github.com/sluice-project/sluice/tokenstore/postgres/connection"
+)
+
+// Problem is why the operator cannot do in a store what it should.
+type Problem struct {
+	// Reason is one of the API's: of StoreReachable, or StoreChanged, MigrationRequired, GroupConflict.
+	Reason string
+	// Message says what to change. It is the same for as long as the problem is.
+	Message string
+	// Since is when it was first met.
+	Since time.Time
+}
+
+// problemOf says what an error means to users. place is where the operator connected to, for the message.
+func problemOf(err error, place string) Problem {
+	var (
+		missing   *connection.SecretNotFoundError
+		invalid   *connection.InvalidError
+		migration *postgres.MigrationRequiredError
+		protocol  *postgres.ProtocolError
+		conflict  *tokenstore.GroupConflictError
+		changed   *storeChangedError
+		refused   *RefusedAddressError
+		server    *pgconn.PgError
+	)
+	switch {
+	case errors.As(err, &missing):
+		return Problem{Reason: v1alpha1.ReasonSecretNotFound, Message: missing.Error()}
+	case errors.As(err, &invalid):
+		return Problem{Reason: v1alpha1.ReasonInvalidURL, Message: invalid.Error()}
+	case errors.As(err, &migration):
+		return Problem{Reason: v1alpha1.ReasonMigrationRequired, Message: migration.Error()}
+	case errors.As(err, &protocol):
+		return Problem{Reason: v1alpha1.ReasonOperatorCannotConnect, Message: protocol.Error()}
+	case errors.As(err, &conflict):
+		return Problem{Reason: v1alpha1.ReasonGroupConflict, Message: conflict.Error()}
+	case errors.As(err, &changed):
+		return Problem{Reason: v1alpha1.ReasonStoreChanged, Message: changed.Error()}
+	case errors.As(err, &refused):
+		return Problem{Reason: v1alpha1.ReasonOperatorCannotConnect, Message: refused.Error()}
+	case errors.As(err, &server):
+		return Problem{Reason: reasonOf(server.Code), Message: fmt.Sprintf("%s: %s (SQLSTATE %s)", place, server.Message, server.Code)}
+	}
+	return Problem{Reason: v1alpha1.ReasonConnectionFailed, Message: place + ": " + causeOf(err)}
+}
+
+func reasonOf(code string) string {
+	switch {
+	case strings.HasPrefix(code, "28"):
+		return v1alpha1.ReasonAuthenticationFailed
+	case code == "3D000":
+		return v1alpha1.ReasonDatabaseNotFound
+	case code == "42501":
+		return v1alpha1.ReasonPermissionDenied
+	}
+	return v1alpha1.ReasonConnectionFailed
+}
+
+// causeOf is an error's text without what differs from one attempt to the next, such as the port that was dialled from.
+func causeOf(err error) string {
+	var name *net.DNSError
+	var network *net.OpError
+	switch {
+	case errors.As(err, &name) && name.IsNotFound:
+		return fmt.Sprintf("host %s is not known", name.Name)
+	case errors.As(err, &network) && network.Timeout(), errors.Is(err, context.DeadlineExceeded):
+		return "no answer in time"
+	case errors.As(err, &network):
+		return network.Err.Error()
+	}
+	return err.Error()
+}
+
+// contention reports whether an error is gone with the next try.
+func contention(err error) bool {
+	var server *pgconn.PgError
+	return errors.As(err, &server) && (strings.HasPrefix(server.Code, "40") || server.Code == "55P03")
+}
+
+// storeChangedError says that a store is not the one that the processor belongs to.
+type storeChangedError struct {
+	belongs, found string
+	elsewhere      bool
+}
+
+func (e *storeChangedError) Error() string {
+	if e.elsewhere {
+		return fmt.Sprintf("store %s has been copied to another database server, where the tokens' transaction numbers mean nothing:"+
+			" nothing runs until the processor points at the original, or spec.store.postgres.expectedStoreID names the copy", e.found)
+	}
+	return fmt.Sprintf("the processor belongs to store %s, and this is store %s: nothing is initialised and nothing runs"+
+		" until the Secret leads to the former again, or spec.store.postgres.expectedStoreID names the latter", e.belongs, e.found)
+}

@@ -1,0 +1,287 @@
+package stores
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/sluice-project/sluice/planner"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+const (
+	// interval between two rounds; it keeps the plan renewed, well within tokenstore.PlannerTimeout.
+	interval = time.Second
+	// debounce is the least time between two rounds.
+	debounce = 50 * time.Millisecond
+	// roundTimeout bounds a round.
+	roundTimeout = 10 * time.Second
+	// conflictPause between two attempts to get a group that another processor has.
+	conflictPause = 5 * time.Second
+)
+
+// processor is one processor in its store.
+type processor struct {
+	key     types.NamespacedName
+	options Options
+	session *session // guarded by Stores.mu
+	wake    chan struct{}
+
+	mu     sync.Mutex
+	wanted Wanted
+	gone   []string // pods
+	known  Observation
+
+	// Of the loop alone.
+	planner  *planner.Planner
+	declared *declaration
+	orphaned map[tokenstore.Key]time.Time
+	plan     int64
+}
+
+func newProcessor(key types.NamespacedName, o Options) *processor {
+	return &processor{key: key, options: o, wake: make(chan struct{}, 1)}
+}
+
+func (p *processor) want(w Wanted) {
+	p.mu.Lock()
+	changed := !reflect.DeepEqual(p.wanted, w)
+	p.wanted = w
+	p.mu.Unlock()
+	if changed {
+		p.poke()
+	}
+}
+
+func (p *processor) poke() { signal(p.wake) }
+
+func (p *processor) podGone(pod string) {
+	p.mu.Lock()
+	p.gone = append(p.gone, pod)
+	p.mu.Unlock()
+	p.poke()
+}
+
+func (p *processor) is(name string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.wanted.Name == name
+}
+
+func (p *processor) wish() Wanted {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.wanted
+}
+
+func (p *processor) observation() Observation {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.known
+}
+
+// fail notes that the store cannot be used.
+func (p *processor) fail(problem Problem) {
+	known := p.observation()
+	known.Problem = &problem
+	p.publish(known, nil)
+}
+
+// publish notes what is known now, and tells where that is news.
+func (p *processor) publish(o Observation, outcome *planner.Outcome) {
+	p.mu.Lock()
+	if o.Problem != nil {
+		o.Problem.Since = time.Now()
+		if was := p.known.Problem; was != nil && was.Reason == o.Problem.Reason {
+			o.Problem.Since = was.Since
+		}
+	}
+	news := !reflect.DeepEqual(p.known, o)
+	before := p.known.Facts.Groups
+	p.known = o
+	p.mu.Unlock()
+	if m := p.options.Metrics; m != nil {
+		m.retire(p.key, before, o.Facts.Groups)
+		m.observe(p.key, o, outcome, p.plans(outcome))
+	}
+	if news {
+		p.options.Changed(p.key)
+	}
+}
+
+// plans counts the plans made since the last look.
+func (p *processor) plans(outcome *planner.Outcome) int64 {
+	if outcome == nil {
+		return 0
+	}
+	made := outcome.View.Processor.Plan - p.plan
+	if p.plan == 0 {
+		made = 0 // those from before this operator
+	}
+	p.plan = outcome.View.Processor.Plan
+	return made
+}
+
+// run plans until the context ends.
+func (p *processor) run(ctx context.Context, l *link, place string) {
+	p.declared = nil // the store may have been changed or restored meanwhile
+	p.planner = &planner.Planner{Directory: l.directory, Store: l.store, Processor: p.wish().Name, Name: p.options.Planner}
+	failures := 0
+	for {
+		err := p.round(ctx, l)
+		if ctx.Err() != nil {
+			return
+		}
+		pause := interval
+		if err != nil {
+			failures++
+			pause = min(firstPause<<min(failures, 10), p.options.MaxPause)
+			if !contention(err) {
+				p.fail(problemOf(err, place))
+			}
+		} else {
+			failures = 0
+		}
+		if !p.rest(ctx, pause) {
+			return
+		}
+	}
+}
+
+// rest waits for the next round: for as long as said or until something happens, but not shorter than the debounce.
+func (p *processor) rest(ctx context.Context, pause time.Duration) bool {
+	least := time.After(debounce)
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+	case <-p.wake:
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-least:
+		return true
+	}
+}
+
+// round makes the store know what is wanted, and plans.
+func (p *processor) round(ctx context.Context, l *link) error {
+	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
+	defer cancel()
+	w := p.wish()
+	if !w.accepts(l.meta.StoreID, l.meta.Elsewhere) {
+		return &storeChangedError{w.StoreID, l.meta.StoreID, l.meta.Elsewhere}
+	}
+	conflict, err := p.declare(ctx, l, w)
+	if err != nil {
+		return err
+	}
+	outcome, err := p.step(ctx, l)
+	switch {
+	case errors.Is(err, tokenstore.ErrNoProcessor) && conflict != nil:
+		return conflict // it never got its groups, so there is nothing to plan
+	case errors.Is(err, tokenstore.ErrNoProcessor):
+		p.declared = nil
+		p.poke()
+		return nil
+	case err != nil:
+		return err
+	}
+	p.tell(w, l, outcome, conflict)
+	return nil
+}
+
+// tell publishes a round's outcome.
+func (p *processor) tell(w Wanted, l *link, outcome planner.Outcome, conflict *tokenstore.GroupConflictError) {
+	now := time.Now()
+	p.orphaned = orphans(p.orphaned, outcome, now)
+	o := Observation{StoreID: l.meta.StoreID, Seen: true, Facts: factsOf(outcome, p.orphaned, now)}
+	if conflict != nil {
+		problem := problemOf(conflict, "")
+		o.Problem = &problem
+	} else {
+		o.Declared = w.Generation
+	}
+	p.publish(o, &outcome)
+}
+
+// declaration is what a session has told the store last.
+type declaration struct {
+	wish     Wanted
+	at       time.Time
+	conflict *tokenstore.GroupConflictError
+}
+
+// declare writes what is wanted, where that is news. A group that another processor has is not the loop's failure: the
+// groups that this one had before are planned on.
+func (p *processor) declare(ctx context.Context, l *link, w Wanted) (*tokenstore.GroupConflictError, error) {
+	if last := p.declared; last != nil && reflect.DeepEqual(last.wish, w) && (last.conflict == nil || time.Since(last.at) < conflictPause) {
+		return last.conflict, nil
+	}
+	err := p.write(ctx, l, w)
+	var conflict *tokenstore.GroupConflictError
+	if err != nil && !errors.As(err, &conflict) {
+		return nil, err
+	}
+	p.declared = &declaration{w, time.Now(), conflict}
+	return conflict, nil
+}
+
+// write declares the groups first: a processor that does not get its groups is not there for workers either.
+func (p *processor) write(ctx context.Context, l *link, w Wanted) error {
+	row, err := w.processor()
+	if err != nil {
+		return err
+	}
+	source := p.options.Source(l.pool, w.store().Schema)
+	start := func(group string) (tokenstore.Progress, error) { return source.Start(ctx, w.initial(group)) }
+	if err := l.store.Declare(ctx, w.Name, w.groups(), start); err != nil {
+		return err
+	}
+	return l.directory.DeclareProcessor(ctx, row)
+}
+
+// step plans, and plans again where another planner was faster or a worker is known to be gone.
+func (p *processor) step(ctx context.Context, l *link) (planner.Outcome, error) {
+	const attempts = 3
+	for attempt := 1; ; attempt++ {
+		outcome, err := p.planner.Step(ctx)
+		if errors.Is(err, tokenstore.ErrPlanOutdated) && attempt < attempts {
+			continue
+		}
+		if err != nil {
+			return outcome, err
+		}
+		ended, err := p.endGone(ctx, l, outcome.View.Workers)
+		if err != nil || !ended || attempt == attempts {
+			return outcome, err
+		}
+	}
+}
+
+// endGone ends the workers of pods that are no more, and reports whether there were any.
+func (p *processor) endGone(ctx context.Context, l *link, workers []tokenstore.Worker) (bool, error) {
+	p.mu.Lock()
+	gone := p.gone
+	p.gone = nil
+	p.mu.Unlock()
+	any := false
+	for _, worker := range workers {
+		if !slices.Contains(gone, worker.Pod) {
+			continue
+		}
+		if err := l.directory.SetState(ctx, worker.Incarnation, tokenstore.Ended); err != nil {
+			return any, err
+		}
+		any = true
+	}
+	return any, nil
+}

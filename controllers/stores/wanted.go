@@ -1,0 +1,73 @@
+package stores
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// Wanted is what a processor's spec asks of its store.
+type Wanted struct {
+	Namespace string
+	// Name in the store: cluster/namespace/name.
+	Name       string
+	Generation int64
+	Definition string
+	Spec       definition.Spec
+	// StoreID is the store that the processor belongs to; empty for one that has not met its store yet.
+	StoreID string
+}
+
+// store is the spec's, with defaults.
+func (w Wanted) store() definition.Postgres { return *w.Spec.Store.Postgres }
+
+// sessionKey is the same for processors that share a session.
+type sessionKey struct{ namespace, store string }
+
+func (w Wanted) sessionKey() sessionKey {
+	store := w.store()
+	store.ExpectedStoreID = ""
+	data, err := json.Marshal(store)
+	if err != nil {
+		panic(fmt.Sprintf("stores: a store does not marshal: %v", err)) // plain strings and numbers do
+	}
+	return sessionKey{w.Namespace, string(data)}
+}
+
+// processor is the directory's row.
+func (w Wanted) processor() (tokenstore.Processor, error) {
+	live, err := json.Marshal(w.Spec.Live(w.Generation))
+	if err != nil {
+		return tokenstore.Processor{}, fmt.Errorf("writing the live settings: %w", err)
+	}
+	return tokenstore.Processor{Name: w.Name, Definition: w.Definition, Replicas: int(*w.Spec.Replicas), Live: live}, nil
+}
+
+func (w Wanted) groups() []tokenstore.Group {
+	groups := make([]tokenstore.Group, len(w.Spec.ProcessingGroups))
+	for i, g := range w.Spec.ProcessingGroups {
+		groups[i] = tokenstore.Group{Name: g.Name, Segments: int(g.Segments)}
+	}
+	return groups
+}
+
+// initial is where a group starts that has no tokens yet.
+func (w Wanted) initial(group string) eventsource.Initial {
+	for _, g := range w.Spec.ProcessingGroups {
+		if g.Name == group {
+			return eventsource.Initial(g.InitialPosition.Type)
+		}
+	}
+	return eventsource.Earliest
+}
+
+// accepts reports whether the processor may use a store: it is the one that it belongs to, or the one that the spec names.
+func (w Wanted) accepts(id string, elsewhere bool) bool {
+	if expected := w.store().ExpectedStoreID; expected != "" {
+		return id == expected
+	}
+	return !elsewhere && (w.StoreID == "" || w.StoreID == id)
+}

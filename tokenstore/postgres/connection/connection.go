@@ -1,0 +1,231 @@
+// Package connection turns what a spec says of its store, and the Secrets that it names, into the way to a database.
+//
+// What always holds: nothing but the spec and those Secrets has a say. TLS material comes from Secrets' bytes, never from
+// files that a URL names, and no error holds a password. Operator and worker share this, so that both reach the same server.
+package connection
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
+)
+
+// Secrets reads one key of a Secret. Where it is not there, the error is a *SecretNotFoundError.
+type Secrets func(ctx context.Context, name, key string) ([]byte, error)
+
+// SecretNotFoundError says that a Secret, or a key in it, does not exist (yet).
+type SecretNotFoundError struct {
+	Name string
+	Key  string
+	// KeyOnly says that the Secret is there, without the key.
+	KeyOnly bool
+}
+
+func (e *SecretNotFoundError) Error() string {
+	if e.KeyOnly {
+		return fmt.Sprintf("Secret %s has no key %s: add it, or name another key in spec.store", e.Name, e.Key)
+	}
+	return fmt.Sprintf("Secret %s does not exist: create it with the key %s", e.Name, e.Key)
+}
+
+// InvalidError says that a Secret's content is not what the spec uses it for.
+type InvalidError struct {
+	Name, Key string
+	Cause     error
+}
+
+func (e *InvalidError) Error() string {
+	return fmt.Sprintf("Secret %s, key %s: %s", e.Name, e.Key, e.Cause)
+}
+
+func (e *InvalidError) Unwrap() error { return e.Cause }
+
+// Target returns the way to the store's database as the Secrets have it now.
+func Target(ctx context.Context, store definition.Postgres, secrets Secrets) (postgres.Target, error) {
+	target, mode, err := place(ctx, store, secrets)
+	if err != nil {
+		return postgres.Target{}, err
+	}
+	settings := definition.TLS{}
+	if store.TLS != nil {
+		settings = *store.TLS
+		mode = modes[settings.Mode]
+	}
+	if err := encrypt(ctx, &target, mode, settings, secrets); err != nil {
+		return postgres.Target{}, err
+	}
+	return target, nil
+}
+
+// modes are libpq's names of the spec's modes.
+var modes = map[string]string{
+	"":                       "verify-full", // the default, where a spec has not got its defaults
+	definition.TLSDisable:    "disable",
+	definition.TLSRequire:    "require",
+	definition.TLSVerifyCA:   "verify-ca",
+	definition.TLSVerifyFull: "verify-full",
+}
+
+// place returns where the database is, as whom to connect, and the sslmode where the URL has one.
+func place(ctx context.Context, store definition.Postgres, secrets Secrets) (postgres.Target, string, error) {
+	switch {
+	case store.URLSecretRef != nil:
+		return byURL(ctx, *store.URLSecretRef, secrets)
+	case store.Connection != nil:
+		target, err := byParts(ctx, *store.Connection, secrets)
+		return target, "prefer", err
+	}
+	return postgres.Target{}, "", errors.New("spec.store.postgres has neither urlSecretRef nor connection: set one")
+}
+
+func byURL(ctx context.Context, ref definition.SecretKey, secrets Secrets) (postgres.Target, string, error) {
+	if ref.Key == "" {
+		ref.Key = "uri"
+	}
+	text, err := secrets(ctx, ref.Name, ref.Key)
+	if err != nil {
+		return postgres.Target{}, "", err
+	}
+	url, err := definition.ParseStoreURL(string(text))
+	if err != nil {
+		return postgres.Target{}, "", &InvalidError{ref.Name, ref.Key, err}
+	}
+	return postgres.Target{Host: url.Host, Port: url.Port, Database: url.Database, User: url.User, Password: url.Password,
+		ConnectTimeout: url.ConnectTimeout}, url.SSLMode, nil
+}
+
+func byParts(ctx context.Context, c definition.Connection, secrets Secrets) (postgres.Target, error) {
+	target := postgres.Target{Host: c.Host, Port: uint16(c.Port), Database: c.Database}
+	if c.Port == 0 {
+		target.Port = 5432
+	}
+	user, err := secrets(ctx, c.UsernameSecretRef.Name, c.UsernameSecretRef.Key)
+	if err != nil {
+		return target, err
+	}
+	target.User = strings.TrimSpace(string(user))
+	if target.User == "" {
+		return target, &InvalidError{c.UsernameSecretRef.Name, c.UsernameSecretRef.Key, errors.New("the user's name is empty")}
+	}
+	if ref := c.PasswordSecretRef; ref != nil {
+		password, err := secrets(ctx, ref.Name, ref.Key)
+		if err != nil {
+			return target, err
+		}
+		target.Password = strings.TrimRight(string(password), "\r\n") // as editors and echo leave them
+	}
+	return target, nil
+}
+
+// encrypt sets how the connection is encrypted. allow is treated as prefer, which asks for more.
+func encrypt(ctx context.Context, target *postgres.Target, mode string, settings definition.TLS, secrets Secrets) error {
+	switch mode {
+	case "disable":
+		return nil
+	case "prefer", "allow":
+		target.PreferTLS = true
+		return nil
+	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: target.Host}
+	var err error
+	if config.RootCAs, err = authorities(ctx, settings.CASecretRef, secrets); err != nil {
+		return err
+	}
+	if config.Certificates, err = certificates(ctx, settings.CertificateSecretRef, secrets); err != nil {
+		return err
+	}
+	switch mode {
+	case "verify-full":
+	case "verify-ca":
+		config.InsecureSkipVerify = true // replaced by a check of all but the name
+		config.VerifyConnection = chainOnly(config.RootCAs)
+	default:
+		config.InsecureSkipVerify = true // as require says
+	}
+	target.TLS = config
+	return nil
+}
+
+func authorities(ctx context.Context, ref *definition.SecretKey, secrets Secrets) (*x509.CertPool, error) {
+	if ref == nil {
+		return nil, nil // those of the image
+	}
+	pem, err := secrets(ctx, ref.Name, ref.Key)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, &InvalidError{ref.Name, ref.Key, errors.New("it holds no certificate in PEM: put the authorities' there")}
+	}
+	return pool, nil
+}
+
+func certificates(ctx context.Context, ref *definition.Secret, secrets Secrets) ([]tls.Certificate, error) {
+	if ref == nil {
+		return nil, nil
+	}
+	certificate, err := secrets(ctx, ref.Name, "tls.crt")
+	if err != nil {
+		return nil, err
+	}
+	key, err := secrets(ctx, ref.Name, "tls.key")
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.X509KeyPair(certificate, key)
+	if err != nil {
+		return nil, &InvalidError{ref.Name, "tls.crt", fmt.Errorf("certificate and key do not make a pair: %w", err)}
+	}
+	return []tls.Certificate{pair}, nil
+}
+
+// chainOnly verifies a server's certificate, but not its name.
+func chainOnly(roots *x509.CertPool) func(tls.ConnectionState) error {
+	return func(state tls.ConnectionState) error {
+		options := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
+		for _, certificate := range state.PeerCertificates[1:] {
+			options.Intermediates.AddCert(certificate)
+		}
+		_, err := state.PeerCertificates[0].Verify(options)
+		return err
+	}
+}
+
+// SecretKeys are the Secrets that the store's connection reads, and which keys of them, without repetition, in the order
+// of the spec.
+func SecretKeys(store definition.Postgres) []definition.SecretKey {
+	var keys []definition.SecretKey
+	seen := map[definition.SecretKey]bool{}
+	add := func(ref definition.SecretKey) {
+		if !seen[ref] {
+			seen[ref] = true
+			keys = append(keys, ref)
+		}
+	}
+	if ref := store.URLSecretRef; ref != nil {
+		add(*ref)
+	}
+	if c := store.Connection; c != nil {
+		add(c.UsernameSecretRef)
+		if c.PasswordSecretRef != nil {
+			add(*c.PasswordSecretRef)
+		}
+	}
+	if settings := store.TLS; settings != nil {
+		if settings.CASecretRef != nil {
+			add(*settings.CASecretRef)
+		}
+		if settings.CertificateSecretRef != nil {
+			add(definition.SecretKey{Name: settings.CertificateSecretRef.Name, Key: "tls.crt"})
+			add(definition.SecretKey{Name: settings.CertificateSecretRef.Name, Key: "tls.key"})
+		}
+	}
+	return keys
+}
