@@ -90,6 +90,9 @@ func (l *life) step(ctx context.Context, s *segmentRun) (again bool) {
 	s.advanced(advance, b.after)
 	l.mu.Unlock()
 	s.member.Take(b.delivered, b.cut)
+	if s.group.spec.Go != nil {
+		l.events.Notify() // the handler may have appended
+	}
 	l.succeeded(ctx, s, took)
 	return true
 }

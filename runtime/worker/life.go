@@ -30,6 +30,7 @@ type life struct {
 	directory *postgres.Directory
 	store     *postgres.Store
 	source    *eventspostgres.Source
+	events    *eventspostgres.Log // to tell that a handler may have appended
 	feed      *feed.Feed
 	planner   planner.Planner
 
@@ -140,17 +141,21 @@ func (l *life) openStores(ctx context.Context) error {
 		return err
 	}
 	l.source = source
+	l.events = eventspostgres.NewLog(l.control, l.options.Schema)
 	l.feed = feed.New(source, feed.Options{}, l.log, l.delivered, l.readFailed)
 	return nil
 }
 
-func (l *life) close() error {
+func (l *life) close() (err error) {
+	if l.events != nil {
+		err = l.events.Close()
+	}
 	for _, pool := range []*pgxpool.Pool{l.data, l.control} {
 		if pool != nil {
 			pool.Close()
 		}
 	}
-	return nil
+	return err
 }
 
 // run keeps everything going until the incarnation ends or has drained.
