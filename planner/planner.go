@@ -24,7 +24,8 @@ type Planner struct {
 	// Now is the clock for how long a segment stays where it was taken over; time.Now by default.
 	Now func() time.Time
 
-	pins map[tokenstore.Key]pin
+	pins   map[tokenstore.Key]pin
+	owners map[tokenstore.Key]int64 // at the last step
 }
 
 // Outcome is what one step saw and did.

@@ -93,6 +93,7 @@ func (d *demo) bringUp(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	config.QPS = -1 // no limit of its own
 	d.kube, err = kubernetes.NewForConfig(config)
 	return err
 }
