@@ -3,16 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
-)
 
-// post posts a payment through the API server, which works with every cluster, and returns its id.
-func (d *demo) post(ctx context.Context, amount, currency string) error {
-	body := fmt.Sprintf(`{"amount": %q, "currency": %q}`, amount, currency)
-	_, err := d.kube.CoreV1().RESTClient().Post().AbsPath("/api/v1/namespaces/default/services/http:payments:http/proxy/payments").
-		SetHeader("Content-Type", "application/json").Body([]byte(body)).DoRaw(ctx)
-	return err
-}
+	"github.com/sluice-project/sluice/internal/system"
+)
 
 // pay posts payments and waits until each has been decided on.
 func (d *demo) pay(ctx context.Context) error {
@@ -27,7 +24,7 @@ func (d *demo) pay(ctx context.Context) error {
 		if i >= valid {
 			amount = "-1.00"
 		}
-		if err := d.post(ctx, amount, "USD"); err != nil {
+		if err := d.Post(ctx, namespace, amount, "USD"); err != nil {
 			return fmt.Errorf("posting a payment: %w", err)
 		}
 	}
@@ -48,7 +45,7 @@ type tally struct {
 }
 
 func (d *demo) tally(ctx context.Context) (t tally, err error) {
-	err = d.database.QueryRow(ctx, `
+	err = d.Database.QueryRow(ctx, `
 		WITH payment AS (
 		  SELECT stream_id, count(*) FILTER (WHERE type = 'PaymentCreated') AS created, count(*) FILTER (WHERE type <> 'PaymentCreated') AS answers
 		    FROM sluice.event WHERE stream_id LIKE 'payment-%' GROUP BY stream_id)
@@ -84,7 +81,7 @@ func (d *demo) decided(ctx context.Context, created int) (tally, error) {
 
 // crash posts a payment in euros, which kills the pod that accepts it, and watches what becomes of its segments.
 func (d *demo) crash(ctx context.Context) error {
-	before, err := d.owners(ctx)
+	before, err := d.Owners(ctx, processor)
 	if err != nil {
 		return err
 	}
@@ -92,7 +89,7 @@ func (d *demo) crash(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := d.post(ctx, "99.00", "EUR"); err == nil {
+	if err := d.Post(ctx, namespace, "99.00", "EUR"); err == nil {
 		return fmt.Errorf("the pod that accepted a payment in euros did not crash")
 	}
 	died := time.Now()
@@ -113,15 +110,15 @@ func (d *demo) crash(ctx context.Context) error {
 
 // takenOver waits until another worker owns each segment of the one that died, and returns that one's pod, how many
 // segments it had, and how long they stood still.
-func (d *demo) takenOver(ctx context.Context, before map[segmentKey]owner, died time.Time) (pod string, count int, stood time.Duration, err error) {
+func (d *demo) takenOver(ctx context.Context, before system.Owners, died time.Time) (pod string, count int, stood time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
-		now, err := d.owners(ctx)
+		now, err := d.Owners(ctx, processor)
 		if err != nil {
 			return "", 0, 0, err
 		}
-		var dead owner
+		var dead system.Owner
 		for key, of := range now {
 			if of.Worker != before[key].Worker {
 				dead = before[key]
@@ -151,28 +148,38 @@ func (d *demo) takenOver(ctx context.Context, before map[segmentKey]owner, died 
 // scale goes from three pods to five and to two.
 func (d *demo) scale(ctx context.Context) error {
 	say("(segments that were taken over after a crash stay where they are for 30 s)")
-	if err := d.settle(ctx, 3); err != nil {
+	before, err := d.Settle(ctx, processor, 3)
+	if err != nil {
 		return err
 	}
 	for _, replicas := range []int{5, 2} {
-		before, err := d.owners(ctx)
-		if err != nil {
-			return err
-		}
 		began := time.Now()
-		if _, err := command(ctx, "kubectl", "scale", "eventprocessor/payments", fmt.Sprintf("--replicas=%d", replicas)); err != nil {
+		if _, err := d.Kubectl(ctx, "scale", "eventprocessor/payments", fmt.Sprintf("--replicas=%d", replicas)); err != nil {
 			return err
 		}
-		if err := d.settle(ctx, replicas); err != nil {
-			return err
-		}
-		took := time.Since(began)
-		after, err := d.owners(ctx)
+		after, err := d.Settle(ctx, processor, replicas)
 		if err != nil {
 			return err
 		}
-		say("kubectl scale --replicas=%d: balanced after %s, %d of %d segments moved", replicas, took.Round(10*time.Millisecond), moves(before, after), len(after))
+		say("kubectl scale --replicas=%d: balanced after %s, %d of %d segments moved", replicas,
+			time.Since(began).Round(10*time.Millisecond), after.Moved(before), len(after))
 		table(after)
+		before = after
 	}
 	return nil
+}
+
+// table prints segments by pod and group.
+func table(all system.Owners) {
+	pods := all.PerPod()
+	groups := []string{"payments-view", "validation"}
+	fmt.Printf("\n    %-32s %s\n", "segments of", strings.Join(groups, "   "))
+	for _, pod := range slices.Sorted(maps.Keys(pods)) {
+		fmt.Printf("    %-32s", pod)
+		for _, g := range groups {
+			fmt.Printf(" %-*d", len(g)+2, pods[pod][g])
+		}
+		fmt.Println()
+	}
+	fmt.Println()
 }
