@@ -1,0 +1,77 @@
+package controllers_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+
+	"github.com/sluice-project/sluice/controllers"
+)
+
+var (
+	kube      *rest.Config
+	apiClient client.Client
+	operator  *runningOperator
+)
+
+func TestControllers(t *testing.T) {
+	RegisterFailHandler(Fail)
+	RunSpecs(t, "Operator")
+}
+
+var _ = BeforeSuite(func() {
+	Expect(os.Getenv("KUBEBUILDER_ASSETS")).NotTo(BeEmpty(),
+		"KUBEBUILDER_ASSETS has to name a folder with etcd and kube-apiserver: run the tests by make test, which builds them")
+	SetDefaultEventuallyTimeout(20 * time.Second)
+	SetDefaultEventuallyPollingInterval(50 * time.Millisecond)
+	ctrl.SetLogger(zap.New(zap.WriteTo(GinkgoWriter)))
+
+	server := &envtest.Environment{CRDDirectoryPaths: []string{filepath.Join("..", "config", "crd")}, ErrorIfCRDPathMissing: true}
+	var err error
+	kube, err = server.Start()
+	Expect(err).NotTo(HaveOccurred())
+	DeferCleanup(server.Stop)
+
+	scheme, err := controllers.Scheme()
+	Expect(err).NotTo(HaveOccurred())
+	apiClient, err = client.New(kube, client.Options{Scheme: scheme})
+	Expect(err).NotTo(HaveOccurred())
+
+	operator = startOperator()
+	DeferCleanup(func() { operator.stop() })
+})
+
+// giveUpAfter is short here, so that a test can wait for it.
+const giveUpAfter = 6 * time.Second
+
+type runningOperator struct {
+	cancel context.CancelFunc
+	ended  chan error
+}
+
+func startOperator() *runningOperator {
+	ctx, cancel := context.WithCancel(context.Background())
+	o := &runningOperator{cancel, make(chan error, 1)}
+	go func() {
+		o.ended <- controllers.Run(ctx, kube, controllers.Options{
+			WorkerImage: "sluice.example/sluice:test", ClusterName: "test", MaxStoreSessions: 64, AllowLoopbackStores: true,
+			MetricsAddress: "0", ProbeAddress: "0", MaxStorePause: time.Second, GiveUpAfter: giveUpAfter, SkipNameValidation: true,
+		})
+	}()
+	return o
+}
+
+func (o *runningOperator) stop() {
+	o.cancel()
+	Eventually(o.ended).Should(Receive(BeNil()), "the operator ends cleanly")
+}
