@@ -95,7 +95,7 @@ func install(ctx context.Context) (*demo, error) {
 }
 
 func (d *demo) applyExample(ctx context.Context) error {
-	manifests, err := d.Payments()
+	manifests, err := d.Payments(system.PodURL)
 	if err != nil {
 		return err
 	}

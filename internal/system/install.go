@@ -164,9 +164,9 @@ func (s *System) UninstallChart(ctx context.Context) error {
 	return err
 }
 
-// Payments are the example's manifests, with the image and the Secret that they need.
-func (s *System) Payments() (string, error) {
-	text := "apiVersion: v1\nkind: Secret\nmetadata: {name: payments-db}\nstringData: {uri: \"" + PodURL + "\"}\n"
+// Payments are the example's manifests, with the image and the Secret that they need: url is the way to the database.
+func (s *System) Payments(url string) (string, error) {
+	text := "apiVersion: v1\nkind: Secret\nmetadata: {name: payments-db}\nstringData: {uri: \"" + url + "\"}\n"
 	for _, name := range []string{"service.yaml", "processor.yaml"} {
 		manifest, err := os.ReadFile(filepath.Join(s.Root, "examples/payments", name))
 		if err != nil {

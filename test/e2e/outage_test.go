@@ -91,11 +91,11 @@ var _ = Describe("With something missing or broken", func() {
 		s := newSpace(ctx, "statement")
 		s.secret(ctx, s.url)
 		By("applying a statement that does not parse")
-		s.apply(ctx, viewWith(1, 2, "\n          INSRT INTO stream_view SELECT 1"))
+		s.apply(ctx, viewWith(1, 2, "\n            INSRT INTO stream_view SELECT 1"))
 		Eventually(s.condition(ctx, "view", "HandlerValid")).Should(And(HavePrefix("False StatementInvalid"), ContainSubstring("INSRT")))
 
 		By("applying one whose table is missing")
-		s.apply(ctx, viewWith(1, 2, "\n          INSERT INTO journal SELECT stream_id, (data ->> 'n')::int FROM event"))
+		s.apply(ctx, viewWith(1, 2, "\n            INSERT INTO journal SELECT stream_id, (data ->> 'n')::int FROM event"))
 		Eventually(s.condition(ctx, "view", "HandlerValid")).Should(And(HavePrefix("False StatementInvalid"), ContainSubstring("journal")))
 		db := s.database(ctx)
 		appendTo(ctx, db, 2, 3)

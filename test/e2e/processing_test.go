@@ -23,10 +23,9 @@ var _ = Describe("A processor", func() {
 
 	It("validates a payment whose creator died, by another pod and once", func(ctx SpecContext) {
 		s := newSpace(ctx, "crash")
-		manifests, err := sluice.Payments()
+		manifests, err := sluice.Payments(s.url)
 		Expect(err).NotTo(HaveOccurred())
 		s.apply(ctx, manifests)
-		s.secret(ctx, s.url)
 		s.ready(ctx, "payments")
 		db := s.database(ctx)
 		before, err := s.in(db).Settle(ctx, s.processor("payments"), 3)
@@ -38,10 +37,11 @@ var _ = Describe("A processor", func() {
 		Expect(sluice.Post(ctx, s.namespace, "10.00", "EUR")).NotTo(Succeed(), "the pod that accepts it kills itself")
 		answeredOnce(ctx, db, 11)
 
-		after, err := s.in(db).Owners(ctx, s.processor("payments"))
-		Expect(err).NotTo(HaveOccurred())
-		Expect(after.Moved(before)).To(BeNumerically(">=", 10), "the segments of the pod that died should have been taken over")
-		Expect(s.pods(ctx, "payments")).To(ContainSubstring(" 1"), "one container should have been started again")
+		Eventually(ctx, func() (int, error) {
+			after, err := s.in(db).Owners(ctx, s.processor("payments"))
+			return after.Moved(before), err
+		}).Should(BeNumerically(">=", 10), "the segments of the pod that died should have been taken over")
+		Eventually(ctx, func() string { return s.pods(ctx, "payments") }).Should(ContainSubstring(" 1"), "one container should have been started again")
 	}, NodeTimeout(4*time.Minute))
 
 	It("moves the fewest segments possible when it is scaled, and ends balanced", func(ctx SpecContext) {

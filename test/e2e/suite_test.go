@@ -65,7 +65,6 @@ func (s *space) tell(ctx context.Context) {
 		{"logs", "-l", "app.kubernetes.io/managed-by=sluice", "--tail=40", "--prefix", "--all-containers"},
 	} {
 		out, err := sluice.Kubectl(ctx, append([]string{"--namespace", s.namespace}, args...)...)
-		AddReportEntry(strings.Join(args, " "), out, err)
 		GinkgoWriter.Println(out, err)
 	}
 	out, err := sluice.Kubectl(ctx, "logs", "--namespace", "sluice-system", "-l", "app.kubernetes.io/name=sluice", "--tail=60")

@@ -17,8 +17,8 @@ import (
 // twice or out of order.
 func view(replicas, segments int) string {
 	return viewWith(replicas, segments, `
-          INSERT INTO stream_view AS v (stream_id, events, chain) SELECT stream_id, 1, md5(data ->> 'n') FROM event
-          ON CONFLICT (stream_id) DO UPDATE SET events = v.events + 1, chain = md5(v.chain || excluded.chain)`)
+            INSERT INTO stream_view AS v (stream_id, events, chain) SELECT stream_id, 1, md5(data ->> 'n') FROM event
+            ON CONFLICT (stream_id) DO UPDATE SET events = v.events + 1, chain = md5(v.chain || excluded.chain)`)
 }
 
 func viewWith(replicas, segments int, statement string) string {
