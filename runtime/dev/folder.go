@@ -1,0 +1,67 @@
+package dev
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// folder is .sluice: it holds the data of a PostgreSQL of dev's own, and the URL of the database while dev runs.
+type folder struct {
+	path string
+	lock *os.File
+}
+
+// takeFolder makes the folder where there is none, and takes it: one dev a folder.
+func takeFolder(path string) (*folder, error) {
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return nil, fmt.Errorf("making %s: %w", path, err)
+	}
+	if err := os.WriteFile(filepath.Join(path, ".gitignore"), []byte("*\n"), 0o644); err != nil {
+		return nil, err
+	}
+	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("another sluice dev runs with %s: end it, or run this one in another folder", path), lock.Close())
+	}
+	return &folder{path, lock}, nil
+}
+
+func urlFile(path string) string { return filepath.Join(path, "url") }
+
+// publish writes the database's URL for other commands. It may hold a password.
+func (f *folder) publish(url string) error {
+	if err := os.WriteFile(urlFile(f.path), []byte(url+"\n"), 0o600); err != nil {
+		return fmt.Errorf("writing down the database's URL: %w", err)
+	}
+	return nil
+}
+
+func (f *folder) release() error {
+	err := os.Remove(urlFile(f.path))
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, f.lock.Close())
+}
+
+// RunningURL returns the URL of the database of the dev that runs with a folder, by default that of the current one.
+func RunningURL(path string) (string, error) {
+	if path == "" {
+		path = ".sluice"
+	}
+	text, err := os.ReadFile(urlFile(path))
+	if errors.Is(err, os.ErrNotExist) {
+		return "", errors.New("no database given, and no sluice dev runs in this folder: set --database-url or SLUICE_DATABASE_URL, or start sluice dev")
+	}
+	if err != nil {
+		return "", fmt.Errorf("looking for a running sluice dev: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}

@@ -1,0 +1,65 @@
+package dev
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+)
+
+// lines is a slog.Handler that writes what a worker warns of as readable lines, with what to do about it.
+type lines struct {
+	printer *printer
+}
+
+// Enabled implements slog.Handler.
+func (l *lines) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
+
+// WithAttrs implements slog.Handler. A worker's constant attributes tell a developer nothing.
+func (l *lines) WithAttrs([]slog.Attr) slog.Handler { return l }
+
+// WithGroup implements slog.Handler.
+func (l *lines) WithGroup(string) slog.Handler { return l }
+
+// advices by the reason that the worker gives.
+var advices = map[string]string{
+	"StatementInvalid": "correct the statement and save",
+	"SyntaxError":      "correct the statement and save",
+	"SetupFailed":      "correct the setup and save",
+	"TableMissing":     "make the table in the handler's setup, or correct its name, and save",
+	"ColumnMissing":    "correct the column's name, or --reset where the setup has changed the table",
+}
+
+// Handle implements slog.Handler. Errors of a group go where the batches do; those of a segment are left out, since the
+// lines of batches tell of them.
+func (l *lines) Handle(_ context.Context, r slog.Record) error {
+	values := map[string]string{}
+	var rest strings.Builder
+	r.Attrs(func(a slog.Attr) bool {
+		values[a.Key] = a.Value.String()
+		fmt.Fprintf(&rest, " %s=%v", a.Key, a.Value)
+		return true
+	})
+	if group := values["group"]; group != "" && r.Level >= slog.LevelError {
+		if values["segment"] == "" {
+			l.printer.fault(group, groupFault(r.Message, values["reason"], values["error"]))
+		}
+		return nil
+	}
+	line := r.Message + rest.String()
+	if r.Level >= slog.LevelError {
+		line = l.printer.paint(red, line)
+	}
+	l.printer.mu.Lock()
+	defer l.printer.mu.Unlock()
+	_, err := fmt.Fprintln(l.printer.log, line)
+	return err
+}
+
+func groupFault(message, reason, err string) string {
+	text := fmt.Sprintf("%s: %s: %s", reason, message, err)
+	if advice := advices[reason]; advice != "" {
+		text += "\n" + advice
+	}
+	return text
+}

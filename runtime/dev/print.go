@@ -1,0 +1,138 @@
+package dev
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sluice-project/sluice/runtime/handler"
+	"github.com/sluice-project/sluice/runtime/worker"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// printer writes whole lines, from any goroutine.
+type printer struct {
+	mu       sync.Mutex
+	out, log io.Writer
+	colour   bool
+}
+
+func newPrinter(out, log io.Writer, colour bool) *printer {
+	return &printer{out: out, log: log, colour: colour}
+}
+
+const (
+	red   = "\x1b[31m"
+	faint = "\x1b[2m"
+	plain = "\x1b[0m"
+)
+
+func (p *printer) paint(colour, text string) string {
+	if !p.colour {
+		return text
+	}
+	return colour + text + plain
+}
+
+func (p *printer) line(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fmt.Fprintln(p.out, text)
+}
+
+// note tells of what takes a while.
+func (p *printer) note(text string) { p.line(p.paint(faint, text)) }
+
+// tell says what has happened to something.
+func (p *printer) tell(what, text string) { p.line(fmt.Sprintf("%-20s %s", what, text)) }
+
+// fault says what is wrong with something, and what to do.
+func (p *printer) fault(what, text string) {
+	p.line(p.paint(red, fmt.Sprintf("%-20s %s", what, strings.ReplaceAll(text, "\n", "\n  "))))
+}
+
+func (p *printer) invalid(file string, err error) {
+	p.fault("not taken over", fmt.Sprintf("%s: the last valid one goes on\n%v", file, err))
+}
+
+func (p *printer) fed(file string, events int) {
+	p.note(fmt.Sprintf("%-20s %s from %s", "appended", counted(events, "event"), file))
+}
+
+func (p *printer) welcome(name string, db *database, schema string) {
+	from := "its data are kept in .sluice until --reset"
+	if db.server == nil {
+		from = "schema " + schema
+	}
+	p.line(fmt.Sprintf(`%s runs. Database (%s):
+  %s
+Try, in another terminal of this folder:
+  sluice append order-1 OrderPlaced '{"total": 12}'
+  psql '%s'
+`, name, from, db.url, db.url))
+}
+
+// batch writes one line for a batch that has committed, or for a fault that needs somebody.
+func (p *printer) batch(b worker.Batch) {
+	name := fmt.Sprintf("%s/%d", b.Group, b.Segment)
+	if b.Err == nil {
+		p.tell(name, batchText(b))
+		return
+	}
+	if text, worth := faultText(b); worth {
+		p.fault(name, text)
+	}
+}
+
+func batchText(b worker.Batch) string {
+	text := fmt.Sprintf("%s → position %d   %s   lag %s", counted(b.Events, "event"), b.Position, rounded(b.Took), rounded(b.Lag))
+	if b.Skipped > 0 {
+		text += fmt.Sprintf("   (%d of other types)", b.Skipped)
+	}
+	return text
+}
+
+// faultText says what is wrong. Batches that were halved to find the event at fault, and those that lost a race, are not
+// worth a line.
+func faultText(b worker.Batch) (text string, worth bool) {
+	if errors.Is(b.Err, tokenstore.ErrFenced) {
+		return "", false
+	}
+	kind, reason := handler.Classify(b.Err)
+	switch kind {
+	case tokenstore.EventFault:
+		return fmt.Sprintf("%s: the event at position %d fails, its segment waits: %v\ncorrect the handler and save; it is tried again until it succeeds", reason, b.Position, b.Err), b.Events == 1
+	case tokenstore.DefinitionFault:
+		return fmt.Sprintf("%s: %v\ncorrect the statement, or the table it needs, and save", reason, b.Err), true
+	case tokenstore.ContentionFault:
+		return "", false
+	}
+	return fmt.Sprintf("%s: %v\nit is tried again", reason, b.Err), true
+}
+
+func counted(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}
+
+// rounded keeps two digits or so.
+func rounded(d time.Duration) string {
+	switch {
+	case d < 10*time.Millisecond:
+		return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond))
+	case d < 10*time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	}
+	return d.Round(time.Second).String()
+}
+
+// logger writes what the worker warns of to the log.
+func (p *printer) logger() *slog.Logger {
+	return slog.New(&lines{printer: p})
+}

@@ -1,0 +1,182 @@
+package dev
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/eventsource"
+	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/runtime/access"
+	"github.com/sluice-project/sluice/runtime/worker"
+	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
+)
+
+// runner has at most one worker, of the definition that is current.
+type runner struct {
+	options Options
+	db      *database
+	printer *printer
+	target  access.Target
+	pool    *pgxpool.Pool
+	schema  string
+	failed  chan error // what ended a worker
+
+	current    manifest
+	definition string // its id; empty while no worker runs
+	drain      context.CancelFunc
+	worker     sync.WaitGroup
+}
+
+// newRunner connects and brings the store up to date.
+func newRunner(ctx context.Context, o Options, db *database, p *printer, m manifest) (*runner, error) {
+	target, err := access.FromURL(db.url)
+	if err != nil {
+		return nil, fmt.Errorf("--database-url: %w", err)
+	}
+	r := &runner{options: o, db: db, printer: p, target: target, schema: schemaOf(m), failed: make(chan error, 1)}
+	connection := postgres.Options{Target: target, Application: "sluice dev"}
+	conn, err := postgres.Connect(ctx, connection)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the database: %w", err)
+	}
+	_, err = postgres.Migrate(ctx, conn, r.schema)
+	if closed := conn.Close(ctx); err == nil {
+		err = closed
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.pool, err = postgres.Open(connection)
+	return r, err
+}
+
+func schemaOf(m manifest) string {
+	if s := m.document.Spec.Store.Postgres; s != nil && s.Schema != "" {
+		return s.Schema
+	}
+	return postgres.DefaultSchema
+}
+
+func (r *runner) close() {
+	r.stop()
+	r.pool.Close()
+}
+
+// take makes a manifest the current one. After an error the one before goes on.
+func (r *runner) take(ctx context.Context, m manifest) error {
+	before := r.current
+	if before.text != nil && (m.document.Name != before.document.Name || schemaOf(m) != r.schema) {
+		return fmt.Errorf("metadata.name and spec.store.postgres.schema do not change while sluice dev runs: start it again")
+	}
+	if err := r.requireHandlers(m.document.Spec); err != nil {
+		return err
+	}
+	def := m.document.Spec.Definition()
+	if err := r.declare(ctx, m, def); err != nil {
+		return err
+	}
+	r.current = m
+	if def.ID() == r.definition {
+		r.printer.tell("saved", "live settings are in effect, nothing was restarted")
+		return nil
+	}
+	restarted := r.definition != ""
+	r.stop()
+	r.start(ctx, m.processor(), def)
+	if restarted {
+		r.printer.tell("saved", "a new definition handles what comes from here on; events handled before stay as they are (--reset begins anew)")
+	}
+	return nil
+}
+
+// processor is cluster/namespace/name.
+func (m manifest) processor() string {
+	namespace := m.document.Namespace
+	if namespace == "" {
+		namespace = "default"
+	}
+	return "dev/" + namespace + "/" + m.document.Name
+}
+
+// requireHandlers refuses groups whose Go handler this program does not have.
+func (r *runner) requireHandlers(spec definition.Spec) error {
+	for i, g := range spec.ProcessingGroups {
+		if g.Handler.Type != definition.HandlerGo {
+			continue
+		}
+		if _, there := r.options.Handlers[g.Handler.Go.Handler]; there {
+			continue
+		}
+		if r.options.Handlers == nil {
+			return fmt.Errorf("spec.processingGroups[%d].handler: group %s needs the Go handler %q, and this sluice has none: in the program that registers it with sluice.Main, run `go run . dev -f %s`",
+				i, g.Name, g.Handler.Go.Handler, r.options.Manifest)
+		}
+		return fmt.Errorf("spec.processingGroups[%d].handler.go.handler: this program has not registered %q: add it to the sluice.Handlers of sluice.Main, or correct the name",
+			i, g.Handler.Go.Handler)
+	}
+	return nil
+}
+
+// declare does what the operator does: it writes the processor and its groups into directory and store. The groups come
+// first, since they may be another processor's.
+func (r *runner) declare(ctx context.Context, m manifest, def definition.Definition) error {
+	source := eventspostgres.NewSource(r.pool, r.schema)
+	var groups []tokenstore.Group
+	starts := map[string]eventsource.Initial{}
+	for _, g := range m.document.Spec.ProcessingGroups {
+		groups = append(groups, tokenstore.Group{Name: g.Name, Segments: int(g.Segments)})
+		starts[g.Name] = eventsource.Initial(g.InitialPosition.Type)
+	}
+	start := func(group string) (tokenstore.Progress, error) { return source.Start(ctx, starts[group]) }
+	if err := postgres.NewStore(r.pool, r.schema).Declare(ctx, m.processor(), groups, start); err != nil {
+		return err
+	}
+	live, err := json.Marshal(m.document.Spec.Live(time.Now().UnixNano()))
+	if err != nil {
+		return fmt.Errorf("writing live settings: %w", err)
+	}
+	return postgres.NewDirectory(r.pool, r.schema).DeclareProcessor(ctx, tokenstore.Processor{
+		Name: m.processor(), Definition: def.ID(), Replicas: 1, Live: live})
+}
+
+// start runs a worker of a definition.
+func (r *runner) start(ctx context.Context, processor string, def definition.Definition) {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	w := worker.New(worker.Options{
+		Processor: processor, Pod: fmt.Sprintf("%s-%d", host, os.Getpid()), Definition: def, DefinitionID: def.ID(),
+		Handlers: r.options.Handlers, Target: r.target, Schema: r.schema, Version: r.options.Version,
+		DrainTimeout: time.Millisecond, // there is nobody to hand over to
+		OnBatch:      r.printer.batch, Log: r.printer.logger(),
+	})
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	r.definition, r.drain = def.ID(), cancel
+	r.worker.Go(func() {
+		if err := w.Run(own); err != nil {
+			select {
+			case r.failed <- err:
+			default:
+			}
+		}
+	})
+}
+
+// stop ends the worker when its batches have ended.
+func (r *runner) stop() {
+	if r.drain == nil {
+		return
+	}
+	r.drain()
+	r.worker.Wait()
+	r.drain, r.definition = nil, ""
+}
