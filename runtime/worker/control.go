@@ -234,7 +234,7 @@ func (c *controller) judgeReadiness(d decision) {
 	some := len(c.segments) > 0
 	c.mu.Unlock()
 	bySelf := time.Since(c.began) > 10*time.Second && some
-	if fit && d.missing == 0 && (d.named || bySelf) && !c.Worker.ready.Swap(true) {
+	if c.drainFrom.IsZero() && fit && d.missing == 0 && (d.named || bySelf) && !c.Worker.ready.Swap(true) {
 		c.log.Info("ready", "segments", len(c.held()))
 		c.nextBeat = time.Time{} // tell at once
 	}
@@ -250,13 +250,13 @@ func (c *controller) beginDrain(ctx context.Context) {
 	}
 }
 
-// drained reports whether draining is over: nothing is held, or others have had their time to take what is, or the store
-// cannot be reached.
+// drained reports whether draining is over: nothing is held, nobody else is alive, or the others have had their time to ask
+// for what is.
 func (c *controller) drained() bool {
 	if c.drainFrom.IsZero() {
 		return false
 	}
-	return len(c.held()) == 0 || time.Since(c.drainFrom) > c.options.DrainTimeout
+	return len(c.held()) == 0 || c.pulse.Alive <= 1 || time.Since(c.drainFrom) > c.options.DrainTimeout
 }
 
 // end releases what is left and ends the incarnation.

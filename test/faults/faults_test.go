@@ -1,0 +1,181 @@
+package faults
+
+import (
+	"context"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// chaos is how long the storm lasts.
+func chaos(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("SLUICE_FAULTS_DURATION")
+	if text == "" {
+		return 40 * time.Second
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatalf("SLUICE_FAULTS_DURATION: %v", err)
+	}
+	return d
+}
+
+func TestEachEventOnceAndInOrderWhilePodsAreKilledFrozenAndScaled(t *testing.T) {
+	w := newWorld(t, groups(8))
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	ctx, cancel := context.WithCancel(context.Background())
+	writers := w.writers(ctx, 4)
+	pods := []*pod{w.start(), w.start(), w.start()}
+	w.until("pods to share the segments", `SELECT count(DISTINCT owner) = 3 FROM sluice.token WHERE owner <> 0`)
+
+	did := map[string]int{}
+	for end := time.Now().Add(chaos(t)); time.Now().Before(end); {
+		i := random.IntN(len(pods))
+		switch act := random.IntN(6); {
+		case act == 0:
+			did["kill"]++
+			pods[i].kill()
+			pods[i] = w.start()
+		case act == 1:
+			did["freeze"]++
+			frozen := pods[i]
+			frozen.signal(syscall.SIGSTOP)
+			pods[i] = w.start()
+			if random.IntN(2) == 0 { // past the lease
+				w.until("the frozen pod's segments to be taken over", `SELECT NOT EXISTS (SELECT FROM sluice.token t JOIN sluice.worker w ON w.incarnation = t.owner WHERE w.pod = $1)`, frozen.name)
+				did["takeover"]++
+			}
+			frozen.signal(syscall.SIGCONT)
+			frozen.drain()
+		case act == 2 && len(pods) < 5:
+			did["scale out"]++
+			pods = append(pods, w.start())
+		case act == 3 && len(pods) > 2:
+			did["scale in"]++
+			pods[i].drain()
+			pods = append(pods[:i], pods[i+1:]...)
+		case act == 4:
+			did["split or merge"]++
+			w.declare(groups(1 + random.IntN(16)))
+		default:
+			did["connections ended"]++
+			w.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'sluice:%' AND random() < 0.3`)
+		}
+		time.Sleep(time.Duration(random.IntN(700)) * time.Millisecond) // the schedule, not a wait for something
+	}
+	cancel()
+	writers.Wait()
+	events := w.check()
+	t.Logf("%d events; %v", events, did)
+	if events < 500 || did["kill"] == 0 || did["takeover"] == 0 {
+		t.Fatalf("vacuous: %d events, %v", events, did)
+	}
+}
+
+func TestAFrozenOwnersBatchIsFencedOff(t *testing.T) {
+	w := newWorld(t, groups(1))
+	ctx := context.Background()
+	first := w.start()
+	w.until("the pod to own the segments", `SELECT count(*) = 2 FROM sluice.token WHERE owner <> 0`)
+	w.exec(`SELECT sluice.append('stream-1', NULL, '[{"type": "Counted", "data": {"n": "0"}}]')`)
+	w.check()
+
+	// A lock of the test's makes the next batch wait in the middle, where its process is frozen.
+	tx, err := w.pool.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(ctx) // nothing is left to roll back after the one below
+	if _, err := tx.Exec(ctx, "SET LOCAL idle_in_transaction_session_timeout = 0; SELECT FROM stream_view FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	w.exec(`SELECT sluice.append('stream-1', NULL, '[{"type": "Counted", "data": {"n": "1"}}]')`)
+	w.until("the batch to wait for the lock", `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'sluice:%' AND wait_event_type = 'Lock')`)
+	first.signal(syscall.SIGSTOP)
+	second := w.start()
+	w.until("another pod to take over", `SELECT count(*) = 2 FROM sluice.token t JOIN sluice.worker w ON w.incarnation = t.owner WHERE w.pod = $1`, second.name)
+	if err := tx.Rollback(ctx); err != nil {
+		t.Fatal(err)
+	}
+	first.signal(syscall.SIGCONT)
+	if n := w.check(); n != 2 {
+		t.Fatalf("%d events in the view", n)
+	}
+	first.drain()
+	second.drain()
+}
+
+func TestProcessingGoesOnAfterTheDatabaseWasAway(t *testing.T) {
+	w := newWorld(t, groups(8))
+	ctx, cancel := context.WithCancel(context.Background())
+	writers := w.writers(ctx, 3)
+	pods := []*pod{w.start(), w.start()}
+	w.until("events to be handled", `SELECT count(*) > 20 FROM stream_view`)
+	again, err := w.server.Restart(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := again.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	w.until("a token to be written after the restart", `SELECT EXISTS (SELECT FROM sluice.token WHERE xmin::text::bigint > 0 AND owner <> 0)`)
+	w.until("events to be handled", `SELECT sum(events) > 500 FROM stream_view`)
+	cancel()
+	writers.Wait()
+	w.check()
+	for _, p := range pods {
+		p.drain()
+	}
+}
+
+func TestAnEventThatFailsBlocksItsSegmentOnly(t *testing.T) {
+	w := newWorld(t, groups(2))
+	pods := []*pod{w.start(), w.start()}
+	w.until("the view's table", `SELECT to_regclass('stream_view') IS NOT NULL`)
+	w.exec(`ALTER TABLE stream_view ADD CONSTRAINT at_most_two CHECK (stream_id <> 'stream-0' OR events <= 2)`)
+	for _, stream := range []string{"stream-0", "stream-1"} { // of different segments of two
+		w.exec(`SELECT sluice.append($1, NULL, '[{"type": "Counted", "data": {"n": "1"}}, {"type": "Counted", "data": {"n": "2"}},
+			{"type": "Counted", "data": {"n": "3"}}, {"type": "Counted", "data": {"n": "4"}}]')`, stream)
+	}
+	w.until("what comes before the event, and the other segment, to be handled",
+		`SELECT count(*) = 2 FROM stream_view WHERE (stream_id, events) IN (('stream-0', 2), ('stream-1', 4))`)
+	w.until("three attempts", `SELECT EXISTS (SELECT FROM sluice.failure f JOIN sluice.event e ON e.position = f.position
+		WHERE f.attempts >= 3 AND e.stream_id = 'stream-0' AND e.version = 3 AND f.message LIKE '%at_most_two%')`)
+	for _, p := range pods {
+		p.kill()
+	}
+	pods[0] = w.start()
+	w.until("the attempts to go on in another pod", `SELECT EXISTS (SELECT FROM sluice.failure WHERE attempts >= 5)`)
+	w.until("the report to say so", `SELECT EXISTS (SELECT FROM sluice.worker WHERE report #>> '{groups,view,fault,kind}' = 'Event' AND (report #>> '{groups,view,blocked}')::int = 1)`)
+	w.exec(`ALTER TABLE stream_view DROP CONSTRAINT at_most_two`)
+	if n := w.check(); n != 8 {
+		t.Fatalf("%d events in the view", n)
+	}
+	w.until("the failure to be cleared", `SELECT NOT EXISTS (SELECT FROM sluice.failure)`)
+	pods[0].drain()
+}
+
+func TestAMissingTableStopsItsGroupUntilItIsThere(t *testing.T) {
+	w := newWorld(t, strings.Replace(groups(2), "setup: CREATE TABLE IF NOT EXISTS stream_view (stream_id text PRIMARY KEY, events bigint NOT NULL, chain text NOT NULL)", "setup: SELECT 1", 1))
+	p := w.start()
+	w.exec(`SELECT sluice.append('stream-1', NULL, '[{"type": "Counted", "data": {"n": "1"}}]')`)
+	w.until("the reason in the worker's report", `SELECT EXISTS (SELECT FROM sluice.worker WHERE report #>> '{groups,view,fault,reason}' = 'TableMissing' AND (report #> '{groups,view,refused}')::bool)`)
+	w.until("the other group to go on", `SELECT EXISTS (SELECT FROM sluice.event WHERE type = 'Answered')`)
+	w.exec(`CREATE TABLE stream_view (stream_id text PRIMARY KEY, events bigint NOT NULL, chain text NOT NULL)`)
+	w.check()
+	w.exec(`DROP TABLE stream_view`)
+	w.exec(`SELECT sluice.append('stream-1', NULL, '[{"type": "Counted", "data": {"n": "2"}}]')`)
+	w.until("the reason, while it runs", `SELECT EXISTS (SELECT FROM sluice.worker WHERE report #>> '{groups,view,fault,kind}' = 'Definition')`)
+	w.exec(`CREATE TABLE stream_view AS SELECT 'stream-1' AS stream_id, 1::bigint AS events, md5('1') AS chain`)
+	w.exec(`ALTER TABLE stream_view ADD PRIMARY KEY (stream_id)`)
+	w.check()
+	p.drain()
+}

@@ -1,0 +1,22 @@
+// Faultworker is the program that the fault tests run, kill and freeze.
+package main
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sluice-project/sluice"
+	eventlog "github.com/sluice-project/sluice/eventsource/postgres"
+)
+
+func main() {
+	events := eventlog.NewLog(nil, "sluice") // appends in the handlers' transactions only
+	sluice.Main(sluice.Handlers{
+		// answer appends an event for each one counted: at version + n it would conflict if it came twice.
+		"answer": sluice.Each(func(ctx context.Context, tx pgx.Tx, e sluice.Event) error {
+			_, err := events.AppendTx(ctx, tx, "answer-"+e.StreamID, eventlog.Exactly(e.Version-1), eventlog.NewEvent{Type: "Answered"})
+			return err
+		}, "Counted"),
+	})
+}

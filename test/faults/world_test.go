@@ -1,0 +1,316 @@
+// Package faults runs real workers, as processes, against a real PostgreSQL, and kills, freezes, drains and scales them.
+package faults
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sluice-project/sluice/definition"
+	eventlog "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/internal/localpostgres"
+	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/runtime/access"
+	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
+)
+
+const processor = "test/default/faults"
+
+// program is the worker's, built once.
+var program = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "sluice-faults-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "faultworker")
+	out, err := exec.Command("go", "build", "-o", path, "./faultworker").CombinedOutput()
+	if err != nil {
+		return dir, fmt.Errorf("building the worker: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if path, err := program(); err == nil {
+		os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(code)
+}
+
+// world is a database with a processor, and the processes that work on it.
+type world struct {
+	t      *testing.T
+	server *localpostgres.Server
+	url    string
+	pool   *pgxpool.Pool
+	spec   definition.Spec
+	dir    string
+	next   int
+}
+
+// groups are an SQL group that folds each stream into a count and a hash chain, and a Go group that answers each event.
+func groups(segments int) string {
+	return fmt.Sprintf(`
+  - name: view
+    segments: %[1]d
+    onError: {backoff: {initial: 50ms, max: 200ms}}
+    handler:
+      type: SQL
+      sql:
+        setup: CREATE TABLE IF NOT EXISTS stream_view (stream_id text PRIMARY KEY, events bigint NOT NULL, chain text NOT NULL)
+        statements:
+        - eventTypes: [Counted]
+          each: |
+            INSERT INTO stream_view AS v (stream_id, events, chain) SELECT stream_id, 1, md5(data ->> 'n') FROM event
+            ON CONFLICT (stream_id) DO UPDATE SET events = v.events + 1, chain = md5(v.chain || excluded.chain)
+  - name: answer
+    segments: %[1]d
+    onError: {backoff: {initial: 50ms, max: 200ms}}
+    handler: {type: Go}
+`, segments)
+}
+
+func newWorld(t *testing.T, groups string) *world {
+	t.Helper()
+	ctx := context.Background()
+	w := &world{t: t, server: postgrestest.Start(t), dir: t.TempDir()}
+	w.url = w.server.URL("postgres")
+	target, err := access.FromURL(w.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := postgres.Connect(ctx, postgres.Options{Target: target})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := postgres.Migrate(ctx, conn, postgres.DefaultSchema); err != nil {
+		t.Fatal(err)
+	}
+	if w.pool, err = postgres.Open(postgres.Options{Target: target, Application: "test", MaxConns: 40}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.pool.Close)
+	w.declare(groups)
+	secret := filepath.Join(w.dir, "secrets", "db")
+	if err := os.MkdirAll(secret, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(secret, "uri"), []byte(w.url), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// declare makes the processor have these groups.
+func (w *world) declare(groups string) {
+	w.t.Helper()
+	ctx := context.Background()
+	document, err := definition.ParseYAML([]byte("apiVersion: sluice.dev/v1alpha1\nkind: EventProcessor\nmetadata: {name: faults}\nspec:\n  store: {type: Postgres, postgres: {urlSecretRef: {name: db}}}\n  processingGroups:" + groups))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.spec = document.Spec
+	live, err := json.Marshal(w.spec.Live(time.Now().UnixNano()))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var declared []tokenstore.Group
+	for _, g := range w.spec.ProcessingGroups {
+		declared = append(declared, tokenstore.Group{Name: g.Name, Segments: int(g.Segments)})
+	}
+	if err := postgres.NewDirectory(w.pool, postgres.DefaultSchema).DeclareProcessor(ctx, tokenstore.Processor{Name: processor, Definition: w.spec.Definition().ID(), Replicas: 3, Live: live}); err != nil {
+		w.t.Fatal(err)
+	}
+	err = postgres.NewStore(w.pool, postgres.DefaultSchema).Declare(ctx, processor, declared, func(string) (tokenstore.Progress, error) {
+		return eventlog.NewSource(w.pool, postgres.DefaultSchema).Start(ctx, "Earliest")
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	text, err := json.Marshal(w.spec.Definition())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(w.dir, "definition.json"), text, 0o644); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// pod is a worker's process.
+type pod struct {
+	world *world
+	name  string
+	cmd   *exec.Cmd
+	ended chan struct{}
+}
+
+// start starts a worker.
+func (w *world) start() *pod {
+	w.t.Helper()
+	path, err := program()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.next++
+	p := &pod{world: w, name: fmt.Sprintf("pod-%d", w.next), ended: make(chan struct{})}
+	p.cmd = exec.Command(path, "worker", "--metrics-address=", "--probe-address=")
+	p.cmd.Env = append(os.Environ(), "SLUICE_PROCESSOR="+processor, "SLUICE_POD="+p.name,
+		"SLUICE_DEFINITION_FILE="+filepath.Join(w.dir, "definition.json"), "SLUICE_SECRETS_DIR="+filepath.Join(w.dir, "secrets"),
+		`SLUICE_STORE={"type":"Postgres","postgres":{"urlSecretRef":{"name":"db"}}}`)
+	log, err := os.Create(filepath.Join(w.dir, p.name+".log"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	p.cmd.Stderr = log
+	if err := p.cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	go func() {
+		defer close(p.ended)
+		defer log.Close()
+		p.cmd.Wait() // how it ends is the tests' doing
+	}()
+	w.t.Cleanup(func() {
+		p.cmd.Process.Kill() // it may have ended
+		<-p.ended
+		if w.t.Failed() {
+			text, err := os.ReadFile(log.Name())
+			w.t.Logf("%s: %v\n%s", p.name, err, tail(string(text), 30))
+		}
+	})
+	return p
+}
+
+func tail(text string, lines int) string {
+	all := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+func (p *pod) signal(s syscall.Signal) {
+	p.world.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.world.t.Fatalf("%s to %s: %v", s, p.name, err)
+	}
+}
+
+// kill ends the process at once.
+func (p *pod) kill() {
+	p.signal(syscall.SIGKILL)
+	<-p.ended
+}
+
+// drain ends the process by SIGTERM and fails unless it exits with 0.
+func (p *pod) drain() {
+	p.world.t.Helper()
+	p.signal(syscall.SIGTERM)
+	select {
+	case <-p.ended:
+	case <-time.After(30 * time.Second):
+		p.world.t.Fatalf("%s has not drained after 30 s", p.name)
+	}
+	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
+		p.world.t.Errorf("%s drained with exit code %d", p.name, code)
+	}
+}
+
+// until waits for a query that returns true.
+func (w *world) until(what, query string, args ...any) {
+	w.t.Helper()
+	deadline := time.Now().Add(60 * time.Second)
+	for {
+		var holds bool
+		err := w.pool.QueryRow(context.Background(), query, args...).Scan(&holds)
+		if err == nil && holds {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("waited 60 s for %s (%v)", what, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (w *world) exec(sql string, args ...any) {
+	w.t.Helper()
+	if _, err := w.pool.Exec(context.Background(), sql, args...); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// check waits until all events are handled and fails unless each was, once and in order.
+func (w *world) check() (events int) {
+	w.t.Helper()
+	w.until("all events to be handled", `SELECT (SELECT count(*) FROM sluice.event WHERE type = 'Counted') = (SELECT coalesce(sum(events), 0) FROM stream_view)
+		AND (SELECT count(*) FROM sluice.event WHERE type = 'Counted') = (SELECT count(*) FROM sluice.event WHERE type = 'Answered')`)
+	var wrong, unanswered int
+	err := w.pool.QueryRow(context.Background(), `
+		WITH RECURSIVE log AS (
+		  SELECT stream_id, data ->> 'n' AS n, version AS i FROM sluice.event WHERE type = 'Counted'
+		), fold AS (
+		  SELECT stream_id, i, md5(n) AS chain FROM log WHERE i = 1
+		  UNION ALL SELECT l.stream_id, l.i, md5(f.chain || md5(l.n)) FROM fold f JOIN log l ON l.stream_id = f.stream_id AND l.i = f.i + 1
+		), last AS (SELECT DISTINCT ON (stream_id) * FROM fold ORDER BY stream_id, i DESC)
+		SELECT count(*) FILTER (WHERE (v.events, v.chain) IS DISTINCT FROM (l.i, l.chain)), coalesce(sum(v.events), 0),
+		  (SELECT count(*) FROM log l WHERE NOT EXISTS (SELECT FROM sluice.event a WHERE a.stream_id = 'answer-' || l.stream_id AND a.version = l.i))
+		  FROM last l FULL JOIN stream_view v USING (stream_id)`).Scan(&wrong, &events, &unanswered)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if wrong > 0 || unanswered > 0 {
+		w.t.Fatalf("of %d events: %d streams of the view are not the fold over the log, %d events are not answered", events, wrong, unanswered)
+	}
+	return events
+}
+
+// writers append to random streams until the context ends; some transactions are slow, some are rolled back.
+func (w *world) writers(ctx context.Context, n int) *sync.WaitGroup {
+	var running sync.WaitGroup
+	for i := range n {
+		running.Go(func() {
+			for turn := 0; ctx.Err() == nil; turn++ {
+				if err := w.write(ctx, i, turn); err != nil && ctx.Err() == nil && !postgres.IsLost(err) {
+					w.t.Errorf("appending: %v", err)
+					return
+				}
+			}
+		})
+	}
+	return &running
+}
+
+func (w *world) write(ctx context.Context, writer, turn int) error {
+	tx, err := w.pool.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx)) // nothing is left to roll back after a commit
+	stream := fmt.Sprintf("stream-%d", (writer*7+turn)%40)
+	if _, err := tx.Exec(ctx, `SELECT sluice.append($1, NULL, jsonb_build_array(jsonb_build_object('type', 'Counted', 'data', jsonb_build_object('n', $2::text))))`, stream, fmt.Sprint(writer, "-", turn)); err != nil {
+		return err
+	}
+	switch {
+	case turn%10 == 3:
+		return tx.Rollback(ctx)
+	case turn%25 == 7:
+		if _, err := tx.Exec(ctx, "SELECT pg_sleep(0.3)"); err != nil {
+			return err
+		}
+	}
+	if _, err := tx.Exec(ctx, "SELECT pg_sleep(0.004)"); err != nil {
+		return err
+	}
+	return tx.Commit(ctx)
+}
