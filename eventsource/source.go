@@ -29,6 +29,9 @@ type Event struct {
 }
 
 // Coverage says which events a part of a segment has been given. It is immutable.
+//
+// Only its progress, once it is stored, outlives a crash of the source's server. Whoever loses the connection to it starts
+// again from what is stored, and forgets coverages and pages in memory.
 type Coverage interface {
 	// Covers reports whether the event has been given.
 	Covers(e *Event) bool
@@ -45,7 +48,8 @@ type Page struct {
 	More bool
 	// After returns the coverage c, which was among those that the page was read from, with the events of this page up to
 	// and including the position added. Where position is that of the last event or higher, all that the page vouches for
-	// is added, also where there was no event.
+	// is added, also where there was no event. c may also come from an earlier call, with a lower position, so that a page
+	// can be handled in several batches. To read on before a page has been handled, read from what After returns.
 	After func(c Coverage, position int64) Coverage
 }
 

@@ -27,26 +27,31 @@ func (p *Planner) now() time.Time {
 	return p.Now()
 }
 
-// pin takes note of segments whose owner has died without releasing them.
+// pin takes note of segments whose owner has died without releasing them, also where others were quicker to take over.
 func (p *Planner) pin(view tokenstore.View, tokens []tokenstore.Token) {
-	alive := map[int64]bool{0: true}
+	dead := map[int64]bool{}
 	for _, w := range view.Workers {
-		alive[w.Incarnation] = w.Alive
+		dead[w.Incarnation] = !w.Alive
 	}
 	if p.pins == nil {
-		p.pins = map[tokenstore.Key]pin{}
+		p.pins, p.owners = map[tokenstore.Key]pin{}, map[tokenstore.Key]int64{}
 	}
 	now := p.now()
 	for _, t := range tokens {
+		before := p.owners[t.Key]
+		p.owners[t.Key] = t.Owner
+		if dead[t.Owner] {
+			before = t.Owner
+		}
 		old, there := p.pins[t.Key]
-		if alive[t.Owner] || there && old.owner == t.Owner {
+		if !dead[before] || there && old.owner == before {
 			continue
 		}
 		last := pinnedFor
 		if there && now.Sub(old.until) < pinnedAtMost {
 			last = min(old.last*2, pinnedAtMost)
 		}
-		p.pins[t.Key] = pin{owner: t.Owner, until: now.Add(last), last: last}
+		p.pins[t.Key] = pin{owner: before, until: now.Add(last), last: last}
 	}
 	for key, old := range p.pins {
 		if now.Sub(old.until) > pinnedAtMost {

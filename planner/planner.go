@@ -24,7 +24,8 @@ type Planner struct {
 	// Now is the clock for how long a segment stays where it was taken over; time.Now by default.
 	Now func() time.Time
 
-	pins map[tokenstore.Key]pin
+	pins   map[tokenstore.Key]pin
+	owners map[tokenstore.Key]int64 // at the last step
 }
 
 // Outcome is what one step saw and did.
@@ -144,8 +145,8 @@ type problem struct {
 	segments []assignment.Segment
 }
 
-// byEligible divides the groups by who can handle them: nearly always everybody can handle all. A worker whose binary
-// lacks a group's handler, or whose statements do not prepare, is given nothing of that group.
+// byEligible divides the groups by who can handle them: nearly always everybody can handle all. A worker that does
+// not report a group, since its definition lacks it or it has just begun, is given nothing of it; nor is one that refuses it.
 func byEligible(workers []tokenstore.Worker, segments []assignment.Segment) []problem {
 	var order []string
 	parts := map[string]*problem{}
@@ -174,7 +175,7 @@ func eligible(workers []tokenstore.Worker, group string) []assignment.Member {
 		m := assignment.Member{ID: w.Incarnation, Definition: w.DefinitionNumber, State: assignment.Active}
 		if w.State == tokenstore.Draining {
 			m.State = assignment.Draining
-		} else if w.Report.Groups[group].Refused {
+		} else if report, knows := w.Report.Groups[group]; !knows || report.Refused {
 			m.State = assignment.Quarantined
 		}
 		all = append(all, m)

@@ -18,6 +18,6 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(operatorCommand())
+	root.AddCommand(operatorCommand(), command.Worker(nil))
 	return root
 }

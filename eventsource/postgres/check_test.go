@@ -82,7 +82,7 @@ func TestAStandbyIsRefused(t *testing.T) {
 func TestAppendersCanSetNeitherTransactionNorPosition(t *testing.T) {
 	url := migrated(t, schema)
 	db := pool(t, url)
-	exec(t, db, documented(t, "-- grants")) // several statements
+	exec(t, db, documented(t, "spec/events.md", "-- grants")) // several statements
 	appender, reader := as(t, url, "sluice_append"), as(t, url, "sluice_read")
 	if _, err := newLog(t, appender).Append(t.Context(), "a", postgres.NoStream, happened, happened); err != nil {
 		t.Errorf("append: %v", err)
@@ -129,23 +129,54 @@ func as(t *testing.T, url, role string) *pgxpool.Pool {
 
 func TestTheDocumentedStatementsAppend(t *testing.T) {
 	db := database(t)
-	exec(t, db, documented(t, "-- append"))
-	exec(t, db, documented(t, "-- insert"))
+	exec(t, db, documented(t, "spec/events.md", "-- append"))
+	exec(t, db, documented(t, "spec/events.md", "-- insert"))
 	if got := query[string](t, db, "SELECT string_agg(stream_id || ' ' || version || ' ' || type, ', ' ORDER BY position) FROM sluice.event"); got != "payment-4711 1 PaymentCreated, payment-4711 2 PaymentSettled, payment-4712 1 PaymentCreated" {
 		t.Error(got)
 	}
 }
 
-// documented returns the SQL block of docs/spec/events.md that begins with the line.
-func documented(t *testing.T, line string) string {
-	text, err := os.ReadFile("../../docs/spec/events.md")
+func TestARestoredDatabaseStartsAnewAsDocumented(t *testing.T) {
+	db := database(t)
+	source := postgres.NewSource(db, schema)
+	if _, err := newLog(t, db).Append(t.Context(), "a", postgres.Any, happened, happened); err != nil {
+		t.Fatal(err)
+	}
+	// As if all this had been written by a server that had been used much longer.
+	exec(t, db, "UPDATE sluice.event SET txid = '900000000'")
+	exec(t, db, "UPDATE sluice.meta SET system_identifier = 1")
+	exec(t, db, "INSERT INTO sluice.processing_group (name, processor, segments, sequencing, hash) VALUES ('g', 'p', 1, 'Stream', 'Default')")
+	exec(t, db, "INSERT INTO sluice.token (group_name, segment, mask, position, snapshot, epoch, version, owner) VALUES ('g', 0, 0, 2, '900000001:900000001:', 1, 1, 9)")
+	if err := source.Check(t.Context()); !errors.Is(err, postgres.ErrStoreChanged) {
+		t.Errorf("before: %v", err)
+	}
+	exec(t, db, documented(t, "design/reading.md", "-- restored"))
+	if err := source.Check(t.Context()); err != nil {
+		t.Errorf("after: %v", err)
+	}
+	var p tokenstore.Progress
+	if err := db.QueryRow(t.Context(), "SELECT position, snapshot FROM sluice.token").Scan(&p.Position, &p.Snapshot); err != nil {
+		t.Fatal(err)
+	}
+	r := &reader{t: t, source: source}
+	r.resume(p)
+	for i, want := range []int{2, 0} {
+		if n := len(r.next(10).Events); n != want {
+			t.Errorf("page %d has %d events, want %d", i, n, want)
+		}
+	}
+}
+
+// documented returns the SQL block of a page below docs that begins with the line.
+func documented(t *testing.T, page, line string) string {
+	text, err := os.ReadFile("../../docs/" + page)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, rest, found := strings.Cut(string(text), "```sql\n"+line+"\n")
 	sql, _, _ := strings.Cut(rest, "```")
 	if !found {
-		t.Fatalf("docs/spec/events.md has no SQL block %q", line)
+		t.Fatalf("docs/%s has no SQL block %q", page, line)
 	}
 	return sql
 }

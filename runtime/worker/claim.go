@@ -133,8 +133,8 @@ func (l *life) leave(ctx context.Context, segments []*segmentRun) {
 	l.release(ctx, now)
 }
 
-// loseAll forgets all segments: the lease was over for a time.
-func (l *life) loseAll() {
+// loseAll forgets all segments, so that they are claimed and read for anew.
+func (l *life) loseAll(cause string) {
 	l.mu.Lock()
 	all := l.all()
 	l.mu.Unlock()
@@ -142,6 +142,6 @@ func (l *life) loseAll() {
 		l.lose(s)
 	}
 	if len(all) > 0 {
-		l.log.Warn("the lease was over; claiming again", "segments", len(all))
+		l.log.Warn("claiming again", "segments", len(all), "cause", cause)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/sluice-project/sluice/definition"
@@ -22,12 +23,26 @@ type controller struct {
 	drainFrom time.Time // when draining began; zero before
 	planning  bool      // this worker made the newest plan
 	due       bool      // a look at the directory is
+	announce  func()    // closes known, once
+	broken    bool      // the directory could not be reached last
+}
+
+// trouble takes note of how a statement to the directory went, and logs when that changes.
+func (c *controller) trouble(err error) {
+	switch {
+	case err != nil && !c.broken:
+		c.log.Error("the directory cannot be reached; trying again until it can", "error", err)
+	case err == nil && c.broken:
+		c.log.Info("the directory can be reached again")
+	}
+	c.broken = err != nil
 }
 
 // controlLoop beats, looks at the directory when something has changed, and acts. It ends when the worker has drained
 // after the context's end, or with an error when the incarnation has to end.
 func (l *life) controlLoop(ctx context.Context) error {
-	c := &controller{life: l, orphaned: map[tokenstore.Key]time.Time{}, began: time.Now(), due: true, nextMove: time.Now().Add(moveEvery)}
+	c := &controller{life: l, orphaned: map[tokenstore.Key]time.Time{}, began: time.Now(), due: true, nextMove: time.Now().Add(moveEvery),
+		announce: sync.OnceFunc(func() { close(l.known) })}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	done := ctx.Done()
@@ -57,18 +72,15 @@ func (c *controller) turn(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	again := tokenstore.Heartbeat
-	if !time.Now().Before(c.nextBeat) {
+	if !time.Now().Before(c.nextBeat) || c.news.Swap(false) {
 		if err := c.beat(ctx); err != nil {
 			return 0, err
 		}
 	}
-	if c.beaten && c.prepare(ctx) {
-		c.nextBeat, c.due = time.Time{}, true // the planner has to know
-	}
 	if c.beaten && (c.due || c.planning || !c.pulse.Planned) {
 		d, err := c.observe(ctx)
 		if err != nil {
-			c.log.Warn("looking at the directory; trying again", "error", err)
+			c.trouble(err)
 			c.due, again = true, min(again, 200*time.Millisecond)
 		} else if d.again > 0 {
 			c.due, again = true, min(again, d.again)
@@ -97,11 +109,13 @@ func (c *controller) beat(ctx context.Context) error {
 		return nil
 	case err != nil:
 		c.nextBeat = time.Now().Add(200 * time.Millisecond)
-		c.log.Warn("a heartbeat failed", "error", err)
+		c.trouble(err)
 		return nil
 	}
+	c.trouble(nil)
+	c.announce()
 	if expired { // others may have taken over: ask before going on
-		c.loseAll()
+		c.loseAll("the lease was over")
 		c.due = true
 	}
 	c.trust(sent)
@@ -115,6 +129,9 @@ func (c *controller) beat(ctx context.Context) error {
 // observe looks at the directory and the tokens and acts on what it sees.
 func (c *controller) observe(ctx context.Context) (decision, error) {
 	c.due = false
+	if err := c.reread(ctx); err != nil {
+		return decision{}, err
+	}
 	c.plan(ctx)
 	view, err := c.directory.View(ctx, c.options.Processor)
 	if err != nil {
@@ -134,6 +151,20 @@ func (c *controller) observe(ctx context.Context) (decision, error) {
 	}
 	c.judgeReadiness(d)
 	return d, nil
+}
+
+// reread forgets what was read but not stored once a connection was lost: the server may have crashed, and then it gives
+// transaction ids again that it had not logged. Stored progress is safe from that.
+func (c *controller) reread(ctx context.Context) error {
+	if !c.severed.Load() {
+		return nil
+	}
+	if err := c.source.Check(ctx); err != nil {
+		return err
+	}
+	c.severed.Store(false)
+	c.loseAll("a connection that reads events was lost")
+	return nil
 }
 
 // plan plans where nobody else does, or where this worker did last.

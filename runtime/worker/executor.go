@@ -43,6 +43,7 @@ func (l *life) execute(ctx context.Context) {
 func (l *life) take(s *segmentRun) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	s.poked = s.running
 	if s.gone || s.leaving || s.running || l.settings.paused(s.group.name) || time.Now().Before(s.notBefore) || !l.trusts() {
 		return false
 	}
@@ -54,6 +55,7 @@ func (l *life) take(s *segmentRun) bool {
 func (l *life) give(ctx context.Context, s *segmentRun, again bool) {
 	l.mu.Lock()
 	s.running = false
+	again = again || s.poked
 	leaving := s.leaving && !s.gone
 	l.mu.Unlock()
 	switch {
@@ -88,6 +90,9 @@ func (l *life) step(ctx context.Context, s *segmentRun) (again bool) {
 	s.advanced(advance, b.after)
 	l.mu.Unlock()
 	s.member.Take(b.delivered, b.cut)
+	if s.group.spec.Go != nil {
+		l.events.Notify() // the handler may have appended
+	}
 	l.succeeded(ctx, s, took)
 	return true
 }

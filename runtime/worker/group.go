@@ -46,18 +46,34 @@ func (l *life) registered() []string {
 	return append([]string{}, slices.Sorted(maps.Keys(l.options.Handlers))...)
 }
 
-// prepare makes groups fit that are not: before their first claim, and again after a while where it did not succeed. It
-// reports whether that has changed anything.
-func (l *life) prepare(ctx context.Context) (changed bool) {
-	for _, g := range l.groups {
-		l.mu.Lock()
-		due := !g.fit && !time.Now().Before(g.tryAt)
-		l.mu.Unlock()
-		if due {
-			changed = l.judge(g, l.makeFit(ctx, g)) || changed
-		}
+// prepareEvery is how often groups that are not fit are looked at.
+const prepareEvery = 100 * time.Millisecond
+
+// prepare makes groups fit, before their first claim, and tries those again after a while where it did not succeed. Setups
+// may take long, so this runs apart from the control loop.
+func (l *life) prepare(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-l.known:
 	}
-	return changed
+	for ctx.Err() == nil {
+		left := false
+		for _, g := range l.groups {
+			l.mu.Lock()
+			fit, due := g.fit, !time.Now().Before(g.tryAt)
+			l.mu.Unlock()
+			if !fit && due && l.judge(g, l.makeFit(ctx, g)) {
+				l.news.Store(true)
+				l.look()
+			}
+			left = left || !fit
+		}
+		if !left {
+			return
+		}
+		sleep(ctx, prepareEvery)
+	}
 }
 
 // makeFit runs a group's setup, once a definition, and has the server parse its statements.

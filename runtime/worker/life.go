@@ -12,7 +12,6 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/sluice-project/sluice/eventsource"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/planner"
 	"github.com/sluice-project/sluice/runtime/feed"
@@ -30,11 +29,16 @@ type life struct {
 	data      *pgxpool.Pool
 	directory *postgres.Directory
 	store     *postgres.Store
-	source    eventsource.Source
+	source    *eventspostgres.Source
+	events    *eventspostgres.Log // to tell that a handler may have appended
 	feed      *feed.Feed
 	planner   planner.Planner
 
 	nudge   chan struct{} // look at the directory
+	known   chan struct{} // closed when the directory knows the processor
+	news    atomic.Bool   // the report has something that the planner has to know at once
+	unread  atomic.Bool   // the last read of events failed
+	severed atomic.Bool   // a connection that reads events was lost
 	trusted atomic.Int64  // until when batches may begin, nanoseconds of time.Since(epoch)
 	epoch   time.Time     // with a monotonic reading
 
@@ -55,7 +59,7 @@ func (w *Worker) live(ctx context.Context) (lived bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	l := &life{Worker: w, nudge: make(chan struct{}, 1), epoch: time.Now(), segments: map[tokenstore.Key]*segmentRun{}}
+	l := &life{Worker: w, nudge: make(chan struct{}, 1), known: make(chan struct{}), epoch: time.Now(), segments: map[tokenstore.Key]*segmentRun{}}
 	defer func() { err = errors.Join(err, l.close()) }()
 	sessions := &sessionKeeper{life: l, session: session}
 	if err := l.begin(ctx, session); err != nil {
@@ -121,7 +125,7 @@ func (l *life) checkStore(ctx context.Context, session *postgres.Session) error 
 func (l *life) openPools(incarnation int64) (err error) {
 	application := postgres.ApplicationOf(incarnation)
 	control, data := l.connection(application), l.connection(application)
-	control.MaxConns, data.MaxConns = 2, int32(l.options.Executors)+2
+	control.MaxConns, data.MaxConns = 3, int32(l.options.Executors)+2
 	if l.control, err = postgres.Open(control); err != nil {
 		return err
 	}
@@ -137,17 +141,21 @@ func (l *life) openStores(ctx context.Context) error {
 		return err
 	}
 	l.source = source
+	l.events = eventspostgres.NewLog(l.control, l.options.Schema)
 	l.feed = feed.New(source, feed.Options{}, l.log, l.delivered, l.readFailed)
 	return nil
 }
 
-func (l *life) close() error {
+func (l *life) close() (err error) {
+	if l.events != nil {
+		err = l.events.Close()
+	}
 	for _, pool := range []*pgxpool.Pool{l.data, l.control} {
 		if pool != nil {
 			pool.Close()
 		}
 	}
-	return nil
+	return err
 }
 
 // run keeps everything going until the incarnation ends or has drained.
@@ -157,6 +165,7 @@ func (l *life) run(ctx context.Context, sessions *sessionKeeper) error {
 	var running sync.WaitGroup
 	running.Go(func() { l.feed.Run(parts) })
 	running.Go(func() { sessions.run(parts) })
+	running.Go(func() { l.prepare(parts) })
 	for range l.options.Executors {
 		running.Go(func() { l.execute(parts) })
 	}

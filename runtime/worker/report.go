@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // rate counts events a second, smoothed over about ten seconds.
@@ -104,6 +105,15 @@ func (l *life) report(s *segmentRun, b batch, took time.Duration, err error) {
 func (l *life) readFailed(err error) {
 	if err != nil {
 		l.metrics.readErrors.Inc()
-		l.log.Warn("reading events; trying again", "error", err)
+		if postgres.IsLost(err) {
+			l.severed.Store(true)
+			l.look()
+		}
+	}
+	switch failing := err != nil; {
+	case failing && !l.unread.Swap(true):
+		l.log.Error("events cannot be read; trying again until they can", "error", err)
+	case !failing && l.unread.Swap(false):
+		l.log.Info("events can be read again")
 	}
 }

@@ -15,6 +15,7 @@ type segmentRun struct {
 
 	// Under the life's lock.
 	running bool // an executor has it
+	poked   bool // something was delivered while one had
 	leaving bool // to be released when no batch runs
 	gone    bool // released, or lost to somebody else
 

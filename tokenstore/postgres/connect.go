@@ -53,7 +53,9 @@ func Open(o Options) (*pgxpool.Pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preparing a connection: %w", err)
 	}
-	config.MaxConns = max(o.MaxConns, 4)
+	if config.MaxConns = o.MaxConns; o.MaxConns == 0 {
+		config.MaxConns = 4
+	}
 	config.MaxConnIdleTime = 30 * time.Second
 	config.ConnConfig.RuntimeParams = o.session()
 	config.BeforeConnect = o.aim
@@ -117,6 +119,7 @@ func (o Options) session() map[string]string {
 		"intervalstyle":                       "postgres",
 		"client_encoding":                     "UTF8",
 		"client_min_messages":                 "warning",
+		"jit":                                 "off", // reads of pages are short, but their estimates are not
 	}
 	if o.SearchPath != "" {
 		settings["search_path"] = o.SearchPath

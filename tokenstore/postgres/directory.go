@@ -14,11 +14,14 @@ import (
 )
 
 // alive is true for a worker w whose lease runs and which, where it holds a session lock, still holds it: the lock of a
-// killed process is gone in milliseconds.
-const alive = `(w.state <> 'Ended' AND w.lease_until > clock_timestamp() AND (NOT w.session_lock OR EXISTS (
+// killed process is gone in milliseconds. For three seconds after the server's start everybody counts as alive who did
+// lately: whoever connects first must not take everything.
+const alive = `(w.state <> 'Ended' AND (
+	  clock_timestamp() < pg_postmaster_start_time() + interval '3 s' AND w.lease_until > clock_timestamp() - interval '10 min'
+	  OR w.lease_until > clock_timestamp() AND (NOT w.session_lock OR EXISTS (
 	SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = 5358542
 	   AND l.objid = (w.incarnation & 2147483647)::oid AND l.granted
-	   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))))`
+	   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())))))`
 
 // Directory is a tokenstore.Directory in a schema of a PostgreSQL database.
 type Directory struct {

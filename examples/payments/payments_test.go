@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-project/sluice/definition"
+	eventlog "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/runtime/access"
+	"github.com/sluice-project/sluice/runtime/handler"
+	"github.com/sluice-project/sluice/runtime/worker"
+	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
+)
+
+// start runs the example against a new database and returns its service.
+func start(t *testing.T) *httptest.Server {
+	t.Helper()
+	text, err := os.ReadFile("processor.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := definition.ParseYAML(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	target, err := access.FromURL(postgrestest.New(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := postgres.Connect(ctx, postgres.Options{Target: target})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := postgres.Migrate(ctx, conn, postgres.DefaultSchema); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close(ctx)
+	pool, err := postgres.Open(postgres.Options{Target: target})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+
+	def := document.Spec.Definition()
+	live, err := json.Marshal(document.Spec.Live(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name = "test/default/payments"
+	if err := postgres.NewDirectory(pool, postgres.DefaultSchema).DeclareProcessor(ctx, tokenstore.Processor{Name: name, Definition: def.ID(), Replicas: 1, Live: live}); err != nil {
+		t.Fatal(err)
+	}
+	var groups []tokenstore.Group
+	for _, g := range document.Spec.ProcessingGroups {
+		groups = append(groups, tokenstore.Group{Name: g.Name, Segments: int(g.Segments)})
+	}
+	source := eventlog.NewSource(pool, postgres.DefaultSchema)
+	if err := postgres.NewStore(pool, postgres.DefaultSchema).Declare(ctx, name, groups, func(string) (tokenstore.Progress, error) { return source.Start(ctx, "Earliest") }); err != nil {
+		t.Fatal(err)
+	}
+	w := worker.New(worker.Options{Processor: name, Pod: "test", Definition: def, DefinitionID: def.ID(), Target: target, Schema: postgres.DefaultSchema,
+		Handlers: map[string]handler.Handler{"validation": validation()}})
+	done := make(chan error)
+	go func() { done <- w.Run(ctx) }()
+	server := httptest.NewServer(newService(pool, "").routes())
+	t.Cleanup(func() {
+		server.Close()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return server
+}
+
+func post(t *testing.T, server *httptest.Server, body string) *http.Response {
+	t.Helper()
+	response, err := http.Post(server.URL+"/payments", "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { response.Body.Close() })
+	return response
+}
+
+func TestAPaymentIsValidatedOrRejected(t *testing.T) {
+	server := start(t)
+	for _, body := range []string{`{"amount":"10.00","currency":"USD"}`, `{"amount":"-1","currency":"USD"}`, `{"amount":"0.00","currency":"USD"}`} {
+		if r := post(t, server, body); r.StatusCode != http.StatusCreated {
+			t.Fatalf("%s: %s", body, r.Status)
+		}
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		var view []View
+		response, err := http.Get(server.URL + "/payments")
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = json.NewDecoder(response.Body).Decode(&view)
+		response.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		decided := 0
+		for _, p := range view {
+			if p.Validated == nil {
+				continue
+			}
+			decided++
+			if *p.Validated != (p.Amount == "10.00") || *p.Validated == (p.Reason != nil) {
+				t.Errorf("%+v", p)
+			}
+		}
+		if decided == 3 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after 30 s: %+v", view)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func TestABadPaymentIsRefusedByNamingTheField(t *testing.T) {
+	s := httptest.NewServer(newService(nil, "").routes())
+	defer s.Close()
+	for body, field := range map[string]string{
+		`{"amount":"ten","currency":"USD"}`:   "amount",
+		`{"amount":10.00,"currency":"USD"}`:   "amount",
+		`{"amount":"10.00","currency":"usd"}`: "currency",
+		`{"amount":"10.00"}`:                  "currency",
+		`{"sum":"10.00"}`:                     "sum",
+	} {
+		response := post(t, s, body)
+		text := make([]byte, 500)
+		n, _ := response.Body.Read(text)
+		if response.StatusCode != http.StatusBadRequest || !strings.Contains(string(text[:n]), field) {
+			t.Errorf("%s: %s %s", body, response.Status, text[:n])
+		}
+	}
+}

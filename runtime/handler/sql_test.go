@@ -1,0 +1,204 @@
+package handler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"pgregory.net/rapid"
+
+	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+func sqlHandler(statements ...definition.Statement) *SQL {
+	return NewSQL(definition.SQLHandler{Statements: statements}, "sluice")
+}
+
+func on(eventType string) definition.Statement {
+	return definition.Statement{EventTypes: []string{eventType}, Batch: "SELECT"}
+}
+
+func events(list string) []Event {
+	var all []Event
+	for i, word := range strings.Fields(list) {
+		stream, eventType, _ := strings.Cut(word, ":")
+		all = append(all, Event{Position: int64(i + 1), StreamID: stream, Type: eventType})
+	}
+	return all
+}
+
+func TestABatchIsCutIntoRounds(t *testing.T) {
+	for name, test := range map[string]struct {
+		statements []definition.Statement
+		events     string
+		want       []call
+	}{
+		"one statement takes all": {[]definition.Statement{on("A")}, "x:A y:A x:A", []call{{0, []int64{1, 2, 3}}}},
+		"opened, closed, opened of one stream": {[]definition.Statement{on("O"), on("C")}, "x:O x:C x:O",
+			[]call{{0, []int64{1}}, {1, []int64{2}}, {0, []int64{3}}}},
+		"of two streams": {[]definition.Statement{on("O"), on("C")}, "x:O x:C y:O y:C", []call{{0, []int64{1, 3}}, {1, []int64{2, 4}}}},
+		"a type that two statements want": {[]definition.Statement{on("A"), {EventTypes: []string{"A", "B"}, Batch: "SELECT"}}, "x:A x:B x:A",
+			[]call{{0, []int64{1}}, {1, []int64{1, 2}}, {0, []int64{3}}, {1, []int64{3}}}},
+		"each": {[]definition.Statement{{EventTypes: []string{"A"}, Each: "SELECT"}}, "x:A y:A", []call{{0, []int64{1}}, {0, []int64{2}}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := sqlHandler(test.statements...).plan(events(test.events))
+			if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(call{})); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestWithinAStreamStatementsRunInTheOrderOfTheEvents(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var statements []definition.Statement
+		for range rapid.IntRange(1, 4).Draw(t, "statements") {
+			statements = append(statements, definition.Statement{Batch: "SELECT",
+				EventTypes: rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"A", "B", "C"}), 1, 3, rapid.ID[string]).Draw(t, "types")})
+		}
+		h := sqlHandler(statements...)
+		var batch []Event
+		for i := range rapid.IntRange(1, 12).Draw(t, "events") {
+			e := Event{Position: int64(i + 1), StreamID: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "stream"), Type: rapid.SampledFrom([]string{"A", "B", "C"}).Draw(t, "type")}
+			if h.Wants(e.Type) {
+				batch = append(batch, e)
+			}
+		}
+		// What one stream sees, run by run, has to be what it would see were its events handled one by one.
+		for _, stream := range []string{"x", "y"} {
+			var want, got []string
+			of := map[int64]bool{}
+			for _, e := range batch {
+				if of[e.Position] = e.StreamID == stream; !of[e.Position] {
+					continue
+				}
+				for i := range h.statements {
+					if h.statements[i].Wants(e.Type) {
+						want = append(want, fmt.Sprint(i, "@", e.Position))
+					}
+				}
+			}
+			for _, c := range h.plan(batch) {
+				for _, p := range c.positions {
+					if of[p] {
+						got = append(got, fmt.Sprint(c.statement, "@", p))
+					}
+				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Fatalf("stream %s: %s", stream, diff)
+			}
+		}
+	})
+}
+
+func TestEventsComeBeforeAnyStatement(t *testing.T) {
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, postgrestest.New(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, `CREATE SCHEMA sluice; CREATE TABLE events (mine int); CREATE TABLE seen (position bigint);
+		CREATE TABLE sluice.event (position bigint, stream_id text, type text, data jsonb, metadata jsonb, recorded_at timestamptz);
+		INSERT INTO sluice.event (position) VALUES (1), (2), (3)`); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{
+		"INSERT INTO seen SELECT position FROM events",
+		"insert into seen select position from events; \n",
+		"-- a comment; with a semicolon\n/* and /* another */ one */ INSERT INTO seen SELECT position FROM events",
+		"WITH twice AS (SELECT position FROM events) INSERT INTO seen SELECT position FROM twice",
+		"with recursive up AS (SELECT position FROM events WHERE position = 1 UNION ALL SELECT position + 2 FROM up WHERE position < 3) INSERT INTO seen SELECT position FROM up",
+		"MERGE INTO seen s USING events e ON s.position = e.position WHEN NOT MATCHED THEN INSERT VALUES (e.position)",
+	} {
+		h := sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: text})
+		if err := h.Check(ctx, conn); err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if _, err := conn.Exec(ctx, h.statements[0].text, []int64{1, 3}, []bool{false, false}); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+		var sum int
+		if err := conn.QueryRow(ctx, "WITH gone AS (DELETE FROM seen RETURNING position) SELECT coalesce(sum(position), 0) FROM gone").Scan(&sum); err != nil || sum != 4 {
+			t.Errorf("%s: it saw positions that add up to %d, want 1 + 3 (%v)", text, sum, err)
+		}
+	}
+}
+
+func TestAStatementThatIsNoneIsTheDefinitionsFault(t *testing.T) {
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, postgrestest.New(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, `CREATE SCHEMA sluice; CREATE TABLE there (n int);
+		CREATE TABLE sluice.event (position bigint, stream_id text, type text, data jsonb, metadata jsonb, recorded_at timestamptz)`); err != nil {
+		t.Fatal(err)
+	}
+	for text, reason := range map[string]string{
+		"INSERT INTO missing SELECT position FROM events": "TableMissing",
+		"INSERT INTO there SELECT nothing FROM events":    "ColumnMissing",
+		"INSRT INTO there SELECT 1":                       "SyntaxError",
+		"COMMIT":                                          "SyntaxError",
+		"DELETE FROM there; DELETE FROM there":            "SyntaxError",
+	} {
+		err := sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: text}).Check(ctx, conn)
+		if err == nil {
+			t.Errorf("%s is accepted", text)
+		} else if kind, got := Classify(err); kind != tokenstore.DefinitionFault || got != reason {
+			t.Errorf("%s: %s %s, want %s", text, kind, got, reason)
+		}
+	}
+	err = sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: "INSERT INTO there SELECT $3::int FROM events"}).Check(ctx, conn)
+	var parameter *ParameterError
+	if !errors.As(err, &parameter) {
+		t.Errorf("a parameter of the user's own: %v", err)
+	}
+}
+
+func TestOnlyEvidenceAgainstTheEventCountsAgainstIt(t *testing.T) {
+	state := func(code string) error { return &pgconn.PgError{Code: code, Severity: "ERROR"} }
+	for name, test := range map[string]struct {
+		err  error
+		want tokenstore.FaultKind
+	}{
+		"a number out of range":               {state("22003"), tokenstore.EventFault},
+		"a unique constraint":                 {state("23505"), tokenstore.EventFault},
+		"a check of a view":                   {state("44000"), tokenstore.EventFault},
+		"RAISE in the user's function":        {state("P0001"), tokenstore.EventFault},
+		"a missing table":                     {state("42P01"), tokenstore.DefinitionFault},
+		"a feature that is not there":         {state("0A000"), tokenstore.DefinitionFault},
+		"a deadlock":                          {state("40P01"), tokenstore.ContentionFault},
+		"a lock not had in time":              {state("55P03"), tokenstore.ContentionFault},
+		"a disk that is full":                 {state("53100"), tokenstore.InfrastructureFault},
+		"a shutdown":                          {&pgconn.PgError{Code: "57P01", Severity: "FATAL"}, tokenstore.InfrastructureFault},
+		"a connection that is gone":           {errors.New("unexpected EOF"), tokenstore.InfrastructureFault},
+		"an error of the user's code":         {&UserError{Err: errors.New("no such customer")}, tokenstore.EventFault},
+		"a timeout of the user's code":        {&UserError{Err: context.DeadlineExceeded}, tokenstore.EventFault},
+		"a deadlock in the user's code":       {&UserError{Err: state("40P01")}, tokenstore.ContentionFault},
+		"a lost connection in the user's":     {fmt.Errorf("%w: EOF", errConnection), tokenstore.InfrastructureFault},
+		"the end of the process in the users": {&UserError{Err: context.Canceled}, tokenstore.InfrastructureFault},
+	} {
+		if got, reason := Classify(fmt.Errorf("wrapped: %w", test.err)); got != test.want || reason == "" {
+			t.Errorf("%s: %s %s, want %s", name, got, reason, test.want)
+		}
+	}
+}
+
+func TestAPanicIsTheEventsFault(t *testing.T) {
+	err := guard(nil, func() error { panic("no") })
+	if kind, reason := Classify(err); kind != tokenstore.EventFault || reason != "HandlerPanicked" {
+		t.Errorf("%s %s", kind, reason)
+	}
+}
