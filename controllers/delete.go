@@ -18,8 +18,8 @@ const Finalizer = "sluice.dev/store"
 // dropPause between two attempts to drop a processor's rows.
 const dropPause = 5 * time.Second
 
-// finalize sets the finalizer where it is due, and only there. It reports whether it changed the object, which then comes again.
-func (r *Reconciler) finalize(ctx context.Context, processor *v1alpha1.EventProcessor) (bool, error) {
+// finalize sets the finalizer where it is due, and only there, before anything is written to the store.
+func (r *Reconciler) finalize(ctx context.Context, processor *v1alpha1.EventProcessor) error {
 	before := processor.DeepCopy()
 	var changed bool
 	if processor.Spec.DeletionPolicy == v1alpha1.DeletionPolicyDelete {
@@ -28,13 +28,12 @@ func (r *Reconciler) finalize(ctx context.Context, processor *v1alpha1.EventProc
 		changed = controllerutil.RemoveFinalizer(processor, Finalizer)
 	}
 	if !changed {
-		return false, nil
+		return nil
 	}
-	err := r.Client.Patch(ctx, processor, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
-	if client.IgnoreNotFound(err) != nil {
-		return false, fmt.Errorf("setting the finalizer: %w", err)
+	if err := r.Client.Patch(ctx, processor, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
+		return fmt.Errorf("setting the finalizer: %w", err)
 	}
-	return true, nil
+	return nil
 }
 
 // delete lets a processor go: pods first, then rows, then the finalizer. Without our finalizer all is left to the

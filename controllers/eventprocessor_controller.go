@@ -31,8 +31,19 @@ type Reconciler struct {
 	written writtenStatuses
 }
 
+// afterConflict is when an object is looked at again that somebody else was changing: the cache has it by then.
+const afterConflict = 200 * time.Millisecond
+
 // Reconcile brings one EventProcessor closer to its spec.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	result, err := r.reconcile(ctx, request)
+	if apierrors.IsConflict(err) {
+		return ctrl.Result{RequeueAfter: afterConflict}, nil
+	}
+	return result, err
+}
+
+func (r *Reconciler) reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	processor := &v1alpha1.EventProcessor{}
 	if err := r.Client.Get(ctx, request.NamespacedName, processor); err != nil {
 		if apierrors.IsNotFound(err) {
@@ -44,8 +55,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if !processor.DeletionTimestamp.IsZero() {
 		return r.depart(ctx, processor)
 	}
-	if changed, err := r.finalize(ctx, processor); changed || err != nil {
-		return ctrl.Result{}, err
+	if err := r.finalize(ctx, processor); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	scope, err := r.observe(ctx, processor)
 	if err != nil {

@@ -73,6 +73,9 @@ func troubleOf(pod corev1.Pod) string {
 		if ended := c.LastTerminationState.Terminated; ended != nil {
 			return fmt.Sprintf("%s after it ended with code %d: %s", text, ended.ExitCode, or(ended.Message, ended.Reason))
 		}
+		if waiting.Message == "" {
+			return text
+		}
 		return text + ": " + waiting.Message
 	}
 	return ""

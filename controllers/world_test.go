@@ -169,11 +169,12 @@ func (w *world) createPod(ctx context.Context, d *appsv1.Deployment) error {
 
 func (w *world) deletePod(ctx context.Context, pod *corev1.Pod) error {
 	w.mu.Lock()
-	if worker := w.workers[pod.Name]; worker != nil {
-		worker.stop()
-		delete(w.workers, pod.Name)
-	}
+	worker := w.workers[pod.Name]
+	delete(w.workers, pod.Name)
 	w.mu.Unlock()
+	if worker != nil {
+		worker.stop() // which waits for a step, which asks for what to report
+	}
 	return client.IgnoreNotFound(apiClient.Delete(ctx, pod, client.GracePeriodSeconds(0)))
 }
 
@@ -207,8 +208,10 @@ func (w *world) playPod(ctx context.Context, pod *corev1.Pod) error {
 
 func (w *world) end() {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, worker := range w.workers {
+	workers := w.workers
+	w.workers = nil
+	w.mu.Unlock()
+	for _, worker := range workers {
 		worker.stop()
 	}
 	if w.pool != nil {

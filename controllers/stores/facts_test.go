@@ -1,0 +1,101 @@
+package stores
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluice-project/sluice/planner"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+var (
+	now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	seg = func(n uint32) tokenstore.Key { return tokenstore.Key{Group: "view", Segment: n} }
+)
+
+func token(n uint32, owner int64) tokenstore.Token {
+	return tokenstore.Token{Key: seg(n), Mask: 3, Owner: owner}
+}
+
+func worker(n int64, alive bool, groups map[string]tokenstore.GroupReport) tokenstore.Worker {
+	return tokenstore.Worker{Incarnation: n, Pod: "pod", Definition: "d1", Alive: alive, Report: tokenstore.Report{Groups: groups}}
+}
+
+func TestGroupsAreCounted(t *testing.T) {
+	outcome := planner.Outcome{
+		Groups: []tokenstore.Group{{Name: "view", Segments: 4}},
+		Tokens: []tokenstore.Token{token(0, 1), token(1, 2), token(2, 0), token(3, 9), {Key: tokenstore.Key{Group: "retired"}}},
+		View: tokenstore.View{
+			Workers: []tokenstore.Worker{
+				worker(1, true, map[string]tokenstore.GroupReport{"view": {Lag: 0.2}}),
+				worker(2, true, map[string]tokenstore.GroupReport{"view": {Lag: 70, Blocked: 1}}),
+				worker(9, false, map[string]tokenstore.GroupReport{"view": {Lag: 9999, Blocked: 5}}),
+			},
+			Assignments: []tokenstore.Assignment{{Key: seg(0), Worker: 1}, {Key: seg(1), Worker: 1}, {Key: seg(2), Worker: 2}, {Key: seg(3)}},
+		},
+	}
+	orphaned := orphans(map[tokenstore.Key]time.Time{seg(2): now.Add(-Grace), seg(0): now.Add(-time.Hour)}, outcome, now)
+	if diff := cmp.Diff(map[tokenstore.Key]time.Time{seg(2): now.Add(-Grace), seg(3): now, {Group: "retired"}: now}, orphaned); diff != "" {
+		t.Error("orphans:", diff)
+	}
+	want := []Group{{Name: "view", Wanted: 4, Segments: 4, Owned: 2, Moving: 2, Overdue: 1, Lag: 600, Blocked: 1}}
+	if diff := cmp.Diff(want, factsOf(outcome, orphaned, now).Groups); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestFaultsThatAreTold(t *testing.T) {
+	fault := func(kind tokenstore.FaultKind, age time.Duration) *tokenstore.Fault {
+		return &tokenstore.Fault{Kind: kind, Message: "m", Since: now.Add(-age)}
+	}
+	cases := map[string]struct {
+		report tokenstore.GroupReport
+		want   bool
+	}{
+		"an event":                      {tokenstore.GroupReport{Fault: fault(tokenstore.EventFault, 0)}, true},
+		"a definition":                  {tokenstore.GroupReport{Fault: fault(tokenstore.DefinitionFault, 0)}, true},
+		"contention":                    {tokenstore.GroupReport{Fault: fault(tokenstore.ContentionFault, time.Hour)}, false},
+		"infrastructure, a moment":      {tokenstore.GroupReport{Fault: fault(tokenstore.InfrastructureFault, time.Second)}, false},
+		"infrastructure, for long":      {tokenstore.GroupReport{Fault: fault(tokenstore.InfrastructureFault, Grace)}, true},
+		"what keeps a worker from work": {tokenstore.GroupReport{Refused: true, Fault: fault(tokenstore.InfrastructureFault, 0)}, true},
+		"nothing":                       {tokenstore.GroupReport{}, false},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			outcome := planner.Outcome{View: tokenstore.View{Workers: []tokenstore.Worker{worker(1, true, map[string]tokenstore.GroupReport{"view": tc.report})}}}
+			if got := len(factsOf(outcome, nil, now).Faults) == 1; got != tc.want {
+				t.Errorf("told: %v", got)
+			}
+			outcome.View.Workers[0].Alive = false
+			if len(factsOf(outcome, nil, now).Faults) > 0 {
+				t.Error("a dead worker's fault was told")
+			}
+		})
+	}
+}
+
+func TestFailuresNobodyReportsAreTold(t *testing.T) {
+	one := uint32(1)
+	reported := tokenstore.Fault{Kind: tokenstore.EventFault, Message: "from the worker", Segment: &one}
+	outcome := planner.Outcome{
+		Failures: []tokenstore.Failure{{Key: seg(2), Position: 7, Attempts: 3, Message: "from the store"}, {Key: seg(1), Message: "the same"}},
+		View:     tokenstore.View{Workers: []tokenstore.Worker{worker(1, true, map[string]tokenstore.GroupReport{"view": {Fault: &reported}})}},
+	}
+	var got []string
+	for _, f := range factsOf(outcome, nil, now).Faults {
+		got = append(got, f.Message)
+	}
+	if diff := cmp.Diff([]string{"from the worker", "from the store"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestLagBuckets(t *testing.T) {
+	for seconds, want := range map[float64]Lag{-1: 0, 0: 0, 0.1: 1, 1: 10, 9.9: 10, 10: 60, 60: 600, 600: 3600, 3600: LagOverHour, 1e9: LagOverHour} {
+		if got := lagOf(seconds); got != want {
+			t.Errorf("%v s: got %v, want %v", seconds, got, want)
+		}
+	}
+}

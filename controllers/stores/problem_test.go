@@ -1,0 +1,122 @@
+package stores
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
+	"github.com/sluice-project/sluice/tokenstore/postgres/connection"
+)
+
+func TestProblemsByError(t *testing.T) {
+	server := func(code string) error { return &pgconn.PgError{Code: code, Message: "server says"} }
+	dial := &net.OpError{Op: "read", Net: "tcp", Source: &net.TCPAddr{Port: 43215}, Err: syscall.ECONNREFUSED}
+	cases := map[string]struct {
+		err          error
+		reason, text string
+	}{
+		"Secret":         {&connection.SecretNotFoundError{Name: "db", Key: "uri"}, "SecretNotFound", "Secret db does not exist"},
+		"URL":            {&connection.InvalidError{Name: "db", Key: "uri", Cause: errors.New("bad")}, "InvalidURL", "Secret db, key uri: bad"},
+		"password":       {server("28P01"), "AuthenticationFailed", "db:5432/app as me: server says (SQLSTATE 28P01)"},
+		"role":           {server("28000"), "AuthenticationFailed", "server says"},
+		"database":       {server("3D000"), "DatabaseNotFound", "server says"},
+		"privilege":      {server("42501"), "PermissionDenied", "server says"},
+		"server is down": {server("57P01"), "ConnectionFailed", "server says"},
+		"no server":      {dial, "ConnectionFailed", "db:5432/app as me: connection refused"},
+		"no such host":   {&net.DNSError{Name: "db", IsNotFound: true}, "ConnectionFailed", "host db is not known"},
+		"no answer":      {context.DeadlineExceeded, "ConnectionFailed", "no answer in time"},
+		"tables":         {&postgres.MigrationRequiredError{Schema: "sluice", Want: 2}, "MigrationRequired", "sluice migrate"},
+		"old operator":   {&postgres.ProtocolError{Have: 1, Want: 2}, "OperatorCannotConnect", "newer image"},
+		"loopback":       {&RefusedAddressError{"127.0.0.1:5432"}, "OperatorCannotConnect", "127.0.0.1:5432"},
+		"group":          {&tokenstore.GroupConflictError{Group: "view", Owner: "c/n/p"}, "GroupConflict", "c/n/p"},
+		"other store":    {&storeChangedError{belongs: "a", found: "b"}, "StoreChanged", "expectedStoreID"},
+		"copied store":   {&storeChangedError{belongs: "a", found: "a", elsewhere: true}, "StoreChanged", "copied"},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			got := problemOf(fmt.Errorf("doing something: %w", tc.err), "db:5432/app as me")
+			if got.Reason != tc.reason || !strings.Contains(got.Message, tc.text) {
+				t.Errorf("got %s: %s", got.Reason, got.Message)
+			}
+			if strings.Contains(got.Message, "43215") {
+				t.Errorf("the message changes with every attempt: %s", got.Message)
+			}
+		})
+	}
+}
+
+func TestRefusedAddresses(t *testing.T) {
+	for address, want := range map[string]bool{
+		"127.0.0.1:5432": true, "[::1]:5432": true, "[::ffff:127.0.0.1]:5432": true, "169.254.169.254:80": true, "[fe80::1%eth0]:5432": true,
+		"0.0.0.0:5432": true, "224.0.0.1:5432": true, "somewhere": true, "10.0.0.1:5432": false, "[2001:db8::1]:5432": false,
+	} {
+		if got := refused("tcp4", address); got != want {
+			t.Errorf("%s: refused %v", address, got)
+		}
+	}
+	if !refused("unix", "/var/run/postgresql/.s.PGSQL.5432") {
+		t.Error("a socket was not refused")
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	var refusal *RefusedAddressError
+	if _, err := dialer(false)(t.Context(), "tcp", listener.Addr().String()); !errors.As(err, &refusal) {
+		t.Errorf("dialling loopback gave %v", err)
+	}
+}
+
+func TestStoresThatAreAccepted(t *testing.T) {
+	cases := map[string]struct {
+		belongs, expected, found string
+		elsewhere, want          bool
+	}{
+		"the first":               {found: "a", want: true},
+		"the same":                {belongs: "a", found: "a", want: true},
+		"another":                 {belongs: "a", found: "b"},
+		"another, expected":       {belongs: "a", expected: "b", found: "b", want: true},
+		"not the expected":        {belongs: "a", expected: "b", found: "a"},
+		"a copy":                  {belongs: "a", found: "a", elsewhere: true},
+		"a copy, for a new one":   {found: "a", elsewhere: true},
+		"a copy that is expected": {belongs: "a", expected: "a", found: "a", elsewhere: true, want: true},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			w := Wanted{StoreID: tc.belongs, Spec: definition.Spec{Store: definition.Store{Postgres: &definition.Postgres{ExpectedStoreID: tc.expected}}}}
+			if got := w.accepts(tc.found, tc.elsewhere); got != tc.want {
+				t.Errorf("accepted: %v", got)
+			}
+		})
+	}
+}
+
+func TestSlotsTakeTurns(t *testing.T) {
+	s := newSlots(1)
+	if !s.take(t.Context()) || s.wanted() {
+		t.Fatal("the first slot is free")
+	}
+	taken := make(chan bool)
+	go func() { taken <- s.take(t.Context()) }()
+	for !s.wanted() {
+	}
+	s.give()
+	if !<-taken {
+		t.Error("a slot that was given back was not taken")
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if s.take(ended) {
+		t.Error("a second slot was given")
+	}
+}
