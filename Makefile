@@ -37,7 +37,7 @@ lint: ## Run golangci-lint (builds it first)
 ##@ Testing
 
 .PHONY: test
-test: cluster test-verify test-unit test-faults test-apiserver test-charts test-e2e ## Run all tests; installs and starts what they need
+test: cluster postgres test-verify test-unit test-faults test-apiserver test-charts test-e2e ## Run all tests; installs and starts what they need
 
 .PHONY: test-verify
 test-verify: generate ## Check format, vet, and that what is generated is up to date

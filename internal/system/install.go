@@ -24,6 +24,7 @@ type System struct {
 	Database    *pgxpool.Pool
 	Kube        *kubernetes.Clientset
 	Images      Images
+	kubectl     string // its path
 }
 
 // PodURL is how pods reach the database, on every kind of cluster.
@@ -51,12 +52,12 @@ func (s *System) Feed(ctx context.Context, input, name string, args ...string) (
 
 // Kubectl runs kubectl against the cluster.
 func (s *System) Kubectl(ctx context.Context, args ...string) (string, error) {
-	return s.Run(ctx, "kubectl", args...)
+	return s.Run(ctx, s.kubectl, args...)
 }
 
 // Apply applies manifests on the server's side.
 func (s *System) Apply(ctx context.Context, namespace, manifests string) error {
-	_, err := s.Feed(ctx, manifests, "kubectl", "apply", "--server-side", "--force-conflicts", "--namespace", namespace, "-f", "-")
+	_, err := s.Feed(ctx, manifests, s.kubectl, "apply", "--server-side", "--force-conflicts", "--namespace", namespace, "-f", "-")
 	return err
 }
 
@@ -77,6 +78,9 @@ func (s *System) Up(ctx context.Context) (err error) {
 		return err
 	}
 	if s.Kubeconfig, err = s.Cluster(ctx, "kubeconfig"); err != nil {
+		return err
+	}
+	if s.kubectl, err = s.Cluster(ctx, "tool", "kubectl"); err != nil {
 		return err
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", s.Kubeconfig)

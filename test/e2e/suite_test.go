@@ -46,8 +46,7 @@ func newSpace(ctx context.Context, name string) *space {
 	for _, sql := range []string{"DROP DATABASE IF EXISTS e2e_" + name + " WITH (FORCE)", "CREATE DATABASE e2e_" + name} {
 		Expect(sluice.Database.Exec(ctx, sql)).Error().NotTo(HaveOccurred())
 	}
-	_, err := sluice.Feed(ctx, fmt.Sprintf("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: %s\n  labels: {pod-security.kubernetes.io/enforce: restricted}\n", s.namespace), "kubectl", "apply", "-f", "-")
-	Expect(err).NotTo(HaveOccurred())
+	Expect(sluice.Apply(ctx, "default", fmt.Sprintf("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: %s\n  labels: {pod-security.kubernetes.io/enforce: restricted}\n", s.namespace))).To(Succeed())
 	DeferCleanup(func(ctx SpecContext) {
 		if CurrentSpecReport().Failed() {
 			s.tell(ctx)
