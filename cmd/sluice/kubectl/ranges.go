@@ -13,8 +13,8 @@ func (p podSight) of(group string) []worker.Holding {
 	return slices.DeleteFunc(slices.Clone(p.holdings), func(h worker.Holding) bool { return h.Group != group })
 }
 
-// ranges writes segments as in 0-3,7. Segments of unequal size are written apart, each size with how many would make the
-// whole: 0-3 of 8, 12 of 16.
+// ranges writes segments as in 0-3,7 of 8, where 8 of that size make the whole. Sizes differ where the number of segments
+// is no power of two: 0-3 of 8, 12 of 16.
 func ranges(held []worker.Holding) string {
 	byMask := map[uint32][]uint32{}
 	var masks []uint32
@@ -27,11 +27,7 @@ func ranges(held []worker.Holding) string {
 	slices.Sort(masks)
 	var parts []string
 	for _, mask := range masks {
-		text := runs(byMask[mask])
-		if len(masks) > 1 {
-			text += fmt.Sprintf(" of %d", mask+1)
-		}
-		parts = append(parts, text)
+		parts = append(parts, fmt.Sprintf("%s of %d", runs(byMask[mask]), mask+1))
 	}
 	return strings.Join(parts, ", ")
 }

@@ -195,7 +195,8 @@ func (p podSight) claimed(group string) string {
 	return fmt.Sprint(p.figures[group].claimed)
 }
 
-// blocked lists segments that stand still. Their pods tell positions and attempts; what failed is in the condition Degraded.
+// blocked lists segments that stand still. Their pods tell positions and attempts; the error itself is in the condition
+// Degraded, further up.
 func blocked(out io.Writer, s sight) {
 	some := false
 	for _, p := range s.pods {
@@ -215,9 +216,6 @@ func blocked(out io.Writer, s sight) {
 			}
 		}
 	})
-	if c := condition(s.processor, v1alpha1.ConditionDegraded); c != nil && isTrue(c.Status) {
-		fmt.Fprintf(out, "  %s\n", c.Message)
-	}
 }
 
 func number(n int64) string {
