@@ -17,7 +17,9 @@ func rootCommand() *cobra.Command {
 		Version:       command.Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: displayName()},
 	}
 	root.AddCommand(operatorCommand(), command.Worker(nil), command.Dev(nil), command.Append(), command.Migrate())
+	root.AddCommand(kubectlCommands()...)
 	return root
 }

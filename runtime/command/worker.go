@@ -82,7 +82,7 @@ func runWorker(cmd *cobra.Command, f workerFlags, handlers map[string]handler.Ha
 		Version: Version, Log: log, Registry: registry,
 	})
 	serve(f.probes, probes(w), log)
-	serve(f.metrics, metricsHandler(registry), log)
+	serve(f.metrics, metricsHandler(registry, w), log)
 	return w.Run(cmd.Context())
 }
 
@@ -109,9 +109,16 @@ func probes(w *worker.Worker) http.Handler {
 	return mux
 }
 
-func metricsHandler(registry *prometheus.Registry) http.Handler {
+// metricsHandler serves the metrics, and the segments held, which are too many for labels.
+func metricsHandler(registry *prometheus.Registry, w *worker.Worker) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /segments", func(out http.ResponseWriter, _ *http.Request) {
+		out.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(out).Encode(w.Holdings()); err != nil {
+			slog.Debug("answering who owns what", "error", err) // the asker has gone
+		}
+	})
 	return mux
 }
 

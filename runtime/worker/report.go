@@ -54,6 +54,7 @@ func (l *life) makeReport() tokenstore.Report {
 		s.addTo(&r, now)
 		report.Groups[s.group.name] = r
 	}
+	l.show()
 	for name, r := range report.Groups {
 		l.metrics.group(name, r)
 	}

@@ -82,6 +82,8 @@ type Worker struct {
 	metrics *metrics
 	ready   atomic.Bool  // latched
 	turned  atomic.Int64 // when the control loop turned last, Unix nanoseconds
+
+	holdings atomic.Pointer[[]Holding]
 }
 
 // New returns a worker. It does nothing yet.

@@ -21,6 +21,8 @@ import (
 var (
 	config    *rest.Config
 	apiClient client.Client
+	// kubeconfig is a file for commands.
+	kubeconfig string
 )
 
 func TestAPIServer(t *testing.T) {
@@ -40,6 +42,8 @@ var _ = BeforeSuite(func() {
 	config, err = server.Start()
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(server.Stop)
+	kubeconfig = filepath.Join(GinkgoT().TempDir(), "kubeconfig")
+	Expect(os.WriteFile(kubeconfig, server.KubeConfig, 0o600)).To(Succeed())
 
 	scheme := runtime.NewScheme()
 	Expect(clientgoscheme.AddToScheme(scheme)).To(Succeed())

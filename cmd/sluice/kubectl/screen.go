@@ -1,0 +1,242 @@
+package kubectl
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	"github.com/sluice-project/sluice/api/v1alpha1"
+)
+
+// screen shows one processor: what is wrong first, then groups, who owns what, and what stands still.
+func screen(s sight) string {
+	var out bytes.Buffer
+	head(&out, s)
+	groups(&out, s)
+	owners(&out, s)
+	blocked(&out, s)
+	unseen(&out, s)
+	return out.String()
+}
+
+func head(out io.Writer, s sight) {
+	p := s.processor
+	ready := condition(p, v1alpha1.ConditionReady)
+	fmt.Fprintf(out, "%s/%s   %s   segments %s   pods %s", p.Namespace, p.Name, readiness(ready), orDash(p.Status.Segments.Summary), pods(s))
+	if p.Status.Definition != "" {
+		fmt.Fprintf(out, "   definition %s", p.Status.Definition)
+	}
+	fmt.Fprintln(out)
+	if p.Status.ObservedGeneration < p.Generation {
+		fmt.Fprintf(out, "! the operator has not looked at generation %d yet (last: %d): is it running?\n", p.Generation, p.Status.ObservedGeneration)
+	}
+	for _, c := range wrong(p) {
+		fmt.Fprintf(out, "! %s=%s %s: %s\n", c.Type, c.Status, c.Reason, c.Message)
+	}
+	if p.Spec.DesiredState == v1alpha1.DesiredStatePaused {
+		fmt.Fprintf(out, "! paused: `kubectl sluice resume %s` goes on\n", p.Name)
+	}
+}
+
+func readiness(ready *metav1.Condition) string {
+	switch {
+	case ready == nil:
+		return "Ready -"
+	case ready.Status == metav1.ConditionTrue:
+		return "Ready"
+	}
+	return "NOT READY"
+}
+
+func pods(s sight) string {
+	want := "-"
+	if s.processor.Spec.Replicas != nil {
+		want = fmt.Sprint(*s.processor.Spec.Replicas)
+	}
+	if s.podsErr != nil {
+		return "-/" + want
+	}
+	ready := 0
+	for _, p := range s.pods {
+		if p.state == "Ready" {
+			ready++
+		}
+	}
+	return fmt.Sprintf("%d/%s", ready, want)
+}
+
+func condition(p v1alpha1.EventProcessor, name string) *metav1.Condition {
+	i := slices.IndexFunc(p.Status.Conditions, func(c metav1.Condition) bool { return c.Type == name })
+	if i < 0 {
+		return nil
+	}
+	return &p.Status.Conditions[i]
+}
+
+// wrong are the conditions that say that something is, the most telling first.
+func wrong(p v1alpha1.EventProcessor) []metav1.Condition {
+	var all []metav1.Condition
+	for _, test := range []struct {
+		name string
+		bad  func(metav1.ConditionStatus) bool
+	}{
+		{v1alpha1.ConditionReady, notTrue}, {v1alpha1.ConditionStalled, isTrue}, {v1alpha1.ConditionDegraded, isTrue},
+		{v1alpha1.ConditionAvailable, notTrue}, {v1alpha1.ConditionHandlerValid, notTrue}, {v1alpha1.ConditionStoreReachable, notTrue},
+	} {
+		if c := condition(p, test.name); c != nil && test.bad(c.Status) {
+			all = append(all, *c)
+		}
+	}
+	return all
+}
+
+func notTrue(s metav1.ConditionStatus) bool { return s != metav1.ConditionTrue }
+func isTrue(s metav1.ConditionStatus) bool  { return s == metav1.ConditionTrue }
+
+// table aligns columns.
+func table(out io.Writer, header string, fill func(row func(columns ...any))) {
+	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
+	fmt.Fprintf(w, "\n%s\n", strings.ReplaceAll(header, " ", "\t"))
+	fill(func(columns ...any) {
+		texts := make([]string, len(columns))
+		for i, c := range columns {
+			texts[i] = fmt.Sprint(c)
+		}
+		fmt.Fprintln(w, strings.TrimRight(strings.Join(texts, "\t"), "\t"))
+	})
+	w.Flush()
+}
+
+func groups(out io.Writer, s sight) {
+	table(out, "GROUP SEGMENTS LAG RATE STATE", func(row func(...any)) {
+		for _, g := range s.processor.Spec.ProcessingGroups {
+			owned, lag, rate := s.figuresOf(g.Name)
+			row(g.Name, fmt.Sprintf("%s/%d", owned, g.Segments), lag, rate, s.stateOf(g.Name))
+		}
+	})
+}
+
+// figuresOf a group over all pods. What a pod that was not asked would change is not told, but for the lag, of which the
+// status has a bucket.
+func (s sight) figuresOf(group string) (owned, lag, rate string) {
+	var sum figures
+	for _, p := range s.pods {
+		if p.figures == nil {
+			return "-", orDash(string(s.status(group).Lag)), "-"
+		}
+		f := p.figures[group]
+		sum.claimed += f.claimed
+		sum.rate += f.rate
+		sum.lag = max(sum.lag, f.lag)
+	}
+	if s.podsErr != nil {
+		return "-", orDash(string(s.status(group).Lag)), "-"
+	}
+	if len(s.pods) == 0 { // nobody knows how old what waits is
+		return "0", orDash(string(s.status(group).Lag)), "-"
+	}
+	return fmt.Sprint(sum.claimed), seconds(sum.lag), fmt.Sprintf("%.1f/s", sum.rate)
+}
+
+func (s sight) status(group string) v1alpha1.GroupStatus {
+	for _, g := range s.processor.Status.Groups {
+		if g.Name == group {
+			return g
+		}
+	}
+	return v1alpha1.GroupStatus{}
+}
+
+func (s sight) stateOf(group string) string { return orDash(string(s.status(group).State)) }
+
+func seconds(lag float64) string {
+	switch {
+	case lag == 0:
+		return "0s"
+	case lag < 10:
+		return fmt.Sprintf("%.1fs", lag)
+	}
+	return duration.HumanDuration(time.Duration(lag * float64(time.Second)))
+}
+
+func orDash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
+}
+
+func owners(out io.Writer, s sight) {
+	if len(s.pods) == 0 {
+		return
+	}
+	table(out, "POD STATE GROUP SEGMENTS WHICH", func(row func(...any)) {
+		for _, p := range s.pods {
+			name, state := p.name, p.state
+			for _, g := range s.processor.Spec.ProcessingGroups {
+				row(name, state, g.Name, p.claimed(g.Name), orDash(ranges(p.of(g.Name))))
+				name, state = "", ""
+			}
+		}
+	})
+}
+
+func (p podSight) claimed(group string) string {
+	if p.figures == nil {
+		return "-"
+	}
+	return fmt.Sprint(p.figures[group].claimed)
+}
+
+// blocked lists segments that stand still. Their pods tell positions and attempts; the error itself is in the condition
+// Degraded, further up.
+func blocked(out io.Writer, s sight) {
+	some := false
+	for _, p := range s.pods {
+		for _, h := range p.holdings {
+			some = some || h.Blocked != nil
+		}
+	}
+	if !some {
+		return
+	}
+	table(out, "BLOCKED SEGMENT EVENT ATTEMPTS SINCE REASON POD", func(row func(...any)) {
+		for _, p := range s.pods {
+			for _, h := range p.holdings {
+				if b := h.Blocked; b != nil {
+					row(h.Group, h.Segment, number(b.Position), number(int64(b.Attempts)), duration.HumanDuration(s.now.Sub(b.Since)), b.Reason, p.name)
+				}
+			}
+		}
+	})
+}
+
+func number(n int64) string {
+	if n == 0 {
+		return "-"
+	}
+	return fmt.Sprint(n)
+}
+
+// unseen says why figures are missing.
+func unseen(out io.Writer, s sight) {
+	var lines []string
+	if s.podsErr != nil {
+		lines = append(lines, fmt.Sprintf("pods: %v", s.podsErr))
+	}
+	for _, p := range s.pods {
+		if p.err != nil {
+			lines = append(lines, fmt.Sprintf("%s: %v", p.name, p.err))
+		}
+	}
+	if len(lines) > 0 {
+		fmt.Fprintf(out, "\nnot known (-):\n  %s\n", strings.Join(lines, "\n  "))
+	}
+}

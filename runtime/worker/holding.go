@@ -1,0 +1,58 @@
+package worker
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// Holding is a segment that a worker owns, for those who ask who owns what. It holds nothing of events but positions: the
+// port on which it is served is open to the cluster, and messages of errors may quote data.
+type Holding struct {
+	Group    string `json:"group"`
+	Segment  uint32 `json:"segment"`
+	Mask     uint32 `json:"mask"`
+	Position int64  `json:"position"`
+	// Blocked is set while the segment stands still.
+	Blocked *Blocked `json:"blocked,omitempty"`
+}
+
+// Blocked is why a segment stands still.
+type Blocked struct {
+	Kind     tokenstore.FaultKind `json:"kind"`
+	Reason   string               `json:"reason"`
+	Position int64                `json:"position,omitempty"` // of the event that fails
+	Attempts int                  `json:"attempts,omitempty"`
+	Since    time.Time            `json:"since"`
+}
+
+// Holdings are the segments that this worker owned at its last heartbeat, by group and segment.
+func (w *Worker) Holdings() []Holding {
+	if held := w.holdings.Load(); held != nil {
+		return *held
+	}
+	return []Holding{}
+}
+
+// holding describes a segment. The caller holds the life's lock.
+func (s *segmentRun) holding() Holding {
+	h := Holding{Group: s.group.name, Segment: s.token.Segment, Mask: s.token.Mask, Position: s.token.Parts[0].Progress.Position}
+	if f := s.fault; f != nil && f.Kind != tokenstore.ContentionFault {
+		h.Blocked = &Blocked{Kind: f.Kind, Reason: f.Reason, Position: f.Position, Attempts: f.Attempts, Since: f.Since}
+	}
+	return h
+}
+
+// show makes the segments held known to Holdings. The caller holds the lock.
+func (l *life) show() {
+	held := make([]Holding, 0, len(l.segments))
+	for _, s := range l.segments {
+		held = append(held, s.holding())
+	}
+	slices.SortFunc(held, func(a, b Holding) int {
+		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.Segment, b.Segment))
+	})
+	l.Worker.holdings.Store(&held)
+}

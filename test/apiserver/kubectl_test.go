@@ -1,0 +1,96 @@
+package apiserver
+
+import (
+	"bytes"
+	"context"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/sluice-project/sluice/api/v1alpha1"
+	"github.com/sluice-project/sluice/cmd/sluice/kubectl"
+)
+
+var _ = Describe("kubectl sluice", func() {
+	run := func(cmd *cobra.Command, args ...string) (string, error) {
+		var out bytes.Buffer
+		cmd.SetArgs(append(args, "--kubeconfig", kubeconfig, "-n", "default"))
+		cmd.SetOut(&out)
+		cmd.SetErr(&out)
+		cmd.SilenceErrors, cmd.SilenceUsage = true, true
+		err := cmd.ExecuteContext(context.Background())
+		return out.String(), err
+	}
+	// applied is a processor that a field manager has applied.
+	applied := func(name, manager string) {
+		var object unstructured.Unstructured
+		Expect(yaml.Unmarshal([]byte(`
+apiVersion: sluice.dev/v1alpha1
+kind: EventProcessor
+metadata: {name: `+name+`, namespace: default}
+spec:
+  desiredState: Running
+  store: {type: Postgres, postgres: {urlSecretRef: {name: db}}}
+  processingGroups:
+  - {name: first, segments: 4, handler: {type: Go}}
+  - {name: second, segments: 4, handler: {type: Go}}
+`), &object)).To(Succeed())
+		Expect(apiClient.Apply(context.Background(), client.ApplyConfigurationFromUnstructured(&object), client.FieldOwner(manager))).To(Succeed())
+		DeferCleanup(func() { Expect(apiClient.Delete(context.Background(), &object)).To(Succeed()) })
+	}
+	get := func(name string) v1alpha1.EventProcessor {
+		var p v1alpha1.EventProcessor
+		Expect(apiClient.Get(context.Background(), client.ObjectKey{Namespace: "default", Name: name}, &p)).To(Succeed())
+		return p
+	}
+
+	It("sets the field that declares the thing, and no other", func() {
+		applied("edited", "kubectl")
+		Expect(run(kubectl.Segments(), "second", "-p", "edited", "--count", "8")).To(ContainSubstring("spec.processingGroups[second].segments is 8"))
+		Expect(run(kubectl.Segments(), "second", "-p", "edited")).To(Equal("8\n"))
+		Expect(run(kubectl.Pause(), "edited")).To(ContainSubstring("spec.desiredState is Paused"))
+		Expect(run(kubectl.Pause(), "edited", "--group", "first")).Error().NotTo(HaveOccurred())
+		p := get("edited")
+		Expect(p.Spec.DesiredState).To(Equal(v1alpha1.DesiredStatePaused))
+		Expect(p.Spec.ProcessingGroups[0].DesiredState).To(Equal(v1alpha1.DesiredStatePaused))
+		Expect([]int32{p.Spec.ProcessingGroups[0].Segments, p.Spec.ProcessingGroups[1].Segments}).To(Equal([]int32{4, 8}))
+		Expect(run(kubectl.Resume(), "edited")).Error().NotTo(HaveOccurred())
+		Expect(get("edited").Spec.DesiredState).To(Equal(v1alpha1.DesiredStateRunning))
+	})
+
+	It("refuses what cannot be, and says why", func() {
+		applied("edited", "kubectl")
+		_, err := run(kubectl.Segments(), "third", "-p", "edited", "--count", "8")
+		Expect(err).To(MatchError(ContainSubstring("choose one of first, second")))
+		_, err = run(kubectl.Segments(), "first", "-p", "edited", "--count", "0")
+		Expect(err).To(MatchError(ContainSubstring("should be greater than or equal to 1")))
+		_, err = run(kubectl.Pause(), "nobody")
+		Expect(err).To(MatchError(ContainSubstring(`"nobody" not found`)))
+	})
+
+	It("leaves fields to the GitOps tool that manages them", func() {
+		applied("synced", "argocd-controller")
+		out, err := run(kubectl.Segments(), "second", "-p", "synced", "--count", "8")
+		Expect(err).To(MatchError(ContainSubstring("nothing was changed: argocd-controller manages")))
+		Expect(out).To(ContainSubstring("- name: second\n    segments: 8"))
+		Expect(get("synced").Spec.ProcessingGroups[1].Segments).To(Equal(int32(4)))
+	})
+
+	It("shows what is wrong, and the groups", func() {
+		applied("shown", "kubectl")
+		p := get("shown")
+		p.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonSecretNotFound,
+			Message: "secret db does not exist", LastTransitionTime: metav1.Now()}}
+		Expect(apiClient.Status().Update(context.Background(), &p)).To(Succeed())
+		Expect(run(kubectl.Status(), "shown")).To(And(ContainSubstring("NOT READY"), ContainSubstring("SecretNotFound: secret db does not exist"),
+			MatchRegexp(`first +0/4`), ContainSubstring("the operator has not looked at generation 1 yet")))
+		_, err := run(kubectl.Status(), "nobody")
+		Expect(err).To(MatchError(ContainSubstring(`"nobody" not found`)))
+		Expect(run(kubectl.Status(), "-A")).To(ContainSubstring("default/shown"))
+	})
+})
