@@ -22,6 +22,7 @@ const (
 func (l *life) failed(ctx context.Context, s *segmentRun, b batch, err error) (again bool) {
 	if errors.Is(err, tokenstore.ErrFenced) {
 		l.metrics.fenced(s.group.name)
+		l.log.Info("a batch was fenced off: its segment was claimed, split or merged meanwhile", "group", s.group.name, "segment", s.token.Segment)
 		l.lose(s)
 		return false
 	}

@@ -72,8 +72,10 @@ func TestEachEventOnceAndInOrderWhilePodsAreKilledFrozenAndScaled(t *testing.T) 
 	cancel()
 	writers.Wait()
 	events := w.check()
+	did["fenced commits"] = w.logged("a batch was fenced off")
+	did["unknown outcomes"] = w.logged("outcome is unknown")
 	t.Logf("%d events; %v", events, did)
-	if events < 500 || did["kill"] == 0 || did["takeover"] == 0 {
+	if events < 500 || did["kill"] == 0 || did["takeover"] == 0 || did["fenced commits"] == 0 {
 		t.Fatalf("vacuous: %d events, %v", events, did)
 	}
 }

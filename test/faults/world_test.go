@@ -199,6 +199,23 @@ func tail(text string, lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
+// logged counts the lines of all workers' logs that hold a text.
+func (w *world) logged(text string) (lines int) {
+	w.t.Helper()
+	files, err := filepath.Glob(filepath.Join(w.dir, "*.log"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, file := range files {
+		log, err := os.ReadFile(file)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		lines += strings.Count(string(log), text)
+	}
+	return lines
+}
+
 func (p *pod) signal(s syscall.Signal) {
 	p.world.t.Helper()
 	if err := p.cmd.Process.Signal(s); err != nil {
