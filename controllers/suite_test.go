@@ -9,11 +9,14 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/yaml"
 
 	"github.com/sluice-project/sluice/controllers"
 )
@@ -47,9 +50,27 @@ var _ = BeforeSuite(func() {
 	apiClient, err = client.New(kube, client.Options{Scheme: scheme})
 	Expect(err).NotTo(HaveOccurred())
 
+	restrict()
 	operator = startOperator()
 	DeferCleanup(func() { operator.stop() })
 })
+
+// restrict makes a user of the operator's role: what it may not do fails here as it does in a cluster.
+func restrict() {
+	GinkgoHelper()
+	data, err := os.ReadFile(filepath.Join("..", "config", "rbac", "role.yaml"))
+	Expect(err).NotTo(HaveOccurred())
+	var role rbacv1.ClusterRole
+	Expect(yaml.UnmarshalStrict(data, &role)).To(Succeed())
+	Expect(apiClient.Create(context.Background(), &role)).To(Succeed())
+	Expect(apiClient.Create(context.Background(), &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: role.Name},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: operatorUser}},
+	})).To(Succeed())
+}
+
+const operatorUser = "sluice-operator"
 
 // giveUpAfter is short here, so that a test can wait for it.
 const giveUpAfter = 6 * time.Second
@@ -62,6 +83,8 @@ type runningOperator struct {
 func startOperator() *runningOperator {
 	ctx, cancel := context.WithCancel(context.Background())
 	o := &runningOperator{cancel, make(chan error, 1)}
+	kube := rest.CopyConfig(kube)
+	kube.Impersonate.UserName = operatorUser
 	go func() {
 		o.ended <- controllers.Run(ctx, kube, controllers.Options{
 			WorkerImage: "sluice.example/sluice:test", ClusterName: "test", MaxStoreSessions: 64, AllowLoopbackStores: true,

@@ -88,7 +88,17 @@ func (p *playedWorker) run(ctx context.Context) {
 }
 
 func (p *playedWorker) step(ctx context.Context) error {
+	groups, err := p.store.Groups(ctx, p.processor)
+	if err != nil {
+		return err
+	}
 	p.me.Report = p.report(p.me)
+	if p.me.Report.Groups == nil {
+		p.me.Report.Groups = map[string]tokenstore.GroupReport{}
+		for _, g := range groups {
+			p.me.Report.Groups[g.Name] = tokenstore.GroupReport{}
+		}
+	}
 	if _, err := p.directory.Beat(ctx, p.me); err != nil {
 		if errors.Is(err, tokenstore.ErrNoProcessor) {
 			return nil
