@@ -92,7 +92,7 @@ func byURL(ctx context.Context, ref definition.SecretKey, secrets Secrets) (post
 	if err != nil {
 		return postgres.Target{}, "", err
 	}
-	url, err := definition.ParseStoreURL(string(text))
+	url, err := definition.ParseStoreURL(strings.TrimSpace(string(text)))
 	if err != nil {
 		return postgres.Target{}, "", &InvalidError{ref.Name, ref.Key, err}
 	}
