@@ -142,7 +142,11 @@ func (s sight) figuresOf(group string) (owned, lag, rate string) {
 	if len(s.pods) == 0 { // nobody knows how old what waits is
 		return "0", orDash(string(s.status(group).Lag)), "-"
 	}
-	return fmt.Sprint(sum.claimed), seconds(sum.lag), fmt.Sprintf("%.1f/s", sum.rate)
+	rate = fmt.Sprintf("%.1f/s", sum.rate)
+	if sum.claimed == 0 { // workers know the lag only of what they own
+		return "0", orDash(string(s.status(group).Lag)), rate
+	}
+	return fmt.Sprint(sum.claimed), seconds(sum.lag), rate
 }
 
 func (s sight) status(group string) v1alpha1.GroupStatus {

@@ -54,6 +54,7 @@ func TestScreens(t *testing.T) {
 	two := podSight{name: "payments-7c-bbbbb", state: "Ready", figures: map[string]figures{"validation": {claimed: 2, rate: 10}, "payments-view": {claimed: 2}},
 		holdings: append(held("validation", 3, 2, 3), held("payments-view", 7, 0, 4)...)}
 	starting := podSight{name: "payments-7c-ccccc", state: "ImagePullBackOff", err: errors.New("it is pending")}
+	idle := podSight{name: "payments-7c-ddddd", state: "NotReady", figures: map[string]figures{"validation": {}, "payments-view": {}}}
 	paused := payments(is(v1alpha1.ConditionReady, metav1.ConditionTrue, "Paused", ""))
 	paused.Spec.DesiredState, paused.Generation = v1alpha1.DesiredStatePaused, 4
 
@@ -64,6 +65,7 @@ func TestScreens(t *testing.T) {
 			is(v1alpha1.ConditionReady, metav1.ConditionFalse, "PodsNotReady", "payments-7c-ccccc: ImagePullBackOff")), pods: []podSight{two, starting}},
 		"pods-are-forbidden": {processor: payments(ready), podsErr: errors.New("pods is forbidden")},
 		"paused-and-ahead":   {processor: paused},
+		"nothing-owned":      {processor: payments(ready), pods: []podSight{idle}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s.now = now

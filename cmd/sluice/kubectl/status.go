@@ -74,6 +74,9 @@ func (f *statusFlags) screens(ctx context.Context, c *cluster, args []string) (s
 	if err != nil {
 		return "", err
 	}
+	if len(found) == 0 && f.everywhere {
+		return "no EventProcessor in any namespace\n", nil
+	}
 	if len(found) == 0 {
 		return fmt.Sprintf("no EventProcessor in namespace %s; -A looks everywhere\n", c.namespace), nil
 	}
