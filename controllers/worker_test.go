@@ -53,7 +53,7 @@ func (w *world) startWorker(ctx context.Context, pod *corev1.Pod) error {
 	if err := w.pool.QueryRow(ctx, "SELECT nextval('sluice.incarnation')").Scan(&p.me.Incarnation); err != nil {
 		return err
 	}
-	if _, err := p.directory.Register(ctx, p.processor, p.me); err != nil {
+	if err := p.directory.Register(ctx, p.processor, p.me); err != nil {
 		return err
 	}
 	run, cancel := context.WithCancel(context.Background())

@@ -72,7 +72,7 @@ func (w *world) join(incarnation int64, refuses bool) {
 	w.t.Helper()
 	worker := tokenstore.Worker{Incarnation: incarnation, Nonce: fmt.Sprintf("00000000-0000-4000-8000-%012d", incarnation), Pod: "p", Definition: "d", Handlers: []string{}, State: tokenstore.Active,
 		Report: tokenstore.Report{Groups: map[string]tokenstore.GroupReport{"g": {Refused: refuses}}}}
-	if _, err := w.directory.Register(context.Background(), processor, worker); err != nil {
+	if err := w.directory.Register(context.Background(), processor, worker); err != nil {
 		w.t.Fatal(err)
 	}
 	if _, err := w.directory.Beat(context.Background(), worker); err != nil {
@@ -153,7 +153,7 @@ func TestAWorkerThatRefusesAGroupOrDoesNotReportItIsGivenNothingOfIt(t *testing.
 	w, p := newWorld(t, 8)
 	w.join(1, false)
 	w.join(2, true)
-	if _, err := w.directory.Register(context.Background(), processor, tokenstore.Worker{Incarnation: 3, Nonce: "00000000-0000-4000-8000-000000000003", Pod: "p", Definition: "d", Handlers: []string{}}); err != nil {
+	if err := w.directory.Register(context.Background(), processor, tokenstore.Worker{Incarnation: 3, Nonce: "00000000-0000-4000-8000-000000000003", Pod: "p", Definition: "d", Handlers: []string{}}); err != nil {
 		t.Fatal(err)
 	}
 	w.step(p)

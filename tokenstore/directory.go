@@ -147,8 +147,8 @@ type Directory interface {
 	// RemoveProcessor deletes a processor's row, assignments and workers.
 	RemoveProcessor(ctx context.Context, processor string) error
 
-	// Register adds a worker, alive for one lease, and returns its incarnation.
-	Register(ctx context.Context, processor string, w Worker) (int64, error)
+	// Register adds a worker, alive for one lease. The caller gives incarnation and nonce, which nobody may have had.
+	Register(ctx context.Context, processor string, w Worker) error
 
 	// Beat renews the lease, stores the state and report, and looks whether something has changed.
 	// ErrWorkerEnded when the worker is not known any more, ErrNoProcessor when the processor is not.

@@ -100,7 +100,7 @@ func (l *life) begin(ctx context.Context, session *postgres.Session) error {
 		Handlers: l.registered(), Version: l.options.Version, Protocol: tokenstore.Protocol, SessionLock: locked, State: tokenstore.Active}
 	l.groups = l.newGroups()
 	sent := time.Now()
-	if _, err := l.directory.Register(ctx, l.options.Processor, l.self); err != nil {
+	if err := l.directory.Register(ctx, l.options.Processor, l.self); err != nil {
 		return err
 	}
 	l.trust(sent)

@@ -85,7 +85,7 @@ func (d *Directory) RemoveProcessor(ctx context.Context, processor string) error
 }
 
 // Register implements tokenstore.Directory.
-func (d *Directory) Register(ctx context.Context, processor string, w tokenstore.Worker) (int64, error) {
+func (d *Directory) Register(ctx context.Context, processor string, w tokenstore.Worker) error {
 	_, err := d.pool.Exec(ctx, d.in(`
 		INSERT INTO {{schema}}.worker (incarnation, nonce, processor, pod, definition, handlers, version, protocol, session_lock, state, lease_until)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'Active', clock_timestamp() + $10::interval)`),
@@ -94,9 +94,9 @@ func (d *Directory) Register(ctx context.Context, processor string, w tokenstore
 		_, err = d.pool.Exec(ctx, `SELECT pg_notify($1, $2)`, d.notify, processor)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("registering pod %s as a worker: %w", w.Pod, err)
+		return fmt.Errorf("registering pod %s as a worker: %w", w.Pod, err)
 	}
-	return w.Incarnation, nil
+	return nil
 }
 
 // Beat implements tokenstore.Directory.

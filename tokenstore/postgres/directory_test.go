@@ -63,7 +63,7 @@ func optionsOf(pool *pgxpool.Pool) postgres.Options {
 
 func register(t *testing.T, d *postgres.Directory, w tokenstore.Worker) {
 	t.Helper()
-	if _, err := d.Register(context.Background(), processor, w); err != nil {
+	if err := d.Register(context.Background(), processor, w); err != nil {
 		t.Fatal(err)
 	}
 }

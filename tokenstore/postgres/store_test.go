@@ -198,7 +198,7 @@ func TestAGroupOfAnotherLiveProcessorIsRefused(t *testing.T) {
 	store, pool := declared(t, 1)
 	ctx := context.Background()
 	directory := postgres.NewDirectory(pool, postgres.DefaultSchema)
-	if _, err := directory.Register(ctx, processor, tokenstore.Worker{Incarnation: 1, Nonce: nonce, Pod: "a", Handlers: []string{}}); err != nil {
+	if err := directory.Register(ctx, processor, tokenstore.Worker{Incarnation: 1, Nonce: nonce, Pod: "a", Handlers: []string{}}); err != nil {
 		t.Fatal(err)
 	}
 	err := store.Declare(ctx, "test/default/other", []tokenstore.Group{{Name: "view", Segments: 1}}, fromTheStart)
