@@ -1,7 +1,6 @@
 package controllers
 
 import (
-	"bytes"
 	"cmp"
 	"slices"
 
@@ -96,7 +95,7 @@ func owns(entry metav1.ManagedFieldsEntry, path fieldpath.Path) bool {
 		return false
 	}
 	set := &fieldpath.Set{}
-	if err := set.FromJSON(bytes.NewReader(entry.FieldsV1.Raw)); err != nil {
+	if err := set.FromJSON(entry.FieldsV1.GetRawReader()); err != nil {
 		return false // not the API server's
 	}
 	return set.Has(path)

@@ -269,9 +269,9 @@ func TestPrunableDefinitions(t *testing.T) {
 
 func TestWhoScalesTheDeployment(t *testing.T) {
 	entry := func(manager string) metav1.ManagedFieldsEntry {
-		return metav1.ManagedFieldsEntry{Manager: manager, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{"f:replicas":{}}}`)}}
+		return metav1.ManagedFieldsEntry{Manager: manager, FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:replicas":{}}}`)}
 	}
-	other := metav1.ManagedFieldsEntry{Manager: "x", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{"f:paused":{}}}`)}}
+	other := metav1.ManagedFieldsEntry{Manager: "x", FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:paused":{}}}`)}
 	cases := map[string]struct {
 		fields []metav1.ManagedFieldsEntry
 		is     int32

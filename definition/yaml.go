@@ -174,7 +174,7 @@ func decodeStrict(data []byte, into any) error {
 	problems := make([]Problem, len(unknown))
 	for i, err := range unknown {
 		problems[i].Text = err.Error()
-		if field, ok := err.(json.FieldError); ok {
+		if field, ok := errors.AsType[json.FieldError](err); ok {
 			problems[i].Path = field.FieldPath()
 		}
 	}

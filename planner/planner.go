@@ -186,7 +186,7 @@ func eligible(workers []tokenstore.Worker, group string) []assignment.Member {
 func keyOf(members []assignment.Member) string {
 	var b []byte
 	for _, m := range members {
-		b = append(b, byte(m.State[0]), byte(m.ID), byte(m.ID>>8), byte(m.ID>>16), byte(m.ID>>24), byte(m.ID>>32), byte(m.ID>>40), byte(m.ID>>48), byte(m.ID>>56))
+		b = append(b, m.State[0], byte(m.ID), byte(m.ID>>8), byte(m.ID>>16), byte(m.ID>>24), byte(m.ID>>32), byte(m.ID>>40), byte(m.ID>>48), byte(m.ID>>56))
 	}
 	return string(b)
 }

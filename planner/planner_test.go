@@ -80,29 +80,6 @@ func (w *world) join(incarnation int64, refuses bool) {
 	}
 }
 
-// claim makes a worker the owner of what is assigned to it.
-func (w *world) claim() {
-	w.t.Helper()
-	ctx := context.Background()
-	view, err := w.directory.View(ctx, processor)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	tokens, err := w.store.Tokens(ctx, processor)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	epochs := map[tokenstore.Key]int64{}
-	for _, t := range tokens {
-		epochs[t.Key] = t.Epoch
-	}
-	for _, a := range view.Assignments {
-		if _, err := w.store.Claim(ctx, processor, a.Worker, 1, []tokenstore.Claim{{Key: a.Key, Epoch: epochs[a.Key]}}); err != nil {
-			w.t.Fatal(err)
-		}
-	}
-}
-
 func (w *world) step(p *Planner) Outcome {
 	w.t.Helper()
 	o, err := p.Step(context.Background())

@@ -32,8 +32,9 @@ func (v Version) String() string {
 		return "any"
 	case NoStream:
 		return "no stream"
+	default:
+		return fmt.Sprintf("version %d", int64(v))
 	}
-	return fmt.Sprintf("version %d", int64(v))
 }
 
 // NewEvent is an event to be appended.
@@ -178,7 +179,7 @@ func encode(events []NewEvent) (string, error) {
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(all); err != nil {
-		return "", fmt.Errorf("Data and Metadata have to be JSON: %w", err)
+		return "", fmt.Errorf("data and metadata have to become JSON: %w", err)
 	}
 	return b.String(), nil
 }

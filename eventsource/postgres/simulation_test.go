@@ -39,7 +39,6 @@ type transaction struct {
 
 type row struct {
 	eventsource.Event
-	commit int // when its transaction ended: the index of its commit
 }
 
 // member has a coverage of its own, and what it was given.

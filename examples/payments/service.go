@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log"
 	"net/http"
 	"os"
 	"regexp"
@@ -80,7 +81,9 @@ func (s *service) create(out http.ResponseWriter, in *http.Request) {
 	}
 	if p.Currency == s.crashOn {
 		// The event has committed; nothing else of this process will.
-		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
+			log.Printf("could not crash: %v", err)
+		}
 	}
 	answer(out, http.StatusCreated, map[string]string{"id": id})
 }
@@ -115,7 +118,9 @@ func (s *service) list(out http.ResponseWriter, in *http.Request) {
 func answer(out http.ResponseWriter, status int, body any) {
 	out.Header().Set("Content-Type", "application/json")
 	out.WriteHeader(status)
-	json.NewEncoder(out).Encode(body) // whoever asked is gone when this fails
+	if err := json.NewEncoder(out).Encode(body); err != nil {
+		log.Printf("answering: %v", err)
+	}
 }
 
 func newID() string {

@@ -171,7 +171,7 @@ func (s *Server) waitReady(ctx context.Context) error {
 		}
 		select {
 		case <-s.ended:
-			return fmt.Errorf("PostgreSQL ended while it started (%v); its log says:\n%s", s.err, tail(s.logFile()))
+			return fmt.Errorf("PostgreSQL ended while it started (%w); its log says:\n%s", s.err, tail(s.logFile()))
 		case <-ctx.Done():
 			return fmt.Errorf("PostgreSQL does not answer: %w; its log says:\n%s", err, tail(s.logFile()))
 		case <-tick.C:

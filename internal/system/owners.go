@@ -54,7 +54,7 @@ func (s *System) Settle(ctx context.Context, processor string, workers int) (Own
 		}
 		select {
 		case <-ctx.Done():
-			return all, fmt.Errorf("the segments of %s are not shared evenly by %d workers (%v): %v", processor, workers, err, all.PerPod())
+			return all, fmt.Errorf("the segments of %s are not shared evenly by %d workers: %v", processor, workers, all.PerPod())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

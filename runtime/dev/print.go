@@ -110,8 +110,9 @@ func faultText(b worker.Batch) (text string, worth bool) {
 		return fmt.Sprintf("%s: %v\ncorrect the statement, or the table it needs, and save", reason, b.Err), true
 	case tokenstore.ContentionFault:
 		return "", false
+	default:
+		return fmt.Sprintf("%s: %v\nit is tried again", reason, b.Err), true
 	}
-	return fmt.Sprintf("%s: %v\nit is tried again", reason, b.Err), true
 }
 
 func counted(n int, what string) string {

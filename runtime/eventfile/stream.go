@@ -30,7 +30,7 @@ func Pipe(ctx context.Context, log *postgres.Log, source io.Reader, fed func(eve
 			}
 			fed(1)
 		}
-		if err != nil {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 	}

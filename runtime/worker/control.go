@@ -270,9 +270,22 @@ func (c *controller) end(ctx context.Context) error {
 	for len(c.held()) > 0 && ctx.Err() == nil { // batches that are still running release when they are done
 		sleep(ctx, 5*time.Millisecond)
 	}
-	if err := c.directory.SetState(ctx, c.self.Incarnation, tokenstore.Ended); err != nil {
-		return err
+	if err := c.sayEnded(ctx); err != nil {
+		c.log.Warn("could not tell that this worker has ended; the others will notice", "error", err)
 	}
 	c.log.Info("drained", "took", time.Since(c.drainFrom))
 	return nil
+}
+
+// sayEnded tells the directory that this worker has ended. A connection that was lost meanwhile is no reason to give up.
+func (c *controller) sayEnded(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	for {
+		err := c.directory.SetState(ctx, c.self.Incarnation, tokenstore.Ended)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		sleep(ctx, 50*time.Millisecond)
+	}
 }

@@ -60,7 +60,7 @@ func (w *Worker) live(ctx context.Context) (lived bool, err error) {
 		return false, err
 	}
 	l := &life{Worker: w, nudge: make(chan struct{}, 1), known: make(chan struct{}), epoch: time.Now(), segments: map[tokenstore.Key]*segmentRun{}}
-	defer func() { err = errors.Join(err, l.close()) }()
+	defer l.close()
 	sessions := &sessionKeeper{life: l, session: session}
 	if err := l.begin(ctx, session); err != nil {
 		return false, errors.Join(err, session.Close())
@@ -146,16 +146,17 @@ func (l *life) openStores(ctx context.Context) error {
 	return nil
 }
 
-func (l *life) close() (err error) {
+func (l *life) close() {
 	if l.events != nil {
-		err = l.events.Close()
+		if err := l.events.Close(); err != nil { // it would only have woken readers up sooner
+			l.log.Warn("a last notification was not sent", "error", err)
+		}
 	}
 	for _, pool := range []*pgxpool.Pool{l.data, l.control} {
 		if pool != nil {
 			pool.Close()
 		}
 	}
-	return err
 }
 
 // run keeps everything going until the incarnation ends or has drained.

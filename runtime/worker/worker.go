@@ -120,7 +120,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		lived, err := w.live(ctx)
 		var protocol *postgres.ProtocolError
 		switch {
-		case ctx.Err() != nil && err == nil:
+		case ctx.Err() != nil && (err == nil || !lived): // drained, or there was nothing to drain
 			return nil
 		case errors.As(err, &protocol):
 			return err

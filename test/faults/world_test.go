@@ -157,7 +157,7 @@ type pod struct {
 	ended chan struct{}
 }
 
-// start starts a worker.
+// start starts a worker and waits until it has registered: before, a signal would end it like any program.
 func (w *world) start() *pod {
 	w.t.Helper()
 	path, err := program()
@@ -191,6 +191,7 @@ func (w *world) start() *pod {
 			w.t.Logf("%s: %v\n%s", p.name, err, tail(string(text), 30))
 		}
 	})
+	w.until(p.name+" to register", `SELECT EXISTS (SELECT FROM sluice.worker WHERE pod = $1)`, p.name)
 	return p
 }
 
