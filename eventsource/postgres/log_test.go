@@ -207,7 +207,7 @@ func TestAppendSaysWhatIsWrong(t *testing.T) {
 		"event 2 of 2: Type is empty":               second(log.Append(ctx, "a", postgres.Any, happened, postgres.NewEvent{})),
 		`ID "x" is not a uuid`:                      second(log.Append(ctx, "a", postgres.Any, postgres.NewEvent{Type: "T", ID: "x"})),
 		"-3 is below 0":                             second(log.Append(ctx, "a", postgres.Exactly(-3), happened)),
-		"have to become JSON":                           second(log.Append(ctx, "a", postgres.Any, postgres.NewEvent{Type: "T", Data: func() {}})),
+		"have to become JSON":                       second(log.Append(ctx, "a", postgres.Any, postgres.NewEvent{Type: "T", Data: func() {}})),
 		"the stream id is empty":                    second(db.Exec(ctx, `SELECT sluice.append('', NULL, '[{"type": "T"}]')`)),
 		"expected version is -1":                    second(db.Exec(ctx, `SELECT sluice.append('a', -1, '[{"type": "T"}]')`)),
 		"at least one event":                        second(db.Exec(ctx, `SELECT sluice.append('a', NULL, '[]')`)),
