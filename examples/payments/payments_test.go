@@ -149,3 +149,28 @@ func TestABadPaymentIsRefusedByNamingTheField(t *testing.T) {
 		}
 	}
 }
+
+func TestAVerdictSaysWhy(t *testing.T) {
+	for amount, reason := range map[string]string{
+		`"10.00"`:                "",
+		`"0.0001"`:               "",
+		`"123456789012345.6789"`: "",
+		`"0.00"`:                 "the amount 0.00 is not positive",
+		`"-0.01"`:                "the amount -0.01 is not positive",
+		`"ten"`:                  "the amount ten is not a number",
+		`"1/3"`:                  "the amount 1/3 is not a number",
+		`"1e3"`:                  "the amount 1e3 is not a number",
+		`""`:                     "the amount  is not a number",
+		`10.00`:                  "the payment cannot be read: ",
+	} {
+		got := verdict([]byte(`{"amount": ` + amount + `, "currency": "USD"}`))
+		want := "PaymentValidated"
+		if reason != "" {
+			want = "PaymentRejected"
+		}
+		why, _ := got.Data.(map[string]string)
+		if got.Type != want || !strings.HasPrefix(why["reason"], reason) || (reason == "") != (why["reason"] == "") {
+			t.Errorf("%s: %s, %q, want %s, %q", amount, got.Type, why["reason"], want, reason)
+		}
+	}
+}
