@@ -89,16 +89,16 @@ func (d *demo) crash(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	died := time.Now() // at the earliest: what follows is measured from before the payment was sent
 	if err := d.Post(ctx, namespace, "99.00", "EUR"); err == nil {
 		return fmt.Errorf("the pod that accepted a payment in euros did not crash")
 	}
-	died := time.Now()
 	dead, count, stood, err := d.takenOver(ctx, before, died)
 	if err != nil {
 		return err
 	}
 	say("pod %s accepted a payment in euros and killed itself (SIGKILL) right after the append", dead)
-	say("its %d segments stood still for %s, until other pods had claimed them", count, stood.Round(time.Millisecond))
+	say("its %d segments stood still for %s at most, until other pods had claimed them", count, stood.Round(time.Millisecond))
 	after, err := d.decided(ctx, payments.created+1)
 	if err != nil {
 		return err
