@@ -38,6 +38,9 @@ var _ = Describe("With something missing or broken", func() {
 		}).Should(BeZero())
 
 		By("stopping the API server")
+		owner := scan[int64](ctx, db, "SELECT owner FROM sluice.token WHERE owner <> 0 ORDER BY segment LIMIT 1")
+		pod = scan[string](ctx, db, "SELECT pod FROM sluice.worker WHERE incarnation = $1", owner)
+		kill := s.killer(ctx, pod)
 		_, err = sluice.Cluster(ctx, "apiserver-stop")
 		Expect(err).NotTo(HaveOccurred())
 		started := false
@@ -51,11 +54,17 @@ var _ = Describe("With something missing or broken", func() {
 		Expect(sluice.Kubectl(ctx, "get", "nodes")).Error().To(HaveOccurred())
 		appendTo(ctx, db, 10, 5)
 		haveFolded(ctx, db, 150)
-		By("ending a worker's connections while nobody but workers can notice")
-		victim = scan[int64](ctx, db, "SELECT owner FROM sluice.token WHERE owner <> 0 ORDER BY segment LIMIT 1")
-		scan[int](ctx, db, "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'sluice:' || $1::bigint", victim)
+
+		By("killing a container while nobody but workers can notice")
+		held := scan[[]int32](ctx, db, "SELECT array_agg(segment) FROM sluice.token WHERE owner = $1", owner)
+		Expect(held).NotTo(BeEmpty())
+		kill(ctx)
 		appendTo(ctx, db, 10, 5)
 		haveFolded(ctx, db, 200)
+		Eventually(ctx, func() int {
+			return scan[int](ctx, db, `SELECT count(*) FROM sluice.token t JOIN sluice.worker w ON w.incarnation = t.owner
+				WHERE t.segment = ANY ($1) AND w.incarnation <> $2`, held, owner)
+		}).Should(Equal(len(held)), "other workers should own all segments of the one that was killed")
 		start(ctx)
 	}, NodeTimeout(6*time.Minute))
 

@@ -117,3 +117,16 @@ func (s *space) pods(ctx context.Context, name string) string {
 	GinkgoHelper()
 	return s.kubectl(ctx, "get", "pods", "-l", "sluice.dev/processor="+name, "-o", `jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[*].restartCount}{"\n"}{end}`)
 }
+
+// killer finds a pod's container, and returns what kills it with SIGKILL on its node, for which no API server is needed.
+func (s *space) killer(ctx context.Context, pod string) func(context.Context) {
+	GinkgoHelper()
+	out := s.kubectl(ctx, "get", "pod", pod, "-o", "jsonpath={.spec.nodeName} {.status.containerStatuses[0].containerID}")
+	node, container, found := strings.Cut(out, " containerd://")
+	Expect(found).To(BeTrue(), "%q should name a node and a container of containerd", out)
+	return func(ctx context.Context) {
+		GinkgoHelper()
+		_, err := sluice.Cluster(ctx, "enter", node, "ctr", "--namespace", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", container)
+		Expect(err).NotTo(HaveOccurred())
+	}
+}
