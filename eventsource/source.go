@@ -53,18 +53,13 @@ type Page struct {
 	After func(c Coverage, position int64) Coverage
 }
 
-// Initial is where a group starts that has no tokens yet.
-type Initial string
-
-const (
-	Earliest Initial = "Earliest" // with the oldest event
-	Latest   Initial = "Latest"   // with the first event whose transaction ends after this was asked
-)
-
 // Source is an ordered log of events that several readers read independently.
 type Source interface {
-	// Start returns the progress of a token that has seen nothing before the place named.
-	Start(ctx context.Context, at Initial) (tokenstore.Progress, error)
+	// Start returns the progress of a token that has seen all before the place named that had been written when it was asked,
+	// and nothing else. A *PlaceError says that there is no such place.
+	Start(ctx context.Context, at tokenstore.Place) (tokenstore.Progress, error)
+	// Notation computes with progress in this source's notation.
+	tokenstore.Notation
 	// Parse reads a token's progress. An error says that it is not in this source's notation.
 	Parse(p tokenstore.Progress) (Coverage, error)
 	// Read returns the next events that any of the coverages lacks, at most limit, oldest position first. Only events of
@@ -73,3 +68,8 @@ type Source interface {
 	// Head is a position such that a coverage at it has, but for late events, all that there is: for figures of lag.
 	Head(ctx context.Context) (int64, error)
 }
+
+// PlaceError says what is wrong with a place.
+type PlaceError struct{ Problem string }
+
+func (e *PlaceError) Error() string { return e.Problem }

@@ -90,8 +90,9 @@ type Store interface {
 	// Declare makes the named groups the processor's: it creates those that are missing, with tokens at start, takes over
 	// those that were retired, records the wanted number of segments, and retires the processor's groups that are not named.
 	// Nothing is changed when a group belongs to another processor: that is a *GroupConflictError.
-	// start is asked once for each group that is created.
-	Declare(ctx context.Context, processor string, groups []Group, start func(group string) (Progress, error)) error
+	// start is asked once for each group that is created. Of the replays that are requested, those which are for nothing but
+	// groups created now are recorded as superseded.
+	Declare(ctx context.Context, processor string, groups []Group, requested []ReplayRequest, start func(group string) (Progress, error)) error
 
 	// Drop deletes the tokens of a processor's groups. Their epochs go on where they were when a group is declared again.
 	Drop(ctx context.Context, processor string) error

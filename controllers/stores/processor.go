@@ -243,7 +243,7 @@ func (p *processor) write(ctx context.Context, l *link, w Wanted) error {
 	}
 	source := p.options.Source(l.pool, w.store().Schema)
 	start := func(group string) (tokenstore.Progress, error) { return source.Start(ctx, w.initial(group)) }
-	if err := l.store.Declare(ctx, w.Name, w.groups(), start); err != nil {
+	if err := l.store.Declare(ctx, w.Name, w.groups(), nil, start); err != nil {
 		return err
 	}
 	return l.directory.DeclareProcessor(ctx, row)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/sluice-project/sluice/definition"
-	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -55,13 +54,13 @@ func (w Wanted) groups() []tokenstore.Group {
 }
 
 // initial is where a group starts that has no tokens yet.
-func (w Wanted) initial(group string) eventsource.Initial {
+func (w Wanted) initial(group string) tokenstore.Place {
 	for _, g := range w.Spec.ProcessingGroups {
 		if g.Name == group {
-			return eventsource.Initial(g.InitialPosition.Type)
+			return tokenstore.Place{Type: tokenstore.PlaceType(g.InitialPosition.Type)}
 		}
 	}
-	return eventsource.Earliest
+	return tokenstore.Place{Type: tokenstore.Earliest}
 }
 
 // accepts reports whether the processor may use a store: it is the one that it belongs to, or the one that the spec names.

@@ -66,7 +66,7 @@ func TestAStandbyIsRefused(t *testing.T) {
 	if err := source.Check(t.Context()); !errors.Is(err, postgres.ErrStandby) {
 		t.Errorf("check: %v", err)
 	}
-	if _, err := source.Start(t.Context(), eventsource.Latest); !errors.Is(err, postgres.ErrStandby) {
+	if _, err := source.Start(t.Context(), tokenstore.Place{Type: tokenstore.Latest}); !errors.Is(err, postgres.ErrStandby) {
 		t.Errorf("latest: %v", err)
 	}
 	c, err := source.Parse(tokenstore.Progress{})
@@ -105,7 +105,7 @@ func TestAppendersCanSetNeitherTransactionNorPosition(t *testing.T) {
 	if err := source.Check(t.Context()); err != nil {
 		t.Errorf("check: %v", err)
 	}
-	if n := len(newReader(t, source, eventsource.Earliest).next(10).Events); n != 3 {
+	if n := len(newReader(t, source, tokenstore.Place{Type: tokenstore.Earliest}).next(10).Events); n != 3 {
 		t.Errorf("%d events", n)
 	}
 	if _, err := source.Head(t.Context()); err != nil {

@@ -75,7 +75,7 @@ type reader struct {
 	coverage eventsource.Coverage
 }
 
-func newReader(t testing.TB, source *postgres.Source, at eventsource.Initial, segments ...segment.Segment) *reader {
+func newReader(t testing.TB, source *postgres.Source, at tokenstore.Place, segments ...segment.Segment) *reader {
 	t.Helper()
 	progress, err := source.Start(t.Context(), at)
 	if err != nil {

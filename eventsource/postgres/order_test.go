@@ -134,7 +134,7 @@ type segmentReader struct {
 func newReaderGroup(t testing.TB, name string, source *postgres.Source, done *atomic.Bool, limit int, crashes bool, segments []segment.Segment) *readerGroup {
 	g := &readerGroup{name: name, source: source, done: done, limit: limit, crashes: crashes, random: rand.New(rand.NewPCG(uint64(limit), rand.Uint64()))}
 	for _, s := range segments {
-		start, err := source.Start(t.Context(), eventsource.Earliest)
+		start, err := source.Start(t.Context(), tokenstore.Place{Type: tokenstore.Earliest})
 		if err != nil {
 			t.Fatal(err)
 		}

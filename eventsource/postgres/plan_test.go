@@ -8,8 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // With 200,000 events, and as many of a writer that has not ended, each arm of a read uses the one index that is right for
@@ -31,7 +31,7 @@ func TestReadUsesTheRightIndexes(t *testing.T) {
 	exec(t, db, "VACUUM ANALYZE sluice.event")
 
 	source := postgres.NewSource(db, schema)
-	latest := newReader(t, source, eventsource.Latest)
+	latest := newReader(t, source, tokenstore.Place{Type: tokenstore.Latest})
 	exec(t, db, `INSERT INTO sluice.event (stream_id, version, type, data) SELECT 'new-' || n, 1, 'Counted', '{}' FROM generate_series(1, 10) n`)
 	current := latest.coverage.Progress()
 	for name, args := range map[string][]any{

@@ -3,7 +3,10 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -25,7 +28,7 @@ type Source struct {
 	db                          DB
 	schema                      string
 	readSQL, startSQL, checkSQL string
-	headSQL                     string
+	headSQL, timeSQL            string
 	window                      int64
 }
 
@@ -38,30 +41,67 @@ func NewSource(db DB, schema string) *Source {
 	statement := func(text string) string { return strings.ReplaceAll(text, "{{schema}}", quoted) }
 	return &Source{
 		db: db, schema: schema, window: window,
-		readSQL: readStatementFor(quoted), startSQL: statement(startStatement), headSQL: statement(headStatement), checkSQL: statement(checkStatement),
+		readSQL: readStatementFor(quoted), startSQL: statement(startStatement), headSQL: statement(headStatement), timeSQL: statement(timeStatement), checkSQL: statement(checkStatement),
 	}
 }
 
 const (
+	// The subquery keeps the planner from walking the primary key up to the first event of the time.
+	timeStatement  = `SELECT coalesce((SELECT min(position) FROM (SELECT position FROM {{schema}}.event WHERE recorded_at >= $1 OFFSET 0) AS since), 0)`
 	headStatement  = `SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {{schema}}.event_position_seq`
 	startStatement = `SELECT CASE WHEN is_called THEN last_value ELSE 0 END, pg_current_snapshot()::text, pg_is_in_recovery() FROM {{schema}}.event_position_seq`
 )
 
-// Start returns the progress of a token that has seen nothing before the place named. Latest begins with the first event
-// whose transaction had not ended when the server took the statement's snapshot.
-func (s *Source) Start(ctx context.Context, at eventsource.Initial) (tokenstore.Progress, error) {
-	switch at {
-	case eventsource.Earliest:
+// Start implements eventsource.Source. Latest begins with the first event whose transaction had not ended when the server took the
+// statement's snapshot; so do the others with events below their place. A time after that of all events is Latest.
+func (s *Source) Start(ctx context.Context, at tokenstore.Place) (tokenstore.Progress, error) {
+	switch at.Type {
+	case tokenstore.Earliest:
 		return tokenstore.Progress{}, nil
-	case eventsource.Latest:
-		return s.latest(ctx)
+	case tokenstore.Latest:
+		return s.latest(ctx, math.MaxInt64)
+	case tokenstore.AtPosition:
+		first, err := strconv.ParseInt(at.Position, 10, 64)
+		if err != nil || first < 0 {
+			return tokenstore.Progress{}, &eventsource.PlaceError{Problem: fmt.Sprintf("position %q is none: want a whole number, 0 or above", at.Position)}
+		}
+		return s.latest(ctx, first-1)
+	case tokenstore.AtTimestamp:
+		return s.since(ctx, at.Timestamp)
 	}
-	return tokenstore.Progress{}, fmt.Errorf("initial position %q is not known, choose %q or %q", string(at), string(eventsource.Earliest), string(eventsource.Latest))
+	return tokenstore.Progress{}, &eventsource.PlaceError{Problem: fmt.Sprintf("the place %q is not known, choose %s, %s, %s or %s", at.Type,
+		tokenstore.Earliest, tokenstore.Latest, tokenstore.AtPosition, tokenstore.AtTimestamp)}
+}
+
+// since finds the first position of a time, and what has been given before it.
+func (s *Source) since(ctx context.Context, at time.Time) (tokenstore.Progress, error) {
+	// The snapshot comes first: an event that is written between the two statements is above the position, or not seen by it.
+	all, err := s.latest(ctx, math.MaxInt64)
+	if err != nil {
+		return tokenstore.Progress{}, err
+	}
+	var first int64
+	if err := s.db.QueryRow(ctx, s.timeSQL, at).Scan(&first); err != nil {
+		return tokenstore.Progress{}, fmt.Errorf("looking for the first event since %s: %w", at.Format(time.RFC3339), err)
+	}
+	if first == 0 {
+		return all, nil
+	}
+	return s.below(all, first-1)
+}
+
+// below is what a progress has been given up to a position.
+func (s *Source) below(all tokenstore.Progress, through int64) (tokenstore.Progress, error) {
+	c, err := parseProgress(all)
+	if err != nil {
+		return tokenstore.Progress{}, err
+	}
+	return c.upTo(through).Progress(), nil
 }
 
 // latest is one statement: its snapshot is taken before it reads the sequence, so every event that the snapshot sees has a position up to
-// that number. Events up to it that the snapshot does not see are found by their transactions.
-func (s *Source) latest(ctx context.Context) (tokenstore.Progress, error) {
+// that number. Events up to it that the snapshot does not see are found by their transactions. It has been given nothing above through.
+func (s *Source) latest(ctx context.Context, through int64) (tokenstore.Progress, error) {
 	var head int64
 	var text string
 	var standby bool
@@ -75,7 +115,7 @@ func (s *Source) latest(ctx context.Context) (tokenstore.Progress, error) {
 	if err != nil {
 		return tokenstore.Progress{}, fmt.Errorf("looking for the latest position: %w", err)
 	}
-	return (&coverage{}).with(step{head, snapshot}).Progress(), nil
+	return (&coverage{}).with(step{min(head, through), snapshot}).Progress(), nil
 }
 
 // Parse reads a token's progress.

@@ -58,7 +58,7 @@ func TestAnEventIsReadAsItWasWritten(t *testing.T) {
 	db := database(t)
 	exec(t, db, `INSERT INTO sluice.event (stream_id, version, id, type, data, metadata)
 		VALUES ('straße-1', 1, 'f47ac10b-58cc-4372-a567-0e02b2c3d479', 'Opened', '{"amount": 12.50, "to": "Ærø"}', '{"by": "me"}'), ('b', 1, DEFAULT, 'Empty', '{}', DEFAULT)`)
-	page := newReader(t, postgres.NewSource(db, schema), eventsource.Earliest).next(10)
+	page := newReader(t, postgres.NewSource(db, schema), tokenstore.Place{Type: tokenstore.Earliest}).next(10)
 	if len(page.Events) != 2 || page.More {
 		t.Fatalf("%d events, more: %t", len(page.Events), page.More)
 	}
@@ -94,7 +94,7 @@ func TestSegmentsShareTheEventsAndEachMovesToTheHead(t *testing.T) {
 		for _, s := range segments {
 			share += s.Share()
 		}
-		r := newReader(t, source.WithWindow(700), eventsource.Earliest, segments...)
+		r := newReader(t, source.WithWindow(700), tokenstore.Place{Type: tokenstore.Earliest}, segments...)
 		for more := true; more; {
 			page := r.next(100)
 			more = page.More
@@ -129,7 +129,7 @@ func TestEveryTransactionThatEndsAfterLatestWasAskedIsGiven(t *testing.T) {
 		t.Fatal(err)
 	}
 	exec(t, db, insert, "behind the open one")
-	r := newReader(t, postgres.NewSource(db, schema), eventsource.Latest)
+	r := newReader(t, postgres.NewSource(db, schema), tokenstore.Place{Type: tokenstore.Latest})
 	exec(t, db, insert, "after")
 	if err := open.Commit(t.Context()); err != nil {
 		t.Fatal(err)
@@ -169,7 +169,7 @@ func TestReadRefusesWhatItCannotDo(t *testing.T) {
 	if _, err := source.Read(t.Context(), []eventsource.Coverage{foreign{}}, nil, 1); err == nil {
 		t.Error("a coverage of another source")
 	}
-	if _, err := source.Start(t.Context(), "Newest"); err == nil {
+	if _, err := source.Start(t.Context(), tokenstore.Place{Type: "Newest"}); err == nil {
 		t.Error("an unknown initial position")
 	}
 	ahead, err := source.Parse(tokenstore.Progress{Position: 10, Snapshot: "900000000:900000000:"})

@@ -64,7 +64,9 @@ func start(t *testing.T) *httptest.Server {
 		groups = append(groups, tokenstore.Group{Name: g.Name, Segments: int(g.Segments)})
 	}
 	source := eventlog.NewSource(pool, postgres.DefaultSchema)
-	if err := postgres.NewStore(pool, postgres.DefaultSchema).Declare(ctx, name, groups, func(string) (tokenstore.Progress, error) { return source.Start(ctx, "Earliest") }); err != nil {
+	if err := postgres.NewStore(pool, postgres.DefaultSchema).Declare(ctx, name, groups, nil, func(string) (tokenstore.Progress, error) {
+		return source.Start(ctx, tokenstore.Place{Type: tokenstore.Earliest})
+	}); err != nil {
 		t.Fatal(err)
 	}
 	w := worker.New(worker.Options{Processor: name, Pod: "test", Definition: def, DefinitionID: def.ID(), Target: target, Schema: postgres.DefaultSchema,

@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-project/sluice/definition"
-	"github.com/sluice-project/sluice/eventsource"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/runtime/access"
 	"github.com/sluice-project/sluice/runtime/worker"
@@ -130,13 +129,13 @@ func (r *runner) requireHandlers(spec definition.Spec) error {
 func (r *runner) declare(ctx context.Context, m manifest, def definition.Definition) error {
 	source := eventspostgres.NewSource(r.pool, r.schema)
 	var groups []tokenstore.Group
-	starts := map[string]eventsource.Initial{}
+	starts := map[string]tokenstore.Place{}
 	for _, g := range m.document.Spec.ProcessingGroups {
 		groups = append(groups, tokenstore.Group{Name: g.Name, Segments: int(g.Segments)})
-		starts[g.Name] = eventsource.Initial(g.InitialPosition.Type)
+		starts[g.Name] = tokenstore.Place{Type: tokenstore.PlaceType(g.InitialPosition.Type)}
 	}
 	start := func(group string) (tokenstore.Progress, error) { return source.Start(ctx, starts[group]) }
-	if err := postgres.NewStore(r.pool, r.schema).Declare(ctx, m.processor(), groups, start); err != nil {
+	if err := postgres.NewStore(r.pool, r.schema).Declare(ctx, m.processor(), groups, nil, start); err != nil {
 		return err
 	}
 	live, err := json.Marshal(m.document.Spec.Live(time.Now().UnixNano()))

@@ -15,7 +15,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-project/sluice/definition"
-	"github.com/sluice-project/sluice/eventsource"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/runtime/access"
@@ -104,8 +103,8 @@ spec:
 		w.t.Fatal(err)
 	}
 	source := eventspostgres.NewSource(w.pool, postgres.DefaultSchema)
-	err = postgres.NewStore(w.pool, postgres.DefaultSchema).Declare(ctx, processor, declared, func(string) (tokenstore.Progress, error) {
-		return source.Start(ctx, eventsource.Earliest)
+	err = postgres.NewStore(w.pool, postgres.DefaultSchema).Declare(ctx, processor, declared, nil, func(string) (tokenstore.Progress, error) {
+		return source.Start(ctx, tokenstore.Place{Type: tokenstore.Earliest})
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -12,7 +12,8 @@ const grants = `GRANT USAGE ON SCHEMA {{schema}} TO {{role}};
 GRANT SELECT ON {{schema}}.migration, {{schema}}.meta, {{schema}}.event, {{schema}}.event_position_seq TO {{role}};
 GRANT INSERT (stream_id, version, id, type, data, metadata) ON {{schema}}.event TO {{role}};
 GRANT SELECT, INSERT, UPDATE, DELETE ON {{schema}}.processor, {{schema}}.definition, {{schema}}.setup, {{schema}}.worker,
-  {{schema}}.assignment, {{schema}}.processing_group, {{schema}}.token, {{schema}}.token_part, {{schema}}.failure TO {{role}};
+  {{schema}}.assignment, {{schema}}.processing_group, {{schema}}.token, {{schema}}.token_part, {{schema}}.failure,
+  {{schema}}.replay, {{schema}}.replay_boundary TO {{role}};
 GRANT USAGE, SELECT ON SEQUENCE {{schema}}.incarnation TO {{role}};
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {{schema}} TO {{role}};
 `

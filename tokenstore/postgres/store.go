@@ -47,14 +47,23 @@ func Channel(schema string) string {
 func (s *Store) in(sql string) string { return strings.ReplaceAll(sql, "{{schema}}", s.schema) }
 
 // Declare implements tokenstore.Store.
-func (s *Store) Declare(ctx context.Context, processor string, groups []tokenstore.Group, start func(string) (tokenstore.Progress, error)) error {
+func (s *Store) Declare(ctx context.Context, processor string, groups []tokenstore.Group, requested []tokenstore.ReplayRequest,
+	start func(string) (tokenstore.Progress, error)) error {
 	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		names := make([]string, len(groups))
+		var made []string
 		for i, g := range groups {
 			names[i] = g.Name
-			if err := s.declare(ctx, tx, processor, g, start); err != nil {
+			created, err := s.declare(ctx, tx, processor, g, start)
+			if err != nil {
 				return err
 			}
+			if created {
+				made = append(made, g.Name)
+			}
+		}
+		if err := s.supersede(ctx, tx, processor, made, requested); err != nil {
+			return err
 		}
 		_, err := tx.Exec(ctx, s.in(`UPDATE {{schema}}.processing_group SET retired_at = clock_timestamp()
 			WHERE tenant = $1 AND processor = $2 AND retired_at IS NULL AND name <> ALL ($3)`), tenant, processor, names)
@@ -65,7 +74,8 @@ func (s *Store) Declare(ctx context.Context, processor string, groups []tokensto
 	})
 }
 
-func (s *Store) declare(ctx context.Context, tx pgx.Tx, processor string, g tokenstore.Group, start func(string) (tokenstore.Progress, error)) error {
+// declare makes one group the processor's and reports whether it created its tokens.
+func (s *Store) declare(ctx context.Context, tx pgx.Tx, processor string, g tokenstore.Group, start func(string) (tokenstore.Progress, error)) (bool, error) {
 	var owner string
 	var floor int64
 	err := tx.QueryRow(ctx, s.in(`
@@ -78,32 +88,32 @@ func (s *Store) declare(ctx context.Context, tx pgx.Tx, processor string, g toke
 		  ) THEN excluded.processor ELSE g.processor END
 		RETURNING processor, epoch_floor`), tenant, g.Name, processor, g.Segments, orphanedAfter).Scan(&owner, &floor)
 	if err != nil {
-		return fmt.Errorf("declaring group %s: %w", g.Name, err)
+		return false, fmt.Errorf("declaring group %s: %w", g.Name, err)
 	}
 	if owner != processor {
-		return &tokenstore.GroupConflictError{Group: g.Name, Owner: owner}
+		return false, &tokenstore.GroupConflictError{Group: g.Name, Owner: owner}
 	}
 	var there bool
 	err = tx.QueryRow(ctx, s.in(`SELECT EXISTS (SELECT FROM {{schema}}.token WHERE tenant = $1 AND group_name = $2)`), tenant, g.Name).Scan(&there)
 	if err != nil || there {
-		return err
+		return false, err
 	}
 	layout, err := segment.Layout(g.Segments)
 	if err != nil {
-		return fmt.Errorf("group %s: %w", g.Name, err)
+		return false, fmt.Errorf("group %s: %w", g.Name, err)
 	}
 	progress, err := start(g.Name)
 	if err != nil {
-		return fmt.Errorf("finding where group %s starts: %w", g.Name, err)
+		return false, fmt.Errorf("finding where group %s starts: %w", g.Name, err)
 	}
 	ids, masks := columns(layout)
 	_, err = tx.Exec(ctx, s.in(`INSERT INTO {{schema}}.token (tenant, group_name, segment, mask, position, snapshot, epoch, version)
 		SELECT $1, $2, id, mask, $5, $6, $7, $7 FROM unnest($3::integer[], $4::integer[]) AS l (id, mask)`),
 		tenant, g.Name, ids, masks, progress.Position, progress.Snapshot, floor+1)
 	if err != nil {
-		return fmt.Errorf("making the tokens of group %s: %w", g.Name, err)
+		return false, fmt.Errorf("making the tokens of group %s: %w", g.Name, err)
 	}
-	return nil
+	return true, nil
 }
 
 func columns(layout []segment.Segment) (ids, masks []int32) {

@@ -61,7 +61,7 @@ func declared(t testing.TB, segments int) (*postgres.Store, *pgxpool.Pool) {
 	t.Helper()
 	pool := migrated(t)
 	store := postgres.NewStore(pool, postgres.DefaultSchema)
-	err := store.Declare(context.Background(), processor, []tokenstore.Group{{Name: "view", Segments: segments}}, fromTheStart)
+	err := store.Declare(context.Background(), processor, []tokenstore.Group{{Name: "view", Segments: segments}}, nil, fromTheStart)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,7 @@ func TestEpochsGoOnAfterADropAndANewDeclaration(t *testing.T) {
 	if err := store.Drop(ctx, processor); err != nil {
 		t.Fatal(err)
 	}
-	if err := store.Declare(ctx, processor, []tokenstore.Group{{Name: "view", Segments: 1}}, fromTheStart); err != nil {
+	if err := store.Declare(ctx, processor, []tokenstore.Group{{Name: "view", Segments: 1}}, nil, fromTheStart); err != nil {
 		t.Fatal(err)
 	}
 	if now := tokens(t, store)[0]; now.Epoch <= old.Epoch || now.Version <= old.Version {
@@ -201,15 +201,15 @@ func TestAGroupOfAnotherLiveProcessorIsRefused(t *testing.T) {
 	if err := directory.Register(ctx, processor, tokenstore.Worker{Incarnation: 1, Nonce: nonce, Pod: "a", Handlers: []string{}}); err != nil {
 		t.Fatal(err)
 	}
-	err := store.Declare(ctx, "test/default/other", []tokenstore.Group{{Name: "view", Segments: 1}}, fromTheStart)
+	err := store.Declare(ctx, "test/default/other", []tokenstore.Group{{Name: "view", Segments: 1}}, nil, fromTheStart)
 	var conflict *tokenstore.GroupConflictError
 	if !errors.As(err, &conflict) || conflict.Owner != processor {
 		t.Fatalf("declaring a group of another processor: %v", err)
 	}
-	if err := store.Declare(ctx, processor, nil, fromTheStart); err != nil {
+	if err := store.Declare(ctx, processor, nil, nil, fromTheStart); err != nil {
 		t.Fatal(err)
 	}
-	if err := store.Declare(ctx, "test/default/other", []tokenstore.Group{{Name: "view", Segments: 1}}, fromTheStart); err != nil {
+	if err := store.Declare(ctx, "test/default/other", []tokenstore.Group{{Name: "view", Segments: 1}}, nil, fromTheStart); err != nil {
 		t.Fatalf("declaring a retired group: %v", err)
 	}
 }

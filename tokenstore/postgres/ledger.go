@@ -1,0 +1,115 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+var _ tokenstore.Replays = (*Store)(nil)
+
+// RequestReplays implements tokenstore.Replays.
+func (s *Store) RequestReplays(ctx context.Context, processor string, requests []tokenstore.ReplayRequest) error {
+	ids := make([]string, len(requests))
+	batch := &pgx.Batch{}
+	for i, r := range requests {
+		ids[i] = r.ID
+		if err := s.queueRequest(batch, processor, r); err != nil {
+			return err
+		}
+	}
+	batch.Queue(s.in(`DELETE FROM {{schema}}.replay WHERE processor = $1 AND phase = 'Pending' AND id <> ALL ($2)`), processor, ids)
+	batch.Queue(`SELECT pg_notify($1, $2)`, s.notify, processor)
+	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
+		return fmt.Errorf("requesting replays of %s: %w", processor, err)
+	}
+	return nil
+}
+
+// queueRequest adds a row that the ledger lacks, or brings one up to date that has not ended. An id that has run for one of
+// the groups under another processor, from which they were moved here, has run.
+func (s *Store) queueRequest(batch *pgx.Batch, processor string, r tokenstore.ReplayRequest) error {
+	place, err := json.Marshal(r.From)
+	if err != nil {
+		return fmt.Errorf("replay %s: writing where it begins: %w", r.ID, err)
+	}
+	values := []any{processor, r.ID, r.Groups, place, orEmpty(r.Context), r.Unguarded, r.Definition, r.State, r.Rebind}
+	batch.Queue(s.in(`
+		INSERT INTO {{schema}}.replay AS r (processor, id, groups, place, context, unguarded, definition, state, phase, reason, message, ended_at)
+		SELECT $1, $2, $3, $4, $5, coalesce($6::text[], '{}'), $7, $8, CASE WHEN o IS NULL THEN 'Pending' ELSE 'Superseded' END,
+		  CASE WHEN o IS NULL THEN '' ELSE '`+tokenstore.ReplayRanElsewhere+`' END,
+		  CASE WHEN o IS NULL THEN '' ELSE format('it has run for processor %s, which had the groups before', o.processor) END,
+		  CASE WHEN o IS NULL THEN NULL ELSE clock_timestamp() END
+		FROM (SELECT) AS one LEFT JOIN LATERAL (
+		  SELECT o.processor FROM {{schema}}.replay o
+		   WHERE o.id = $2 AND o.processor <> $1 AND o.groups && $3 AND o.reset_at IS NOT NULL LIMIT 1) AS o ON true
+		ON CONFLICT (processor, id) DO UPDATE SET state = excluded.state, unguarded = excluded.unguarded,
+		  definition = CASE WHEN $9 THEN excluded.definition ELSE r.definition END
+		WHERE r.phase IN ('Pending', 'Resetting', 'Replaying')`), values...)
+	return nil
+}
+
+func orEmpty(context map[string]string) map[string]string {
+	if context == nil {
+		return map[string]string{}
+	}
+	return context
+}
+
+const replayColumns = `number, id, groups, place, context, unguarded, definition, state, phase, reason, message, done, total, requested_at, reset_at, ended_at`
+
+// Replays implements tokenstore.Replays.
+func (s *Store) Replays(ctx context.Context, processor string) ([]tokenstore.Replay, error) {
+	rows, err := s.pool.Query(ctx, s.in(`SELECT `+replayColumns+` FROM {{schema}}.replay WHERE processor = $1 ORDER BY number`), processor)
+	if err == nil {
+		var all []tokenstore.Replay
+		if all, err = pgx.CollectRows(rows, scanReplay); err == nil {
+			return all, nil
+		}
+	}
+	return nil, fmt.Errorf("reading the replays of %s: %w", processor, err)
+}
+
+func scanReplay(row pgx.CollectableRow) (r tokenstore.Replay, err error) {
+	err = row.Scan(&r.Number, &r.ID, &r.Groups, &r.From, &r.Context, &r.Unguarded, &r.Definition, &r.State, &r.Phase, &r.Reason, &r.Message,
+		&r.Done, &r.Total, &r.RequestedAt, &r.ResetAt, &r.EndedAt)
+	return r, err
+}
+
+// supersede records, in the transaction that makes the first tokens of groups, the requests that were there already and are for
+// nothing but such groups: there is nothing to handle again.
+func (s *Store) supersede(ctx context.Context, tx pgx.Tx, processor string, made []string, requests []tokenstore.ReplayRequest) error {
+	batch := &pgx.Batch{}
+	for _, r := range requests {
+		if !subset(r.Groups, made) {
+			continue
+		}
+		if err := s.queueRequest(batch, processor, r); err != nil {
+			return err
+		}
+		batch.Queue(s.in(`UPDATE {{schema}}.replay SET phase = 'Superseded', reason = $3, ended_at = clock_timestamp(),
+			message = 'its groups were new: they have handled nothing that could be handled again'
+			WHERE processor = $1 AND id = $2 AND phase = 'Pending'`), processor, r.ID, tokenstore.ReplayGroupsNew)
+	}
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return fmt.Errorf("recording replays of new groups of %s: %w", processor, err)
+	}
+	return nil
+}
+
+func subset(some, all []string) bool {
+	there := map[string]bool{}
+	for _, a := range all {
+		there[a] = true
+	}
+	for _, s := range some {
+		if !there[s] {
+			return false
+		}
+	}
+	return true
+}

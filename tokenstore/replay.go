@@ -1,0 +1,115 @@
+package tokenstore
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// PlaceType names a kind of Place.
+type PlaceType string
+
+const (
+	Earliest    PlaceType = "Earliest"  // the oldest event
+	Latest      PlaceType = "Latest"    // the first event whose transaction ends after this was asked
+	AtPosition  PlaceType = "Position"  // the first event at the position or above it
+	AtTimestamp PlaceType = "Timestamp" // the first event recorded at the time or after it
+)
+
+// Place is where in its source a group begins, or goes back to.
+type Place struct {
+	Type      PlaceType `json:"type"`
+	Position  string    `json:"position,omitempty"` // of AtPosition, in the source's notation
+	Timestamp time.Time `json:"timestamp,omitzero"` // of AtTimestamp
+}
+
+// Notation computes with progress as a source of events writes it. Errors say that a progress is not in its notation.
+type Notation interface {
+	// Union has been given what either has.
+	Union(a, b Progress) (Progress, error)
+	// Meet has been given what both have.
+	Meet(a, b Progress) (Progress, error)
+	// Contains reports whether a has been given all that b has.
+	Contains(a, b Progress) (bool, error)
+}
+
+// ReplayState is what is wanted of a replay.
+type ReplayState string
+
+const (
+	ReplayWanted        ReplayState = "Running"
+	ReplayToBeCancelled ReplayState = "Cancelled" // possible before the reset; without effect after it
+	ReplayToBeAbandoned ReplayState = "Abandoned" // after the reset: the tokens go where they were; before it: like Cancelled
+)
+
+// ReplayPhase is how far a replay has come.
+type ReplayPhase string
+
+const (
+	ReplayPending    ReplayPhase = "Pending"    // nothing has happened; Reason says what it waits for
+	ReplayResetting  ReplayPhase = "Resetting"  // nobody may claim segments of its groups until the reset has committed
+	ReplayRunning    ReplayPhase = "Replaying"  // the groups handle events again
+	ReplayComplete   ReplayPhase = "Complete"   // they have handled again what they had handled at the reset
+	ReplayFailed     ReplayPhase = "Failed"     // the reset handler failed; the groups go on where they were
+	ReplayCancelled  ReplayPhase = "Cancelled"  // before the reset
+	ReplayAbandoned  ReplayPhase = "Abandoned"  // after the reset: the projection is incomplete
+	ReplaySuperseded ReplayPhase = "Superseded" // never run: the groups were new, or the id had run for another processor
+)
+
+// Ended reports whether nothing more will happen.
+func (p ReplayPhase) Ended() bool {
+	return !slices.Contains([]ReplayPhase{ReplayPending, ReplayResetting, ReplayRunning}, p)
+}
+
+// Reasons of a Replay that is pending, resetting, failed or superseded, in CamelCase as conditions have them.
+const (
+	ReplayWaitsForRollout   = "WaitingForRollout" // a live worker runs another definition than the one it is bound to
+	ReplayWaitsForOther     = "Waiting"           // another replay of one of its groups runs first
+	ReplayWaitsForPause     = "Paused"            // the processor or one of the groups is paused
+	ReplayWaitsForLocks     = "WaitingForLocks"   // the reset waits for somebody's locks
+	ReplayNoReset           = "NoReset"           // a group has no reset, and its spec does not allow a replay without
+	ReplayGroupMissing      = "GroupNotFound"     // the processor has no such group
+	ReplayResetHandlerFails = "ResetFailed"       // the reset handler failed
+	ReplayGroupsNew         = "Superseded"        // the groups' tokens were first made when the id was there already
+	ReplayRanElsewhere      = "AlreadyRun"        // the id has run for one of the groups under another processor
+)
+
+// ReplayRequest is what is asked for.
+type ReplayRequest struct {
+	ID      string
+	Groups  []string
+	From    Place
+	Context map[string]string // for the reset handlers and for handlers of replayed events
+	// Unguarded are those of the groups that may be replayed without a reset.
+	Unguarded []string
+	// Definition that must be the wanted one, and run by every live worker, before the reset.
+	Definition string
+	// Rebind makes Definition replace the one that the replay was bound to at first, as long as it has not been reset.
+	Rebind bool
+	State  ReplayState
+}
+
+// Replay is a row of the ledger. An id runs at most once in the life of a store.
+type Replay struct {
+	ReplayRequest
+	Number  int64 // orders all replays of the store
+	Phase   ReplayPhase
+	Reason  string
+	Message string
+	// Done of Total positions have been handled again, counted over the hash space; positions without an event count too.
+	Done, Total int64
+	RequestedAt time.Time
+	ResetAt     *time.Time
+	EndedAt     *time.Time
+}
+
+// Replays is the ledger of a store's replays.
+type Replays interface {
+	// RequestReplays makes known what is asked for now, all of it: rows are added for ids that the ledger does not have; the
+	// state of those that have not ended is updated, and the definition where Rebind is set; those that are Pending and not
+	// asked for any more are withdrawn, as if nobody ever had. What has been reset goes on whatever is asked for.
+	RequestReplays(ctx context.Context, processor string, requests []ReplayRequest) error
+
+	// Replays returns the processor's ledger, oldest request first.
+	Replays(ctx context.Context, processor string) ([]Replay, error)
+}
