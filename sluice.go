@@ -25,6 +25,8 @@ import (
 type (
 	// Event is one immutable fact in a stream.
 	Event = eventsource.Event
+	// Replay is what handlers are told about the one that has them handle events again: its id and context.
+	Replay = eventsource.Replay
 	// Handler is what a processing group does with its events; Each, Set and Queue make one.
 	Handler = handler.Handler
 	// Handlers are those of a program, by name.
@@ -47,6 +49,13 @@ func Set(handle func(ctx context.Context, tx pgx.Tx, events []Event) error, even
 // the commit, which is one round trip. Without types it gets events of all types.
 func Queue(handle func(batch *pgx.Batch, events []Event) error, eventTypes ...string) Handler {
 	return handler.Queue(handle, eventTypes...)
+}
+
+// WithReset makes a handler that can be replayed. reset takes back what the handler has written, in the transaction in which its
+// group is moved back; it runs once a replay, while no batch of the group does. Afterwards events come with Event.Replay set
+// until they are ones that the group had not handled before.
+func WithReset(h Handler, reset func(ctx context.Context, tx pgx.Tx, replay Replay) error) Handler {
+	return handler.WithReset(h, reset)
 }
 
 // Main runs the command line of a program with handlers: `worker`, which is what runs in a pod and the default; `dev`, which

@@ -26,6 +26,14 @@ type Event struct {
 	RecordedAt time.Time
 	Hash       uint32 // of the sequence key: decides which segment it belongs to
 	Txn        uint64 // transaction that wrote it, where the source orders by transactions
+	// Replay is set where the event is handled again, by the replay named; nil where it is handled for the first time.
+	Replay *Replay
+}
+
+// Replay is what handlers are told about the one that has them handle events again.
+type Replay struct {
+	ID      string
+	Context map[string]string // as it was asked for
 }
 
 // Coverage says which events a part of a segment has been given. It is immutable.

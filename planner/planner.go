@@ -8,6 +8,7 @@ package planner
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -84,7 +85,7 @@ func (p *Planner) plan(view tokenstore.View, tokens []tokenstore.Token) (tokenst
 	plan := tokenstore.Plan{Planner: p.Name, Last: view.Processor.Plan, Members: members(view.Workers)}
 	var moves []assignment.Move
 	policy := assignment.Policy{Wanted: view.Processor.Number, Replicas: view.Processor.Replicas}
-	for _, part := range byEligible(view.Workers, p.segments(tokens, assignees)) {
+	for _, part := range byEligible(view.Workers, p.segments(tokens, assignees), leastOf(tokens)) {
 		result := assignment.Plan(part.members, part.segments, policy)
 		moves = append(moves, result.Moves...)
 		for _, t := range result.Targets {
@@ -146,12 +147,13 @@ type problem struct {
 }
 
 // byEligible divides the groups by who can handle them: nearly always everybody can handle all. A worker that does
-// not report a group, since its definition lacks it or it has just begun, is given nothing of it; nor is one that refuses it.
-func byEligible(workers []tokenstore.Worker, segments []assignment.Segment) []problem {
+// not report a group, since its definition lacks it or it has just begun, is given nothing of it; nor is one that refuses it, or
+// whose definition is older than the group's last reset.
+func byEligible(workers []tokenstore.Worker, segments []assignment.Segment, least map[string]int64) []problem {
 	var order []string
 	parts := map[string]*problem{}
 	for _, s := range segments {
-		eligible := eligible(workers, s.Group)
+		eligible := eligible(workers, s.Group, least[s.Group])
 		key := keyOf(eligible)
 		if parts[key] == nil {
 			parts[key] = &problem{members: eligible}
@@ -166,7 +168,7 @@ func byEligible(workers []tokenstore.Worker, segments []assignment.Segment) []pr
 	return all
 }
 
-func eligible(workers []tokenstore.Worker, group string) []assignment.Member {
+func eligible(workers []tokenstore.Worker, group string, least int64) []assignment.Member {
 	var all []assignment.Member
 	for _, w := range workers {
 		if !w.Alive {
@@ -175,12 +177,24 @@ func eligible(workers []tokenstore.Worker, group string) []assignment.Member {
 		m := assignment.Member{ID: w.Incarnation, Definition: w.DefinitionNumber, State: assignment.Active}
 		if w.State == tokenstore.Draining {
 			m.State = assignment.Draining
-		} else if report, knows := w.Report.Groups[group]; !knows || report.Refused {
+		} else if report, knows := w.Report.Groups[group]; !knows || report.Refused || w.DefinitionNumber < least {
 			m.State = assignment.Quarantined
 		}
 		all = append(all, m)
 	}
 	return all
+}
+
+// leastOf returns, by group, the number of the oldest definition whose workers may have its segments. While a group is being reset
+// nobody may, and its plan stays as it is.
+func leastOf(tokens []tokenstore.Token) map[string]int64 {
+	least := map[string]int64{}
+	for _, t := range tokens {
+		if t.Least < math.MaxInt64 {
+			least[t.Group] = t.Least
+		}
+	}
+	return least
 }
 
 func keyOf(members []assignment.Member) string {

@@ -23,6 +23,11 @@ var Root = Segment{}
 // Contains tells whether the segment is responsible for keys with this hash.
 func (s Segment) Contains(hash uint32) bool { return hash&s.Mask == s.ID }
 
+// Includes tells whether the segment is responsible for all keys that the other one is responsible for.
+func (s Segment) Includes(other Segment) bool {
+	return s.Mask&other.Mask == s.Mask && s.Contains(other.ID)
+}
+
 // Split returns the two halves of the segment; the low one keeps its id. A segment of a single slice (Mask =
 // MaxSlices-1) has no halves: those of it that Split returns are not valid.
 func (s Segment) Split() (low, high Segment) {

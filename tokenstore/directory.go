@@ -126,6 +126,7 @@ type Pulse struct {
 	Planner  string
 	Alive    int // workers alive
 	Known    int // workers not ended
+	Replays  int // replays that have not ended
 }
 
 const (

@@ -72,6 +72,11 @@ const (
 	ReplayResetHandlerFails = "ResetFailed"       // the reset handler failed
 	ReplayGroupsNew         = "Superseded"        // the groups' tokens were first made when the id was there already
 	ReplayRanElsewhere      = "AlreadyRun"        // the id has run for one of the groups under another processor
+	ReplayPlaceInvalid      = "PlaceInvalid"      // the source has no such place to begin at
+
+	// Of a *NotDueError only.
+	ReplayMoved              = "Moved"     // somebody else has gone on with the replay: look again
+	ReplayCancelledMeanwhile = "Cancelled" // cancelled or abandoned before the reset
 )
 
 // ReplayRequest is what is asked for.
@@ -110,6 +115,26 @@ type Replays interface {
 	// asked for any more are withdrawn, as if nobody ever had. What has been reset goes on whatever is asked for.
 	RequestReplays(ctx context.Context, processor string, requests []ReplayRequest) error
 
-	// Replays returns the processor's ledger, oldest request first.
+	// Replays returns the processor's ledger, oldest request first, and the replays that groups are in the middle of which
+	// were another processor's.
 	Replays(ctx context.Context, processor string) ([]Replay, error)
+}
+
+// NotDueError says why a replay cannot go on now.
+type NotDueError struct{ Reason, Message string }
+
+func (e *NotDueError) Error() string { return e.Message }
+
+// Agreed returns a *NotDueError unless the definition that a replay is bound to is the wanted one and no pod runs another.
+func Agreed(bound, wanted string, others []string) error {
+	switch {
+	case bound != wanted:
+		return &NotDueError{ReplayWaitsForRollout, "the replay is bound to definition " + bound + ", and the processor wants " + wanted +
+			": apply that definition again, or cancel this replay and create another one"}
+	case len(others) == 1:
+		return &NotDueError{ReplayWaitsForRollout, "pod " + others[0] + " runs another definition than " + bound}
+	case len(others) > 1:
+		return &NotDueError{ReplayWaitsForRollout, "pod " + others[0] + " and others run another definition than " + bound}
+	}
+	return nil
 }

@@ -47,6 +47,8 @@ type Token struct {
 	Epoch      int64  // grows with every claim, split, merge and reset
 	Version    int64  // grows with every write
 	Owner      int64  // incarnation of the worker that claimed it, 0 for nobody
+	// Least is the number of the oldest definition whose workers may claim it; math.MaxInt64 while its group is being reset.
+	Least int64
 }
 
 // Range is the segment of the hash space that the token stands for.

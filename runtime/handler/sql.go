@@ -15,6 +15,7 @@ import (
 // table expression put before it, of exactly the positions that the batch read, never a range.
 type SQL struct {
 	statements []statement
+	reset      string // empty where there is none
 }
 
 // statement is one of them, as it is sent.
@@ -32,7 +33,7 @@ const (
 
 // NewSQL makes a handler of statements over the event table in a schema.
 func NewSQL(spec definition.SQLHandler, schema string) *SQL {
-	h := &SQL{}
+	h := &SQL{reset: spec.Reset}
 	for _, s := range spec.Statements {
 		name, text := eventsName, s.Batch
 		if s.Each != "" {
@@ -45,7 +46,8 @@ func NewSQL(spec definition.SQLHandler, schema string) *SQL {
 
 // withEvents puts the events, as a common table expression of that name, before a user's statement.
 func withEvents(name, text, schema string) string {
-	cte := fmt.Sprintf(`%s AS (SELECT e.position, e.stream_id, e.type, e.data, e.metadata, e.recorded_at, r.replay
+	cte := fmt.Sprintf(`%s AS (SELECT e.position, e.stream_id, e.type, e.data, e.metadata, e.recorded_at, r.replay,
+  CASE WHEN r.replay THEN $3::jsonb END AS replay_context
   FROM unnest($1::bigint[], $2::boolean[]) AS r (position, replay) JOIN %s.event e ON e.position = r.position ORDER BY e.position)
 `, name, pgx.Identifier{schema}.Sanitize())
 	before, rest := splitLeading(strings.TrimRight(text, "; \t\r\n"))
@@ -117,11 +119,25 @@ func (h *SQL) Wants(eventType string) bool {
 // Apply implements Handler.
 func (h *SQL) Apply(ctx context.Context, t Transaction, events []Event) error {
 	return t.Pipeline(ctx, func(batch *pgx.Batch) error {
+		told, err := contextJSON(contextOf(events))
+		if err != nil {
+			return err
+		}
 		for _, call := range h.plan(events) {
-			batch.Queue(h.statements[call.statement].text, call.positions, make([]bool, len(call.positions)))
+			batch.Queue(h.statements[call.statement].text, call.positions, call.replay, told)
 		}
 		return nil
 	})
+}
+
+// contextOf returns that of the replay that some of the events are of: a group is in the middle of one at most.
+func contextOf(events []Event) map[string]string {
+	for _, event := range events {
+		if event.Replay != nil {
+			return event.Replay.Context
+		}
+	}
+	return nil
 }
 
 // Check has the server parse every statement, without running any.
@@ -131,7 +147,7 @@ func (h *SQL) Check(ctx context.Context, conn *pgx.Conn) error {
 		if err != nil {
 			return fmt.Errorf("statements[%d]: %w", i, err)
 		}
-		if n := len(parsed.ParamOIDs); n != 2 {
+		if n := len(parsed.ParamOIDs); n != 3 {
 			return &ParameterError{Statement: i}
 		}
 	}
@@ -142,13 +158,14 @@ func (h *SQL) Check(ctx context.Context, conn *pgx.Conn) error {
 type ParameterError struct{ Statement int }
 
 func (e *ParameterError) Error() string {
-	return fmt.Sprintf("statements[%d] has a parameter ($3 or higher): read what it needs from the events instead", e.Statement)
+	return fmt.Sprintf("statements[%d] has a parameter ($4 or higher): read what it needs from the events instead", e.Statement)
 }
 
 // call is one run of a statement over events.
 type call struct {
 	statement int
 	positions []int64
+	replay    []bool // by position: the event is handled again
 }
 
 // plan cuts a batch into rounds. In a round each statement runs once over its events (or once for each of them), in the
@@ -156,12 +173,12 @@ type call struct {
 // that an event of its stream before it has run. So within a stream, statements never run out of the order of the events.
 func (h *SQL) plan(events []Event) []call {
 	var calls []call
-	round := make([][]int64, len(h.statements))
+	round := make([]call, len(h.statements))
 	last := map[string]int{} // the last statement that an event of the stream ran in this round
 	end := func() {
-		for i, positions := range round {
-			calls = append(calls, h.calls(i, positions)...)
-			round[i] = nil
+		for i := range round {
+			calls = append(calls, h.calls(i, round[i])...)
+			round[i] = call{}
 		}
 		clear(last)
 	}
@@ -172,7 +189,8 @@ func (h *SQL) plan(events []Event) []call {
 		}
 		for i := first; i <= final; i++ {
 			if h.statements[i].Wants(event.Type) {
-				round[i] = append(round[i], event.Position)
+				round[i].positions = append(round[i].positions, event.Position)
+				round[i].replay = append(round[i].replay, event.Replay != nil)
 			}
 		}
 		last[event.StreamID] = final
@@ -192,16 +210,18 @@ func (h *SQL) span(eventType string) (first, final int) {
 	return first, final
 }
 
-func (h *SQL) calls(statement int, positions []int64) []call {
-	if len(positions) == 0 {
+// calls runs a statement once for a round's events, or once for each of them.
+func (h *SQL) calls(statement int, round call) []call {
+	round.statement = statement
+	if len(round.positions) == 0 {
 		return nil
 	}
 	if !h.statements[statement].each {
-		return []call{{statement, positions}}
+		return []call{round}
 	}
 	var calls []call
-	for i := range positions {
-		calls = append(calls, call{statement, positions[i : i+1]})
+	for i := range round.positions {
+		calls = append(calls, call{statement, round.positions[i : i+1], round.replay[i : i+1]})
 	}
 	return calls
 }

@@ -34,19 +34,24 @@ func events(list string) []Event {
 	return all
 }
 
+// at is a call over events that are handled for the first time.
+func at(statement int, positions ...int64) call {
+	return call{statement, positions, make([]bool, len(positions))}
+}
+
 func TestABatchIsCutIntoRounds(t *testing.T) {
 	for name, test := range map[string]struct {
 		statements []definition.Statement
 		events     string
 		want       []call
 	}{
-		"one statement takes all": {[]definition.Statement{on("A")}, "x:A y:A x:A", []call{{0, []int64{1, 2, 3}}}},
+		"one statement takes all": {[]definition.Statement{on("A")}, "x:A y:A x:A", []call{at(0, 1, 2, 3)}},
 		"opened, closed, opened of one stream": {[]definition.Statement{on("O"), on("C")}, "x:O x:C x:O",
-			[]call{{0, []int64{1}}, {1, []int64{2}}, {0, []int64{3}}}},
-		"of two streams": {[]definition.Statement{on("O"), on("C")}, "x:O x:C y:O y:C", []call{{0, []int64{1, 3}}, {1, []int64{2, 4}}}},
+			[]call{at(0, 1), at(1, 2), at(0, 3)}},
+		"of two streams": {[]definition.Statement{on("O"), on("C")}, "x:O x:C y:O y:C", []call{at(0, 1, 3), at(1, 2, 4)}},
 		"a type that two statements want": {[]definition.Statement{on("A"), {EventTypes: []string{"A", "B"}, Batch: "SELECT"}}, "x:A x:B x:A",
-			[]call{{0, []int64{1}}, {1, []int64{1, 2}}, {0, []int64{3}}, {1, []int64{3}}}},
-		"each": {[]definition.Statement{{EventTypes: []string{"A"}, Each: "SELECT"}}, "x:A y:A", []call{{0, []int64{1}}, {0, []int64{2}}}},
+			[]call{at(0, 1), at(1, 1, 2), at(0, 3), at(1, 3)}},
+		"each": {[]definition.Statement{{EventTypes: []string{"A"}, Each: "SELECT"}}, "x:A y:A", []call{at(0, 1), at(0, 2)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := sqlHandler(test.statements...).plan(events(test.events))
@@ -125,7 +130,7 @@ func TestEventsComeBeforeAnyStatement(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 			continue
 		}
-		if _, err := conn.Exec(ctx, h.statements[0].text, []int64{1, 3}, []bool{false, false}); err != nil {
+		if _, err := conn.Exec(ctx, h.statements[0].text, []int64{1, 3}, []bool{false, false}, "{}"); err != nil {
 			t.Errorf("%s: %v", text, err)
 		}
 		var sum int
@@ -160,7 +165,7 @@ func TestAStatementThatIsNoneIsTheDefinitionsFault(t *testing.T) {
 			t.Errorf("%s: %s %s, want %s", text, kind, got, reason)
 		}
 	}
-	err = sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: "INSERT INTO there SELECT $3::int FROM events"}).Check(ctx, conn)
+	err = sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: "INSERT INTO there SELECT $4::int FROM events"}).Check(ctx, conn)
 	var parameter *ParameterError
 	if !errors.As(err, &parameter) {
 		t.Errorf("a parameter of the user's own: %v", err)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // act carries a decision out.
@@ -79,8 +80,13 @@ func (c *controller) claim(ctx context.Context, d *decision) error {
 	if len(tokens) < len(d.claim) {
 		d.soon(retryClaim / 2)
 	}
+	replays, err := c.store.Replaying(ctx, c.options.Processor)
+	if err != nil {
+		c.look() // what was claimed is looked at anew
+		return err
+	}
 	for _, t := range tokens {
-		if err := c.hold(t, failures[t.Key]); err != nil {
+		if err := c.hold(t, failures[t.Key], replays[t.Group]); err != nil {
 			return err
 		}
 	}
@@ -102,8 +108,12 @@ func (c *controller) failures(ctx context.Context) (map[tokenstore.Key]*tokensto
 }
 
 // hold begins to process a token that was claimed. Where an event failed before, the segment goes on alone with that event.
-func (c *controller) hold(t tokenstore.Token, failure *tokenstore.Failure) error {
-	s := &segmentRun{group: c.groups[t.Group], token: t, moved: time.Now(), limit: 50, failure: failure}
+func (c *controller) hold(t tokenstore.Token, failure *tokenstore.Failure, replaying *postgres.Replaying) error {
+	replay, err := c.replayedBy(replaying, t)
+	if err != nil {
+		return err
+	}
+	s := &segmentRun{group: c.groups[t.Group], token: t, moved: time.Now(), limit: 50, failure: failure, replay: replay}
 	if failure != nil {
 		s.limit = 1
 	}

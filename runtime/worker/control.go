@@ -89,8 +89,11 @@ func (c *controller) turn(ctx context.Context) (time.Duration, error) {
 	if !time.Now().Before(c.nextMove) {
 		c.moveIdle(ctx)
 		c.nextMove = time.Now().Add(moveEvery)
+		if c.replaying() {
+			c.nextMove = time.Now().Add(moveReplaying)
+		}
 	}
-	return max(min(again, time.Until(c.nextBeat)), time.Millisecond), nil
+	return max(min(again, time.Until(c.nextBeat), time.Until(c.nextMove)), time.Millisecond), nil
 }
 
 // beat renews the lease. An error of its own ends the incarnation; those of the store are tried again.
@@ -121,6 +124,9 @@ func (c *controller) beat(ctx context.Context) error {
 	c.trust(sent)
 	if !c.beaten || pulse != c.pulse {
 		c.due = true
+	}
+	if pulse.Replays > 0 {
+		c.lookAtReplays()
 	}
 	c.pulse, c.beaten = pulse, true
 	return nil

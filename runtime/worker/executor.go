@@ -68,7 +68,7 @@ func (l *life) give(ctx context.Context, s *segmentRun, again bool) {
 
 // step applies one batch and reports whether there may be another one.
 func (l *life) step(ctx context.Context, s *segmentRun) (again bool) {
-	b := assemble(s.member.Peek(), s.limit, s.group.handler.Wants)
+	b := assemble(s.member.Peek(), s.limit, s.group.handler.Wants, s.replay)
 	if b.delivered == 0 && b.cut == 0 && len(b.events) == 0 {
 		return false
 	}

@@ -34,13 +34,14 @@ type life struct {
 	feed      *feed.Feed
 	planner   planner.Planner
 
-	nudge   chan struct{} // look at the directory
-	known   chan struct{} // closed when the directory knows the processor
-	news    atomic.Bool   // the report has something that the planner has to know at once
-	unread  atomic.Bool   // the last read of events failed
-	severed atomic.Bool   // a connection that reads events was lost
-	trusted atomic.Int64  // until when batches may begin, nanoseconds of time.Since(epoch)
-	epoch   time.Time     // with a monotonic reading
+	nudge      chan struct{} // look at the directory
+	replayNews chan struct{} // look at the replays
+	known      chan struct{} // closed when the directory knows the processor
+	news       atomic.Bool   // the report has something that the planner has to know at once
+	unread     atomic.Bool   // the last read of events failed
+	severed    atomic.Bool   // a connection that reads events was lost
+	trusted    atomic.Int64  // until when batches may begin, nanoseconds of time.Since(epoch)
+	epoch      time.Time     // with a monotonic reading
 
 	mu       sync.Mutex
 	groups   map[string]*group
@@ -59,7 +60,7 @@ func (w *Worker) live(ctx context.Context) (lived bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	l := &life{Worker: w, nudge: make(chan struct{}, 1), known: make(chan struct{}), epoch: time.Now(), segments: map[tokenstore.Key]*segmentRun{}}
+	l := &life{Worker: w, nudge: make(chan struct{}, 1), replayNews: make(chan struct{}, 1), known: make(chan struct{}), epoch: time.Now(), segments: map[tokenstore.Key]*segmentRun{}}
 	defer l.close()
 	sessions := &sessionKeeper{life: l, session: session}
 	if err := l.begin(ctx, session); err != nil {
@@ -167,6 +168,7 @@ func (l *life) run(ctx context.Context, sessions *sessionKeeper) error {
 	running.Go(func() { l.feed.Run(parts) })
 	running.Go(func() { sessions.run(parts) })
 	running.Go(func() { l.prepare(parts) })
+	running.Go(func() { l.replays(parts) })
 	for range l.options.Executors {
 		running.Go(func() { l.execute(parts) })
 	}

@@ -10,6 +10,8 @@ import (
 )
 
 const (
+	// moveReplaying is the same in the middle of a replay, whose end waits for them.
+	moveReplaying = 250 * time.Millisecond
 	// moveEvery is how often tokens are brought up to date which only events have moved that nobody wants.
 	moveEvery = 5 * time.Second
 	// refreshAfter is when a token is written again although its position has not changed: its snapshot must not lie far back.
@@ -59,7 +61,7 @@ func (l *life) moveIdle(ctx context.Context) {
 	resting := l.takeResting()
 	var moved []*segmentRun
 	for _, s := range resting {
-		if b := assemble(s.member.Peek(), s.limit, s.group.handler.Wants); len(b.events) == 0 && b.delivered > 0 {
+		if b := assemble(s.member.Peek(), s.limit, s.group.handler.Wants, s.replay); len(b.events) == 0 && b.delivered > 0 {
 			s.parts = b.after
 			s.member.Take(b.delivered, 0)
 		}
@@ -69,6 +71,7 @@ func (l *life) moveIdle(ctx context.Context) {
 	}
 	l.write(ctx, moved, false)
 	for _, s := range resting {
+		l.endReplay(s)
 		l.give(ctx, s, true)
 	}
 }
@@ -79,12 +82,20 @@ func (l *life) takeResting() []*segmentRun {
 	defer l.mu.Unlock()
 	var resting []*segmentRun
 	for _, s := range l.segments {
-		if !s.running && !s.leaving && !s.gone && time.Since(s.moved) > moveEvery && l.trusts() {
+		if !s.running && !s.leaving && !s.gone && time.Since(s.moved) > s.moveEvery() && l.trusts() {
 			s.running = true
 			resting = append(resting, s)
 		}
 	}
 	return resting
+}
+
+// moveEvery is how often the segment's token is brought up to date.
+func (s *segmentRun) moveEvery() time.Duration {
+	if s.replay != nil {
+		return moveReplaying
+	}
+	return moveEvery
 }
 
 // behind reports whether the token is worth writing.

@@ -80,7 +80,7 @@ func decide(s situation) decision {
 			d.soon(time.Millisecond)
 		case held && assignee != s.self && assigneeLives && workers[assignee].State == tokenstore.Active:
 			d.release = append(d.release, t.Key)
-		case held || s.draining || s.refused(t.Group):
+		case held || s.draining || s.refused(t.Group) || t.Least > d.definition:
 		case assignee == s.self:
 			d.missing++
 			d.claimIfFree(s, workers, t)

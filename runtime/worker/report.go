@@ -12,19 +12,21 @@ import (
 type rate struct {
 	mu      sync.Mutex
 	handled int64 // since the start
+	again   int64 // of these, events of a replay
 	counted int64 // when the rate was taken last
 	at      time.Time
 	value   float64
 }
 
-func (r *rate) add(events int) {
+func (r *rate) add(events, again int) {
 	r.mu.Lock()
 	r.handled += int64(events)
+	r.again += int64(again)
 	r.mu.Unlock()
 }
 
-// take returns the number of events handled so far and the rate, which it brings up to date.
-func (r *rate) take(now time.Time) (int64, float64) {
+// take returns the numbers of events handled so far, how many of them again, and the rate, which it brings up to date.
+func (r *rate) take(now time.Time) (handled, again int64, perSecond float64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if elapsed := now.Sub(r.at).Seconds(); !r.at.IsZero() && elapsed > 0 {
@@ -35,7 +37,7 @@ func (r *rate) take(now time.Time) (int64, float64) {
 		}
 	}
 	r.at, r.counted = now, r.handled
-	return r.handled, r.value
+	return r.handled, r.again, r.value
 }
 
 // makeReport says how the groups fare here.
@@ -46,7 +48,7 @@ func (l *life) makeReport() tokenstore.Report {
 	defer l.mu.Unlock()
 	for name, g := range l.groups {
 		r := tokenstore.GroupReport{Refused: !g.fit && g.fault != nil, Fault: g.fault}
-		r.Handled, r.Rate = g.rate.take(now)
+		r.Handled, r.Replayed, r.Rate = g.rate.take(now)
 		report.Groups[name] = r
 	}
 	for _, s := range l.segments {
@@ -94,7 +96,7 @@ func (l *life) report(s *segmentRun, b batch, took time.Duration, err error) {
 	lag := max(0, time.Since(last.RecordedAt))
 	l.metrics.batch(s.group.name, len(b.events), b.skipped, took, lag, err)
 	if err == nil {
-		s.group.rate.add(len(b.events))
+		s.group.rate.add(len(b.events), b.replayed())
 	}
 	if l.options.OnBatch != nil {
 		l.options.OnBatch(Batch{Group: s.group.name, Segment: s.token.Segment, Events: len(b.events), Skipped: b.skipped,

@@ -28,6 +28,29 @@ type segmentRun struct {
 	wait      backoff
 	failure   *tokenstore.Failure // stored: the event that it stands still at
 	fault     *tokenstore.Fault   // what it stands still for, for reports
+	replay    *replayed           // what it had handled when it was reset; nil outside of a replay
+}
+
+// replayed tells which events of a segment are handled again.
+type replayed struct {
+	replay *eventsource.Replay
+	parts  []feed.Part
+}
+
+// mark returns the replay that an event is handled again by, or nil.
+func (r *replayed) mark(e *eventsource.Event) *eventsource.Replay {
+	if r == nil {
+		return nil
+	}
+	for _, p := range r.parts {
+		if p.Segment.Contains(e.Hash) {
+			if p.Coverage.Covers(e) {
+				return r.replay
+			}
+			return nil
+		}
+	}
+	return nil
 }
 
 func (s *segmentRun) key() tokenstore.Key { return s.token.Key }
@@ -59,9 +82,20 @@ type batch struct {
 	after     feed.Parts
 }
 
+// replayed is how many of the events are handled again.
+func (b batch) replayed() int {
+	count := 0
+	for i := range b.events {
+		if b.events[i].Replay != nil {
+			count++
+		}
+	}
+	return count
+}
+
 // assemble makes a batch of at most limit events that the handler wants out of what was delivered. Without wanted events
 // it covers all that was delivered.
-func assemble(deliveries []*feed.Delivery, limit int, wants func(eventType string) bool) batch {
+func assemble(deliveries []*feed.Delivery, limit int, wants func(eventType string) bool, replay *replayed) batch {
 	var b batch
 	for _, d := range deliveries {
 		for i, event := range d.Events {
@@ -75,6 +109,7 @@ func assemble(deliveries []*feed.Delivery, limit int, wants func(eventType strin
 				}
 				return b
 			}
+			event.Replay = replay.mark(&event)
 			b.events = append(b.events, event)
 		}
 		b.delivered++

@@ -111,10 +111,12 @@ func (d *Directory) Beat(ctx context.Context, w tokenstore.Worker) (tokenstore.P
 		)
 		SELECT EXISTS (SELECT FROM me), p.revision, p.plan, coalesce(p.plan_renewed_at > clock_timestamp() - $6::interval, false), coalesce(p.planner, ''),
 		  (SELECT count(*) FROM {{schema}}.worker w WHERE w.processor = p.name AND `+alive+`),
-		  (SELECT count(*) FROM {{schema}}.worker w WHERE w.processor = p.name AND w.state <> 'Ended')
+		  (SELECT count(*) FROM {{schema}}.worker w WHERE w.processor = p.name AND w.state <> 'Ended'),
+		  (SELECT count(*) FROM {{schema}}.replay r WHERE r.phase IN ('Pending', 'Resetting', 'Replaying') AND (r.processor = p.name
+		    OR EXISTS (SELECT FROM {{schema}}.processing_group g WHERE g.processor = p.name AND g.replay = r.number)))
 		FROM (SELECT) AS one LEFT JOIN {{schema}}.processor p ON p.name = (SELECT processor FROM me)`),
 		w.Incarnation, w.Nonce, tokenstore.Lease, w.State, w.Report, tokenstore.PlannerTimeout).
-		Scan(&known, &revision, &plan, &p.Planned, &p.Planner, &p.Alive, &p.Known)
+		Scan(&known, &revision, &plan, &p.Planned, &p.Planner, &p.Alive, &p.Known, &p.Replays)
 	switch {
 	case err != nil:
 		return p, fmt.Errorf("renewing the lease: %w", err)

@@ -64,7 +64,8 @@ const replayColumns = `number, id, groups, place, context, unguarded, definition
 
 // Replays implements tokenstore.Replays.
 func (s *Store) Replays(ctx context.Context, processor string) ([]tokenstore.Replay, error) {
-	rows, err := s.pool.Query(ctx, s.in(`SELECT `+replayColumns+` FROM {{schema}}.replay WHERE processor = $1 ORDER BY number`), processor)
+	rows, err := s.pool.Query(ctx, s.in(`SELECT `+replayColumns+` FROM {{schema}}.replay r WHERE processor = $1
+		OR EXISTS (SELECT FROM {{schema}}.processing_group g WHERE g.processor = $1 AND g.replay = r.number) ORDER BY number`), processor)
 	if err == nil {
 		var all []tokenstore.Replay
 		if all, err = pgx.CollectRows(rows, scanReplay); err == nil {
@@ -112,4 +113,21 @@ func subset(some, all []string) bool {
 		}
 	}
 	return true
+}
+
+// dropReplays ends the replays of a processor whose tokens are being deleted. The ledger stays: what has run has run.
+func (s *Store) dropReplays(ctx context.Context, tx pgx.Tx, processor string) error {
+	for _, sql := range []string{
+		`DELETE FROM {{schema}}.replay_boundary b USING {{schema}}.processing_group g
+		  WHERE g.tenant = $1 AND g.processor = $2 AND b.tenant = g.tenant AND b.group_name = g.name`,
+		`DELETE FROM {{schema}}.replay r USING (SELECT $1::text) AS t WHERE r.processor = $2 AND r.phase IN ('Pending', 'Resetting')`,
+		`UPDATE {{schema}}.replay r SET phase = 'Abandoned', message = 'the processor and its tokens were deleted', ended_at = clock_timestamp()
+		  FROM {{schema}}.processing_group g WHERE g.tenant = $1 AND g.processor = $2 AND g.replay = r.number AND r.phase = 'Replaying'`,
+		`UPDATE {{schema}}.processing_group SET replay = NULL, resetting = false, incomplete = NULL WHERE tenant = $1 AND processor = $2`,
+	} {
+		if _, err := tx.Exec(ctx, s.in(sql), tenant, processor); err != nil {
+			return fmt.Errorf("ending the replays of %s: %w", processor, err)
+		}
+	}
+	return nil
 }

@@ -39,7 +39,7 @@ func (s *Store) Merge(ctx context.Context, group string, low segment.Segment) er
 			return fmt.Errorf("merging segments %s and %s of %s: %w", low, high, group, err)
 		}
 		a, b, whole := tokens[0], tokens[1], low.Parent()
-		t := tokenstore.Token{Key: tokenstore.Key{Group: group, Segment: whole.ID}, Mask: whole.Mask, Parts: join(whole, append(a.Parts, b.Parts...)),
+		t := tokenstore.Token{Key: tokenstore.Key{Group: group, Segment: whole.ID}, Mask: whole.Mask, Parts: tokenstore.Joined(whole, append(a.Parts, b.Parts...)),
 			Generation: max(a.Generation, b.Generation), Epoch: max(a.Epoch, b.Epoch) + 1, Version: max(a.Version, b.Version) + 1}
 		_, err = tx.Exec(ctx, s.in(`DELETE FROM {{schema}}.token WHERE tenant = $1 AND group_name = $2 AND segment = $3`), tenant, group, high.ID)
 		if err == nil {
@@ -57,23 +57,13 @@ func within(parts []tokenstore.Part, half segment.Segment) []tokenstore.Part {
 	var kept []tokenstore.Part
 	for _, p := range parts {
 		switch {
-		case half.Mask&p.Segment.Mask == p.Segment.Mask && half.ID&p.Segment.Mask == p.Segment.ID:
-			kept = append(kept, tokenstore.Part{Segment: half, Progress: p.Progress}) // the half lies within the part
-		case p.Segment.ID&half.Mask == half.ID:
-			kept = append(kept, p) // the part lies within the half
+		case p.Segment.Includes(half):
+			kept = append(kept, tokenstore.Part{Segment: half, Progress: p.Progress})
+		case half.Includes(p.Segment):
+			kept = append(kept, p)
 		}
 	}
 	return kept
-}
-
-// join returns the parts of a merged segment: one where all have come equally far.
-func join(whole segment.Segment, parts []tokenstore.Part) []tokenstore.Part {
-	for _, p := range parts[1:] {
-		if p.Progress != parts[0].Progress {
-			return parts
-		}
-	}
-	return []tokenstore.Part{{Segment: whole, Progress: parts[0].Progress}}
 }
 
 // lock locks the tokens of segments given in the order of their ids; ErrLayoutChanged when one is not there as such.
@@ -100,8 +90,13 @@ func (s *Store) lock(ctx context.Context, tx pgx.Tx, group string, segments ...s
 
 // put writes a token whole, without an owner. What failed before is tried anew: its half may be another one now.
 func (s *Store) put(ctx context.Context, tx pgx.Tx, t tokenstore.Token) error {
-	first := lowest(t.Parts)
 	batch := &pgx.Batch{}
+	s.queuePut(batch, t)
+	return tx.SendBatch(ctx, batch).Close()
+}
+
+func (s *Store) queuePut(batch *pgx.Batch, t tokenstore.Token) {
+	first := lowest(t.Parts)
 	batch.Queue(s.in(`INSERT INTO {{schema}}.token AS t (tenant, group_name, segment, mask, position, snapshot, generation, epoch, version, owner)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0)
 		ON CONFLICT (tenant, group_name, segment) DO UPDATE SET mask = excluded.mask, position = excluded.position, snapshot = excluded.snapshot,
@@ -109,7 +104,6 @@ func (s *Store) put(ctx context.Context, tx pgx.Tx, t tokenstore.Token) error {
 		tenant, t.Group, t.Segment, t.Mask, first.Position, first.Snapshot, t.Generation, t.Epoch, t.Version)
 	batch.Queue(s.in(`DELETE FROM {{schema}}.failure WHERE tenant = $1 AND group_name = $2 AND segment = $3`), tenant, t.Group, t.Segment)
 	s.queueParts(batch, t.Key, t.Parts)
-	return tx.SendBatch(ctx, batch).Close()
 }
 
 func (s *Store) announce(ctx context.Context, tx pgx.Tx) error {

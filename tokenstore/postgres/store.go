@@ -132,6 +132,9 @@ func (s *Store) Drop(ctx context.Context, processor string) error {
 		if err != nil {
 			return fmt.Errorf("retiring the groups of %s: %w", processor, err)
 		}
+		if err := s.dropReplays(ctx, tx, processor); err != nil {
+			return err
+		}
 		_, err = tx.Exec(ctx, s.in(`DELETE FROM {{schema}}.token t USING {{schema}}.processing_group g
 			WHERE g.tenant = $1 AND g.processor = $2 AND t.tenant = g.tenant AND t.group_name = g.name`), tenant, processor)
 		if err != nil {

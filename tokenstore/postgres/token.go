@@ -11,14 +11,14 @@ import (
 )
 
 const tokenColumns = `t.group_name, t.segment, t.mask, t.position, t.snapshot, t.generation, t.epoch, t.version, t.owner,
-	p.part_segment, p.part_mask, p.position, p.snapshot`
+	CASE WHEN g.resetting THEN 9223372036854775807 ELSE g.min_definition END, p.part_segment, p.part_mask, p.position, p.snapshot`
 
-const joinParts = `LEFT JOIN {{schema}}.token_part p ON p.tenant = t.tenant AND p.group_name = t.group_name AND p.segment = t.segment`
+const joinParts = `JOIN {{schema}}.processing_group g ON g.tenant = t.tenant AND g.name = t.group_name
+	LEFT JOIN {{schema}}.token_part p ON p.tenant = t.tenant AND p.group_name = t.group_name AND p.segment = t.segment`
 
 // Tokens implements tokenstore.Store.
 func (s *Store) Tokens(ctx context.Context, processor string) ([]tokenstore.Token, error) {
-	rows, err := s.pool.Query(ctx, s.in(`SELECT `+tokenColumns+` FROM {{schema}}.processing_group g
-		JOIN {{schema}}.token t ON t.tenant = g.tenant AND t.group_name = g.name `+joinParts+`
+	rows, err := s.pool.Query(ctx, s.in(`SELECT `+tokenColumns+` FROM {{schema}}.token t `+joinParts+`
 		WHERE g.tenant = $1 AND g.processor = $2 AND g.retired_at IS NULL
 		ORDER BY t.group_name, t.segment, p.part_segment`), tenant, processor)
 	if err != nil {
@@ -38,7 +38,7 @@ func (s *Store) Claim(ctx context.Context, processor string, worker, definition 
 		  SELECT t.tenant, t.group_name, t.segment FROM {{schema}}.token t
 		    JOIN unnest($4::text[], $5::integer[], $6::bigint[]) AS c (group_name, segment, epoch) USING (group_name, segment, epoch)
 		    JOIN {{schema}}.processing_group g ON g.tenant = t.tenant AND g.name = t.group_name
-		   WHERE t.tenant = $1 AND g.processor = $2 AND g.retired_at IS NULL AND g.min_definition <= $7
+		   WHERE t.tenant = $1 AND g.processor = $2 AND g.retired_at IS NULL AND g.min_definition <= $7 AND NOT g.resetting
 		   ORDER BY t.group_name, t.segment FOR NO KEY UPDATE OF t SKIP LOCKED
 		), t AS (
 		  UPDATE {{schema}}.token t SET epoch = t.epoch + 1, version = t.version + 1, owner = $3
@@ -142,7 +142,7 @@ func collect(rows pgx.Rows) ([]tokenstore.Token, error) {
 		var partID, partMask *uint32
 		var position *int64
 		var snapshot *string
-		err := rows.Scan(&t.Group, &t.Segment, &t.Mask, &whole.Position, &whole.Snapshot, &t.Generation, &t.Epoch, &t.Version, &t.Owner,
+		err := rows.Scan(&t.Group, &t.Segment, &t.Mask, &whole.Position, &whole.Snapshot, &t.Generation, &t.Epoch, &t.Version, &t.Owner, &t.Least,
 			&partID, &partMask, &position, &snapshot)
 		if err != nil {
 			return nil, err

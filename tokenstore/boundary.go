@@ -1,0 +1,177 @@
+package tokenstore
+
+import (
+	"fmt"
+
+	"github.com/sluice-project/sluice/segment"
+)
+
+// Boundary is what a part of the hash space had handled when its group was reset. An event is handled again, rather than for
+// the first time, if and only if the boundary that it belongs to has been given it. The boundaries of a group cover the hash
+// space exactly once; they do not depend on what its segments are meanwhile.
+type Boundary struct {
+	Part
+	Start int64 // position from which it is handled again
+}
+
+// atom is a part of the hash space within which a token has one progress and its group one boundary.
+type atom struct {
+	segment  segment.Segment
+	progress Progress
+	boundary Boundary
+}
+
+// atoms divides tokens of one group by the boundaries. Without boundaries there are none.
+func atoms(tokens []Token, boundaries []Boundary) ([]atom, error) {
+	parts, bounds := map[segment.Segment]Progress{}, map[segment.Segment]Boundary{}
+	for _, t := range tokens {
+		for _, p := range t.Parts {
+			parts[p.Segment] = p.Progress
+		}
+	}
+	for _, b := range boundaries {
+		bounds[b.Segment] = b
+	}
+	var all []atom
+	share := 0
+	for s, progress := range parts {
+		if b, found := around(bounds, s); found {
+			all = append(all, atom{s, progress, b})
+			share += s.Share()
+		}
+	}
+	for s, b := range bounds {
+		if _, same := parts[s]; same {
+			continue
+		}
+		if progress, found := around(parts, s); found {
+			all = append(all, atom{s, progress, b})
+			share += s.Share()
+		}
+	}
+	if len(boundaries) > 0 && share != segment.MaxSlices {
+		return nil, fmt.Errorf("%d tokens and %d boundaries do not cover the hash space exactly once, but %d of %d slices",
+			len(tokens), len(boundaries), share, segment.MaxSlices)
+	}
+	return all, nil
+}
+
+// around finds the entry whose segment includes the one named.
+func around[T any](entries map[segment.Segment]T, s segment.Segment) (T, bool) {
+	for {
+		if found, there := entries[s]; there {
+			return found, true
+		}
+		if s == s.Parent() {
+			var none T
+			return none, false
+		}
+		s = s.Parent()
+	}
+}
+
+// Bound returns the boundaries of a group that is reset: what it has handled ever. In the middle of a replay that is what it
+// had handled before the first reset, and what it has come to since.
+func Bound(n Notation, tokens []Token, before []Boundary) ([]Boundary, error) {
+	var after []Boundary
+	if len(before) == 0 {
+		for _, t := range tokens {
+			for _, p := range t.Parts {
+				after = append(after, Boundary{Part: p})
+			}
+		}
+		return after, nil
+	}
+	all, err := atoms(tokens, before)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range all {
+		union, err := n.Union(a.boundary.Progress, a.progress)
+		if err != nil {
+			return nil, fmt.Errorf("segment %s: %w", a.segment, err)
+		}
+		after = append(after, Boundary{Part: Part{Segment: a.segment, Progress: union}})
+	}
+	return after, nil
+}
+
+// Rewound returns the parts of a token that is reset to a place whose progress is start. A segment that has not come as far as
+// a position or a time stays where it is: a reset skips nothing, but to Latest.
+func Rewound(n Notation, t Token, place PlaceType, start Progress) ([]Part, error) {
+	if place == Latest || place == Earliest {
+		return []Part{{Segment: t.Range(), Progress: start}}, nil
+	}
+	parts := make([]Part, len(t.Parts))
+	for i, p := range t.Parts {
+		back, err := n.Meet(p.Progress, start)
+		if err != nil {
+			return nil, fmt.Errorf("segment %s: %w", p.Segment, err)
+		}
+		parts[i] = Part{Segment: p.Segment, Progress: back}
+	}
+	return Joined(t.Range(), parts), nil
+}
+
+// Restored returns the parts of a token whose replay is abandoned: what it has handled ever.
+func Restored(n Notation, t Token, boundaries []Boundary) ([]Part, error) {
+	var mine []Boundary
+	for _, b := range boundaries {
+		switch {
+		case t.Range().Includes(b.Segment):
+			mine = append(mine, b)
+		case b.Segment.Includes(t.Range()):
+			mine = append(mine, Boundary{Part: Part{Segment: t.Range(), Progress: b.Progress}})
+		}
+	}
+	var parts []Part
+	for _, b := range mine {
+		for _, p := range t.Parts {
+			within := b.Segment
+			if b.Segment.Includes(p.Segment) {
+				within = p.Segment
+			} else if !p.Segment.Includes(b.Segment) {
+				continue
+			}
+			union, err := n.Union(b.Progress, p.Progress)
+			if err != nil {
+				return nil, fmt.Errorf("segment %s: %w", within, err)
+			}
+			parts = append(parts, Part{Segment: within, Progress: union})
+		}
+	}
+	return Joined(t.Range(), parts), nil
+}
+
+// Joined returns the parts of a segment: one where all have come equally far.
+func Joined(whole segment.Segment, parts []Part) []Part {
+	for _, p := range parts[1:] {
+		if p.Progress != parts[0].Progress {
+			return parts
+		}
+	}
+	return []Part{{Segment: whole, Progress: parts[0].Progress}}
+}
+
+// Replayed says how far a group has come in handling again what it had handled: done of total positions, an average over the
+// hash space. It is complete when every part has what its boundary has.
+func Replayed(n Notation, tokens []Token, boundaries []Boundary) (done, total int64, complete bool, err error) {
+	all, err := atoms(tokens, boundaries)
+	if err != nil {
+		return 0, 0, false, err
+	}
+	complete = true
+	var handled, wanted float64
+	for _, a := range all {
+		share := float64(a.segment.Share()) / segment.MaxSlices
+		length := max(a.boundary.Progress.Position-a.boundary.Start, 0)
+		wanted += share * float64(length)
+		handled += share * float64(min(max(a.progress.Position-a.boundary.Start, 0), length))
+		if complete {
+			if complete, err = n.Contains(a.progress, a.boundary.Progress); err != nil {
+				return 0, 0, false, fmt.Errorf("segment %s: %w", a.segment, err)
+			}
+		}
+	}
+	return int64(handled), int64(wanted), complete, nil
+}

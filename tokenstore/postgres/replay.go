@@ -1,0 +1,150 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sluice-project/sluice/segment"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// Replaying is a replay that a group is in the middle of.
+type Replaying struct {
+	Number     int64
+	ID         string
+	Context    map[string]string
+	Boundaries []tokenstore.Boundary
+}
+
+// Replaying returns, by group, the replays that the processor's groups are in the middle of.
+func (s *Store) Replaying(ctx context.Context, processor string) (map[string]*Replaying, error) {
+	rows, err := s.pool.Query(ctx, s.in(`SELECT g.name, r.number, r.id, r.context, b.segment, b.mask, b.start, b.position, b.snapshot
+		FROM {{schema}}.processing_group g JOIN {{schema}}.replay r ON r.number = g.replay
+		JOIN {{schema}}.replay_boundary b ON b.tenant = g.tenant AND b.group_name = g.name
+		WHERE g.tenant = $1 AND g.processor = $2 ORDER BY g.name, b.segment`), tenant, processor)
+	if err != nil {
+		return nil, fmt.Errorf("reading the boundaries of replays of %s: %w", processor, err)
+	}
+	defer rows.Close()
+	groups := map[string]*Replaying{}
+	for rows.Next() {
+		var group string
+		var r Replaying
+		var b tokenstore.Boundary
+		err := rows.Scan(&group, &r.Number, &r.ID, &r.Context, &b.Segment.ID, &b.Segment.Mask, &b.Start, &b.Progress.Position, &b.Progress.Snapshot)
+		if err != nil {
+			return nil, fmt.Errorf("reading the boundaries of replays of %s: %w", processor, err)
+		}
+		if groups[group] == nil {
+			groups[group] = &r
+		}
+		groups[group].Boundaries = append(groups[group].Boundaries, b)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("reading the boundaries of replays of %s: %w", processor, err)
+	}
+	return groups, nil
+}
+
+// boundariesOf reads a group's, in a transaction that has locked its tokens.
+func (s *Store) boundariesOf(ctx context.Context, tx pgx.Tx, group string) ([]tokenstore.Boundary, error) {
+	rows, err := tx.Query(ctx, s.in(`SELECT segment, mask, start, position, snapshot FROM {{schema}}.replay_boundary WHERE tenant = $1 AND group_name = $2 ORDER BY segment`), tenant, group)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (b tokenstore.Boundary, err error) {
+		err = row.Scan(&b.Segment.ID, &b.Segment.Mask, &b.Start, &b.Progress.Position, &b.Progress.Snapshot)
+		return b, err
+	})
+}
+
+// queueBoundaries replaces a group's boundaries.
+func (s *Store) queueBoundaries(batch *pgx.Batch, group string, bounds []tokenstore.Boundary) {
+	n := len(bounds)
+	segments, starts, positions, snapshots := make([]segment.Segment, n), make([]int64, n), make([]int64, n), make([]string, n)
+	for i, b := range bounds {
+		segments[i], starts[i], positions[i], snapshots[i] = b.Segment, b.Start, b.Progress.Position, b.Progress.Snapshot
+	}
+	ids, masks := columns(segments)
+	batch.Queue(s.in(`DELETE FROM {{schema}}.replay_boundary WHERE tenant = $1 AND group_name = $2`), tenant, group)
+	batch.Queue(s.in(`INSERT INTO {{schema}}.replay_boundary (tenant, group_name, segment, mask, start, position, snapshot)
+		SELECT $1, $2, b.* FROM unnest($3::integer[], $4::integer[], $5::bigint[], $6::bigint[], $7::text[]) AS b`), tenant, group, ids, masks, starts, positions, snapshots)
+}
+
+// Record notes how far a replay has come.
+func (s *Store) Record(ctx context.Context, r tokenstore.Replay, done, total int64) error {
+	_, err := s.pool.Exec(ctx, s.in(`UPDATE {{schema}}.replay SET done = $2, total = $3 WHERE number = $1 AND phase = 'Replaying' AND (done, total) <> ($2, $3)`), r.Number, done, total)
+	if err != nil {
+		return fmt.Errorf("recording the progress of replay %s: %w", r.ID, err)
+	}
+	return nil
+}
+
+// Complete ends a replay whose groups have what their boundaries have. That they have cannot become untrue but by another
+// reset, which none of them gets before this.
+func (s *Store) Complete(ctx context.Context, r tokenstore.Replay) error {
+	return s.finish(ctx, r, tokenstore.ReplayComplete, func(context.Context, pgx.Tx, []string) error { return nil })
+}
+
+// Abandon ends a replay after its reset: the tokens go to what was handled before, and what has been handled again stays so.
+// The projection lacks the rest until another replay of the groups is complete.
+func (s *Store) Abandon(ctx context.Context, r tokenstore.Replay, n tokenstore.Notation) error {
+	return s.finish(ctx, r, tokenstore.ReplayAbandoned, func(ctx context.Context, tx pgx.Tx, groups []string) error {
+		tokens, err := s.lockGroups(ctx, tx, groups)
+		if err != nil {
+			return err
+		}
+		batch := &pgx.Batch{}
+		for name, group := range byGroup(tokens) {
+			bounds, err := s.boundariesOf(ctx, tx, name)
+			if err != nil {
+				return err
+			}
+			for _, t := range group {
+				if t.Parts, err = tokenstore.Restored(n, t, bounds); err != nil {
+					return fmt.Errorf("group %s: %w", name, err)
+				}
+				t.Generation++
+				s.queuePut(batch, disowned(t))
+			}
+		}
+		return tx.SendBatch(ctx, batch).Close()
+	})
+}
+
+// finish ends a replay that is running: its groups have no boundaries any more.
+func (s *Store) finish(ctx context.Context, r tokenstore.Replay, phase tokenstore.ReplayPhase, tokens func(context.Context, pgx.Tx, []string) error) error {
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, s.in(`UPDATE {{schema}}.replay SET phase = $2, reason = '', message = '', ended_at = clock_timestamp(),
+			done = CASE WHEN $2 = 'Complete' THEN total ELSE done END WHERE number = $1 AND phase = 'Replaying'`), r.Number, phase)
+		if err != nil || tag.RowsAffected() == 0 {
+			return err
+		}
+		rows, err := tx.Query(ctx, s.in(`SELECT name FROM {{schema}}.processing_group WHERE tenant = $1 AND replay = $2 ORDER BY name FOR NO KEY UPDATE`), tenant, r.Number)
+		if err != nil {
+			return err
+		}
+		groups, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return err
+		}
+		if err := tokens(ctx, tx, groups); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, s.in(`UPDATE {{schema}}.processing_group SET replay = NULL, resetting = false, incomplete = CASE WHEN $3 = 'Abandoned' THEN replay END
+			WHERE tenant = $1 AND name = ANY ($2)`), tenant, groups, phase)
+		if err != nil {
+			return err
+		}
+		if _, err = tx.Exec(ctx, s.in(`DELETE FROM {{schema}}.replay_boundary WHERE tenant = $1 AND group_name = ANY ($2)`), tenant, groups); err != nil {
+			return err
+		}
+		return s.announce(ctx, tx)
+	})
+	if err != nil {
+		return fmt.Errorf("ending replay %s: %w", r.ID, err)
+	}
+	return nil
+}

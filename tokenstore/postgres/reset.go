@@ -1,0 +1,324 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// A reset takes three transactions at most, and a crash between them leaves what the next worker goes on with:
+//
+//   - BeginReset takes the segments from their owners: epochs go up, so that running batches are fenced off, and nobody may
+//     claim until the reset has ended.
+//   - Reset runs the reset handlers and then moves the tokens, in one transaction: in the order in which every batch locks.
+//   - EndReset lets the groups go on where they were, where the handlers fail or nobody wants the reset any more.
+
+// resetLockTimeout is how long a reset waits for a lock: whoever comes behind it in the queue, such as a reader of the projection,
+// waits as long.
+const resetLockTimeout = 2 * time.Second
+
+// BeginReset takes the segments of a pending replay's groups from their owners. A *tokenstore.NotDueError says why it is not
+// the time; nothing was written then.
+func (s *Store) BeginReset(ctx context.Context, processor string, r tokenstore.Replay) error {
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = %d", resetLockTimeout.Milliseconds())); err != nil {
+			return err
+		}
+		tag, err := tx.Exec(ctx, s.in(`UPDATE {{schema}}.replay SET phase = 'Resetting', reason = '', message = ''
+			WHERE number = $1 AND phase = 'Pending' AND state = 'Running'`), r.Number)
+		if err != nil {
+			return err
+		}
+		if tag.RowsAffected() == 0 {
+			return &tokenstore.NotDueError{Reason: tokenstore.ReplayMoved, Message: "the replay was withdrawn or begun in the meantime"}
+		}
+		if err := s.takeGroups(ctx, tx, processor, r); err != nil {
+			return err
+		}
+		if err := s.agreed(ctx, tx, processor, r.Definition); err != nil {
+			return err
+		}
+		tokens, err := s.lockGroups(ctx, tx, r.Groups)
+		if err != nil {
+			return err
+		}
+		return s.disown(ctx, tx, tokens)
+	})
+	if err != nil {
+		return fmt.Errorf("beginning the reset of replay %s: %w", r.ID, err)
+	}
+	return nil
+}
+
+// takeGroups makes the replay that of its groups, and keeps older definitions from them for good.
+func (s *Store) takeGroups(ctx context.Context, tx pgx.Tx, processor string, r tokenstore.Replay) error {
+	rows, err := tx.Query(ctx, s.in(`SELECT g.name, (SELECT id FROM {{schema}}.replay r WHERE r.number = g.replay)
+		FROM {{schema}}.processing_group g WHERE g.tenant = $1 AND g.processor = $2 AND g.retired_at IS NULL AND g.name = ANY ($3)
+		ORDER BY g.name FOR NO KEY UPDATE OF g`), tenant, processor, r.Groups)
+	if err != nil {
+		return err
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct {
+		Name  string
+		Other *string
+	}])
+	if err != nil {
+		return err
+	}
+	for _, name := range r.Groups {
+		if !slices.ContainsFunc(found, func(g struct {
+			Name  string
+			Other *string
+		}) bool {
+			return g.Name == name
+		}) {
+			return &tokenstore.NotDueError{Reason: tokenstore.ReplayGroupMissing, Message: "the processor has no group " + name}
+		}
+	}
+	for _, g := range found {
+		if g.Other != nil {
+			return &tokenstore.NotDueError{Reason: tokenstore.ReplayWaitsForOther,
+				Message: fmt.Sprintf("replay %s of group %s runs first: wait for it, or abandon it", *g.Other, g.Name)}
+		}
+	}
+	_, err = tx.Exec(ctx, s.in(`UPDATE {{schema}}.processing_group SET replay = $3, resetting = true,
+		min_definition = greatest(min_definition, (SELECT number FROM {{schema}}.definition WHERE processor = $4 AND id = $5))
+		WHERE tenant = $1 AND name = ANY ($2)`), tenant, r.Groups, r.Number, processor, r.Definition)
+	return err
+}
+
+// agreed checks that the definition is the wanted one and that every live worker runs it.
+func (s *Store) agreed(ctx context.Context, tx pgx.Tx, processor, definition string) error {
+	var wanted string
+	var others []string
+	err := tx.QueryRow(ctx, s.in(`SELECT p.definition, ARRAY (SELECT w.pod FROM {{schema}}.worker w
+		  WHERE w.processor = p.name AND w.definition <> $2 AND `+alive+` ORDER BY w.pod)
+		FROM {{schema}}.processor p WHERE p.name = $1`), processor, definition).Scan(&wanted, &others)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return tokenstore.ErrNoProcessor
+	}
+	if err != nil {
+		return err
+	}
+	return tokenstore.Agreed(definition, wanted, others)
+}
+
+// lockGroups locks all tokens of the groups, in the order of their keys, and returns them.
+func (s *Store) lockGroups(ctx context.Context, tx pgx.Tx, groups []string) ([]tokenstore.Token, error) {
+	_, err := tx.Exec(ctx, s.in(`SELECT FROM {{schema}}.token WHERE tenant = $1 AND group_name = ANY ($2) ORDER BY group_name, segment FOR NO KEY UPDATE`), tenant, groups)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := tx.Query(ctx, s.in(`SELECT `+tokenColumns+` FROM {{schema}}.token t `+joinParts+`
+		WHERE t.tenant = $1 AND t.group_name = ANY ($2) ORDER BY t.group_name, t.segment, p.part_segment`), tenant, groups)
+	if err != nil {
+		return nil, err
+	}
+	return collect(rows)
+}
+
+// disown takes tokens that this transaction has locked from their owners.
+func (s *Store) disown(ctx context.Context, tx pgx.Tx, tokens []tokenstore.Token) error {
+	keys := make([]tokenstore.Key, len(tokens))
+	for i, t := range tokens {
+		keys[i] = t.Key
+	}
+	groups, segments := keyColumns(keys)
+	_, err := tx.Exec(ctx, s.in(`UPDATE {{schema}}.token t SET epoch = epoch + 1, version = version + 1, owner = 0
+		FROM unnest($2::text[], $3::integer[]) AS k (group_name, segment)
+		WHERE t.tenant = $1 AND t.group_name = k.group_name AND t.segment = k.segment`), tenant, groups, segments)
+	if err != nil {
+		return err
+	}
+	return s.announce(ctx, tx)
+}
+
+// Reset runs the reset handlers of a replay that BeginReset has begun, and moves the tokens of its groups to the place whose
+// progress is start. It all commits or none of it. A *tokenstore.NotDueError says that the reset is not to go on: end it.
+// Errors of handlers come back as they are; begun, where it is set, is told the transaction's backend.
+func (s *Store) Reset(ctx context.Context, processor string, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress,
+	begun func(pid uint32), handlers func(ctx context.Context, tx pgx.Tx) error,
+) error {
+	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		// A handler may take its time: it may copy or delete a large table.
+		_, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = '60s'", resetLockTimeout.Milliseconds()),
+			pgx.QueryExecModeSimpleProtocol)
+		if err != nil {
+			return err
+		}
+		begun(tx.Conn().PgConn().PID())
+		var mine bool
+		if err := tx.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock(hashtextextended($1, $2))", fmt.Sprintf("%s/replay/%d", s.schema, r.Number), lockClass).Scan(&mine); err != nil {
+			return err
+		}
+		if !mine {
+			return &tokenstore.NotDueError{Reason: tokenstore.ReplayMoved, Message: "another worker carries the reset out"}
+		}
+		if err := s.stillDue(ctx, tx, processor, r); err != nil {
+			return err
+		}
+		if err := handlers(ctx, tx); err != nil {
+			return err
+		}
+		if err := s.stillDue(ctx, tx, processor, r); err != nil {
+			return err
+		}
+		return s.rewind(ctx, tx, r, n, start)
+	})
+}
+
+// stillDue checks that the reset has begun, is wanted, and that nobody runs another definition.
+func (s *Store) stillDue(ctx context.Context, tx pgx.Tx, processor string, r tokenstore.Replay) error {
+	var phase tokenstore.ReplayPhase
+	var state tokenstore.ReplayState
+	err := tx.QueryRow(ctx, s.in(`SELECT phase, state FROM {{schema}}.replay WHERE number = $1`), r.Number).Scan(&phase, &state)
+	switch {
+	case err != nil:
+		return err
+	case phase != tokenstore.ReplayResetting:
+		return &tokenstore.NotDueError{Reason: tokenstore.ReplayMoved, Message: "the reset has ended in the meantime"}
+	case state != tokenstore.ReplayWanted:
+		return &tokenstore.NotDueError{Reason: tokenstore.ReplayCancelledMeanwhile, Message: "cancelled before the reset"}
+	}
+	return s.agreed(ctx, tx, processor, r.Definition)
+}
+
+// rewind is the second half of a reset: after the user's rows, the tokens.
+func (s *Store) rewind(ctx context.Context, tx pgx.Tx, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress) error {
+	tokens, err := s.lockGroups(ctx, tx, r.Groups)
+	if err != nil {
+		return err
+	}
+	batch := &pgx.Batch{}
+	var total int64
+	for name, group := range byGroup(tokens) {
+		before, err := s.boundariesOf(ctx, tx, name)
+		if err != nil {
+			return err
+		}
+		bounds, err := tokenstore.Bound(n, group, before)
+		if err != nil {
+			return fmt.Errorf("group %s: %w", name, err)
+		}
+		for i := range group {
+			t := &group[i]
+			if t.Parts, err = tokenstore.Rewound(n, *t, r.From.Type, start); err != nil {
+				return fmt.Errorf("group %s: %w", name, err)
+			}
+			t.Generation++
+			s.queuePut(batch, disowned(*t))
+		}
+		for i := range bounds {
+			bounds[i].Start = lowest(group[0].Parts).Position
+		}
+		s.queueBoundaries(batch, name, bounds)
+		_, length, _, err := tokenstore.Replayed(n, group, bounds)
+		if err != nil {
+			return fmt.Errorf("group %s: %w", name, err)
+		}
+		total += length
+	}
+	batch.Queue(s.in(`UPDATE {{schema}}.processing_group SET resetting = false WHERE tenant = $1 AND name = ANY ($2)`), tenant, r.Groups)
+	batch.Queue(s.in(`UPDATE {{schema}}.replay SET phase = 'Replaying', reason = '', message = '', reset_at = clock_timestamp(), done = 0, total = $2
+		WHERE number = $1`), r.Number, total)
+	batch.Queue(`SELECT pg_notify($1, '')`, s.notify)
+	return tx.SendBatch(ctx, batch).Close()
+}
+
+// disowned is a token as it is written when it is taken from its owner.
+func disowned(t tokenstore.Token) tokenstore.Token {
+	t.Epoch, t.Version, t.Owner = t.Epoch+1, t.Version+1, 0
+	return t
+}
+
+func byGroup(tokens []tokenstore.Token) map[string][]tokenstore.Token {
+	groups := map[string][]tokenstore.Token{}
+	for _, t := range tokens {
+		groups[t.Group] = append(groups[t.Group], t)
+	}
+	return groups
+}
+
+// EndReset lets the groups of a replay whose reset has begun go on where they were. phase is what becomes of the replay:
+// Pending, Failed or Cancelled.
+func (s *Store) EndReset(ctx context.Context, r tokenstore.Replay, phase tokenstore.ReplayPhase, reason, message string) error {
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, s.in(`UPDATE {{schema}}.replay SET phase = $2, reason = $3, message = $4, ended_at = CASE WHEN $2 <> 'Pending' THEN clock_timestamp() END
+			WHERE number = $1 AND phase IN ('Pending', 'Resetting')`), r.Number, phase, reason, cut(message))
+		if err != nil || tag.RowsAffected() == 0 {
+			return err
+		}
+		_, err = tx.Exec(ctx, s.in(`UPDATE {{schema}}.processing_group SET replay = NULL, resetting = false WHERE tenant = $1 AND replay = $2`), tenant, r.Number)
+		if err != nil {
+			return err
+		}
+		return s.announce(ctx, tx)
+	})
+	if err != nil {
+		return fmt.Errorf("ending the reset of replay %s: %w", r.ID, err)
+	}
+	return nil
+}
+
+// Explain says what a replay waits for that has not been reset; it writes only what is news.
+func (s *Store) Explain(ctx context.Context, r tokenstore.Replay, reason, message string) error {
+	_, err := s.pool.Exec(ctx, s.in(`WITH changed AS (UPDATE {{schema}}.replay SET reason = $2, message = $3
+		WHERE number = $1 AND phase IN ('Pending', 'Resetting') AND (reason, message) IS DISTINCT FROM ($2, $3) RETURNING processor)
+		SELECT pg_notify($4, processor) FROM changed`), r.Number, reason, cut(message), s.notify)
+	if err != nil {
+		return fmt.Errorf("saying what replay %s waits for: %w", r.ID, err)
+	}
+	return nil
+}
+
+// cut keeps a message to what somebody reads.
+func cut(message string) string {
+	const longest = 2000
+	if runes := []rune(message); len(runes) > longest {
+		message = string(runes[:longest]) + "…"
+	}
+	return strings.ToValidUTF8(strings.ReplaceAll(message, "\x00", ""), "")
+}
+
+// Blocker is a session that somebody waits for.
+type Blocker struct {
+	PID         uint32
+	Application string
+	State       string
+	Since       time.Time // when its transaction began
+}
+
+// Blockers returns who a backend waits for.
+func (s *Store) Blockers(ctx context.Context, pid uint32) ([]Blocker, error) {
+	rows, err := s.pool.Query(ctx, `SELECT pid, coalesce(application_name, ''), coalesce(state, ''), coalesce(xact_start, clock_timestamp())
+		FROM pg_stat_activity WHERE pid = ANY (pg_blocking_pids($1)) ORDER BY xact_start`, int32(pid))
+	if err != nil {
+		return nil, fmt.Errorf("looking who blocks backend %d: %w", pid, err)
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[Blocker])
+}
+
+// Unblock ends those of the blockers that are workers: BeginReset has fenced their batches off.
+func (s *Store) Unblock(ctx context.Context, blockers []Blocker) error {
+	var pids []int32
+	for _, b := range blockers {
+		if strings.HasPrefix(b.Application, ApplicationOf(0)[:len(ApplicationOf(0))-1]) {
+			pids = append(pids, int32(b.PID))
+		}
+	}
+	if len(pids) == 0 {
+		return nil
+	}
+	_, err := s.pool.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY ($1) AND usename = current_user`, pids)
+	if err != nil {
+		return fmt.Errorf("ending the connections of workers that block a reset: %w", err)
+	}
+	return nil
+}
