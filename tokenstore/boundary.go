@@ -143,6 +143,20 @@ func Restored(n Notation, t Token, boundaries []Boundary) ([]Part, error) {
 	return Joined(t.Range(), parts), nil
 }
 
+// Within returns the parts of a half of their segment.
+func Within(parts []Part, half segment.Segment) []Part {
+	var kept []Part
+	for _, p := range parts {
+		switch {
+		case p.Segment.Includes(half):
+			kept = append(kept, Part{Segment: half, Progress: p.Progress})
+		case half.Includes(p.Segment):
+			kept = append(kept, p)
+		}
+	}
+	return kept
+}
+
 // Joined returns the parts of a segment: one where all have come equally far.
 func Joined(whole segment.Segment, parts []Part) []Part {
 	for _, p := range parts[1:] {

@@ -20,7 +20,7 @@ func (s *Store) Split(ctx context.Context, group string, whole segment.Segment) 
 		old := tokens[0]
 		low, high := whole.Split()
 		for _, half := range []segment.Segment{low, high} {
-			t := tokenstore.Token{Key: tokenstore.Key{Group: group, Segment: half.ID}, Mask: half.Mask, Parts: within(old.Parts, half),
+			t := tokenstore.Token{Key: tokenstore.Key{Group: group, Segment: half.ID}, Mask: half.Mask, Parts: tokenstore.Within(old.Parts, half),
 				Generation: old.Generation, Epoch: old.Epoch + 1, Version: old.Version + 1}
 			if err := s.put(ctx, tx, t); err != nil {
 				return fmt.Errorf("splitting segment %s of %s: %w", whole, group, err)
@@ -50,20 +50,6 @@ func (s *Store) Merge(ctx context.Context, group string, low segment.Segment) er
 		}
 		return s.announce(ctx, tx)
 	})
-}
-
-// within returns the parts of a half of their segment.
-func within(parts []tokenstore.Part, half segment.Segment) []tokenstore.Part {
-	var kept []tokenstore.Part
-	for _, p := range parts {
-		switch {
-		case p.Segment.Includes(half):
-			kept = append(kept, tokenstore.Part{Segment: half, Progress: p.Progress})
-		case half.Includes(p.Segment):
-			kept = append(kept, p)
-		}
-	}
-	return kept
 }
 
 // lock locks the tokens of segments given in the order of their ids; ErrLayoutChanged when one is not there as such.
