@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -165,9 +166,9 @@ func (s *Server) waitReady(ctx context.Context) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		conn, err := pgx.Connect(ctx, s.URL("postgres"))
+		err := s.answers(ctx)
 		if err == nil {
-			return conn.Close(ctx)
+			return nil
 		}
 		select {
 		case <-s.ended:
@@ -179,6 +180,20 @@ func (s *Server) waitReady(ctx context.Context) error {
 	}
 }
 
+// answers returns nil when this server does: another one may have taken the port.
+func (s *Server) answers(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, s.URL("postgres"))
+	if err != nil {
+		return err
+	}
+	var dir string
+	err = errors.Join(conn.QueryRow(ctx, "SHOW data_directory").Scan(&dir), conn.Close(ctx))
+	if err == nil && dir != s.options.DataDir {
+		err = fmt.Errorf("port %d is that of a server on %s", s.options.Port, dir)
+	}
+	return err
+}
+
 func tail(file string) string {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -188,11 +203,13 @@ func tail(file string) string {
 	return strings.Join(lines[max(0, len(lines)-10):], "\n")
 }
 
+// nextPort differs from call to call: between the look for a free port and the server's own bind, another one may look.
+var nextPort atomic.Int64
+
 // freePort looks below the range from which kernels hand out ports for outgoing connections.
 func freePort() (int, error) {
-	first := 20000 + os.Getpid()%10000
-	for i := range 2000 {
-		port := 20000 + (first-20000+i*7)%12000
+	for range 2000 {
+		port := 20000 + (os.Getpid()+int(nextPort.Add(1))*7)%12000
 		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err == nil {
 			return port, l.Close()

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-project/sluice/definition"
@@ -58,6 +59,7 @@ type world struct {
 	spec   definition.Spec
 	dir    string
 	next   int
+	late   []*pod // frozen in the middle of a rollout
 }
 
 // groups are an SQL group that folds each stream into a count and a hash chain, and a Go group that answers each event.
@@ -114,15 +116,21 @@ func newWorld(t *testing.T, groups string) *world {
 	return w
 }
 
-// declare makes the processor have these groups.
-func (w *world) declare(groups string) {
+// parse makes the spec of a processor with these groups.
+func (w *world) parse(groups string) definition.Spec {
 	w.t.Helper()
-	ctx := context.Background()
 	document, err := definition.ParseYAML([]byte("apiVersion: sluice.dev/v1alpha1\nkind: EventProcessor\nmetadata: {name: faults}\nspec:\n  store: {type: Postgres, postgres: {urlSecretRef: {name: db}}}\n  processingGroups:" + groups))
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.spec = document.Spec
+	return document.Spec
+}
+
+// declare makes the processor have these groups.
+func (w *world) declare(groups string) {
+	w.t.Helper()
+	ctx := context.Background()
+	w.spec = w.parse(groups)
 	live, err := json.Marshal(w.spec.Live(time.Now().UnixNano()))
 	if err != nil {
 		w.t.Fatal(err)
@@ -140,11 +148,20 @@ func (w *world) declare(groups string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	text, err := json.Marshal(w.spec.Definition())
+	w.publish(w.spec.Definition())
+}
+
+// file is where pods read a definition.
+func (w *world) file(d definition.Definition) string { return filepath.Join(w.dir, d.ID()+".json") }
+
+// publish writes a definition where pods read it.
+func (w *world) publish(d definition.Definition) {
+	w.t.Helper()
+	text, err := json.Marshal(d)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(w.dir, "definition.json"), text, 0o644); err != nil {
+	if err := os.WriteFile(w.file(d), text, 0o644); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -168,7 +185,7 @@ func (w *world) start() *pod {
 	p := &pod{world: w, name: fmt.Sprintf("pod-%d", w.next), ended: make(chan struct{})}
 	p.cmd = exec.Command(path, "worker", "--metrics-address=", "--probe-address=")
 	p.cmd.Env = append(os.Environ(), "SLUICE_PROCESSOR="+processor, "SLUICE_POD="+p.name,
-		"SLUICE_DEFINITION_FILE="+filepath.Join(w.dir, "definition.json"), "SLUICE_SECRETS_DIR="+filepath.Join(w.dir, "secrets"),
+		"SLUICE_DEFINITION_FILE="+w.file(w.spec.Definition()), "SLUICE_SECRETS_DIR="+filepath.Join(w.dir, "secrets"),
 		`SLUICE_STORE={"type":"Postgres","postgres":{"urlSecretRef":{"name":"db"}}}`)
 	log, err := os.Create(filepath.Join(w.dir, p.name+".log"))
 	if err != nil {
@@ -255,10 +272,26 @@ func (w *world) until(what, query string, args ...any) {
 			return
 		}
 		if time.Now().After(deadline) {
-			w.t.Fatalf("waited 60 s for %s (%v)", what, err)
+			w.t.Fatalf("waited 60 s for %s (%v)\n%s", what, err, w.dump())
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
+}
+
+// dump tells who owns what and which replays there are.
+func (w *world) dump() string {
+	rows, err := w.pool.Query(context.Background(), `SELECT format('%s/%s/%s owner %s epoch %s at %s', t.group_name, t.segment, t.mask, owner, epoch, position) FROM sluice.token t
+		UNION ALL SELECT format('worker %s %s %s %s', incarnation, pod, definition, state) FROM sluice.worker WHERE state <> 'Ended'
+		UNION ALL SELECT format('replay %s %s %s %s %s: %s', number, id, definition, phase, reason, message) FROM sluice.replay
+		UNION ALL SELECT format('processor wants %s', definition) FROM sluice.processor`)
+	if err != nil {
+		return err.Error()
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err.Error()
+	}
+	return strings.Join(lines, "\n")
 }
 
 func (w *world) exec(sql string, args ...any) {
