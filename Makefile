@@ -52,7 +52,7 @@ test-unit: ## Run unit, property and PostgreSQL tests
 
 .PHONY: test-faults
 test-faults: ## Kill, freeze and scale real processes under load, and check every event
-	go test -timeout 15m ./test/faults/...
+	go test -count=1 -timeout 15m ./test/faults/...
 
 .PHONY: test-apiserver
 test-apiserver: ## Run the tests against a real kube-apiserver
@@ -64,4 +64,4 @@ test-charts: ## Render and lint the charts
 
 .PHONY: test-e2e
 test-e2e: cluster postgres ## Run the end-to-end tests on the cluster
-	HELM="$$($(CLUSTER) tool helm)" KUBECONFIG="$$($(CLUSTER) kubeconfig)" go test -timeout 30m ./test/e2e/...
+	HELM="$$($(CLUSTER) tool helm)" KUBECONFIG="$$($(CLUSTER) kubeconfig)" go test -count=1 -timeout 30m ./test/e2e/...

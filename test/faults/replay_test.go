@@ -174,6 +174,7 @@ func interleave(t *testing.T, random *rand.Rand) {
 	for v := 2; v <= newest; v++ {
 		last = fmt.Sprintf("replay-%d", v)
 		spec := next(v, last)
+		w.until("the replay to wait for the rollout", `SELECT EXISTS (SELECT FROM sluice.replay WHERE id = $1 AND phase = 'Pending' AND reason = 'WaitingForRollout')`, last)
 		o.pause(500)
 		if v < newest || random.IntN(2) == 0 { // it may come to nothing, at any time
 			pods = o.rollOut(pods, spec, random.IntN(2) == 0)
