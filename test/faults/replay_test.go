@@ -108,12 +108,7 @@ func (o *operator) rollOut(pods []*pod, spec definition.Spec, whole bool) []*pod
 		case 0:
 			pods[i].kill()
 		case 1:
-			frozen := pods[i] // it wakes up when the others have gone on without it, or before, and finds that it is to end
-			frozen.signal(syscall.SIGSTOP)
-			frozen.signal(syscall.SIGTERM)
-			wake := time.AfterFunc(time.Duration(o.random.IntN(7000))*time.Millisecond, func() { frozen.cmd.Process.Signal(syscall.SIGCONT) })
-			o.t.Cleanup(func() { wake.Stop() })
-			o.late = append(o.late, frozen)
+			o.freeze(pods[i])
 		default:
 			pods[i].drain()
 		}
@@ -124,6 +119,18 @@ func (o *operator) rollOut(pods []*pod, spec definition.Spec, whole bool) []*pod
 		}
 	}
 	return pods
+}
+
+// freeze stops a pod that is to end. It wakes up when the others have gone on without it, or before, and takes a while to find
+// that it is to end.
+func (o *operator) freeze(frozen *pod) {
+	frozen.signal(syscall.SIGSTOP)
+	asleep, awake := time.Duration(o.random.IntN(9000))*time.Millisecond, time.Duration(o.random.IntN(2000))*time.Millisecond
+	for after, signal := range map[time.Duration]syscall.Signal{asleep: syscall.SIGCONT, asleep + awake + 1: syscall.SIGTERM} {
+		timer := time.AfterFunc(after, func() { frozen.cmd.Process.Signal(signal) }) // it may have ended
+		o.t.Cleanup(func() { timer.Stop() })
+	}
+	o.late = append(o.late, frozen)
 }
 
 func interleavings(t *testing.T) int {
