@@ -18,6 +18,7 @@ var defaults = []struct{ path, value string }{
 	{"store.postgres.connection.port", `5432`},
 	{"store.postgres.tls.mode", `"VerifyFull"`},
 	{"source", `{"type":"Store"}`},
+	{"replay.from", `{"type":"Earliest"}`},
 	{"processingGroups[].segments", `16`},
 	{"processingGroups[].initialPosition", `{"type":"Earliest"}`},
 	{"processingGroups[].maxBatchSize", `500`},

@@ -90,7 +90,7 @@ func ParseDefinition(data []byte) (Definition, error) {
 		at := fmt.Sprintf("groups[%d]", i)
 		c.text(at+".name", group.Name, 63)
 		c.handler(at+".handler", group.Handler)
-		c.oneOf(at+".initialPosition.type", group.InitialPosition.Type, Earliest, Latest)
+		c.place(at+".initialPosition", group.InitialPosition)
 	}
 	if len(c.problems) > 0 {
 		return Definition{}, fmt.Errorf("reading a definition: %w", &InvalidError{Problems: c.problems})

@@ -65,6 +65,8 @@ func change(leaf reflect.Value) {
 	switch value := leaf.Interface().(type) {
 	case json.RawMessage:
 		leaf.SetBytes([]byte(`{"spec":{"hostname":"` + strings.Repeat("x", len(value)+1) + `"}}`))
+	case map[string]string:
+		leaf.Set(reflect.ValueOf(map[string]string{"key": strings.Repeat("x", len(value["key"])+1)}))
 	case definition.Duration:
 		leaf.SetString(string(definition.DurationOf(value.Value() + 1e9)))
 	case int32:

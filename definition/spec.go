@@ -10,7 +10,16 @@ type Spec struct {
 	Store            Store           `json:"store"`
 	Source           Source          `json:"source,omitzero"`
 	ProcessingGroups []Group         `json:"processingGroups"`
+	Replay           *Replay         `json:"replay,omitempty"`
 	Template         json.RawMessage `json:"template,omitempty"` // a PodTemplateSpec
+}
+
+// Replay asks for a replay of groups, once.
+type Replay struct {
+	ID      string            `json:"id"`
+	Groups  []string          `json:"groups"`
+	From    InitialPosition   `json:"from,omitzero"`
+	Context map[string]string `json:"context,omitempty"`
 }
 
 // DesiredState says whether batches begin.
@@ -103,19 +112,30 @@ type Group struct {
 	InitialPosition InitialPosition `json:"initialPosition,omitzero"`
 	MaxBatchSize    int32           `json:"maxBatchSize,omitempty"`
 	DesiredState    DesiredState    `json:"desiredState,omitempty"`
+	Replay          string          `json:"replay,omitempty"` // Allow, Deny, or empty: Allow where there is a reset
 	Handler         Handler         `json:"handler"`
 	OnError         OnError         `json:"onError,omitzero"`
 }
 
-// InitialPosition is where a group begins.
+// InitialPosition is where a group begins, or goes back to.
 type InitialPosition struct {
-	Type string `json:"type"`
+	Type      string `json:"type"`
+	Position  string `json:"position,omitempty"`
+	Timestamp string `json:"timestamp,omitempty"` // RFC 3339
 }
 
 // Types of an initial position.
 const (
-	Earliest = "Earliest"
-	Latest   = "Latest"
+	Earliest    = "Earliest"
+	Latest      = "Latest"
+	AtPosition  = "Position"
+	AtTimestamp = "Timestamp"
+)
+
+// Policies of a group for replays.
+const (
+	ReplayAllow = "Allow"
+	ReplayDeny  = "Deny"
 )
 
 // Handler is what is done with an event; Type names the field that is set.

@@ -42,6 +42,7 @@ func (s Spec) Validate() []Problem {
 	c.store(s.Store)
 	c.oneOf("spec.source.type", s.Source.Type, SourceStore)
 	c.groups(s.ProcessingGroups)
+	c.replay(s)
 	c.template(s.Template)
 	return c.problems
 }
@@ -72,9 +73,12 @@ func (c *checker) group(at string, group Group) {
 		c.require(dnsLabel.MatchString(group.Name), at+".name", rules.DNSLabel)
 	}
 	c.between(at+".segments", group.Segments, 1, 32767)
-	c.oneOf(at+".initialPosition.type", group.InitialPosition.Type, Earliest, Latest)
+	c.place(at+".initialPosition", group.InitialPosition)
 	c.between(at+".maxBatchSize", group.MaxBatchSize, 1, 10000)
 	c.oneOf(at+".desiredState", string(group.DesiredState), string(Running), string(Paused))
+	if group.Replay != "" {
+		c.oneOf(at+".replay", group.Replay, ReplayAllow, ReplayDeny)
+	}
 	c.handler(at+".handler", group.Handler)
 	c.onError(at+".onError", group.OnError)
 }

@@ -2,6 +2,7 @@ package tokenstore
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -21,6 +22,19 @@ type Place struct {
 	Type      PlaceType `json:"type"`
 	Position  string    `json:"position,omitempty"` // of AtPosition, in the source's notation
 	Timestamp time.Time `json:"timestamp,omitzero"` // of AtTimestamp
+}
+
+// ParsePlace reads a place as manifests write it; the error says what is wrong.
+func ParsePlace(kind, position, timestamp string) (Place, error) {
+	place := Place{Type: PlaceType(kind), Position: position}
+	if timestamp != "" {
+		at, err := time.Parse(time.RFC3339, timestamp)
+		if err != nil {
+			return Place{}, fmt.Errorf("%q is not a time such as 2026-11-21T09:30:00Z", timestamp)
+		}
+		place.Timestamp = at
+	}
+	return place, nil
 }
 
 // Notation computes with progress as a source of events writes it. Errors say that a progress is not in its notation.

@@ -22,7 +22,12 @@ const (
 
 	InitialPositionImmutable = "initialPosition is used once, when the group first starts, and cannot be changed:" +
 		" create a Replay to read events again"
-	HandlerUnion = "exactly one handler must be set, the one that type names:" +
+	PlaceUnion = "type Position needs position, type Timestamp needs timestamp, and the other types take neither"
+	ReplayID   = "must be a DNS label, since a Replay's name is made of it: lower-case letters, digits and '-'," +
+		" beginning and ending with a letter or a digit"
+	ReplayGroups   = "replay.groups must be processing groups of this processor"
+	ReplayDeclared = "groups, from and context cannot be changed under the same id: choose another id"
+	HandlerUnion   = "exactly one handler must be set, the one that type names:" +
 		" sql for type SQL; go, which may be left out, for type Go"
 	StatementUnion = "exactly one of batch and each must be set"
 	BlankSQL       = "must not be blank: write SQL or remove the field"
@@ -68,6 +73,10 @@ func All() []Rule {
 		{"StoreID", processor, StoreID},
 		{"TLSDisabled", processor, TLSDisabled},
 		{"InitialPositionImmutable", processor, InitialPositionImmutable},
+		{"PlaceUnion", both, PlaceUnion},
+		{"ReplayID", processor, ReplayID},
+		{"ReplayGroups", processor, ReplayGroups},
+		{"ReplayDeclared", processor, ReplayDeclared},
 		{"HandlerUnion", processor, HandlerUnion},
 		{"StatementUnion", processor, StatementUnion},
 		{"BlankSQL", processor, BlankSQL},

@@ -115,8 +115,12 @@ const (
 	ReasonNotReplaying = "NotReplaying"
 	// ReasonReplayRunning: a group handles events again.
 	ReasonReplayRunning = "ReplayRunning"
+	// ReasonReplayWaiting: a replay has been accepted and waits; the message says for what.
+	ReasonReplayWaiting = "ReplayWaiting"
 	// ReasonWaitingForRollout: a replay waits until every worker runs the definition that it is bound to.
 	ReasonWaitingForRollout = "WaitingForRollout"
+	// ReasonWaitingForLocks: a reset waits for locks in the store; the message says whose.
+	ReasonWaitingForLocks = "WaitingForLocks"
 )
 
 // Conditions of a Replay; it has Reconciling too, until the reset.
@@ -141,6 +145,12 @@ const (
 	ReasonGroupNotFound = "GroupNotFound"
 	// ReasonNoReset: a group has no reset, so a replay would apply events twice. (Accepted)
 	ReasonNoReset = "NoReset"
+	// ReasonReplayDenied: a group says replay: Deny. (Accepted)
+	ReasonReplayDenied = "ReplayDenied"
+	// ReasonPlaceInvalid: the source has no such place to begin at. (Accepted)
+	ReasonPlaceInvalid = "PlaceInvalid"
+	// ReasonPending: the replay has not been looked at by a worker yet. (Complete)
+	ReasonPending = "Pending"
 	// ReasonWaiting: another replay of one of the groups runs first. (Complete)
 	ReasonWaiting = "Waiting"
 	// ReasonResetting: the reset is being carried out. (Complete)

@@ -41,6 +41,8 @@ type EventProcessorList struct {
 }
 
 // EventProcessorSpec is what is wanted of an EventProcessor.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.replay) || self.replay.groups.all(g, self.processingGroups.exists(p, p.name == g))",message="replay.groups must be processing groups of this processor"
 type EventProcessorSpec struct {
 	// desiredState is Running, or Paused: pods stay and keep their segments, and no batch begins. A live field.
 	// +optional
@@ -76,6 +78,11 @@ type EventProcessorSpec struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=32
 	ProcessingGroups []ProcessingGroup `json:"processingGroups"`
+
+	// replay asks for a replay of processing groups, once, with the handlers that this spec declares: a correction and its
+	// replay can be applied together. A live field.
+	// +optional
+	Replay *ReplayDeclaration `json:"replay,omitempty"`
 
 	// template is the pod to run, needed only for handlers of one's own: the container worker has the image with them.
 	// What it leaves open is filled in. A definition field.

@@ -33,6 +33,10 @@ type ProcessingGroup struct {
 	// +optional
 	// +kubebuilder:default=Running
 	DesiredState DesiredState `json:"desiredState,omitempty"`
+	// replay says whether the group may be replayed. Without a value it may if its handler has a reset. Allow lets a group be
+	// replayed whose handler has none and may see events twice; Deny refuses all replays. A live field.
+	// +optional
+	Replay ReplayPolicy `json:"replay,omitempty"`
 	// handler is what is done with an event. A definition field.
 	// +required
 	Handler Handler `json:"handler"`
@@ -42,22 +46,45 @@ type ProcessingGroup struct {
 	OnError OnError `json:"onError,omitempty,omitzero"`
 }
 
+// ReplayPolicy says whether a group may be replayed.
+//
+// +kubebuilder:validation:Enum=Allow;Deny
+type ReplayPolicy string
+
+// Replay policies.
+const (
+	ReplayAllow ReplayPolicy = "Allow"
+	ReplayDeny  ReplayPolicy = "Deny"
+)
+
 // InitialPosition is where a group begins.
+//
+// +kubebuilder:validation:XValidation:rule="self.type == 'Position' ? has(self.position) && !has(self.timestamp) : !has(self.position) && has(self.timestamp) == (self.type == 'Timestamp')",message="type Position needs position, type Timestamp needs timestamp, and the other types take neither"
 type InitialPosition struct {
-	// type is Earliest, the first event there is, or Latest, the first event appended after the group was created.
+	// type is Earliest, the first event there is; Latest, the first event appended after the group was created; Position or Timestamp.
 	// +required
 	Type InitialPositionType `json:"type"`
+	// position is where it begins, for type Position: the event at it, or the first one above, as the source writes positions.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Position string `json:"position,omitempty"`
+	// timestamp is when it begins, for type Timestamp: with the first event recorded then or later.
+	// +optional
+	Timestamp *metav1.Time `json:"timestamp,omitempty"`
 }
 
 // InitialPositionType names a kind of position to begin at.
 //
-// +kubebuilder:validation:Enum=Earliest;Latest
+// +kubebuilder:validation:Enum=Earliest;Latest;Position;Timestamp
 type InitialPositionType string
 
 // Positions to begin at.
 const (
-	InitialPositionEarliest InitialPositionType = "Earliest"
-	InitialPositionLatest   InitialPositionType = "Latest"
+	InitialPositionEarliest  InitialPositionType = "Earliest"
+	InitialPositionLatest    InitialPositionType = "Latest"
+	InitialPositionPosition  InitialPositionType = "Position"
+	InitialPositionTimestamp InitialPositionType = "Timestamp"
 )
 
 // Handler is what is done with an event.

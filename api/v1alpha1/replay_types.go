@@ -85,20 +85,73 @@ type ReplaySpec struct {
 // +kubebuilder:validation:MaxLength=1024
 type ContextValue string
 
+// ReplayEvents counts events by their positions, those that no event has included, and as an average over the hash space.
+type ReplayEvents struct {
+	// handled is how many have been handled again.
+	// +optional
+	Handled int64 `json:"handled,omitempty"`
+	// total is how many are to be handled again.
+	// +optional
+	Total int64 `json:"total,omitempty"`
+}
+
+// ReplayDeclaration asks for a replay in the spec of an EventProcessor: the operator makes the Replay <processor>.<id>.
+//
+// +kubebuilder:validation:XValidation:rule="self.id != oldSelf.id || (self.groups == oldSelf.groups && self.from == oldSelf.from && has(self.context) == has(oldSelf.context) && (!has(self.context) || self.context == oldSelf.context))",message="groups, from and context cannot be changed under the same id: choose another id"
+type ReplayDeclaration struct {
+	// id names the replay. An id runs at most once in the life of a store: to replay again, choose another one.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=60
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="must be a DNS label, since a Replay's name is made of it: lower-case letters, digits and '-', beginning and ending with a letter or a digit"
+	ID string `json:"id"`
+	// groups are the processing groups to replay, together.
+	// +required
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=63
+	Groups []string `json:"groups"`
+	// from is where the groups go back to.
+	// +optional
+	// +kubebuilder:default={type: Earliest}
+	From ReplayFrom `json:"from,omitempty,omitzero"`
+	// context is handed to the reset handler and to every handler of a replayed event, such as why: rounding.
+	// +optional
+	// +kubebuilder:validation:MaxProperties=16
+	Context map[string]ContextValue `json:"context,omitempty"`
+}
+
 // ReplayFrom is where a replay begins.
+//
+// +kubebuilder:validation:XValidation:rule="self.type == 'Position' ? has(self.position) && !has(self.timestamp) : !has(self.position) && has(self.timestamp) == (self.type == 'Timestamp')",message="type Position needs position, type Timestamp needs timestamp, and the other types take neither"
 type ReplayFrom struct {
-	// type is Earliest, the first event there is.
+	// type is Earliest, the first event there is; Latest, which handles nothing again; Position or Timestamp.
 	// +required
 	Type ReplayFromType `json:"type"`
+	// position is where it begins, for type Position: the event at it, or the first one above, as the source writes positions.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Position string `json:"position,omitempty"`
+	// timestamp is when it begins, for type Timestamp: with the first event recorded then or later.
+	// +optional
+	Timestamp *metav1.Time `json:"timestamp,omitempty"`
 }
 
 // ReplayFromType names a kind of position to replay from.
 //
-// +kubebuilder:validation:Enum=Earliest
+// +kubebuilder:validation:Enum=Earliest;Latest;Position;Timestamp
 type ReplayFromType string
 
-// ReplayFromEarliest is the first event there is.
-const ReplayFromEarliest ReplayFromType = "Earliest"
+// Positions to replay from.
+const (
+	ReplayFromEarliest  ReplayFromType = "Earliest"
+	ReplayFromLatest    ReplayFromType = "Latest"
+	ReplayFromPosition  ReplayFromType = "Position"
+	ReplayFromTimestamp ReplayFromType = "Timestamp"
+)
 
 // ReplayState is what is wanted of a replay.
 //
@@ -130,6 +183,12 @@ type ReplayStatus struct {
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=100
 	Progress *int32 `json:"progress,omitempty"`
+	// events counts what the progress is of.
+	// +optional
+	Events ReplayEvents `json:"events,omitempty,omitzero"`
+	// eta is when the replay will be complete if it goes on as it did. It is there between 5 and 100 percent.
+	// +optional
+	ETA *metav1.Time `json:"eta,omitempty"`
 	// resetAt is when the groups were moved back.
 	// +optional
 	ResetAt *metav1.Time `json:"resetAt,omitempty"`

@@ -84,6 +84,11 @@ type GroupStatus struct {
 	// lag is how old the oldest event is that has not been handled.
 	// +optional
 	Lag Lag `json:"lag,omitempty"`
+	// replayPercent is how much of a replay has been done, in steps of 5; absent outside of a replay.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=100
+	ReplayPercent *int32 `json:"replayPercent,omitempty"`
 }
 
 // GroupState is what a group does.

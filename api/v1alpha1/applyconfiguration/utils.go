@@ -44,6 +44,10 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.ProcessingGroupApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Replay"):
 		return &apiv1alpha1.ReplayApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ReplayDeclaration"):
+		return &apiv1alpha1.ReplayDeclarationApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ReplayEvents"):
+		return &apiv1alpha1.ReplayEventsApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ReplayFrom"):
 		return &apiv1alpha1.ReplayFromApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ReplaySpec"):

@@ -48,8 +48,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- /* Rules of the operator in the namespaces that it watches; config/rbac/role.yaml says why each. */ -}}
 {{- define "sluice.operatorRules" -}}
 - apiGroups: [sluice.dev]
-  resources: [eventprocessors, replays]
+  resources: [eventprocessors]
   verbs: [get, list, watch, patch]
+- apiGroups: [sluice.dev]
+  resources: [replays]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [sluice.dev]
   resources: [eventprocessors/status, replays/status]
   verbs: [get, patch, update]

@@ -77,6 +77,9 @@ var schemaYAML = typed.YAMLObject(`types:
           elementRelationship: associative
           keys:
           - name
+    - name: replay
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.ReplayDeclaration
     - name: replicas
       type:
         scalar: numeric
@@ -152,6 +155,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: name
       type:
         scalar: string
+    - name: replayPercent
+      type:
+        scalar: numeric
     - name: segments
       type:
         scalar: numeric
@@ -175,6 +181,12 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.sluice-project.sluice.api.v1alpha1.InitialPosition
   map:
     fields:
+    - name: position
+      type:
+        scalar: string
+    - name: timestamp
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
     - name: type
       type:
         namedType: com.github.sluice-project.sluice.api.v1alpha1.InitialPositionType
@@ -289,6 +301,9 @@ var schemaYAML = typed.YAMLObject(`types:
           max: 1m0s
         maxAttempts: 5
         then: Block
+    - name: replay
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.ReplayPolicy
     - name: segments
       type:
         scalar: numeric
@@ -311,13 +326,52 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: status
       type:
         namedType: com.github.sluice-project.sluice.api.v1alpha1.ReplayStatus
+- name: com.github.sluice-project.sluice.api.v1alpha1.ReplayDeclaration
+  map:
+    fields:
+    - name: context
+      type:
+        map:
+          elementType:
+            namedType: com.github.sluice-project.sluice.api.v1alpha1.ContextValue
+    - name: from
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.ReplayFrom
+      default:
+        type: Earliest
+    - name: groups
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
+    - name: id
+      type:
+        scalar: string
+- name: com.github.sluice-project.sluice.api.v1alpha1.ReplayEvents
+  map:
+    fields:
+    - name: handled
+      type:
+        scalar: numeric
+    - name: total
+      type:
+        scalar: numeric
 - name: com.github.sluice-project.sluice.api.v1alpha1.ReplayFrom
   map:
     fields:
+    - name: position
+      type:
+        scalar: string
+    - name: timestamp
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
     - name: type
       type:
         namedType: com.github.sluice-project.sluice.api.v1alpha1.ReplayFromType
 - name: com.github.sluice-project.sluice.api.v1alpha1.ReplayFromType
+  scalar: string
+- name: com.github.sluice-project.sluice.api.v1alpha1.ReplayPolicy
   scalar: string
 - name: com.github.sluice-project.sluice.api.v1alpha1.ReplaySpec
   map:
@@ -364,6 +418,12 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: definition
       type:
         scalar: string
+    - name: eta
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: events
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.ReplayEvents
     - name: observedGeneration
       type:
         scalar: numeric

@@ -26,6 +26,9 @@ type EventProcessorSpecApplyConfiguration struct {
 	Source *SourceApplyConfiguration `json:"source,omitempty"`
 	// processingGroups are sets of handlers, each of which moves through the events with segments of its own.
 	ProcessingGroups []ProcessingGroupApplyConfiguration `json:"processingGroups,omitempty"`
+	// replay asks for a replay of processing groups, once, with the handlers that this spec declares: a correction and its
+	// replay can be applied together. A live field.
+	Replay *ReplayDeclarationApplyConfiguration `json:"replay,omitempty"`
 	// template is the pod to run, needed only for handlers of one's own: the container worker has the image with them.
 	// What it leaves open is filled in. A definition field.
 	Template *v1.PodTemplateSpec `json:"template,omitempty"`
@@ -87,6 +90,14 @@ func (b *EventProcessorSpecApplyConfiguration) WithProcessingGroups(values ...*P
 		}
 		b.ProcessingGroups = append(b.ProcessingGroups, *values[i])
 	}
+	return b
+}
+
+// WithReplay sets the Replay field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Replay field is set to the value of the last call.
+func (b *EventProcessorSpecApplyConfiguration) WithReplay(value *ReplayDeclarationApplyConfiguration) *EventProcessorSpecApplyConfiguration {
+	b.Replay = value
 	return b
 }
 

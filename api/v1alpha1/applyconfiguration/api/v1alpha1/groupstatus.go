@@ -19,6 +19,8 @@ type GroupStatusApplyConfiguration struct {
 	State *apiv1alpha1.GroupState `json:"state,omitempty"`
 	// lag is how old the oldest event is that has not been handled.
 	Lag *apiv1alpha1.Lag `json:"lag,omitempty"`
+	// replayPercent is how much of a replay has been done, in steps of 5; absent outside of a replay.
+	ReplayPercent *int32 `json:"replayPercent,omitempty"`
 }
 
 // GroupStatusApplyConfiguration constructs a declarative configuration of the GroupStatus type for use with
@@ -56,5 +58,13 @@ func (b *GroupStatusApplyConfiguration) WithState(value apiv1alpha1.GroupState) 
 // If called multiple times, the Lag field is set to the value of the last call.
 func (b *GroupStatusApplyConfiguration) WithLag(value apiv1alpha1.Lag) *GroupStatusApplyConfiguration {
 	b.Lag = &value
+	return b
+}
+
+// WithReplayPercent sets the ReplayPercent field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the ReplayPercent field is set to the value of the last call.
+func (b *GroupStatusApplyConfiguration) WithReplayPercent(value int32) *GroupStatusApplyConfiguration {
+	b.ReplayPercent = &value
 	return b
 }

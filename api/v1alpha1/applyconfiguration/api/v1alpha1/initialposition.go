@@ -4,6 +4,7 @@ package v1alpha1
 
 import (
 	apiv1alpha1 "github.com/sluice-project/sluice/api/v1alpha1"
+	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // InitialPositionApplyConfiguration represents a declarative configuration of the InitialPosition type for use
@@ -11,8 +12,12 @@ import (
 //
 // InitialPosition is where a group begins.
 type InitialPositionApplyConfiguration struct {
-	// type is Earliest, the first event there is, or Latest, the first event appended after the group was created.
+	// type is Earliest, the first event there is; Latest, the first event appended after the group was created; Position or Timestamp.
 	Type *apiv1alpha1.InitialPositionType `json:"type,omitempty"`
+	// position is where it begins, for type Position: the event at it, or the first one above, as the source writes positions.
+	Position *string `json:"position,omitempty"`
+	// timestamp is when it begins, for type Timestamp: with the first event recorded then or later.
+	Timestamp *v1.Time `json:"timestamp,omitempty"`
 }
 
 // InitialPositionApplyConfiguration constructs a declarative configuration of the InitialPosition type for use with
@@ -26,5 +31,21 @@ func InitialPosition() *InitialPositionApplyConfiguration {
 // If called multiple times, the Type field is set to the value of the last call.
 func (b *InitialPositionApplyConfiguration) WithType(value apiv1alpha1.InitialPositionType) *InitialPositionApplyConfiguration {
 	b.Type = &value
+	return b
+}
+
+// WithPosition sets the Position field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Position field is set to the value of the last call.
+func (b *InitialPositionApplyConfiguration) WithPosition(value string) *InitialPositionApplyConfiguration {
+	b.Position = &value
+	return b
+}
+
+// WithTimestamp sets the Timestamp field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Timestamp field is set to the value of the last call.
+func (b *InitialPositionApplyConfiguration) WithTimestamp(value v1.Time) *InitialPositionApplyConfiguration {
+	b.Timestamp = &value
 	return b
 }

@@ -23,6 +23,9 @@ type ProcessingGroupApplyConfiguration struct {
 	MaxBatchSize *int32 `json:"maxBatchSize,omitempty"`
 	// desiredState of this group; the processor's Paused goes before it. A live field.
 	DesiredState *apiv1alpha1.DesiredState `json:"desiredState,omitempty"`
+	// replay says whether the group may be replayed. Without a value it may if its handler has a reset. Allow lets a group be
+	// replayed whose handler has none and may see events twice; Deny refuses all replays. A live field.
+	Replay *apiv1alpha1.ReplayPolicy `json:"replay,omitempty"`
 	// handler is what is done with an event. A definition field.
 	Handler *HandlerApplyConfiguration `json:"handler,omitempty"`
 	// onError says what happens when an event cannot be handled. A live field.
@@ -72,6 +75,14 @@ func (b *ProcessingGroupApplyConfiguration) WithMaxBatchSize(value int32) *Proce
 // If called multiple times, the DesiredState field is set to the value of the last call.
 func (b *ProcessingGroupApplyConfiguration) WithDesiredState(value apiv1alpha1.DesiredState) *ProcessingGroupApplyConfiguration {
 	b.DesiredState = &value
+	return b
+}
+
+// WithReplay sets the Replay field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Replay field is set to the value of the last call.
+func (b *ProcessingGroupApplyConfiguration) WithReplay(value apiv1alpha1.ReplayPolicy) *ProcessingGroupApplyConfiguration {
+	b.Replay = &value
 	return b
 }
 

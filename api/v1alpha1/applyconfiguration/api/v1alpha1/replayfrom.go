@@ -4,6 +4,7 @@ package v1alpha1
 
 import (
 	apiv1alpha1 "github.com/sluice-project/sluice/api/v1alpha1"
+	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // ReplayFromApplyConfiguration represents a declarative configuration of the ReplayFrom type for use
@@ -11,8 +12,12 @@ import (
 //
 // ReplayFrom is where a replay begins.
 type ReplayFromApplyConfiguration struct {
-	// type is Earliest, the first event there is.
+	// type is Earliest, the first event there is; Latest, which handles nothing again; Position or Timestamp.
 	Type *apiv1alpha1.ReplayFromType `json:"type,omitempty"`
+	// position is where it begins, for type Position: the event at it, or the first one above, as the source writes positions.
+	Position *string `json:"position,omitempty"`
+	// timestamp is when it begins, for type Timestamp: with the first event recorded then or later.
+	Timestamp *v1.Time `json:"timestamp,omitempty"`
 }
 
 // ReplayFromApplyConfiguration constructs a declarative configuration of the ReplayFrom type for use with
@@ -26,5 +31,21 @@ func ReplayFrom() *ReplayFromApplyConfiguration {
 // If called multiple times, the Type field is set to the value of the last call.
 func (b *ReplayFromApplyConfiguration) WithType(value apiv1alpha1.ReplayFromType) *ReplayFromApplyConfiguration {
 	b.Type = &value
+	return b
+}
+
+// WithPosition sets the Position field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Position field is set to the value of the last call.
+func (b *ReplayFromApplyConfiguration) WithPosition(value string) *ReplayFromApplyConfiguration {
+	b.Position = &value
+	return b
+}
+
+// WithTimestamp sets the Timestamp field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Timestamp field is set to the value of the last call.
+func (b *ReplayFromApplyConfiguration) WithTimestamp(value v1.Time) *ReplayFromApplyConfiguration {
+	b.Timestamp = &value
 	return b
 }

@@ -20,6 +20,10 @@ type ReplayStatusApplyConfiguration struct {
 	Definition *string `json:"definition,omitempty"`
 	// progress is the share of events handled again, in percent, in steps of 5.
 	Progress *int32 `json:"progress,omitempty"`
+	// events counts what the progress is of.
+	Events *ReplayEventsApplyConfiguration `json:"events,omitempty"`
+	// eta is when the replay will be complete if it goes on as it did. It is there between 5 and 100 percent.
+	ETA *metav1.Time `json:"eta,omitempty"`
 	// resetAt is when the groups were moved back.
 	ResetAt *metav1.Time `json:"resetAt,omitempty"`
 	// completedAt is when the groups had handled again what they had handled at the reset.
@@ -66,6 +70,22 @@ func (b *ReplayStatusApplyConfiguration) WithDefinition(value string) *ReplaySta
 // If called multiple times, the Progress field is set to the value of the last call.
 func (b *ReplayStatusApplyConfiguration) WithProgress(value int32) *ReplayStatusApplyConfiguration {
 	b.Progress = &value
+	return b
+}
+
+// WithEvents sets the Events field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Events field is set to the value of the last call.
+func (b *ReplayStatusApplyConfiguration) WithEvents(value *ReplayEventsApplyConfiguration) *ReplayStatusApplyConfiguration {
+	b.Events = value
+	return b
+}
+
+// WithETA sets the ETA field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the ETA field is set to the value of the last call.
+func (b *ReplayStatusApplyConfiguration) WithETA(value metav1.Time) *ReplayStatusApplyConfiguration {
+	b.ETA = &value
 	return b
 }
 
