@@ -25,6 +25,9 @@ func (r *Reconciler) apply(ctx context.Context, s *scope, d decision) error {
 	if err := r.applyObjects(ctx, s, d.scaled); err != nil {
 		return refused(s, err)
 	}
+	if err := r.applyReplays(ctx, s, d.missing, d.prunableReplay); err != nil {
+		return refused(s, err)
+	}
 	return r.prune(ctx, s.processor.Namespace, d.prune)
 }
 

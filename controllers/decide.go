@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
+	"github.com/sluice-project/sluice/api/v1alpha1"
 	"github.com/sluice-project/sluice/controllers/desired"
 	"github.com/sluice-project/sluice/controllers/stores"
 )
@@ -25,6 +26,9 @@ type decision struct {
 	scaled bool           // with the number of replicas
 	prune  []string       // ConfigMaps
 	want   *stores.Wanted // of the store
+
+	missing        *v1alpha1.Replay // that spec.replay asks for
+	prunableReplay []string
 }
 
 // decide says what to do about what was observed.
@@ -38,6 +42,9 @@ func decide(s *scope) decision {
 		scaled: !external,
 		prune:  prunable(s.configMaps, s.pods, s.desired.ID),
 		want:   wantedOf(s),
+
+		missing:        missingReplay(s),
+		prunableReplay: prunableReplays(s),
 	}
 }
 
@@ -49,6 +56,7 @@ func wantedOf(s *scope) *stores.Wanted {
 		Definition: s.desired.ID,
 		Spec:       s.desired.Spec,
 		StoreID:    s.processor.Status.StoreID,
+		Replays:    requests(s),
 	}
 }
 

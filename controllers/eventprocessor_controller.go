@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -29,6 +30,7 @@ type Reconciler struct {
 	GiveUpAfter time.Duration
 
 	written writtenStatuses
+	replays writtenReplays
 }
 
 // afterConflict is when an object is looked at again that somebody else was changing: the cache has it by then.
@@ -47,10 +49,9 @@ func (r *Reconciler) reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	processor := &v1alpha1.EventProcessor{}
 	if err := r.Client.Get(ctx, request.NamespacedName, processor); err != nil {
 		if apierrors.IsNotFound(err) {
-			r.Stores.Forget(request.NamespacedName)
-			r.written.forget(request.NamespacedName)
+			return ctrl.Result{}, r.gone(ctx, request.NamespacedName)
 		}
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+		return ctrl.Result{}, err
 	}
 	if !processor.DeletionTimestamp.IsZero() {
 		return r.depart(ctx, processor)
@@ -64,10 +65,23 @@ func (r *Reconciler) reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	}
 	applied := r.apply(ctx, scope, decide(scope))
 	again, err := r.report(ctx, scope)
-	if applied != nil {
-		err = applied
+	later, told := r.reportReplays(ctx, scope)
+	if again == 0 || later > 0 && later < again {
+		again = later
 	}
-	return ctrl.Result{RequeueAfter: again}, err
+	return ctrl.Result{RequeueAfter: again}, cmp.Or(applied, err, told)
+}
+
+// gone forgets a processor that is no more, and tells Replays that ask for it.
+func (r *Reconciler) gone(ctx context.Context, key client.ObjectKey) error {
+	r.Stores.Forget(key)
+	r.written.forget(key)
+	replays, err := r.replaysOf(ctx, key)
+	if err != nil {
+		return err
+	}
+	_, err = r.reportReplays(ctx, &scope{now: r.Clock.Now(), replays: replays})
+	return err
 }
 
 // depart carries a deletion on.

@@ -56,7 +56,9 @@ func (r *Reconciler) list(ctx context.Context, s *scope) error {
 			s.configMaps = append(s.configMaps, c)
 		}
 	}
-	return nil
+	var err error
+	s.replays, err = r.replaysOf(ctx, client.ObjectKeyFromObject(s.processor))
+	return err
 }
 
 // find looks for the objects that are going to be applied, and for others of their names.

@@ -20,8 +20,9 @@ type scope struct {
 	deployment *appsv1.Deployment // nil where there is none, or a foreign one
 	configMaps []corev1.ConfigMap // the processor's
 	pods       []corev1.Pod
-	foreign    []string // objects in the way, such as "Deployment payments"
-	invalid    string   // why the spec cannot be carried out; empty where it can
+	replays    []v1alpha1.Replay // of the processor, the oldest first
+	foreign    []string          // objects in the way, such as "Deployment payments"
+	invalid    string            // why the spec cannot be carried out; empty where it can
 	store      stores.Observation
 
 	// Found out while applying.

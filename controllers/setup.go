@@ -39,6 +39,7 @@ func (r *Reconciler) setup(manager ctrl.Manager, observed *notices) error {
 		Owns(&corev1.ConfigMap{}).
 		Owns(&policyv1.PodDisruptionBudget{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&corev1.Pod{}, r.pods()).
+		Watches(&v1alpha1.Replay{}, handler.EnqueueRequestsFromMapFunc(processorOfReplay), builder.WithPredicates(spec)).
 		WatchesRawSource(source.Func(observed.start)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
 		Complete(r)
@@ -68,6 +69,15 @@ func (r *Reconciler) pods() handler.EventHandler {
 
 func processorOf(object client.Object) types.NamespacedName {
 	return types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetLabels()[desired.LabelProcessor]}
+}
+
+// processorOfReplay is the one that a Replay is for.
+func processorOfReplay(_ context.Context, object client.Object) []reconcile.Request {
+	replay, ok := object.(*v1alpha1.Replay)
+	if !ok {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: replay.Namespace, Name: replay.Spec.ProcessorName}}}
 }
 
 // notices are the processors of which the stores have something new to tell.

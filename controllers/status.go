@@ -28,7 +28,7 @@ func statusOf(s *scope) v1alpha1.EventProcessorStatus {
 
 // setConditions replaces the conditions. Those that say the same as before keep the time of their last change.
 func setConditions(status *v1alpha1.EventProcessorStatus, s *scope) {
-	wanted := append(readiness(s), available(s), handlerValid(s), storeReachable(s), degraded(s))
+	wanted := append(readiness(s), available(s), handlerValid(s), storeReachable(s), replaying(s), degraded(s))
 	kept := status.Conditions
 	status.Conditions = nil
 	for _, c := range wanted {

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"k8s.io/apimachinery/pkg/util/version"
+	"k8s.io/utils/ptr"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
 	"github.com/sluice-project/sluice/controllers/stores"
@@ -21,8 +22,11 @@ func figures(s *scope, status *v1alpha1.EventProcessorStatus) {
 			status.Segments.Owned += int32(group.Owned)
 			status.Segments.Moving += int32(group.Moving)
 			status.Segments.Unowned += int32(group.Unowned())
-			status.Groups = append(status.Groups, v1alpha1.GroupStatus{
-				Name: group.Name, Segments: int32(group.Segments), State: groupState(s, group), Lag: lagText(group.Lag)})
+			of := v1alpha1.GroupStatus{Name: group.Name, Segments: int32(group.Segments), State: groupState(s, group), Lag: lagText(group.Lag)}
+			if row := runningReplay(s, group.Name); row != nil {
+				of.ReplayPercent = ptr.To(percent(row))
+			}
+			status.Groups = append(status.Groups, of)
 			worst = max(worst, group.Lag)
 		}
 		status.Lag = lagText(worst)
@@ -49,6 +53,8 @@ func groupState(s *scope, group stores.Group) v1alpha1.GroupState {
 		return v1alpha1.GroupPaused
 	case group.Blocked > 0:
 		return v1alpha1.GroupBlocked
+	case runningReplay(s, group.Name) != nil:
+		return v1alpha1.GroupReplaying
 	}
 	return v1alpha1.GroupRunning
 }

@@ -23,7 +23,7 @@ func news(before, after v1alpha1.EventProcessorStatus) []message {
 	var all []message
 	told := map[string]bool{}
 	for _, name := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionAvailable, v1alpha1.ConditionHandlerValid,
-		v1alpha1.ConditionStoreReachable, v1alpha1.ConditionDegraded} {
+		v1alpha1.ConditionStoreReachable, v1alpha1.ConditionReplaying, v1alpha1.ConditionDegraded} {
 		was, is := meta.FindStatusCondition(before.Conditions, name), meta.FindStatusCondition(after.Conditions, name)
 		if is == nil || told[is.Reason] || is.Status == metav1.ConditionUnknown || !worthTelling(was, is) {
 			continue
@@ -37,12 +37,15 @@ func news(before, after v1alpha1.EventProcessorStatus) []message {
 // worthTelling leaves out what is as it should be from the beginning.
 func worthTelling(was, is *metav1.Condition) bool {
 	if was == nil || was.Status == metav1.ConditionUnknown {
-		return bad(is) || is.Type == v1alpha1.ConditionReady
+		return bad(is) || is.Type == v1alpha1.ConditionReady || is.Type == v1alpha1.ConditionReplaying && is.Reason != v1alpha1.ReasonNotReplaying
 	}
 	return was.Status != is.Status || was.Reason != is.Reason
 }
 
 func bad(c *metav1.Condition) bool {
+	if c.Type == v1alpha1.ConditionReplaying {
+		return false
+	}
 	return (c.Status == metav1.ConditionTrue) == (c.Type == v1alpha1.ConditionDegraded)
 }
 

@@ -58,6 +58,8 @@ func (t Token) Range() segment.Segment { return segment.Segment{ID: t.Segment, M
 type Group struct {
 	Name     string
 	Segments int // wanted, 1 to 32,767
+	// Incomplete says that a replay of the group was abandoned after its reset, and none has completed since. Given by the store.
+	Incomplete bool
 }
 
 // Claim asks for a token that is believed to have this epoch.

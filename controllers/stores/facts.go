@@ -17,7 +17,8 @@ const Grace = 10 * time.Second
 type Facts struct {
 	Groups  []Group // by name
 	Workers []Worker
-	Faults  []Fault // by group and segment
+	Faults  []Fault             // by group and segment
+	Replays []tokenstore.Replay // the ledger, oldest first
 }
 
 // Group is what is known of a group.
@@ -30,6 +31,8 @@ type Group struct {
 	Overdue  int // without an owner for longer than Grace
 	Lag      Lag
 	Blocked  int // segments that stand still
+	// Incomplete says that a replay was abandoned, and none has completed since.
+	Incomplete bool
 }
 
 // Unowned is the number of segments that no live worker owns.
@@ -109,7 +112,7 @@ func groupsOf(outcome planner.Outcome, orphaned map[tokenstore.Key]time.Time, no
 	groups := make([]Group, len(outcome.Groups))
 	index := map[string]*Group{}
 	for i, group := range outcome.Groups {
-		groups[i] = Group{Name: group.Name, Wanted: group.Segments, Lag: LagUnknown}
+		groups[i] = Group{Name: group.Name, Wanted: group.Segments, Lag: LagUnknown, Incomplete: group.Incomplete}
 		index[group.Name] = &groups[i]
 	}
 	assigned := map[tokenstore.Key]int64{}

@@ -195,15 +195,20 @@ func (p *processor) round(ctx context.Context, l *link) error {
 	case err != nil:
 		return err
 	}
-	p.tell(w, l, outcome, conflict)
+	replays, err := l.store.Replays(ctx, w.Name)
+	if err != nil {
+		return err
+	}
+	p.tell(w, l, outcome, replays, conflict)
 	return nil
 }
 
 // tell publishes a round's outcome.
-func (p *processor) tell(w Wanted, l *link, outcome planner.Outcome, conflict *tokenstore.GroupConflictError) {
+func (p *processor) tell(w Wanted, l *link, outcome planner.Outcome, replays []tokenstore.Replay, conflict *tokenstore.GroupConflictError) {
 	now := time.Now()
 	p.orphaned = orphans(p.orphaned, outcome, now)
 	o := Observation{StoreID: l.meta.StoreID, Seen: true, Facts: factsOf(outcome, p.orphaned, now)}
+	o.Facts.Replays = replays
 	if conflict != nil {
 		problem := problemOf(conflict, "")
 		o.Problem = &problem
@@ -242,11 +247,20 @@ func (p *processor) write(ctx context.Context, l *link, w Wanted) error {
 		return err
 	}
 	source := p.options.Source(l.pool, w.store().Schema)
-	start := func(group string) (tokenstore.Progress, error) { return source.Start(ctx, w.initial(group)) }
-	if err := l.store.Declare(ctx, w.Name, w.groups(), nil, start); err != nil {
+	start := func(group string) (tokenstore.Progress, error) {
+		place, err := w.initial(group)
+		if err != nil {
+			return tokenstore.Progress{}, err
+		}
+		return source.Start(ctx, place)
+	}
+	if err := l.store.Declare(ctx, w.Name, w.groups(), w.Replays, start); err != nil {
 		return err
 	}
-	return l.directory.DeclareProcessor(ctx, row)
+	if err := l.directory.DeclareProcessor(ctx, row); err != nil {
+		return err
+	}
+	return l.store.RequestReplays(ctx, w.Name, w.Replays)
 }
 
 // step plans, and plans again where another planner was faster or a worker is known to be gone.

@@ -18,6 +18,8 @@ type Wanted struct {
 	Spec       definition.Spec
 	// StoreID is the store that the processor belongs to; empty for one that has not met its store yet.
 	StoreID string
+	// Replays that are asked for.
+	Replays []tokenstore.ReplayRequest
 }
 
 // store is the spec's, with defaults.
@@ -54,13 +56,18 @@ func (w Wanted) groups() []tokenstore.Group {
 }
 
 // initial is where a group starts that has no tokens yet.
-func (w Wanted) initial(group string) tokenstore.Place {
-	for _, g := range w.Spec.ProcessingGroups {
+func (w Wanted) initial(group string) (tokenstore.Place, error) {
+	for i, g := range w.Spec.ProcessingGroups {
 		if g.Name == group {
-			return tokenstore.Place{Type: tokenstore.PlaceType(g.InitialPosition.Type)}
+			at := g.InitialPosition
+			place, err := tokenstore.ParsePlace(at.Type, at.Position, at.Timestamp)
+			if err != nil {
+				return place, fmt.Errorf("spec.processingGroups[%d].initialPosition.timestamp: %w", i, err)
+			}
+			return place, nil
 		}
 	}
-	return tokenstore.Place{Type: tokenstore.Earliest}
+	return tokenstore.Place{Type: tokenstore.Earliest}, nil
 }
 
 // accepts reports whether the processor may use a store: it is the one that it belongs to, or the one that the spec names.

@@ -132,18 +132,38 @@ func (r *runner) declare(ctx context.Context, m manifest, def definition.Definit
 	starts := map[string]tokenstore.Place{}
 	for _, g := range m.document.Spec.ProcessingGroups {
 		groups = append(groups, tokenstore.Group{Name: g.Name, Segments: int(g.Segments)})
-		starts[g.Name] = tokenstore.Place{Type: tokenstore.PlaceType(g.InitialPosition.Type)}
+		place, err := tokenstore.ParsePlace(g.InitialPosition.Type, g.InitialPosition.Position, g.InitialPosition.Timestamp)
+		if err != nil {
+			return fmt.Errorf("group %s: initialPosition.timestamp: %w", g.Name, err)
+		}
+		starts[g.Name] = place
+	}
+	var replays []tokenstore.ReplayRequest
+	replay, asked, err := m.document.Spec.ReplayRequest()
+	if err != nil {
+		return err
+	}
+	if asked {
+		if refusal := m.document.Spec.RefuseReplay(replay.Groups); refusal != nil {
+			return fmt.Errorf("spec.replay: %s", refusal.Message)
+		}
+		replays = append(replays, replay)
 	}
 	start := func(group string) (tokenstore.Progress, error) { return source.Start(ctx, starts[group]) }
-	if err := postgres.NewStore(r.pool, r.schema).Declare(ctx, m.processor(), groups, nil, start); err != nil {
+	store := postgres.NewStore(r.pool, r.schema)
+	if err := store.Declare(ctx, m.processor(), groups, replays, start); err != nil {
 		return err
 	}
 	live, err := json.Marshal(m.document.Spec.Live(time.Now().UnixNano()))
 	if err != nil {
 		return fmt.Errorf("writing live settings: %w", err)
 	}
-	return postgres.NewDirectory(r.pool, r.schema).DeclareProcessor(ctx, tokenstore.Processor{
+	err = postgres.NewDirectory(r.pool, r.schema).DeclareProcessor(ctx, tokenstore.Processor{
 		Name: m.processor(), Definition: def.ID(), Replicas: 1, Live: live})
+	if err != nil {
+		return err
+	}
+	return store.RequestReplays(ctx, m.processor(), replays)
 }
 
 // start runs a worker of a definition.

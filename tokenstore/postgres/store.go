@@ -146,7 +146,7 @@ func (s *Store) Drop(ctx context.Context, processor string) error {
 
 // Groups implements tokenstore.Store.
 func (s *Store) Groups(ctx context.Context, processor string) ([]tokenstore.Group, error) {
-	rows, err := s.pool.Query(ctx, s.in(`SELECT name, segments FROM {{schema}}.processing_group
+	rows, err := s.pool.Query(ctx, s.in(`SELECT name, segments, incomplete IS NOT NULL FROM {{schema}}.processing_group
 		WHERE tenant = $1 AND processor = $2 AND retired_at IS NULL ORDER BY name`), tenant, processor)
 	if err != nil {
 		return nil, fmt.Errorf("reading the groups of %s: %w", processor, err)

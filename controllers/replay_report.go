@@ -1,0 +1,116 @@
+package controllers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sluice-project/sluice/api/v1alpha1"
+	applyv1alpha1 "github.com/sluice-project/sluice/api/v1alpha1/applyconfiguration/api/v1alpha1"
+)
+
+// writtenReplays remembers when the status of each Replay was written last.
+type writtenReplays struct {
+	mu sync.Mutex
+	at map[types.UID]time.Time
+}
+
+func (w *writtenReplays) last(uid types.UID) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.at[uid]
+}
+
+func (w *writtenReplays) note(uid types.UID, at time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.at == nil {
+		w.at = map[types.UID]time.Time{}
+	}
+	for other, then := range w.at {
+		if at.Sub(then) > time.Hour { // of Replays that are gone, or whose figures have long stopped
+			delete(w.at, other)
+		}
+	}
+	w.at[uid] = at
+}
+
+// reportReplays writes the status of each Replay of the scope that has news. It returns when to look again, zero for not.
+func (r *Reconciler) reportReplays(ctx context.Context, s *scope) (again time.Duration, all error) {
+	for i := range s.replays {
+		replay := &s.replays[i]
+		if !replay.DeletionTimestamp.IsZero() {
+			continue
+		}
+		wait, err := r.reportReplay(ctx, replay, replayStatus(replay, s), s.now)
+		if wait > 0 && (again == 0 || wait < again) {
+			again = wait
+		}
+		all = errors.Join(all, err)
+	}
+	return again, all
+}
+
+func (r *Reconciler) reportReplay(ctx context.Context, replay *v1alpha1.Replay, after v1alpha1.ReplayStatus, now time.Time) (time.Duration, error) {
+	before := replay.Status
+	if equality.Semantic.DeepEqual(before, after) {
+		return 0, nil
+	}
+	if wait := figuresEvery - now.Sub(r.replays.last(replay.UID)); !urgentReplay(before, after) && wait > 0 {
+		return wait, nil
+	}
+	data, err := json.Marshal(after)
+	if err != nil {
+		return 0, fmt.Errorf("writing the status of Replay %s: %w", replay.Name, err)
+	}
+	configuration := applyv1alpha1.ReplayStatus()
+	if err := json.Unmarshal(data, configuration); err != nil {
+		return 0, fmt.Errorf("writing the status of Replay %s: %w", replay.Name, err)
+	}
+	object := applyv1alpha1.Replay(replay.Name, replay.Namespace).WithUID(replay.UID).WithStatus(configuration)
+	if err := r.Client.Status().Apply(ctx, object, client.FieldOwner(FieldOwner), client.ForceOwnership); err != nil {
+		return 0, client.IgnoreNotFound(fmt.Errorf("writing the status of Replay %s: %w", replay.Name, err))
+	}
+	r.replays.note(replay.UID, now)
+	for _, m := range replayNews(before, after) {
+		r.Events.Eventf(replay, nil, m.kind, m.reason, "Replay", "%s", m.note)
+	}
+	return 0, nil
+}
+
+// urgentReplay reports whether two statuses differ in more than figures.
+func urgentReplay(before, after v1alpha1.ReplayStatus) bool {
+	for _, s := range []*v1alpha1.ReplayStatus{&before, &after} {
+		s.Progress, s.Events, s.ETA = nil, v1alpha1.ReplayEvents{}, nil
+	}
+	return !equality.Semantic.DeepEqual(before, after)
+}
+
+// replayNews are what is worth an event: that a replay is refused, waits, runs, and how it ends.
+func replayNews(before, after v1alpha1.ReplayStatus) []message {
+	var all []message
+	for _, name := range []string{v1alpha1.ConditionAccepted, v1alpha1.ConditionComplete, v1alpha1.ConditionFailed, v1alpha1.ConditionCancelled} {
+		was, is := meta.FindStatusCondition(before.Conditions, name), meta.FindStatusCondition(after.Conditions, name)
+		if is == nil || was != nil && was.Status == is.Status && was.Reason == is.Reason {
+			continue
+		}
+		bad := name == v1alpha1.ConditionAccepted && is.Status == metav1.ConditionFalse || name == v1alpha1.ConditionFailed
+		switch {
+		case bad:
+			all = append(all, message{corev1.EventTypeWarning, is.Reason, is.Message})
+		case name == v1alpha1.ConditionComplete && is.Reason != v1alpha1.ReasonPending:
+			all = append(all, message{corev1.EventTypeNormal, is.Reason, is.Message})
+		}
+	}
+	return all
+}

@@ -1,0 +1,62 @@
+package controllers
+
+import (
+	"fmt"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sluice-project/sluice/api/v1alpha1"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// replaying is True while a group handles events again.
+func replaying(s *scope) metav1.Condition {
+	c := metav1.Condition{Type: v1alpha1.ConditionReplaying, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonNotReplaying, Message: "no group is replaying"}
+	if !s.store.Seen {
+		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1alpha1.ReasonUnknown, "the operator has not seen the store yet"
+		return c
+	}
+	for i := range s.store.Facts.Replays {
+		row := &s.store.Facts.Replays[i]
+		switch {
+		case row.Phase == tokenstore.ReplayRunning:
+			c.Status, c.Reason = metav1.ConditionTrue, v1alpha1.ReasonReplayRunning
+			c.Message = fmt.Sprintf("replay %s of %s: %d %%", row.ID, strings.Join(row.Groups, ", "), percent(row))
+			return c
+		case row.Phase.Ended() || c.Reason != v1alpha1.ReasonNotReplaying:
+		case row.Reason == v1alpha1.ReasonWaitingForRollout, row.Reason == v1alpha1.ReasonWaitingForLocks:
+			c.Reason, c.Message = row.Reason, fmt.Sprintf("replay %s: %s", row.ID, row.Message)
+		default:
+			c.Reason, c.Message = v1alpha1.ReasonReplayWaiting, fmt.Sprintf("replay %s waits to begin: %s", row.ID, or(row.Message, "no worker has looked at it yet"))
+		}
+	}
+	return c
+}
+
+// runningReplay is the replay that a group is in the middle of; nil where there is none.
+func runningReplay(s *scope, group string) *tokenstore.Replay {
+	for i := range s.store.Facts.Replays {
+		row := &s.store.Facts.Replays[i]
+		if row.Phase != tokenstore.ReplayRunning {
+			continue
+		}
+		for _, name := range row.Groups {
+			if name == group {
+				return row
+			}
+		}
+	}
+	return nil
+}
+
+// incomplete names the groups whose projection a replay has left incomplete.
+func incomplete(s *scope) []string {
+	var names []string
+	for _, group := range s.store.Facts.Groups {
+		if group.Incomplete {
+			names = append(names, group.Name)
+		}
+	}
+	return names
+}
