@@ -12,7 +12,7 @@ import (
 
 // kubectlCommands talk to a cluster.
 func kubectlCommands() []*cobra.Command {
-	return []*cobra.Command{kubectl.Status(), kubectl.Segments(), kubectl.Pause(), kubectl.Resume()}
+	return []*cobra.Command{kubectl.Status(), kubectl.Segments(), kubectl.Replay(), kubectl.Pause(), kubectl.Resume()}
 }
 
 // displayName is how this binary was called: kubectl finds it as a plugin by the name kubectl-sluice.

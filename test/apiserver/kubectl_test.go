@@ -3,6 +3,7 @@ package apiserver
 import (
 	"bytes"
 	"context"
+	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -79,6 +80,26 @@ spec:
 		Expect(err).To(MatchError(ContainSubstring("nothing was changed: argocd-controller manages")))
 		Expect(out).To(ContainSubstring("- name: second\n    segments: 8"))
 		Expect(get("synced").Spec.ProcessingGroups[1].Segments).To(Equal(int32(4)))
+	})
+
+	It("asks for replays", func() {
+		applied("replayed", "kubectl")
+		out, err := run(kubectl.Replay(), "replayed", "--group", "first", "--tell", "why=rounding", "--from", "position=7", "--no-wait")
+		Expect(out, err).To(ContainSubstring("replay replayed."))
+		out, err = run(kubectl.Replay(), "replayed", "--group", "first", "--group", "second", "--id", "mine", "--no-wait")
+		Expect(out, err).To(ContainSubstring("replay replayed.mine of first, second created"))
+		var list v1alpha1.ReplayList
+		Expect(apiClient.List(context.Background(), &list)).To(Succeed())
+		Expect(list.Items).To(ContainElement(And(HaveField("Spec.ProcessorName", "replayed"), HaveField("Spec.Context", HaveKeyWithValue("why", BeEquivalentTo("rounding"))),
+			HaveField("Spec.From.Position", "7"))))
+		for args, message := range map[string]string{
+			"replayed --group first --id mine": "an id runs once", "replayed --group third": "choose one of first, second", "replayed": "--group is missing",
+			"replayed --group first --from never": "none of earliest", "replayed --follow": "--follow needs --id", "replayed --follow --id no": "there is no Replay",
+		} {
+			_, err := run(kubectl.Replay(), strings.Fields(args)...)
+			Expect(err).To(MatchError(ContainSubstring(message)), args)
+		}
+		Expect(apiClient.DeleteAllOf(context.Background(), &v1alpha1.Replay{}, client.InNamespace("default"))).To(Succeed())
 	})
 
 	It("shows what is wrong, and the groups", func() {

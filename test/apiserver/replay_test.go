@@ -53,6 +53,24 @@ var _ = Describe("A Replay", func() {
 		Entry("that removes the context", func(spec *v1alpha1.ReplaySpec) { spec.Context = nil }),
 	)
 
+	It("that a spec declares keeps what it is under its id", func(ctx SpecContext) {
+		processor := newProcessor()
+		processor.Spec.Replay = &v1alpha1.ReplayDeclaration{ID: "fix", Groups: []string{"views"}}
+		Expect(apiClient.Create(ctx, processor)).To(MatchError(ContainSubstring(rules.ReplayGroups)))
+		processor.Spec.Replay.Groups = []string{"view"}
+		Expect(apiClient.Create(ctx, processor)).To(Succeed())
+		DeferCleanup(func(ctx SpecContext) { Expect(apiClient.Delete(ctx, processor)).To(Succeed()) })
+		Expect(processor.Spec.Replay.From.Type).To(Equal(v1alpha1.ReplayFromEarliest))
+		edited := processor.DeepCopy()
+		edited.Spec.Replay.Context = map[string]v1alpha1.ContextValue{"why": "other"}
+		Expect(apiClient.Update(ctx, edited)).To(MatchError(ContainSubstring(rules.ReplayDeclared)))
+		edited = processor.DeepCopy()
+		edited.Spec.Replay.ID, edited.Spec.Replay.From.Type = "other", v1alpha1.ReplayFromLatest
+		Expect(apiClient.Update(ctx, edited)).To(Succeed())
+		edited.Spec.Replay.ID, edited.Spec.Replay.From.Type = "third", v1alpha1.ReplayFromPosition
+		Expect(apiClient.Update(ctx, edited)).To(MatchError(ContainSubstring(rules.PlaceUnion)))
+	})
+
 	It("has a status subresource", func(ctx SpecContext) {
 		replay := stored(ctx, "status")
 		replay.Status.Progress = ptr.To[int32](45)

@@ -40,6 +40,9 @@ func head(out io.Writer, s sight) {
 	for _, c := range wrong(p) {
 		fmt.Fprintf(out, "! %s=%s %s: %s\n", c.Type, c.Status, c.Reason, c.Message)
 	}
+	if c := condition(p, v1alpha1.ConditionReplaying); c != nil && c.Reason != v1alpha1.ReasonNotReplaying && c.Status != metav1.ConditionUnknown {
+		fmt.Fprintf(out, "  %s: %s\n", c.Reason, c.Message)
+	}
 	if p.Spec.DesiredState == v1alpha1.DesiredStatePaused {
 		fmt.Fprintf(out, "! paused: `kubectl sluice resume %s` goes on\n", p.Name)
 	}
