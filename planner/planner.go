@@ -100,11 +100,11 @@ func (p *Planner) plan(view tokenstore.View, tokens []tokenstore.Token) (tokenst
 	return plan, moves
 }
 
-// members are the workers that the plan has taken into account, by incarnation.
+// members are the workers that the plan has taken into account with full standing, by incarnation: those that may turn ready.
 func members(workers []tokenstore.Worker) []int64 {
 	alive := []int64{}
 	for _, w := range workers {
-		if w.Alive {
+		if standing := Standing(workers, w); w.Alive && standing != assignment.Probation && standing != assignment.Quarantined {
 			alive = append(alive, w.Incarnation)
 		}
 	}
@@ -174,10 +174,12 @@ func eligible(workers []tokenstore.Worker, group string, least int64) []assignme
 		if !w.Alive {
 			continue
 		}
-		m := assignment.Member{ID: w.Incarnation, Definition: w.DefinitionNumber, State: assignment.Active}
-		if w.State == tokenstore.Draining {
-			m.State = assignment.Draining
-		} else if report, knows := w.Report.Groups[group]; !knows || report.Refused || w.DefinitionNumber < least {
+		m := assignment.Member{ID: w.Incarnation, Definition: w.DefinitionNumber, State: Standing(workers, w)}
+		if m.State == assignment.Draining {
+			all = append(all, m)
+			continue
+		}
+		if report, knows := w.Report.Groups[group]; !knows || report.Refused || w.DefinitionNumber < least {
 			m.State = assignment.Quarantined
 		}
 		all = append(all, m)

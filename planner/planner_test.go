@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
@@ -22,6 +24,7 @@ type world struct {
 	t         *testing.T
 	directory *postgres.Directory
 	store     *postgres.Store
+	pool      *pgxpool.Pool
 }
 
 func newWorld(t *testing.T, segments int) (*world, *Planner) {
@@ -51,7 +54,7 @@ func newWorld(t *testing.T, segments int) (*world, *Planner) {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	w := &world{t: t, directory: postgres.NewDirectory(pool, "sluice"), store: postgres.NewStore(pool, "sluice")}
+	w := &world{t: t, directory: postgres.NewDirectory(pool, "sluice"), store: postgres.NewStore(pool, "sluice"), pool: pool}
 	if err := w.directory.DeclareProcessor(ctx, tokenstore.Processor{Name: processor, Definition: "d", Replicas: 3, Live: json.RawMessage("{}")}); err != nil {
 		t.Fatal(err)
 	}

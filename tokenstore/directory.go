@@ -30,12 +30,22 @@ type Worker struct {
 	Alive            bool // by the database's clock and, where it holds one, by its session lock. Given by the directory
 	Report           Report
 	StartedAt        time.Time
+	// Proven says that a worker of its definition has committed a batch, or stood idle with segments. Given by the directory.
+	Proven bool
+	// Quarantined says that its definition has failed before it was proven. Given by the directory.
+	Quarantined bool
+	// LeavingFor is for how long its pod has been about to be removed, 0 where it is not. Given by the directory.
+	LeavingFor time.Duration
 }
 
 // Report is what a worker says of itself with its heartbeats.
 type Report struct {
 	// Ready as Kubernetes' readiness has it.
 	Ready bool `json:"ready"`
+	// Proven says that this worker has committed a batch, or stood idle with segments for ProbationIdle.
+	Proven bool `json:"proven,omitempty"`
+	// Failing says that, before it was proven, this worker has failed repeatedly at events that had not failed before.
+	Failing string `json:"failing,omitempty"`
 	// Groups by name.
 	Groups map[string]GroupReport `json:"groups,omitempty"`
 }
@@ -96,7 +106,8 @@ type Processor struct {
 	Revision   int64   // grows with every change by Declare. Given by the directory
 	Plan       int64   // number of the newest plan. Given by the directory
 	Planner    string  // who made it
-	Members    []int64 // incarnations that the newest plan took into account. Given by the directory
+	Members    []int64 // incarnations that the newest plan took into account with full standing. Given by the directory
+	Costed     int64   // the newest plan for which Kubernetes knows which pods to remove first. Given by the directory
 	// PlanAge is how long ago a planner renewed the plan, by the database's clock.
 	PlanAge time.Duration
 }
@@ -136,6 +147,10 @@ const (
 	Heartbeat = time.Second
 	// PlannerTimeout after which a plan that was not renewed no longer counts as kept by anybody: a worker plans.
 	PlannerTimeout = 2 * time.Second
+	// ProbationIdle is how long a worker of an unproven definition stands idle with segments until that counts as proof.
+	ProbationIdle = 2 * time.Second
+	// QuarantineAfter so many failures a definition that is not proven is put into quarantine.
+	QuarantineAfter = 2
 	// Protocol of this runtime; the store says which it needs at least.
 	Protocol = 1
 )
@@ -157,6 +172,12 @@ type Directory interface {
 
 	// SetState tells everybody at once that a worker drains, or has ended.
 	SetState(ctx context.Context, incarnation int64, state State) error
+
+	// Leave makes those of the processor's workers leave whose pods are named, and the others stay.
+	Leave(ctx context.Context, processor string, pods []string) error
+
+	// Acknowledge says that Kubernetes knows which pods to remove first, as of a plan.
+	Acknowledge(ctx context.Context, processor string, plan int64) error
 
 	// View returns all that is known of a processor. ErrNoProcessor when it is not declared.
 	View(ctx context.Context, processor string) (View, error)

@@ -113,9 +113,9 @@ func (c *controller) hold(t tokenstore.Token, failure *tokenstore.Failure, repla
 	if err != nil {
 		return err
 	}
-	s := &segmentRun{group: c.groups[t.Group], token: t, moved: time.Now(), limit: 50, failure: failure, replay: replay}
+	s := &segmentRun{group: c.groups[t.Group], token: t, moved: time.Now(), claimed: time.Now(), limit: 50, failure: failure, replay: replay}
 	if failure != nil {
-		s.limit = 1
+		s.limit, s.inherited = 1, failure.Position
 	}
 	member, err := c.feed.Add(t)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sluice-project/sluice/assignment"
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -19,12 +20,17 @@ type controller struct {
 	nextBeat  time.Time
 	nextMove  time.Time
 	orphaned  map[tokenstore.Key]time.Time
-	began     time.Time
 	drainFrom time.Time // when draining began; zero before
 	planning  bool      // this worker made the newest plan
 	due       bool      // a look at the directory is
 	announce  func()    // closes known, once
 	broken    bool      // the directory could not be reached last
+
+	standing  assignment.State
+	number    int64     // of the definition that this worker runs, as it was last
+	planned   time.Time // when somebody planned last, or when this began
+	namedPlan int64     // the plan in which this worker was seen with full standing first; 0 before
+	namedAt   time.Time
 }
 
 // trouble takes note of how a statement to the directory went, and logs when that changes.
@@ -41,7 +47,7 @@ func (c *controller) trouble(err error) {
 // controlLoop beats, looks at the directory when something has changed, and acts. It ends when the worker has drained
 // after the context's end, or with an error when the incarnation has to end.
 func (l *life) controlLoop(ctx context.Context) error {
-	c := &controller{life: l, orphaned: map[tokenstore.Key]time.Time{}, began: time.Now(), due: true, nextMove: time.Now().Add(moveEvery),
+	c := &controller{life: l, orphaned: map[tokenstore.Key]time.Time{}, planned: time.Now(), due: true, nextMove: time.Now().Add(moveEvery),
 		announce: sync.OnceFunc(func() { close(l.known) })}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -100,6 +106,7 @@ func (c *controller) turn(ctx context.Context) (time.Duration, error) {
 func (c *controller) beat(ctx context.Context) error {
 	sent := time.Now()
 	c.nextBeat = sent.Add(tokenstore.Heartbeat)
+	c.prove()
 	c.self.Report = c.makeReport()
 	expired := !c.trusts()
 	pulse, err := c.directory.Beat(ctx, c.self)
@@ -124,6 +131,9 @@ func (c *controller) beat(ctx context.Context) error {
 	c.trust(sent)
 	if !c.beaten || pulse != c.pulse {
 		c.due = true
+	}
+	if pulse.Planned {
+		c.planned = sent
 	}
 	if pulse.Replays > 0 {
 		c.lookAtReplays()
@@ -150,12 +160,13 @@ func (c *controller) observe(ctx context.Context) (decision, error) {
 	if err := c.apply(view.Processor); err != nil {
 		return decision{}, err
 	}
+	c.stand(view)
 	d := decide(situation{self: c.self.Incarnation, draining: !c.drainFrom.IsZero(), view: view, tokens: tokens, held: c.held(),
-		refused: c.refused, now: time.Now(), orphaned: c.orphaned})
+		refused: c.refused, now: time.Now(), standing: c.standing, orphaned: c.orphaned})
 	if err := c.act(ctx, &d, tokens); err != nil {
 		return decision{}, err
 	}
-	c.judgeReadiness(d)
+	c.judgeReadiness(d, view)
 	return d, nil
 }
 
@@ -228,22 +239,6 @@ func (l *life) held() map[tokenstore.Key]int64 {
 		held[key] = s.token.Epoch
 	}
 	return held
-}
-
-// judgeReadiness latches the readiness.
-func (c *controller) judgeReadiness(d decision) {
-	fit := true
-	c.mu.Lock()
-	for _, g := range c.groups {
-		fit = fit && g.fit
-	}
-	some := len(c.segments) > 0
-	c.mu.Unlock()
-	bySelf := time.Since(c.began) > 10*time.Second && some
-	if c.drainFrom.IsZero() && fit && d.missing == 0 && (d.named || bySelf) && !c.Worker.ready.Swap(true) {
-		c.log.Info("ready", "segments", len(c.held()))
-		c.nextBeat = time.Time{} // tell at once
-	}
 }
 
 // beginDrain tells everybody that this worker leaves.

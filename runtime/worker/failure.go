@@ -36,6 +36,7 @@ func (l *life) failed(ctx context.Context, s *segmentRun, b batch, err error) (a
 		wait.initial, wait.max = l.backoffOf(s.group.name)
 		l.pause(s, fault, wait.next())
 		s.wait = wait
+		l.speaksAgainst(s, 0, fault.Message)
 	case tokenstore.ContentionFault:
 		s.limit = max(1, len(b.events)/2)
 		l.pause(s, fault, contentionWait+rand.N(contentionWait))
@@ -74,6 +75,7 @@ func (l *life) eventFailed(ctx context.Context, s *segmentRun, b batch, fault to
 		s.failure = &failure
 	}
 	l.metrics.attempt(s.group.name)
+	l.speaksAgainst(s, event.Position, fault.Message)
 	fault.Position, fault.Attempts = event.Position, failure.Attempts
 	l.log.Error("an event fails; its segment waits", "group", s.group.name, "segment", s.token.Segment, "position", event.Position,
 		"type", event.Type, "stream", event.StreamID, "attempts", failure.Attempts, "retryIn", wait, "error", fault.Message)

@@ -34,6 +34,7 @@ type life struct {
 	feed      *feed.Feed
 	planner   planner.Planner
 
+	proof      proof
 	nudge      chan struct{} // look at the directory
 	replayNews chan struct{} // look at the replays
 	known      chan struct{} // closed when the directory knows the processor

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/sluice-project/sluice/assignment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -18,6 +19,7 @@ type situation struct {
 	held     map[tokenstore.Key]int64 // epochs under which this worker has claimed
 	refused  func(group string) bool
 	now      time.Time
+	standing assignment.State             // of this worker
 	orphaned map[tokenstore.Key]time.Time // since when a segment has been without a live assignee, kept from look to look
 }
 
@@ -44,7 +46,8 @@ const (
 )
 
 // decide says what a worker does: it claims what is assigned to it and free, gives up what is assigned to another live
-// worker, and adopts what is free and has a dead or no assignee, up to its fair share. It never takes a live assignee's.
+// worker, and adopts what is free and has a dead or no assignee, up to its fair share, unless it is on probation or about to
+// leave. It never takes a live assignee's.
 func decide(s situation) decision {
 	d := decision{named: slices.Contains(s.view.Processor.Members, s.self)}
 	workers := map[int64]tokenstore.Worker{}
@@ -84,7 +87,7 @@ func decide(s situation) decision {
 		case assignee == s.self:
 			d.missing++
 			d.claimIfFree(s, workers, t)
-		case !assigneeLives && mine[t.Group] < fair[t.Group]:
+		case !assigneeLives && s.standing == assignment.Active && mine[t.Group] < fair[t.Group]:
 			if d.adoptIfDue(s, workers, t, assignee) {
 				mine[t.Group]++
 			}

@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/sluice-project/sluice/assignment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -24,7 +25,7 @@ var key = tokenstore.Key{Group: "g", Segment: 0}
 
 // at is a situation with one segment: its owner, its assignee, and whether this worker holds it.
 func at(owner, assignee int64, held bool, workers ...tokenstore.Worker) situation {
-	s := situation{self: self, now: time.Unix(1000, 0), held: map[tokenstore.Key]int64{}, orphaned: map[tokenstore.Key]time.Time{},
+	s := situation{standing: assignment.Active, self: self, now: time.Unix(1000, 0), held: map[tokenstore.Key]int64{}, orphaned: map[tokenstore.Key]time.Time{},
 		refused: func(string) bool { return false },
 		view:    tokenstore.View{Workers: append(workers, alive(self))},
 		tokens:  []tokenstore.Token{{Key: key, Epoch: 7, Owner: owner}}}
@@ -126,7 +127,7 @@ func TestOrphansAreSharedAndNobodyIsRobbed(t *testing.T) {
 			for _, k := range tokens {
 				old[k.Key] = time.Unix(0, 0)
 			}
-			d := decide(situation{self: w.Incarnation, view: view, tokens: tokens, held: map[tokenstore.Key]int64{}, now: time.Unix(1000, 0),
+			d := decide(situation{standing: assignment.Active, self: w.Incarnation, view: view, tokens: tokens, held: map[tokenstore.Key]int64{}, now: time.Unix(1000, 0),
 				orphaned: old, refused: func(string) bool { return false }})
 			for _, a := range d.adopt {
 				if living[assignee[a.Key]] {

@@ -44,6 +44,7 @@ func (r *rate) take(now time.Time) (handled, again int64, perSecond float64) {
 func (l *life) makeReport() tokenstore.Report {
 	now := time.Now()
 	report := tokenstore.Report{Ready: l.Worker.ready.Load(), Groups: map[string]tokenstore.GroupReport{}}
+	l.proof.report(&report)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for name, g := range l.groups {

@@ -19,6 +19,9 @@ type segmentRun struct {
 	leaving bool // to be released when no batch runs
 	gone    bool // released, or lost to somebody else
 
+	claimed   time.Time
+	inherited int64 // position of the event that had failed when it was claimed, 0 for none
+
 	// Of whoever has it running; of the control loop when nobody has.
 	token     tokenstore.Token // as this worker believes it to be
 	parts     feed.Parts       // handled so far, ahead of the token by events that nobody wants; nil before the first

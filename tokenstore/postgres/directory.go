@@ -58,7 +58,7 @@ func (d *Directory) DeclareProcessor(ctx context.Context, p tokenstore.Processor
 		_, err = tx.Exec(ctx, d.in(`
 			INSERT INTO {{schema}}.definition AS f (processor, id, number)
 			SELECT $1, $2, 1 + coalesce(max(number), 0) FROM {{schema}}.definition WHERE processor = $1
-			ON CONFLICT (processor, id) DO UPDATE SET number = excluded.number WHERE f.number <> excluded.number - 1`), p.Name, p.Definition)
+			ON CONFLICT (processor, id) DO UPDATE SET number = excluded.number, failures = 0, quarantined_at = NULL WHERE f.number <> excluded.number - 1`), p.Name, p.Definition)
 		if err == nil {
 			_, err = tx.Exec(ctx, `SELECT pg_notify($1, $2)`, d.notify, p.Name)
 		}
@@ -107,15 +107,23 @@ func (d *Directory) Beat(ctx context.Context, w tokenstore.Worker) (tokenstore.P
 	err := d.pool.QueryRow(ctx, d.in(`
 		WITH me AS (
 		  UPDATE {{schema}}.worker SET lease_until = clock_timestamp() + $3::interval, state = $4, report = $5
-		   WHERE incarnation = $1 AND nonce = $2 AND state <> 'Ended' RETURNING processor
+		   WHERE incarnation = $1 AND nonce = $2 AND state <> 'Ended' RETURNING processor, definition
+		), proven AS (
+		  UPDATE {{schema}}.definition f SET proven_at = clock_timestamp() FROM me
+		   WHERE f.processor = me.processor AND f.id = me.definition AND f.proven_at IS NULL AND $7 RETURNING f.processor
+		), failing AS (
+		  UPDATE {{schema}}.definition f SET failures = $8, quarantined_at = clock_timestamp() FROM me
+		   WHERE f.processor = me.processor AND f.id = me.definition AND f.proven_at IS NULL AND f.quarantined_at IS NULL AND $9 RETURNING f.processor
+		), told AS (
+		  SELECT pg_notify($10, processor) FROM (SELECT processor FROM proven UNION SELECT processor FROM failing) AS changed
 		)
 		SELECT EXISTS (SELECT FROM me), p.revision, p.plan, coalesce(p.plan_renewed_at > clock_timestamp() - $6::interval, false), coalesce(p.planner, ''),
 		  (SELECT count(*) FROM {{schema}}.worker w WHERE w.processor = p.name AND `+alive+`),
 		  (SELECT count(*) FROM {{schema}}.worker w WHERE w.processor = p.name AND w.state <> 'Ended'),
 		  (SELECT count(*) FROM {{schema}}.replay r WHERE r.phase IN ('Pending', 'Resetting', 'Replaying') AND (r.processor = p.name
 		    OR EXISTS (SELECT FROM {{schema}}.processing_group g WHERE g.processor = p.name AND g.replay = r.number)))
-		FROM (SELECT) AS one LEFT JOIN {{schema}}.processor p ON p.name = (SELECT processor FROM me)`),
-		w.Incarnation, w.Nonce, tokenstore.Lease, w.State, w.Report, tokenstore.PlannerTimeout).
+		FROM (SELECT count(*) FROM told) AS one LEFT JOIN {{schema}}.processor p ON p.name = (SELECT processor FROM me)`),
+		w.Incarnation, w.Nonce, tokenstore.Lease, w.State, w.Report, tokenstore.PlannerTimeout, w.Report.Proven, tokenstore.QuarantineAfter, w.Report.Failing != "", d.notify).
 		Scan(&known, &revision, &plan, &p.Planned, &p.Planner, &p.Alive, &p.Known, &p.Replays)
 	switch {
 	case err != nil:
@@ -140,19 +148,43 @@ func (d *Directory) SetState(ctx context.Context, incarnation int64, state token
 	return nil
 }
 
+// Leave implements tokenstore.Directory.
+func (d *Directory) Leave(ctx context.Context, processor string, pods []string) error {
+	_, err := d.pool.Exec(ctx, d.in(`
+		WITH changed AS (UPDATE {{schema}}.worker SET leaving_since = CASE WHEN pod = ANY ($2) THEN clock_timestamp() END
+		  WHERE processor = $1 AND state <> 'Ended' AND (leaving_since IS NOT NULL) <> (pod = ANY ($2)) RETURNING processor)
+		SELECT pg_notify($3, processor) FROM (SELECT DISTINCT processor FROM changed) AS c`), processor, append([]string{}, pods...), d.notify) // never NULL
+	if err != nil {
+		return fmt.Errorf("saying which workers of %s leave: %w", processor, err)
+	}
+	return nil
+}
+
+// Acknowledge implements tokenstore.Directory.
+func (d *Directory) Acknowledge(ctx context.Context, processor string, plan int64) error {
+	_, err := d.pool.Exec(ctx, d.in(`
+		WITH changed AS (UPDATE {{schema}}.processor SET costed = $2 WHERE name = $1 AND costed < $2 RETURNING name)
+		SELECT pg_notify($3, name) FROM changed`), processor, plan, d.notify)
+	if err != nil {
+		return fmt.Errorf("acknowledging plan %d of %s: %w", plan, processor, err)
+	}
+	return nil
+}
+
 // View implements tokenstore.Directory: one round trip, one snapshot.
 func (d *Directory) View(ctx context.Context, processor string) (tokenstore.View, error) {
 	var v tokenstore.View
 	batch := &pgx.Batch{}
 	batch.Queue(`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`)
-	batch.Queue(d.in(`SELECT p.name, p.definition, coalesce(f.number, 0), p.replicas, p.live, p.revision, p.plan, p.planner, p.members, clock_timestamp() - p.plan_renewed_at
+	batch.Queue(d.in(`SELECT p.name, p.definition, coalesce(f.number, 0), p.replicas, p.live, p.revision, p.plan, p.planner, p.members, p.costed, clock_timestamp() - p.plan_renewed_at
 		FROM {{schema}}.processor p LEFT JOIN {{schema}}.definition f ON f.processor = p.name AND f.id = p.definition WHERE p.name = $1`), processor).
 		QueryRow(func(row pgx.Row) error {
 			p := &v.Processor
-			return row.Scan(&p.Name, &p.Definition, &p.Number, &p.Replicas, &p.Live, &p.Revision, &p.Plan, &p.Planner, &p.Members, &p.PlanAge)
+			return row.Scan(&p.Name, &p.Definition, &p.Number, &p.Replicas, &p.Live, &p.Revision, &p.Plan, &p.Planner, &p.Members, &p.Costed, &p.PlanAge)
 		})
 	batch.Queue(d.in(`SELECT w.incarnation, w.nonce::text, w.pod, w.definition, coalesce(f.number, 0), w.handlers, w.version, w.protocol, w.session_lock, w.state,
-		`+alive+`, w.report, w.started_at
+		`+alive+`, w.report, w.started_at, f.proven_at IS NOT NULL, f.quarantined_at IS NOT NULL,
+		coalesce(clock_timestamp() - w.leaving_since, '0')
 		FROM {{schema}}.worker w LEFT JOIN {{schema}}.definition f ON f.processor = w.processor AND f.id = w.definition
 		WHERE w.processor = $1 AND w.state <> 'Ended' ORDER BY w.incarnation`), processor).
 		Query(func(rows pgx.Rows) (err error) {

@@ -35,7 +35,7 @@ func (s *Store) Claim(ctx context.Context, processor string, worker, definition 
 	}
 	rows, err := s.pool.Query(ctx, s.in(`
 		WITH free AS MATERIALIZED (
-		  SELECT t.tenant, t.group_name, t.segment FROM {{schema}}.token t
+		  SELECT t.tenant, t.group_name, t.segment, t.owner FROM {{schema}}.token t
 		    JOIN unnest($4::text[], $5::integer[], $6::bigint[]) AS c (group_name, segment, epoch) USING (group_name, segment, epoch)
 		    JOIN {{schema}}.processing_group g ON g.tenant = t.tenant AND g.name = t.group_name
 		   WHERE t.tenant = $1 AND g.processor = $2 AND g.retired_at IS NULL AND g.min_definition <= $7 AND NOT g.resetting
@@ -44,9 +44,18 @@ func (s *Store) Claim(ctx context.Context, processor string, worker, definition 
 		  UPDATE {{schema}}.token t SET epoch = t.epoch + 1, version = t.version + 1, owner = $3
 		    FROM free WHERE t.tenant = free.tenant AND t.group_name = free.group_name AND t.segment = free.segment
 		  RETURNING t.*
+		), dead AS ( -- whose segments are taken from them: a failure of their definition, while it is not proven
+		  UPDATE {{schema}}.worker w SET blamed = true FROM (SELECT DISTINCT owner FROM free) AS f
+		   WHERE w.incarnation = f.owner AND f.owner <> $3 AND w.processor = $2 AND NOT w.blamed AND w.state = 'Active' AND w.leaving_since IS NULL
+		  RETURNING w.definition
+		), blamed AS (
+		  UPDATE {{schema}}.definition d SET failures = d.failures + n,
+		    quarantined_at = CASE WHEN d.failures + n >= $8 THEN clock_timestamp() END
+		   FROM (SELECT definition, count(*)::integer AS n FROM dead GROUP BY 1) AS b
+		   WHERE d.processor = $2 AND d.id = b.definition AND d.proven_at IS NULL
 		)
 		SELECT `+tokenColumns+` FROM t `+joinParts+` ORDER BY t.group_name, t.segment, p.part_segment`),
-		tenant, processor, worker, groups, segments, epochs, definition)
+		tenant, processor, worker, groups, segments, epochs, definition, tokenstore.QuarantineAfter)
 	if err != nil {
 		return nil, fmt.Errorf("claiming %d segments of %s: %w", len(claims), processor, err)
 	}

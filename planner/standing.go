@@ -1,0 +1,33 @@
+package planner
+
+import (
+	"github.com/sluice-project/sluice/assignment"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// Standing is what a live worker may be given.
+//
+// A worker of a definition that has not been proven is on probation, and one whose definition has failed before it was proven
+// is in quarantine; but only while a worker of another definition that has been proven could have the segments: with
+// nobody to protect, it is better to try than to stand still.
+func Standing(workers []tokenstore.Worker, w tokenstore.Worker) assignment.State {
+	switch {
+	case w.State == tokenstore.Draining || w.LeavingFor > 0:
+		return assignment.Draining
+	case w.Proven || !othersProven(workers, w.Definition):
+		return assignment.Active
+	case w.Quarantined:
+		return assignment.Quarantined
+	}
+	return assignment.Probation
+}
+
+// othersProven reports whether a live worker that stays runs another definition, which has been proven.
+func othersProven(workers []tokenstore.Worker, definition string) bool {
+	for _, w := range workers {
+		if w.Alive && w.State == tokenstore.Active && w.LeavingFor == 0 && w.Proven && w.Definition != definition {
+			return true
+		}
+	}
+	return false
+}

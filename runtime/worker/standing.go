@@ -1,0 +1,151 @@
+package worker
+
+import (
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sluice-project/sluice/assignment"
+	"github.com/sluice-project/sluice/planner"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+const (
+	// aloneFor is how long nobody has to have planned until a worker that has claimed by itself counts as ready.
+	aloneFor = 10 * time.Second
+	// costsWithin is how long a worker that could be ready waits until Kubernetes knows which pods to remove first.
+	costsWithin = 5 * time.Second
+	// operatorName begins the names of planners that can tell Kubernetes.
+	operatorName = "operator/"
+)
+
+// proof is what speaks for and against the definition that a worker runs.
+type proof struct {
+	mu       sync.Mutex
+	proven   bool
+	failures int    // before that, at events that had not failed before
+	failing  string // the last of them, once there are enough
+}
+
+// committed takes note of a batch that has committed, and reports whether that is news.
+func (p *proof) committed() (news bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	news = !p.proven
+	p.proven, p.failing = true, ""
+	return news
+}
+
+// failed takes note of a failure, and reports whether it is one too many.
+func (p *proof) failed(message string) (news bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.proven || p.failing != "" {
+		return false
+	}
+	if p.failures++; p.failures < tokenstore.QuarantineAfter {
+		return false
+	}
+	p.failing = message
+	return true
+}
+
+// again forgets the failures: the definition is wanted anew.
+func (p *proof) again() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failures, p.failing = 0, ""
+}
+
+func (p *proof) report(r *tokenstore.Report) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r.Proven, r.Failing = p.proven, p.failing
+}
+
+// speaksAgainst takes note of a failure that speaks against the definition as long as it is not proven: the event, if there is
+// one, had not failed before this worker had the segment.
+func (l *life) speaksAgainst(s *segmentRun, position int64, message string) {
+	if position != 0 && position == s.inherited {
+		return
+	}
+	if l.proof.failed(message) {
+		l.log.Error("this definition fails before it has handled anything", "group", s.group.name, "segment", s.token.Segment, "error", message)
+		l.news.Store(true)
+		l.look()
+	}
+}
+
+// prove takes standing idle with segments for a while as proof.
+func (l *life) prove() {
+	l.mu.Lock()
+	idle := len(l.segments) > 0
+	for _, s := range l.segments {
+		_, waits := s.member.Oldest()
+		idle = idle && s.fault == nil && time.Since(s.claimed) >= tokenstore.ProbationIdle && (!waits || l.settings.paused(s.group.name))
+	}
+	l.mu.Unlock()
+	if idle {
+		l.proof.committed()
+	}
+}
+
+// stand takes note of this worker's standing.
+func (c *controller) stand(view tokenstore.View) {
+	for _, w := range view.Workers {
+		if w.Incarnation != c.self.Incarnation {
+			continue
+		}
+		if w.DefinitionNumber != c.number {
+			c.number = w.DefinitionNumber
+			c.proof.again()
+		}
+		if standing := planner.Standing(view.Workers, w); standing != c.standing {
+			c.standing = standing
+			if standing != assignment.Active {
+				c.log.Info("this worker is not given a full share", "standing", standing)
+			}
+		}
+		if w.LeavingFor > 0 && c.Worker.ready.Swap(false) {
+			c.log.Info("this pod is to be removed", "segments", len(c.held()))
+			c.nextBeat = time.Time{} // tell at once
+		}
+	}
+}
+
+// judgeReadiness latches the readiness: the worker has been named in a plan with full standing, holds what it was given, and, in a
+// rollout, Kubernetes knows which pods to remove first; or nobody has planned for a while and it has claimed by itself.
+func (c *controller) judgeReadiness(d decision, view tokenstore.View) {
+	fit := true
+	c.mu.Lock()
+	for _, g := range c.groups {
+		fit = fit && g.fit
+	}
+	some := len(c.segments) > 0
+	c.mu.Unlock()
+	if d.named && c.namedPlan == 0 {
+		c.namedPlan, c.namedAt = view.Processor.Plan, time.Now()
+	}
+	alone := time.Since(c.planned) > aloneFor && some
+	if !c.drainFrom.IsZero() || !fit || d.missing > 0 || c.standing != assignment.Active || !(d.named && !c.waitsForCosts(view) || alone) {
+		return
+	}
+	if !c.Worker.ready.Swap(true) {
+		c.log.Info("ready", "segments", len(c.held()))
+		c.nextBeat = time.Time{} // tell at once
+	}
+}
+
+// waitsForCosts reports whether an operator that rolls this definition out has still to say which pods to remove first. As soon
+// as this worker is ready, Kubernetes removes one.
+func (c *controller) waitsForCosts(view tokenstore.View) bool {
+	if view.Processor.Costed >= c.namedPlan || !strings.HasPrefix(view.Processor.Planner, operatorName) || time.Since(c.namedAt) > costsWithin {
+		return false
+	}
+	for _, w := range view.Workers {
+		if w.Alive && w.DefinitionNumber < c.number {
+			return true
+		}
+	}
+	return false
+}
