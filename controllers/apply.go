@@ -22,7 +22,10 @@ func (r *Reconciler) apply(ctx context.Context, s *scope, d decision) error {
 	if !d.apply {
 		return nil
 	}
-	if err := r.applyObjects(ctx, s, d.scaled); err != nil {
+	if err := r.applyCosts(ctx, s, d.pods); err != nil {
+		return err
+	}
+	if err := r.applyObjects(ctx, s, d.pods.replicas); err != nil {
 		return refused(s, err)
 	}
 	if err := r.applyReplays(ctx, s, d.missing, d.prunableReplay); err != nil {
@@ -32,12 +35,12 @@ func (r *Reconciler) apply(ctx context.Context, s *scope, d decision) error {
 }
 
 // applyObjects applies the definition before the pods that read it.
-func (r *Reconciler) applyObjects(ctx context.Context, s *scope, scaled bool) error {
+func (r *Reconciler) applyObjects(ctx context.Context, s *scope, replicas *int32) error {
 	configMap, err := desired.ConfigMap(s.desired)
 	if err != nil {
 		return err
 	}
-	deployment, err := desired.Deployment(s.desired, scaled)
+	deployment, err := desired.Deployment(s.desired, replicas)
 	if err != nil {
 		return err
 	}

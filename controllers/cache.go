@@ -43,7 +43,10 @@ func clientOptions() client.Options {
 func slimPod(object any) (any, error) {
 	if pod, ok := object.(*corev1.Pod); ok {
 		pod.Spec = corev1.PodSpec{NodeName: pod.Spec.NodeName}
-		pod.Annotations = nil
+		cost, there := pod.Annotations[corev1.PodDeletionCost]
+		if pod.Annotations = nil; there {
+			pod.Annotations = map[string]string{corev1.PodDeletionCost: cost}
+		}
 		slim(&pod.ObjectMeta)
 	}
 	return object, nil

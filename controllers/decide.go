@@ -22,10 +22,10 @@ const keptConfigMaps = 5
 
 // decision is what a reconcile is going to do.
 type decision struct {
-	apply  bool           // the objects
-	scaled bool           // with the number of replicas
-	prune  []string       // ConfigMaps
-	want   *stores.Wanted // of the store
+	apply bool // the objects
+	pods  podDecision
+	prune []string       // ConfigMaps
+	want  *stores.Wanted // of the store
 
 	missing        *v1alpha1.Replay // that spec.replay asks for
 	prunableReplay []string
@@ -36,12 +36,14 @@ func decide(s *scope) decision {
 	if s.invalid != "" || len(s.foreign) > 0 {
 		return decision{}
 	}
-	_, external := externalScaler(s.deployment, s.replicas())
+	pods := decidePods(s)
+	want := wantedOf(s)
+	want.Leaving = pods.victims
 	return decision{
-		apply:  true,
-		scaled: !external,
-		prune:  prunable(s.configMaps, s.pods, s.desired.ID),
-		want:   wantedOf(s),
+		apply: true,
+		pods:  pods,
+		prune: prunable(s.configMaps, s.pods, s.desired.ID),
+		want:  want,
 
 		missing:        missingReplay(s),
 		prunableReplay: prunableReplays(s),

@@ -114,10 +114,9 @@ func begunOutlook(replay *v1alpha1.Replay, row *tokenstore.Replay) outlook {
 	return o
 }
 
-// ranBefore reports whether the replay had been asked for before this object was there.
+// ranBefore reports whether the replay had been asked for before this object was there, by the clocks of store and API server.
 func ranBefore(replay *v1alpha1.Replay, row *tokenstore.Replay) bool {
-	before := meta.FindStatusCondition(replay.Status.Conditions, v1alpha1.ConditionComplete)
-	return before == nil && row.RequestedAt.Before(replay.CreationTimestamp.Time) || before != nil && before.Reason == v1alpha1.ReasonAlreadyRun
+	return row.RequestedAt.Before(replay.CreationTimestamp.Time)
 }
 
 func date(at *time.Time) string {

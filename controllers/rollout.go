@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"fmt"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -18,6 +19,9 @@ func rolloutOf(s *scope) *verdict {
 	}
 	status, wanted := d.Status, s.replicas()
 	trouble := podTrouble(s.pods, s.desired.ID)
+	if v := quarantine(s); v != nil {
+		return v
+	}
 	if deadlineExceeded(d) {
 		return &verdict{v1alpha1.ReasonRolloutFailed, or(trouble, "the pods of the wanted definition did not become ready in time"), true}
 	}
@@ -33,6 +37,45 @@ func rolloutOf(s *scope) *verdict {
 		return &verdict{reason: v1alpha1.ReasonRollingOut, message: progress}
 	}
 	return &verdict{reason: v1alpha1.ReasonScaling, message: progress}
+}
+
+// quarantine says why the wanted definition is given nothing, while old pods go on.
+func quarantine(s *scope) *verdict {
+	if !s.store.Facts.Quarantined || !rolling(s) {
+		return nil
+	}
+	why := ""
+	for _, w := range s.store.Facts.Workers {
+		if w.Definition == s.desired.ID && w.Failing != "" && why == "" {
+			why = w.Failing
+		}
+	}
+	return &verdict{v1alpha1.ReasonRolloutFailed, "the new definition has failed before it had handled anything; the old pods go on, and it is given nothing more: " +
+		or(why, or(lastEnd(s.pods, s.desired.ID), "its workers died after they had claimed segments")) + "; apply a corrected one, or the old one again", true}
+}
+
+// lastEnd is how a container of the definition ended last, with the last lines that it has written.
+func lastEnd(pods []corev1.Pod, wanted string) string {
+	for _, pod := range pods {
+		if pod.Labels[desired.LabelDefinition] != wanted {
+			continue
+		}
+		for _, c := range pod.Status.ContainerStatuses {
+			for _, ended := range []*corev1.ContainerStateTerminated{c.State.Terminated, c.LastTerminationState.Terminated} {
+				if ended != nil {
+					return fmt.Sprintf("container %s of pod %s ended with code %d: %s", c.Name, pod.Name, ended.ExitCode, or(lastLines(ended.Message), ended.Reason))
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// lastLines are the end of what a container has written.
+func lastLines(text string) string {
+	const most = 3
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-most):], "\n")
 }
 
 func deadlineExceeded(d *appsv1.Deployment) bool {
@@ -71,7 +114,7 @@ func troubleOf(pod corev1.Pod) string {
 		}
 		text := fmt.Sprintf("container %s waits in %s", c.Name, waiting.Reason)
 		if ended := c.LastTerminationState.Terminated; ended != nil {
-			return fmt.Sprintf("%s after it ended with code %d: %s", text, ended.ExitCode, or(ended.Message, ended.Reason))
+			return fmt.Sprintf("%s after it ended with code %d: %s", text, ended.ExitCode, or(lastLines(ended.Message), ended.Reason))
 		}
 		if waiting.Message == "" {
 			return text

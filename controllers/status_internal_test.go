@@ -34,7 +34,8 @@ func healthy(t *testing.T, change ...func(*scope)) *scope {
 	}
 	s := &scope{now: now, processor: processor, desired: d,
 		deployment: &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "orders", Generation: 5},
-			Spec:   appsv1.DeploymentSpec{Replicas: ptr.To[int32](2)},
+			Spec: appsv1.DeploymentSpec{Replicas: ptr.To[int32](2), Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{desired.LabelDefinition: d.ID}}}},
 			Status: appsv1.DeploymentStatus{ObservedGeneration: 5, Replicas: 2, UpdatedReplicas: 2, ReadyReplicas: 2, AvailableReplicas: 2}},
 		store: stores.Observation{StoreID: "id", Declared: 3, Seen: true, Facts: stores.Facts{
 			Groups:  []stores.Group{{Name: "view", Wanted: 4, Segments: 4, Owned: 4, Lag: 1}},

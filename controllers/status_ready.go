@@ -103,8 +103,9 @@ func checkHandlers(s *scope) *verdict {
 	if c.Status != metav1.ConditionFalse {
 		return nil
 	}
-	// A missing table may be made; a handler that an image does not have needs another image.
-	return &verdict{c.Reason, c.Message, c.Reason == v1alpha1.ReasonNotRegistered}
+	// A missing table may be made; a handler that an image does not have needs another image, and a rollout that its statements
+	// stop needs other statements.
+	return &verdict{c.Reason, c.Message, c.Reason == v1alpha1.ReasonNotRegistered || s.deployment != nil && rolling(s)}
 }
 
 func checkAPIServer(s *scope) *verdict {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -27,6 +28,7 @@ type playedWorker struct {
 	store     *postgres.Store
 	report    func(tokenstore.Worker) tokenstore.Report
 	me        tokenstore.Worker
+	leaving   atomic.Bool
 }
 
 // startWorker starts one where the store is ready for it; otherwise the next step tries again.
@@ -69,7 +71,7 @@ func (w *world) reportOf(me tokenstore.Worker) tokenstore.Report {
 	if w.report != nil {
 		return w.report(me)
 	}
-	return tokenstore.Report{Ready: true}
+	return tokenstore.Report{Ready: true, Proven: true}
 }
 
 func (p *playedWorker) run(ctx context.Context) {
@@ -93,6 +95,7 @@ func (p *playedWorker) step(ctx context.Context) error {
 		return err
 	}
 	p.me.Report = p.report(p.me)
+	p.me.Report.Ready = p.me.Report.Ready && !p.leaving.Load()
 	if p.me.Report.Groups == nil {
 		p.me.Report.Groups = map[string]tokenstore.GroupReport{}
 		for _, g := range groups {
@@ -108,6 +111,11 @@ func (p *playedWorker) step(ctx context.Context) error {
 	view, err := p.directory.View(ctx, p.processor)
 	if err != nil {
 		return err
+	}
+	for _, w := range view.Workers {
+		if w.Incarnation == p.me.Incarnation {
+			p.leaving.Store(w.LeavingFor > 0)
+		}
 	}
 	mine := map[tokenstore.Key]bool{}
 	for _, a := range view.Assignments {

@@ -1,11 +1,13 @@
 package controllers_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -130,16 +132,18 @@ func (w *world) playDeployment(ctx context.Context, d *appsv1.Deployment, pods [
 		}
 	}
 	var err error
-	for i := len(current); i < wanted; i++ {
-		err = errors.Join(err, w.createPod(ctx, d))
+	for _, pods := range [][]corev1.Pod{old, current} { // which ones go first
+		slices.SortStableFunc(pods, func(a, b corev1.Pod) int {
+			return cmp.Or(cmp.Compare(number(isReady(a)), number(isReady(b))), cmp.Compare(cost(a), cost(b)))
+		})
 	}
-	for i := wanted; i < len(current); i++ {
-		err = errors.Join(err, w.deletePod(ctx, &current[i]))
-	}
-	if len(ready) >= wanted {
-		for i := range old {
-			err = errors.Join(err, w.deletePod(ctx, &old[i]))
-		}
+	switch surge := wanted + min(len(old), 1); {
+	case len(current) < wanted && len(current)+len(old) < surge+number(len(old) == 0):
+		err = w.createPod(ctx, d)
+	case len(current) > wanted:
+		err = w.deletePod(ctx, &current[0])
+	case len(old) > 0 && (!isReady(old[0]) || len(ready)+countReady(old) > wanted):
+		err = w.deletePod(ctx, &old[0])
 	}
 	status := appsv1.DeploymentStatus{ObservedGeneration: d.Generation, Replicas: int32(len(current) + len(old)),
 		UpdatedReplicas: int32(len(current)), ReadyReplicas: int32(len(ready) + len(old)), AvailableReplicas: int32(len(ready) + len(old))}
@@ -149,6 +153,29 @@ func (w *world) playDeployment(ctx context.Context, d *appsv1.Deployment, pods [
 	}
 	d.Status = status
 	return errors.Join(err, apiClient.Status().Update(ctx, d))
+}
+
+func number(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// cost is a pod's deletion cost.
+func cost(pod corev1.Pod) int {
+	n, err := strconv.Atoi(pod.Annotations[corev1.PodDeletionCost])
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func countReady(pods []corev1.Pod) (count int) {
+	for _, pod := range pods {
+		count += number(isReady(pod))
+	}
+	return count
 }
 
 func isReady(pod corev1.Pod) bool {
@@ -198,11 +225,15 @@ func (w *world) playPod(ctx context.Context, pod *corev1.Pod) error {
 	if worker == nil {
 		return w.startWorker(ctx, pod)
 	}
-	if isReady(*pod) || broken {
+	ready := !worker.leaving.Load()
+	if isReady(*pod) == ready || broken && ready {
 		return nil
 	}
 	pod.Status.Phase = corev1.PodRunning
-	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()}}
+	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionFalse, LastTransitionTime: metav1.Now()}}
+	if ready {
+		pod.Status.Conditions[0].Status = corev1.ConditionTrue
+	}
 	return apiClient.Status().Update(ctx, pod)
 }
 

@@ -107,7 +107,9 @@ type Processor struct {
 	Plan       int64   // number of the newest plan. Given by the directory
 	Planner    string  // who made it
 	Members    []int64 // incarnations that the newest plan took into account with full standing. Given by the directory
-	Costed     int64   // the newest plan for which Kubernetes knows which pods to remove first. Given by the directory
+	// Quarantined says that the wanted definition has failed before it was proven. Given by the directory.
+	Quarantined bool
+	Costed      int64 // the newest plan for which Kubernetes knows which pods to remove first. Given by the directory
 	// PlanAge is how long ago a planner renewed the plan, by the database's clock.
 	PlanAge time.Duration
 }

@@ -12,8 +12,8 @@ import (
 )
 
 // Deployment runs the processor's pods. A rolling update starts the new pod before it stops an old one, so that each
-// segment has a place to go to. With scaled false the number of replicas is left to whoever set it.
-func Deployment(p Processor, scaled bool) (*appsac.DeploymentApplyConfiguration, error) {
+// segment has a place to go to. Without a number of replicas that is left to whoever set it.
+func Deployment(p Processor, replicas *int32) (*appsac.DeploymentApplyConfiguration, error) {
 	template, err := templateConfiguration(PodTemplate(p))
 	if err != nil {
 		return nil, err
@@ -26,8 +26,8 @@ func Deployment(p Processor, scaled bool) (*appsac.DeploymentApplyConfiguration,
 				WithMaxSurge(intstr.FromInt32(1)).WithMaxUnavailable(intstr.FromInt32(0)))).
 		WithSelector(selector(p.Selector())).
 		WithTemplate(template)
-	if scaled {
-		spec = spec.WithReplicas(*p.Spec.Replicas)
+	if replicas != nil {
+		spec = spec.WithReplicas(*replicas)
 	}
 	return appsac.Deployment(p.DeploymentName(), p.Object.Namespace).
 		WithLabels(p.Labels()).

@@ -80,7 +80,7 @@ func TestObjectsOfTheSamples(t *testing.T) {
 
 func render(t *testing.T, p Processor) []byte {
 	t.Helper()
-	deployment, err := Deployment(p, true)
+	deployment, err := Deployment(p, p.Spec.Replicas)
 	if err != nil {
 		t.Fatal(err)
 	}

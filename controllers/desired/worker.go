@@ -35,6 +35,9 @@ func complete(worker *corev1.Container, p Processor) {
 	if len(worker.Command) == 0 && len(worker.Args) == 0 {
 		worker.Args = []string{"worker"}
 	}
+	if worker.TerminationMessagePolicy == "" { // so that the last lines of a pod that fails can be told
+		worker.TerminationMessagePolicy = corev1.TerminationMessageFallbackToLogsOnError
+	}
 	worker.Env = override(worker.Env, environment(p), func(e corev1.EnvVar) string { return e.Name })
 	addPorts(worker)
 	addProbes(worker)
@@ -87,7 +90,7 @@ func addProbes(worker *corev1.Container) {
 	get := func(path string) corev1.ProbeHandler {
 		return corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: probeTarget(worker)}}
 	}
-	fill(&worker.ReadinessProbe, corev1.Probe{ProbeHandler: get("/readyz"), PeriodSeconds: 2, TimeoutSeconds: 2, FailureThreshold: 2})
+	fill(&worker.ReadinessProbe, corev1.Probe{ProbeHandler: get("/readyz"), PeriodSeconds: 1, TimeoutSeconds: 2, FailureThreshold: 2})
 	fill(&worker.LivenessProbe, corev1.Probe{ProbeHandler: get("/healthz"), PeriodSeconds: 10, TimeoutSeconds: 5, FailureThreshold: 3})
 }
 

@@ -19,6 +19,10 @@ type Facts struct {
 	Workers []Worker
 	Faults  []Fault             // by group and segment
 	Replays []tokenstore.Replay // the ledger, oldest first
+	// Plan is the newest one's number; Assigned of the workers is what it says.
+	Plan int64
+	// Quarantined says that the wanted definition failed before it was proven.
+	Quarantined bool
 }
 
 // Group is what is known of a group.
@@ -45,6 +49,10 @@ type Worker struct {
 	Version    string
 	Ready      bool
 	Reported   bool // it has said how it is
+	Assigned   int  // segments that the newest plan gives it
+	Owned      int
+	Leaving    time.Duration // for how long its pod has been about to be removed, in whole seconds and at least one; 0 where it is not
+	Failing    string        // what speaks against its definition
 }
 
 // Fault is what stops a group or one of its segments.
@@ -103,8 +111,11 @@ func orphans(before map[tokenstore.Key]time.Time, outcome planner.Outcome, now t
 func factsOf(outcome planner.Outcome, orphaned map[tokenstore.Key]time.Time, now time.Time) Facts {
 	return Facts{
 		Groups:  groupsOf(outcome, orphaned, now),
-		Workers: workersOf(outcome.View.Workers),
-		Faults:  faultsOf(outcome, now),
+		Workers: workersOf(outcome),
+
+		Plan:        outcome.View.Processor.Plan,
+		Quarantined: outcome.View.Processor.Quarantined,
+		Faults:      faultsOf(outcome, now),
 	}
 }
 
@@ -183,13 +194,25 @@ func living(workers []tokenstore.Worker) map[int64]bool {
 	return alive
 }
 
-func workersOf(workers []tokenstore.Worker) []Worker {
+func workersOf(outcome planner.Outcome) []Worker {
+	assigned, owned := map[int64]int{}, map[int64]int{}
+	for _, a := range outcome.View.Assignments {
+		assigned[a.Worker]++
+	}
+	for _, t := range outcome.Tokens {
+		owned[t.Owner]++
+	}
 	var known []Worker
-	for _, w := range workers {
-		if w.Alive {
-			known = append(known, Worker{Pod: w.Pod, Definition: w.Definition, Version: w.Version, Ready: w.Report.Ready,
-				Reported: w.Report.Ready || len(w.Report.Groups) > 0})
+	for _, w := range outcome.View.Workers {
+		if !w.Alive {
+			continue
 		}
+		of := Worker{Pod: w.Pod, Definition: w.Definition, Version: w.Version, Ready: w.Report.Ready,
+			Reported: w.Report.Ready || len(w.Report.Groups) > 0, Assigned: assigned[w.Incarnation], Owned: owned[w.Incarnation], Failing: w.Report.Failing}
+		if w.LeavingFor > 0 {
+			of.Leaving = max(w.LeavingFor.Truncate(time.Second), time.Second)
+		}
+		known = append(known, of)
 	}
 	slices.SortFunc(known, func(a, b Worker) int { return cmp.Compare(a.Pod, b.Pod) })
 	return known

@@ -35,6 +35,7 @@ type processor struct {
 	mu     sync.Mutex
 	wanted Wanted
 	gone   []string // pods
+	costed int64    // the newest plan for which pods have their deletion costs
 	known  Observation
 
 	// Of the loop alone.
@@ -65,6 +66,17 @@ func (p *processor) podGone(pod string) {
 	p.gone = append(p.gone, pod)
 	p.mu.Unlock()
 	p.poke()
+}
+
+// acknowledge says that pods have their deletion costs as of a plan.
+func (p *processor) acknowledge(plan int64) {
+	p.mu.Lock()
+	news := plan > p.costed
+	p.costed = max(p.costed, plan)
+	p.mu.Unlock()
+	if news {
+		p.poke()
+	}
 }
 
 func (p *processor) is(name string) bool {
@@ -195,12 +207,26 @@ func (p *processor) round(ctx context.Context, l *link) error {
 	case err != nil:
 		return err
 	}
+	if err := p.tellCosted(ctx, l, outcome.View.Processor); err != nil {
+		return err
+	}
 	replays, err := l.store.Replays(ctx, w.Name)
 	if err != nil {
 		return err
 	}
 	p.tell(w, l, outcome, replays, conflict)
 	return nil
+}
+
+// tellCosted lets workers know that pods have their deletion costs.
+func (p *processor) tellCosted(ctx context.Context, l *link, known tokenstore.Processor) error {
+	p.mu.Lock()
+	costed := p.costed
+	p.mu.Unlock()
+	if costed <= known.Costed {
+		return nil
+	}
+	return l.directory.Acknowledge(ctx, known.Name, costed)
 }
 
 // tell publishes a round's outcome.
@@ -258,6 +284,9 @@ func (p *processor) write(ctx context.Context, l *link, w Wanted) error {
 		return err
 	}
 	if err := l.directory.DeclareProcessor(ctx, row); err != nil {
+		return err
+	}
+	if err := l.directory.Leave(ctx, w.Name, w.Leaving); err != nil {
 		return err
 	}
 	return l.store.RequestReplays(ctx, w.Name, w.Replays)

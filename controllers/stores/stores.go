@@ -113,6 +113,13 @@ func (s *Stores) PodGone(key types.NamespacedName, pod string) {
 	}
 }
 
+// Acknowledge says that the pods of a processor have their deletion costs as of a plan.
+func (s *Stores) Acknowledge(key types.NamespacedName, plan int64) {
+	if p := s.find(key); p != nil {
+		p.acknowledge(plan)
+	}
+}
+
 // Start runs the sessions until the context ends.
 func (s *Stores) Start(ctx context.Context) error {
 	var running sync.WaitGroup

@@ -18,6 +18,8 @@ type Wanted struct {
 	Spec       definition.Spec
 	// StoreID is the store that the processor belongs to; empty for one that has not met its store yet.
 	StoreID string
+	// Leaving are the pods that are to be removed, by name.
+	Leaving []string
 	// Replays that are asked for.
 	Replays []tokenstore.ReplayRequest
 }

@@ -176,11 +176,11 @@ func (d *Directory) View(ctx context.Context, processor string) (tokenstore.View
 	var v tokenstore.View
 	batch := &pgx.Batch{}
 	batch.Queue(`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`)
-	batch.Queue(d.in(`SELECT p.name, p.definition, coalesce(f.number, 0), p.replicas, p.live, p.revision, p.plan, p.planner, p.members, p.costed, clock_timestamp() - p.plan_renewed_at
+	batch.Queue(d.in(`SELECT p.name, p.definition, coalesce(f.number, 0), p.replicas, p.live, p.revision, p.plan, p.planner, p.members, coalesce(f.quarantined_at IS NOT NULL, false), p.costed, clock_timestamp() - p.plan_renewed_at
 		FROM {{schema}}.processor p LEFT JOIN {{schema}}.definition f ON f.processor = p.name AND f.id = p.definition WHERE p.name = $1`), processor).
 		QueryRow(func(row pgx.Row) error {
 			p := &v.Processor
-			return row.Scan(&p.Name, &p.Definition, &p.Number, &p.Replicas, &p.Live, &p.Revision, &p.Plan, &p.Planner, &p.Members, &p.Costed, &p.PlanAge)
+			return row.Scan(&p.Name, &p.Definition, &p.Number, &p.Replicas, &p.Live, &p.Revision, &p.Plan, &p.Planner, &p.Members, &p.Quarantined, &p.Costed, &p.PlanAge)
 		})
 	batch.Queue(d.in(`SELECT w.incarnation, w.nonce::text, w.pod, w.definition, coalesce(f.number, 0), w.handlers, w.version, w.protocol, w.session_lock, w.state,
 		`+alive+`, w.report, w.started_at, f.proven_at IS NOT NULL, f.quarantined_at IS NOT NULL,
