@@ -27,7 +27,7 @@ func main() {
 		}
 		go serve(newService(pool, os.Getenv("CRASH_CURRENCY")))
 	}
-	sluice.Main(sluice.Handlers{"validation": validation()})
+	sluice.Main(sluice.Handlers{"validation": validation(os.Getenv("NO_RATE_FOR"))})
 }
 
 // openPool connects to the store of the worker in this process: the operator has told it by SLUICE_STORE, and mounted the

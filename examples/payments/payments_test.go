@@ -70,7 +70,7 @@ func start(t *testing.T) *httptest.Server {
 		t.Fatal(err)
 	}
 	w := worker.New(worker.Options{Processor: name, Pod: "test", Definition: def, DefinitionID: def.ID(), Target: target, Schema: postgres.DefaultSchema,
-		Handlers: map[string]handler.Handler{"validation": validation()}})
+		Handlers: map[string]handler.Handler{"validation": validation("")}})
 	done := make(chan error)
 	go func() { done <- w.Run(ctx) }()
 	server := httptest.NewServer(newService(pool, "").routes())

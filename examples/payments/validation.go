@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"log"
 	"math/big"
 
 	"github.com/jackc/pgx/v5"
@@ -13,9 +15,15 @@ import (
 
 // validation is the Go handler: it answers each PaymentCreated with PaymentValidated or PaymentRejected, in the
 // transaction in which its token moves. So a payment is answered once, whatever happens to pods in between.
-func validation() sluice.Handler {
+//
+// noRateFor is a currency for which a broken version of this program has no rate: it ends its process, as programs do that take
+// for granted what is not so.
+func validation(noRateFor string) sluice.Handler {
 	events := newLog(nil) // appends in the handler's transaction only
 	return sluice.Each(func(ctx context.Context, tx pgx.Tx, e sluice.Event) error {
+		if noRateFor != "" && bytes.Contains(e.Data, []byte(`"`+noRateFor+`"`)) {
+			log.Fatalf("payments: there is no rate for %s", noRateFor)
+		}
 		_, err := events.AppendTx(ctx, tx, e.StreamID, eventlog.Exactly(e.Version), verdict(e.Data))
 		return err
 	}, "PaymentCreated")
