@@ -94,10 +94,7 @@ func (l *life) step(ctx context.Context, s *segmentRun) (again bool) {
 		l.events.Notify() // the handler may have appended
 	}
 	l.succeeded(ctx, s, took)
-	if l.proof.committed() {
-		l.news.Store(true)
-		l.look()
-	}
+	l.committed(s.group)
 	return true
 }
 

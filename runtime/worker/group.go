@@ -26,6 +26,8 @@ type group struct {
 	fault *tokenstore.Fault // why it is not fit
 	wait  backoff
 	tryAt time.Time
+
+	committed bool // a batch of it has committed
 }
 
 func (l *life) newGroups() map[string]*group {

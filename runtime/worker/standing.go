@@ -27,13 +27,17 @@ type proof struct {
 	failing  string // the last of them, once there are enough
 }
 
-// committed takes note of a batch that has committed, and reports whether that is news.
-func (p *proof) committed() (news bool) {
+// hold takes note that the definition has proven itself.
+func (p *proof) hold() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	news = !p.proven
 	p.proven, p.failing = true, ""
-	return news
+}
+
+func (p *proof) holds() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.proven
 }
 
 // failed takes note of a failure, and reports whether it is one too many.
@@ -76,17 +80,34 @@ func (l *life) speaksAgainst(s *segmentRun, position int64, message string) {
 	}
 }
 
-// prove takes standing idle with segments for a while as proof.
+// prove sees whether the definition has proven itself here: each of its groups has committed a batch, or stood idle for a while,
+// and it has segments at all.
 func (l *life) prove() {
+	if l.proof.holds() {
+		return
+	}
 	l.mu.Lock()
-	idle := len(l.segments) > 0
+	proven := len(l.segments) > 0
 	for _, s := range l.segments {
 		_, waits := s.member.Oldest()
-		idle = idle && s.fault == nil && time.Since(s.claimed) >= tokenstore.ProbationIdle && (!waits || l.settings.paused(s.group.name))
+		idle := s.fault == nil && time.Since(s.claimed) >= tokenstore.ProbationIdle && (!waits || l.settings.paused(s.group.name))
+		proven = proven && (s.group.committed || idle)
 	}
 	l.mu.Unlock()
-	if idle {
-		l.proof.committed()
+	if proven {
+		l.proof.hold()
+	}
+}
+
+// committed takes note of a batch that has committed; the first one of a group is news.
+func (l *life) committed(g *group) {
+	l.mu.Lock()
+	first := !g.committed
+	g.committed = true
+	l.mu.Unlock()
+	if first && !l.proof.holds() {
+		l.news.Store(true)
+		l.look()
 	}
 }
 

@@ -174,8 +174,9 @@ type pod struct {
 	ended chan struct{}
 }
 
-// start starts a worker and waits until it has registered: before, a signal would end it like any program.
-func (w *world) start() *pod {
+// start starts a worker, with settings of its own, and waits until it has registered: before, a signal would end it like any
+// program.
+func (w *world) start(environment ...string) *pod {
 	w.t.Helper()
 	path, err := program()
 	if err != nil {
@@ -187,6 +188,7 @@ func (w *world) start() *pod {
 	p.cmd.Env = append(os.Environ(), "SLUICE_PROCESSOR="+processor, "SLUICE_POD="+p.name,
 		"SLUICE_DEFINITION_FILE="+w.file(w.spec.Definition()), "SLUICE_SECRETS_DIR="+filepath.Join(w.dir, "secrets"),
 		`SLUICE_STORE={"type":"Postgres","postgres":{"urlSecretRef":{"name":"db"}}}`)
+	p.cmd.Env = append(p.cmd.Env, environment...)
 	log, err := os.Create(filepath.Join(w.dir, p.name+".log"))
 	if err != nil {
 		w.t.Fatal(err)

@@ -3,6 +3,9 @@ package main
 
 import (
 	"context"
+	"log"
+	"os"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -10,11 +13,27 @@ import (
 	eventlog "github.com/sluice-project/sluice/eventsource/postgres"
 )
 
+// fail ends the process, or panics, as FAULT says: "exit" or "panic", at every event, or with ":" and a stream only at that one's
+// third.
+func fail(e sluice.Event) {
+	how, stream, some := strings.Cut(os.Getenv("FAULT"), ":")
+	if some && (e.StreamID != stream || e.Version != 3) {
+		return
+	}
+	switch how {
+	case "exit":
+		log.Fatalf("failing at %s %d", e.StreamID, e.Version)
+	case "panic":
+		panic("failing at " + e.StreamID)
+	}
+}
+
 func main() {
 	events := eventlog.NewLog(nil, "sluice") // appends in the handlers' transactions only
 	sluice.Main(sluice.Handlers{
 		// answer appends an event for each one counted: at version + n it would conflict if it came twice.
 		"answer": sluice.Each(func(ctx context.Context, tx pgx.Tx, e sluice.Event) error {
+			fail(e)
 			_, err := events.AppendTx(ctx, tx, "answer-"+e.StreamID, eventlog.Exactly(e.Version-1), eventlog.NewEvent{Type: "Answered"})
 			return err
 		}, "Counted"),
