@@ -73,6 +73,9 @@ func (l *life) controlLoop(ctx context.Context) error {
 	}
 }
 
+// retryStore is about how soon the directory is tried again while it cannot be reached.
+const retryStore = 200 * time.Millisecond
+
 // turn does what is due and returns when the next turn is, unless something happens before.
 func (c *controller) turn(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -87,7 +90,7 @@ func (c *controller) turn(ctx context.Context) (time.Duration, error) {
 		d, err := c.observe(ctx)
 		if err != nil {
 			c.trouble(err)
-			c.due, again = true, min(again, 200*time.Millisecond)
+			c.due, again = true, min(again, jittered(retryStore))
 		} else if d.again > 0 {
 			c.due, again = true, min(again, d.again)
 		}
@@ -118,7 +121,7 @@ func (c *controller) beat(ctx context.Context) error {
 		c.trust(sent)
 		return nil
 	case err != nil:
-		c.nextBeat = time.Now().Add(200 * time.Millisecond)
+		c.nextBeat = time.Now().Add(jittered(retryStore))
 		c.trouble(err)
 		return nil
 	}
@@ -153,6 +156,7 @@ func (c *controller) observe(ctx context.Context) (decision, error) {
 	if err != nil {
 		return decision{}, err
 	}
+	c.ring.aim(neighbour(c.self.Incarnation, view.Workers))
 	tokens, err := c.store.Tokens(ctx, c.options.Processor)
 	if err != nil {
 		return decision{}, err
