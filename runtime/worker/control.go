@@ -188,9 +188,10 @@ func (c *controller) reread(ctx context.Context) error {
 	return nil
 }
 
-// plan plans where nobody else does, or where this worker did last.
+// plan plans where nobody else does, or where this worker did last: also while it drains, for until somebody else noticed
+// nobody would name those who take its segments.
 func (c *controller) plan(ctx context.Context) {
-	c.planning = (c.planning || !c.pulse.Planned) && c.drainFrom.IsZero() && (!c.pulse.Planned || c.pulse.Planner == c.planner.Name)
+	c.planning = (c.planning || !c.pulse.Planned && c.drainFrom.IsZero()) && (!c.pulse.Planned || c.pulse.Planner == c.planner.Name)
 	if !c.planning {
 		return
 	}
@@ -271,6 +272,9 @@ func (c *controller) end(ctx context.Context) error {
 	c.mu.Lock()
 	all := c.all()
 	c.mu.Unlock()
+	if len(all) > 0 {
+		c.log.Warn("releasing segments that nobody has asked for", "segments", len(all))
+	}
 	c.leave(ctx, all)
 	for len(c.held()) > 0 && ctx.Err() == nil { // batches that are still running release when they are done
 		sleep(ctx, 5*time.Millisecond)

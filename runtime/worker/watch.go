@@ -94,6 +94,7 @@ func (l *life) watch(ctx context.Context) {
 		}
 		wait.reset()
 		if ended {
+			l.log.Info("a worker's session has ended", "worker", target)
 			l.look()
 			await(ctx, moved, time.After(watchAgain))
 		}

@@ -26,7 +26,9 @@ func signalled(sig syscall.Signal) func(context.Context, *world) (result, error)
 		if err != nil {
 			return r, err
 		}
-		free, err := w.lockFree(ctx, victim)
+		watching, cancel := context.WithCancel(ctx)
+		defer cancel()
+		free, err := w.lockFree(watching, victim)
 		if err != nil {
 			return r, err
 		}
@@ -39,12 +41,12 @@ func signalled(sig syscall.Signal) func(context.Context, *world) (result, error)
 			if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
 				return r, fmt.Errorf("letting %s go on: %w", pod, err)
 			}
-			r.note = "the lock is held until the new owner ends the connections"
+			return r, err // a frozen process keeps its session, and its lock
 		}
 		if err != nil {
 			return r, err
 		}
-		if r.baseline, err = since(ctx, sent, free); err != nil || sig == syscall.SIGSTOP {
+		if r.baseline, err = since(ctx, sent, free); err != nil {
 			return r, err
 		}
 		// Another pod, since a container that ends again and again is started ever later.
