@@ -156,7 +156,7 @@ func (c *controller) observe(ctx context.Context) (decision, error) {
 	if err != nil {
 		return decision{}, err
 	}
-	c.ring.aim(neighbour(c.self.Incarnation, view.Workers))
+	c.meet(view.Workers)
 	tokens, err := c.store.Tokens(ctx, c.options.Processor)
 	if err != nil {
 		return decision{}, err
@@ -172,6 +172,17 @@ func (c *controller) observe(ctx context.Context) (decision, error) {
 	}
 	c.judgeReadiness(d, view)
 	return d, nil
+}
+
+// meet takes note of who else lives: whom to watch, and whether there is anybody to hand over to.
+func (c *controller) meet(workers []tokenstore.Worker) {
+	c.ring.aim(neighbour(c.self.Incarnation, workers))
+	c.pulse.Alive = 0
+	for _, w := range workers {
+		if w.Alive {
+			c.pulse.Alive++
+		}
+	}
 }
 
 // reread forgets what was read but not stored once a connection was lost: the server may have crashed, and then it gives
@@ -272,7 +283,7 @@ func (c *controller) end(ctx context.Context) error {
 	c.mu.Lock()
 	all := c.all()
 	c.mu.Unlock()
-	if len(all) > 0 {
+	if len(all) > 0 && c.pulse.Alive > 1 {
 		c.log.Warn("releasing segments that nobody has asked for", "segments", len(all))
 	}
 	c.leave(ctx, all)

@@ -153,3 +153,43 @@ func (w *world) two() []*pod {
 	w.until("the server to be up for a while", `SELECT clock_timestamp() > pg_postmaster_start_time() + interval '3 s'`)
 	return pods
 }
+
+func TestAfterAnUnknownOutcomeASegmentIsClaimedAgainFirst(t *testing.T) {
+	w := newWorld(t, groups(1))
+	p := w.start()
+	w.until("the pod to own the segments", `SELECT count(*) = 2 FROM sluice.token WHERE owner <> 0`)
+	w.exec(`SELECT sluice.append('stream-1', NULL, '[{"type": "Counted", "data": {"n": "0"}}]')`)
+	w.check()
+	const token = `SELECT epoch FROM sluice.token WHERE group_name = 'view'`
+	var before, after int64
+	if err := w.pool.QueryRow(context.Background(), token).Scan(&before); err != nil {
+		t.Fatal(err)
+	}
+
+	tx, err := w.pool.Begin(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background()) // nothing is left to roll back after the one below
+	if _, err := tx.Exec(context.Background(), "SELECT FROM stream_view FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	w.exec(`SELECT sluice.append('stream-1', NULL, '[{"type": "Counted", "data": {"n": "1"}}]')`)
+	const batch = `FROM pg_stat_activity WHERE application_name LIKE 'sluice:%' AND wait_event_type = 'Lock' AND wait_event <> 'advisory'`
+	w.until("the batch to wait for the lock", `SELECT EXISTS (SELECT `+batch+`)`)
+	w.exec(`SELECT pg_terminate_backend(pid) ` + batch)
+	w.until("the segment to be claimed again", `SELECT epoch > $1 FROM sluice.token WHERE group_name = 'view'`, before)
+	if err := tx.Rollback(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if n := w.check(); n != 2 {
+		t.Fatalf("%d events in the view", n)
+	}
+	if err := w.pool.QueryRow(context.Background(), token).Scan(&after); err != nil {
+		t.Fatal(err)
+	}
+	if lost := w.logged("outcome is unknown"); after != before+int64(lost) || lost == 0 {
+		t.Errorf("the epoch went from %d to %d after %d lost batches", before, after, lost)
+	}
+	p.drain()
+}

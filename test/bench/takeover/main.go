@@ -10,6 +10,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -74,24 +75,30 @@ func bench(ctx context.Context, runs int, only string) error {
 	return w.leave(ctx)
 }
 
-// measure runs a scenario on a processor of its own: how long a segment stays where it was taken over depends on what
-// happened to it before.
+// measure runs a scenario, each time on a processor of its own: a segment that was taken over stays where it went for a while,
+// so that one run would change what the next one finds.
 func (w *world) measure(ctx context.Context, s scenario, runs int) ([]result, error) {
-	if err := w.begin(ctx, s.name); err != nil {
-		return nil, err
-	}
 	fmt.Printf("\n%s\n", s.name)
 	var results []result
 	for i := range runs {
-		if err := w.settle(ctx); err != nil {
-			return results, fmt.Errorf("before run %d: %w", i+1, err)
-		}
-		r, err := s.run(ctx, w)
+		r, err := w.once(ctx, s, i+1)
 		if err != nil {
 			return results, fmt.Errorf("run %d: %w", i+1, err)
 		}
 		fmt.Printf("  run %d: %s\n", i+1, r)
 		results = append(results, r)
 	}
-	return results, w.end(ctx)
+	return results, nil
+}
+
+// once is one run.
+func (w *world) once(ctx context.Context, s scenario, run int) (r result, err error) {
+	if err := w.begin(ctx, fmt.Sprint(s.name, run)); err != nil {
+		return r, err
+	}
+	if err := w.settle(ctx); err != nil {
+		return r, errors.Join(err, w.end(ctx))
+	}
+	r, err = s.run(ctx, w)
+	return r, errors.Join(err, w.end(ctx))
 }

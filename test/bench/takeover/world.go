@@ -33,7 +33,7 @@ type world struct {
 	streams []string // one of each segment
 	cluster string   // the program hack/cluster, built: it begins sooner than by go run
 
-	// Of the scenario that runs.
+	// Of the run.
 	name    string
 	edition int
 	stop    context.CancelFunc // of the writer
@@ -88,6 +88,10 @@ func oneOfEach(n int) ([]string, error) {
 
 // clean makes namespace and database anew.
 func (w *world) clean(ctx context.Context) error {
+	// First the processors, while there still is the Secret by which the operator drops their rows.
+	if _, err := w.Kubectl(ctx, "--namespace", namespace, "delete", "eventprocessors", "--all", "--wait"); err != nil {
+		return err
+	}
 	if _, err := w.Kubectl(ctx, "delete", "namespace", namespace, "--ignore-not-found", "--wait"); err != nil {
 		return err
 	}
@@ -233,8 +237,8 @@ func (w *world) write(ctx context.Context) {
 	}
 }
 
-// settle waits until all is as it should be: so many ready workers of the newest definition, which own all segments and
-// stamp, and nothing has moved for a while.
+// settle waits until all is as it should be: so many ready workers of the newest definition, each of which owns segments and
+// stamps, and nothing has moved for a while.
 func (w *world) settle(ctx context.Context) error {
 	waiting, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -253,7 +257,7 @@ func (w *world) settle(ctx context.Context) error {
 			)
 			SELECT (SELECT n FROM all_workers) = $3 AND (SELECT count(*) FROM live) = $3
 			   AND (SELECT count(*) FROM t WHERE owner IN (SELECT incarnation FROM live)) = $4
-			   AND (SELECT count(DISTINCT owner) FROM t) > 1
+			   AND (SELECT count(DISTINCT owner) FROM t) = $3
 			   AND (SELECT count(DISTINCT stream) FROM `+w.stamps()+` WHERE at > clock_timestamp() - interval '300 ms') = $4,
 			  coalesce((SELECT string_agg(owner::text, ' ' ORDER BY segment) FROM t), '')`,
 			w.processor(), w.name, replicas, segments).Scan(&settled, &owners)
@@ -269,7 +273,7 @@ func (w *world) settle(ctx context.Context) error {
 	return fmt.Errorf("%s has not settled after %s", w.name, patience)
 }
 
-// victims are workers with the streams that they stamp.
+// stamped returns the workers with the streams that they stamped last.
 func (w *world) stamped(ctx context.Context) (map[int64][]string, error) {
 	rows, err := w.db.Query(ctx, `SELECT DISTINCT ON (stream) worker, stream FROM `+w.stamps()+` ORDER BY stream, at DESC`)
 	if err != nil {
