@@ -188,13 +188,16 @@ func (w *world) nodeReady(ctx context.Context) error {
 	return err
 }
 
+// away is how long PostgreSQL stays away: long enough for every wait between two attempts to have grown to its longest.
+const away = 5 * time.Second
+
 // postgresRestarted stops PostgreSQL and starts it again. The figure counts from when it accepts connections.
 func postgresRestarted(ctx context.Context, w *world) (r result, err error) {
 	if _, err := w.Cluster(ctx, "postgres-stop"); err != nil {
 		return r, err
 	}
+	sleep(ctx, away)
 	back := make(chan time.Time, 1)
-	began := time.Now()
 	go func() {
 		for ctx.Err() == nil {
 			if conn, err := pgx.ConnectConfig(ctx, w.db.Config().ConnConfig); err == nil {
@@ -210,8 +213,8 @@ func postgresRestarted(ctx context.Context, w *world) (r result, err error) {
 	}
 	select {
 	case at := <-back:
-		r.note = "away for " + ms(at.Sub(began)) + " at least"
-		r.pauses, err = w.pauses(ctx, nil, w.streams, at)
+		r.note = fmt.Sprintf("it was away for %s", away)
+		r.pauses, err = w.pauses(ctx, []int64{}, w.streams, at)
 		return r, err
 	case <-time.After(patience):
 		return r, errors.New("PostgreSQL is not back")
