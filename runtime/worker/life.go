@@ -169,7 +169,7 @@ func (l *life) run(ctx context.Context, sessions *sessionKeeper) error {
 	var running sync.WaitGroup
 	running.Go(func() { l.feed.Run(parts) })
 	running.Go(func() { sessions.run(parts) })
-	running.Go(func() { l.watch(parts) })
+	running.Go(func() { (&watcher{life: l}).run(parts) })
 	running.Go(func() { l.prepare(parts) })
 	running.Go(func() { l.replays(parts) })
 	for range l.options.Executors {

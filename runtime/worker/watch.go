@@ -64,46 +64,61 @@ func (r *ring) at() (int64, <-chan struct{}) {
 // watchAgain is how soon a session is watched again that has ended while its worker counts as alive: it may be reconnecting.
 const watchAgain = 200 * time.Millisecond
 
-// watch waits, on a connection of its own, for the end of the neighbour's session, until the context ends. What is lost of it
-// the heartbeats make up for, up to a second later.
-func (l *life) watch(ctx context.Context) {
-	if !l.self.SessionLock {
+// watcher waits, on a connection of its own, for the end of the neighbour's session. What is lost of it the heartbeats make
+// up for, up to a second later.
+type watcher struct {
+	*life
+	watch *postgres.Watch // nil while there is no connection
+	wait  backoff
+}
+
+// run watches until the context ends.
+func (w *watcher) run(ctx context.Context) {
+	if !w.self.SessionLock {
 		return // behind a pooler nobody has a session
 	}
-	var watch *postgres.Watch
-	wait := backoff{initial: 100 * time.Millisecond, max: time.Second}
+	w.wait = backoff{initial: 100 * time.Millisecond, max: time.Second}
 	for ctx.Err() == nil {
-		target, moved := l.ring.at()
+		target, moved := w.ring.at()
 		if target == 0 {
 			await(ctx, moved, nil)
 			continue
 		}
-		if watch == nil {
-			var err error
-			if watch, err = postgres.OpenWatch(ctx, l.connection(postgres.ApplicationOf(l.self.Incarnation)), l.options.Schema, l.options.Processor); err != nil {
-				sleep(ctx, jittered(wait.next()))
-				continue
+		ended, err := w.ended(ctx, target, moved)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			if w.wait.last == 0 {
+				w.log.Warn("cannot watch another worker's session; heartbeats have to tell of its end meanwhile", "error", err)
 			}
-		}
-		ended, err := endedUnless(ctx, watch, target, moved)
-		if err != nil {
-			watch.Close() // it is gone already
-			watch = nil
-			sleep(ctx, jittered(wait.next()))
-			continue
-		}
-		wait.reset()
-		if ended {
-			l.log.Info("a worker's session has ended", "worker", target)
-			l.look()
+			sleep(ctx, jittered(w.wait.next()))
+		case ended:
+			w.log.Info("a worker's session has ended", "worker", target)
+			w.look()
 			await(ctx, moved, time.After(watchAgain))
 		}
 	}
-	if watch != nil {
-		if err := watch.Close(); err != nil {
-			l.log.Warn("closing the connection that watches another worker", "error", err)
+	if w.watch != nil {
+		if err := w.watch.Close(); err != nil {
+			w.log.Warn("closing the connection that watches another worker", "error", err)
 		}
 	}
+}
+
+// ended waits for the end of a worker's session, for a while or until there is another one to watch.
+func (w *watcher) ended(ctx context.Context, target int64, moved <-chan struct{}) (ended bool, err error) {
+	if w.watch == nil {
+		w.watch, err = postgres.OpenWatch(ctx, w.connection(postgres.ApplicationOf(w.self.Incarnation)), w.options.Schema, w.options.Processor)
+		if err != nil {
+			return false, err
+		}
+	}
+	if ended, err = endedUnless(ctx, w.watch, target, moved); err != nil {
+		w.watch.Close() // it is gone already
+		w.watch = nil
+		return false, err
+	}
+	w.wait.reset()
+	return ended, nil
 }
 
 // endedUnless waits for the end of a worker's session until there is another one to watch.
