@@ -54,6 +54,12 @@ test-unit: ## Run unit, property and PostgreSQL tests
 test-faults: ## Kill, freeze and scale real processes under load, and check every event
 	go test -count=1 -timeout 15m ./test/faults/...
 
+RUNS ?= 5
+
+.PHONY: bench-takeover
+bench-takeover: cluster postgres ## Measure how long segments stand still when their owner goes away (RUNS=5, ONLY=sigkill,cut)
+	go run ./test/bench/takeover -runs $(RUNS) -only '$(ONLY)'
+
 .PHONY: test-apiserver
 test-apiserver: ## Run the tests against a real kube-apiserver
 	KUBEBUILDER_ASSETS="$$($(CLUSTER) assets)" go test -timeout 15m ./controllers/... ./test/apiserver/...

@@ -28,6 +28,7 @@ type Worker struct {
 	SessionLock      bool
 	State            State
 	Alive            bool // by the database's clock and, where it holds one, by its session lock. Given by the directory
+	Leased           bool // its lease runs, whatever has become of its session lock. Given by the directory
 	Report           Report
 	StartedAt        time.Time
 	// Proven says that a worker of its definition has committed a batch, or stood idle with segments. Given by the directory.

@@ -29,7 +29,7 @@ func (c *controller) act(ctx context.Context, d *decision, tokens []tokenstore.T
 	if len(d.claim) == 0 || !c.trusts() {
 		return nil
 	}
-	return c.claim(ctx, d)
+	return c.claim(ctx, d, tokens)
 }
 
 func (l *life) segment(key tokenstore.Key) *segmentRun {
@@ -60,14 +60,9 @@ func (c *controller) adopt(ctx context.Context, d *decision, tokens []tokenstore
 }
 
 // claim claims segments and begins to read for them.
-func (c *controller) claim(ctx context.Context, d *decision) error {
-	if len(d.dead) > 0 {
-		ended, err := c.directory.TerminateBackends(ctx, d.dead)
-		if err != nil {
-			return err
-		}
-		c.log.Warn("taking over from workers that did not release", "incarnations", d.dead, "connectionsEnded", ended)
-		c.metrics.takeovers.Add(float64(len(d.claim)))
+func (c *controller) claim(ctx context.Context, d *decision, before []tokenstore.Token) error {
+	if err := c.bury(ctx, d.dead); err != nil {
+		return err
 	}
 	failures, err := c.failures(ctx)
 	if err != nil {
@@ -90,6 +85,7 @@ func (c *controller) claim(ctx context.Context, d *decision) error {
 			return err
 		}
 	}
+	c.tellTakeovers(d.dead, before, tokens)
 	d.missing -= len(tokens)
 	c.log.Info("claimed", "segments", len(tokens), "held", len(c.held()))
 	return nil

@@ -73,6 +73,9 @@ func (l *life) controlLoop(ctx context.Context) error {
 	}
 }
 
+// retryStore is about how soon the directory is tried again while it cannot be reached.
+const retryStore = 200 * time.Millisecond
+
 // turn does what is due and returns when the next turn is, unless something happens before.
 func (c *controller) turn(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -87,7 +90,7 @@ func (c *controller) turn(ctx context.Context) (time.Duration, error) {
 		d, err := c.observe(ctx)
 		if err != nil {
 			c.trouble(err)
-			c.due, again = true, min(again, 200*time.Millisecond)
+			c.due, again = true, min(again, jittered(retryStore))
 		} else if d.again > 0 {
 			c.due, again = true, min(again, d.again)
 		}
@@ -118,7 +121,7 @@ func (c *controller) beat(ctx context.Context) error {
 		c.trust(sent)
 		return nil
 	case err != nil:
-		c.nextBeat = time.Now().Add(200 * time.Millisecond)
+		c.nextBeat = time.Now().Add(jittered(retryStore))
 		c.trouble(err)
 		return nil
 	}
@@ -153,6 +156,7 @@ func (c *controller) observe(ctx context.Context) (decision, error) {
 	if err != nil {
 		return decision{}, err
 	}
+	c.meet(view.Workers)
 	tokens, err := c.store.Tokens(ctx, c.options.Processor)
 	if err != nil {
 		return decision{}, err
@@ -170,6 +174,17 @@ func (c *controller) observe(ctx context.Context) (decision, error) {
 	return d, nil
 }
 
+// meet takes note of who else lives: whom to watch, and whether there is anybody to hand over to.
+func (c *controller) meet(workers []tokenstore.Worker) {
+	c.ring.aim(neighbour(c.self.Incarnation, workers))
+	c.pulse.Alive = 0
+	for _, w := range workers {
+		if w.Alive {
+			c.pulse.Alive++
+		}
+	}
+}
+
 // reread forgets what was read but not stored once a connection was lost: the server may have crashed, and then it gives
 // transaction ids again that it had not logged. Stored progress is safe from that.
 func (c *controller) reread(ctx context.Context) error {
@@ -184,9 +199,10 @@ func (c *controller) reread(ctx context.Context) error {
 	return nil
 }
 
-// plan plans where nobody else does, or where this worker did last.
+// plan plans where nobody else does, or where this worker did last: also while it drains, for until somebody else noticed
+// nobody would name those who take its segments.
 func (c *controller) plan(ctx context.Context) {
-	c.planning = (c.planning || !c.pulse.Planned) && c.drainFrom.IsZero() && (!c.pulse.Planned || c.pulse.Planner == c.planner.Name)
+	c.planning = (c.planning || !c.pulse.Planned && c.drainFrom.IsZero()) && (!c.pulse.Planned || c.pulse.Planner == c.planner.Name)
 	if !c.planning {
 		return
 	}
@@ -267,6 +283,9 @@ func (c *controller) end(ctx context.Context) error {
 	c.mu.Lock()
 	all := c.all()
 	c.mu.Unlock()
+	if len(all) > 0 && c.pulse.Alive > 1 {
+		c.log.Warn("releasing segments that nobody has asked for", "segments", len(all))
+	}
 	c.leave(ctx, all)
 	for len(c.held()) > 0 && ctx.Err() == nil { // batches that are still running release when they are done
 		sleep(ctx, 5*time.Millisecond)

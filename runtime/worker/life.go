@@ -33,6 +33,7 @@ type life struct {
 	events    *eventspostgres.Log // to tell that a handler may have appended
 	feed      *feed.Feed
 	planner   planner.Planner
+	ring      ring
 
 	proof      proof
 	nudge      chan struct{} // look at the directory
@@ -168,6 +169,7 @@ func (l *life) run(ctx context.Context, sessions *sessionKeeper) error {
 	var running sync.WaitGroup
 	running.Go(func() { l.feed.Run(parts) })
 	running.Go(func() { sessions.run(parts) })
+	running.Go(func() { (&watcher{life: l}).run(parts) })
 	running.Go(func() { l.prepare(parts) })
 	running.Go(func() { l.replays(parts) })
 	for range l.options.Executors {

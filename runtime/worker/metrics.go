@@ -13,10 +13,10 @@ import (
 // metrics of a worker. Labels never hold keys, payloads or SQL.
 type metrics struct {
 	events, skippedEvents, batches, busy *prometheus.CounterVec
-	fences, attempts                     *prometheus.CounterVec
+	fences, attempts, takeovers          *prometheus.CounterVec
 	segments, lag, rate, blocked         *prometheus.GaugeVec
 	latency                              *prometheus.HistogramVec
-	takeovers, readErrors                prometheus.Counter
+	readErrors                           prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -41,7 +41,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		latency: f.NewHistogramVec(prometheus.HistogramOpts{Name: "sluice_event_latency_seconds",
 			Help:    "From the recording of a batch's last event to its commit here.",
 			Buckets: []float64{.002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60, 600}}, []string{"group"}),
-		takeovers:  f.NewCounter(prometheus.CounterOpts{Name: "sluice_takeovers_total", Help: "Segments claimed from workers that had not released them."}),
+		takeovers: counter("takeovers_total", "Segments claimed from workers that had not released them, by what told of their end: "+
+			"SessionLock, Lease or Operator.", "detector"),
 		readErrors: f.NewCounter(prometheus.CounterOpts{Name: "sluice_read_errors_total", Help: "Reads of events that failed."}),
 	}
 }

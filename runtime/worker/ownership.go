@@ -29,7 +29,7 @@ type decision struct {
 	release    []tokenstore.Key // for whom the plan names
 	claim      []tokenstore.Claim
 	adopt      []tokenstore.Assignment // orphans to take, with their dead assignee
-	dead       []int64                 // owners of what is claimed or adopted that did not release it
+	dead       []death                 // owners of what is claimed or adopted that did not release it
 	definition int64                   // number of the definition that this worker runs
 	named      bool                    // the newest plan has taken this worker into account
 	missing    int                     // segments assigned to it that it does not hold
@@ -146,8 +146,9 @@ func (d *decision) adoptIfDue(s situation, workers map[int64]tokenstore.Worker, 
 }
 
 func (d *decision) unclean(s situation, t tokenstore.Token) {
-	if t.Owner != 0 && t.Owner != s.self && !slices.Contains(d.dead, t.Owner) {
-		d.dead = append(d.dead, t.Owner)
+	known := slices.ContainsFunc(d.dead, func(of death) bool { return of.worker == t.Owner })
+	if t.Owner != 0 && t.Owner != s.self && !known {
+		d.dead = append(d.dead, death{t.Owner, detectorOf(t.Owner, s.view.Workers)})
 	}
 }
 

@@ -91,7 +91,7 @@ func inWords(d decision) string {
 		return "wait"
 	}
 	if len(d.dead) > 0 {
-		text += " after " + string(rune('0'+d.dead[0]))
+		text += " after " + string(rune('0'+d.dead[0].worker))
 	}
 	return text
 }

@@ -16,11 +16,11 @@ type sessionKeeper struct {
 
 // run passes notifications on until the context ends.
 func (k *sessionKeeper) run(ctx context.Context) {
-	wait := backoff{initial: 20 * time.Millisecond, max: time.Second}
+	wait := backoff{initial: 20 * time.Millisecond, max: 320 * time.Millisecond}
 	for ctx.Err() == nil {
 		if k.session == nil {
 			if err := k.reopen(ctx); err != nil {
-				sleep(ctx, wait.next())
+				sleep(ctx, jittered(wait.next()))
 				continue
 			}
 			wait.reset()
@@ -50,6 +50,7 @@ func (k *sessionKeeper) run(ctx context.Context) {
 
 // reopen connects again and takes the lock back. The server may take a moment to let go of the old connection's.
 func (k *sessionKeeper) reopen(ctx context.Context) error {
+	wait := backoff{initial: 2 * time.Millisecond, max: 50 * time.Millisecond}
 	session, err := k.openSession(ctx)
 	if err != nil {
 		return err
@@ -63,7 +64,7 @@ func (k *sessionKeeper) reopen(ctx context.Context) error {
 		if locked {
 			break
 		}
-		sleep(ctx, 50*time.Millisecond)
+		sleep(ctx, wait.next())
 	}
 	k.session = session
 	return nil

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -165,6 +166,9 @@ type backoff struct {
 	initial, max time.Duration
 	last         time.Duration
 }
+
+// jittered returns between half and one and a half of a duration: workers that wait for the same thing must not come together.
+func jittered(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 
 func (b *backoff) reset() { b.last = 0 }
 

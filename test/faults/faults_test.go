@@ -107,7 +107,7 @@ func TestAFrozenOwnersBatchIsFencedOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.exec(`SELECT sluice.append('stream-1', NULL, '[{"type": "Counted", "data": {"n": "1"}}]')`)
-	w.until("the batch to wait for the lock", `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'sluice:%' AND wait_event_type = 'Lock')`)
+	w.until("the batch to wait for the lock", `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'sluice:%' AND wait_event_type = 'Lock' AND wait_event <> 'advisory')`)
 	first.signal(syscall.SIGSTOP)
 	second := w.start()
 	w.until("another pod to take over", `SELECT count(*) = 2 FROM sluice.token t JOIN sluice.worker w ON w.incarnation = t.owner WHERE w.pod = $1`, second.name)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -64,6 +65,10 @@ func Open(o Options) (*pgxpool.Pool, error) {
 
 // Connect makes one connection of its own, for what needs a session: LISTEN and the session lock.
 func Connect(ctx context.Context, o Options) (*pgx.Conn, error) {
+	return connect(ctx, o, func(*pgx.ConnConfig) {})
+}
+
+func connect(ctx context.Context, o Options, prepare func(*pgx.ConnConfig)) (*pgx.Conn, error) {
 	config, err := pgx.ParseConfig("postgres://unset@unset/unset?sslmode=disable")
 	if err != nil {
 		return nil, fmt.Errorf("preparing a connection: %w", err)
@@ -72,6 +77,7 @@ func Connect(ctx context.Context, o Options) (*pgx.Conn, error) {
 	if err := o.aim(ctx, config); err != nil {
 		return nil, err
 	}
+	prepare(config)
 	return pgx.ConnectConfig(ctx, config)
 }
 
@@ -88,8 +94,11 @@ func (o Options) aim(ctx context.Context, config *pgx.ConnConfig) error {
 		config.TLSConfig = &tls.Config{InsecureSkipVerify: true}
 		config.Fallbacks = []*pgconn.FallbackConfig{{Host: target.Host, Port: target.Port}}
 	}
-	if o.Dial != nil {
+	switch {
+	case o.Dial != nil:
 		config.DialFunc = o.Dial
+	case o.Keepalives:
+		config.DialFunc = keepalive.DialContext
 	}
 	config.ConnectTimeout = target.ConnectTimeout
 	if config.ConnectTimeout == 0 {
@@ -126,7 +135,8 @@ func (o Options) session() map[string]string {
 	}
 	if o.Keepalives {
 		maps.Copy(settings, map[string]string{
-			"tcp_keepalives_idle": "1", "tcp_keepalives_interval": "1", "tcp_keepalives_count": "3", "tcp_user_timeout": "3000",
+			"tcp_keepalives_idle": "1", "tcp_keepalives_interval": "1", "tcp_keepalives_count": "3",
+			"tcp_user_timeout": strconv.FormatInt(unheard.Milliseconds(), 10),
 		})
 	}
 	return settings

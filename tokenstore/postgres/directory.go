@@ -15,12 +15,12 @@ import (
 
 // alive is true for a worker w whose lease runs and which, where it holds a session lock, still holds it: the lock of a
 // killed process is gone in milliseconds. For three seconds after the server's start everybody counts as alive who did
-// lately: whoever connects first must not take everything.
+// lately: whoever connects first must not take everything. Shared locks of the key are those of watchers.
 const alive = `(w.state <> 'Ended' AND (
 	  clock_timestamp() < pg_postmaster_start_time() + interval '3 s' AND w.lease_until > clock_timestamp() - interval '10 min'
 	  OR w.lease_until > clock_timestamp() AND (NOT w.session_lock OR EXISTS (
 	SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = 5358542
-	   AND l.objid = (w.incarnation & 2147483647)::oid AND l.granted
+	   AND l.objid = (w.incarnation & 2147483647)::oid AND l.granted AND l.mode = 'ExclusiveLock'
 	   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())))))`
 
 // Directory is a tokenstore.Directory in a schema of a PostgreSQL database.
@@ -183,7 +183,7 @@ func (d *Directory) View(ctx context.Context, processor string) (tokenstore.View
 			return row.Scan(&p.Name, &p.Definition, &p.Number, &p.Replicas, &p.Live, &p.Revision, &p.Plan, &p.Planner, &p.Members, &p.Quarantined, &p.Costed, &p.PlanAge)
 		})
 	batch.Queue(d.in(`SELECT w.incarnation, w.nonce::text, w.pod, w.definition, coalesce(f.number, 0), w.handlers, w.version, w.protocol, w.session_lock, w.state,
-		`+alive+`, w.report, w.started_at, f.proven_at IS NOT NULL, f.quarantined_at IS NOT NULL,
+		`+alive+`, w.lease_until > clock_timestamp(), w.report, w.started_at, f.proven_at IS NOT NULL, f.quarantined_at IS NOT NULL,
 		coalesce(clock_timestamp() - w.leaving_since, '0')
 		FROM {{schema}}.worker w LEFT JOIN {{schema}}.definition f ON f.processor = w.processor AND f.id = w.definition
 		WHERE w.processor = $1 AND w.state <> 'Ended' ORDER BY w.incarnation`), processor).

@@ -41,11 +41,14 @@ func (s *Session) Incarnation(ctx context.Context, schema string) (int64, error)
 // Lock takes the session lock of an incarnation and reports whether it got it. It is held for as long as the session lasts.
 func (s *Session) Lock(ctx context.Context, incarnation int64) (bool, error) {
 	var got bool
-	if err := s.conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1, $2)", lockClass, int32(incarnation&0x7fffffff)).Scan(&got); err != nil {
+	if err := s.conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1, $2)", lockClass, lockKey(incarnation)).Scan(&got); err != nil {
 		return false, fmt.Errorf("taking the session lock: %w", err)
 	}
 	return got, nil
 }
+
+// lockKey is the second half of a session lock's key.
+func lockKey(incarnation int64) int32 { return int32(incarnation & 0x7fffffff) }
 
 // Conn is the session's connection, for statements between two waits.
 func (s *Session) Conn() *pgx.Conn { return s.conn }

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"log"
 	"os"
 	"strings"
@@ -31,10 +32,19 @@ func fail(e sluice.Event) {
 func main() {
 	events := eventlog.NewLog(nil, "sluice") // appends in the handlers' transactions only
 	sluice.Main(sluice.Handlers{
-		// answer appends an event for each one counted: at version + n it would conflict if it came twice.
+		// answer appends an event for each one counted: at version + n it would conflict if it came twice. Where the event
+		// says so, this pod then does nothing more, with what it has written locked.
 		"answer": sluice.Each(func(ctx context.Context, tx pgx.Tx, e sluice.Event) error {
 			fail(e)
 			_, err := events.AppendTx(ctx, tx, "answer-"+e.StreamID, eventlog.Exactly(e.Version-1), eventlog.NewEvent{Type: "Answered"})
+			var data struct{ Hang string }
+			if err := json.Unmarshal(e.Data, &data); err != nil {
+				return err
+			}
+			if data.Hang == os.Getenv("SLUICE_POD") {
+				<-ctx.Done()
+				return ctx.Err()
+			}
 			return err
 		}, "Counted"),
 	})
