@@ -145,7 +145,7 @@ func TestTwoDeathsPutADefinitionIntoQuarantine(t *testing.T) {
 	w.step(p)
 	w.expect(map[int64]int{6: 8})
 	w.wantDefinition("d")
-	w.wantDefinition("e") // anew
+	w.wantDefinition("e")                                         // anew
 	p.Now = func() time.Time { return time.Now().Add(time.Hour) } // segments that were taken over may move again
 	w.step(p)
 	w.expect(map[int64]int{5: 1, 6: 7})

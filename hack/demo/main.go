@@ -1,5 +1,5 @@
 // Demo brings a whole Sluice up on a cluster and shows it at work: payments are posted, a pod is crashed, the processor is
-// scaled. It leaves everything running, with the commands to look further. `demo down` removes it.
+// scaled, the view is corrected and replayed, a bad version is rolled out and back. It leaves everything running, with the commands to look further. `demo down` removes it.
 package main
 
 import (
@@ -51,6 +51,8 @@ func show(ctx context.Context) error {
 		{"Payments are validated by Go code and listed by SQL", d.pay},
 		{"A pod dies right after it has accepted a payment", d.crash},
 		{"Scaling moves no more segments than it has to", d.scale},
+		{"A correction of the view and its replay are one apply", d.replay},
+		{"A version that dies comes to nothing", d.breaks},
 	} {
 		title(act.title)
 		if err := act.run(ctx); err != nil {
