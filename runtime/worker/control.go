@@ -170,7 +170,7 @@ func (c *controller) observe(ctx context.Context) (decision, error) {
 	if err := c.act(ctx, &d, tokens); err != nil {
 		return decision{}, err
 	}
-	c.judgeReadiness(d, view)
+	c.judgeReadiness(&d, view)
 	return d, nil
 }
 

@@ -136,7 +136,7 @@ func (c *controller) stand(view tokenstore.View) {
 
 // judgeReadiness latches the readiness: the worker has been named in a plan with full standing, holds what it was given, and, in a
 // rollout, Kubernetes knows which pods to remove first; or nobody has planned for a while and it has claimed by itself.
-func (c *controller) judgeReadiness(d decision, view tokenstore.View) {
+func (c *controller) judgeReadiness(d *decision, view tokenstore.View) {
 	fit := true
 	c.mu.Lock()
 	for _, g := range c.groups {
@@ -148,7 +148,11 @@ func (c *controller) judgeReadiness(d decision, view tokenstore.View) {
 		c.namedPlan, c.namedAt = view.Processor.Plan, time.Now()
 	}
 	alone := time.Since(c.planned) > aloneFor && some
-	if !c.drainFrom.IsZero() || !fit || d.missing > 0 || c.standing != assignment.Active || !(d.named && !c.waitsForCosts(view) || alone) {
+	waits := c.waitsForCosts(view)
+	if waits { // nothing else may happen until the wait is over
+		d.soon(time.Until(c.namedAt.Add(costsWithin)) + time.Millisecond)
+	}
+	if !c.drainFrom.IsZero() || !fit || d.missing > 0 || c.standing != assignment.Active || !(d.named && !waits || alone) {
 		return
 	}
 	if !c.Worker.ready.Swap(true) {
