@@ -136,7 +136,7 @@ type View struct {
 type Pulse struct {
 	Revision int64
 	Plan     int64
-	Planned  bool // a planner has renewed the plan within PlannerTimeout
+	Planned  bool // a planner has renewed the plan within PlannerTimeout, and is no worker that is dead
 	Planner  string
 	Alive    int // workers alive
 	Known    int // workers not ended
@@ -154,6 +154,8 @@ const (
 	ProbationIdle = 2 * time.Second
 	// QuarantineAfter so many failures a definition that is not proven is put into quarantine.
 	QuarantineAfter = 2
+	// WorkerPlans is before the incarnation in the name of a worker that plans.
+	WorkerPlans = "worker "
 	// Protocol of this runtime; the store says which it needs at least.
 	Protocol = 1
 )

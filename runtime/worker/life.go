@@ -107,7 +107,7 @@ func (l *life) begin(ctx context.Context, session *postgres.Session) error {
 		return err
 	}
 	l.trust(sent)
-	l.planner = planner.Planner{Directory: l.directory, Store: l.store, Processor: l.options.Processor, Name: fmt.Sprintf("worker %d", n)}
+	l.planner = planner.Planner{Directory: l.directory, Store: l.store, Processor: l.options.Processor, Name: fmt.Sprint(tokenstore.WorkerPlans, n)}
 	return nil
 }
 

@@ -117,7 +117,9 @@ func (d *Directory) Beat(ctx context.Context, w tokenstore.Worker) (tokenstore.P
 		), told AS (
 		  SELECT pg_notify($10, processor) FROM (SELECT processor FROM proven UNION SELECT processor FROM failing) AS changed
 		)
-		SELECT EXISTS (SELECT FROM me), p.revision, p.plan, coalesce(p.plan_renewed_at > clock_timestamp() - $6::interval, false), coalesce(p.planner, ''),
+		SELECT EXISTS (SELECT FROM me), p.revision, p.plan, coalesce(p.plan_renewed_at > clock_timestamp() - $6::interval, false)
+		    AND NOT EXISTS (SELECT FROM {{schema}}.worker w WHERE w.processor = p.name AND p.planner = '`+tokenstore.WorkerPlans+`' || w.incarnation AND NOT `+alive+`),
+		  coalesce(p.planner, ''),
 		  (SELECT count(*) FROM {{schema}}.worker w WHERE w.processor = p.name AND `+alive+`),
 		  (SELECT count(*) FROM {{schema}}.worker w WHERE w.processor = p.name AND w.state <> 'Ended'),
 		  (SELECT count(*) FROM {{schema}}.replay r WHERE r.phase IN ('Pending', 'Resetting', 'Replaying') AND (r.processor = p.name
