@@ -38,7 +38,7 @@ func decide(s *scope) decision {
 	}
 	pods := decidePods(s)
 	want := wantedOf(s)
-	want.Leaving = pods.victims
+	want.Leaving = leaving(s.pods, pods.victims)
 	return decision{
 		apply: true,
 		pods:  pods,

@@ -103,6 +103,18 @@ func victims(s *scope, count int) []string {
 	return names
 }
 
+// leaving are the pods that are to go, and those that Kubernetes is ending already.
+func leaving(pods []corev1.Pod, victims []string) []string {
+	all := slices.Clone(victims)
+	for _, pod := range pods {
+		if !pod.DeletionTimestamp.IsZero() && !slices.Contains(all, pod.Name) {
+			all = append(all, pod.Name)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
 func number(b bool) int {
 	if b {
 		return 1

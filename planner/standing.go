@@ -7,8 +7,8 @@ import (
 
 // Standing is what a live worker may be given.
 //
-// A worker of a definition that has not been proven is on probation, and one whose definition has failed before it was proven
-// is in quarantine; but only while a worker of another definition that has been proven could have the segments: with
+// A worker of a definition that has neither been proven nor stood idle is on probation, and one whose definition has failed before
+// it was proven is in quarantine; but only while a worker of another definition that has been proven could have the segments: with
 // nobody to protect, it is better to try than to stand still.
 func Standing(workers []tokenstore.Worker, w tokenstore.Worker) assignment.State {
 	switch {
@@ -18,14 +18,16 @@ func Standing(workers []tokenstore.Worker, w tokenstore.Worker) assignment.State
 		return assignment.Active
 	case w.Quarantined:
 		return assignment.Quarantined
+	case w.Idle:
+		return assignment.Active
 	}
 	return assignment.Probation
 }
 
-// othersProven reports whether a live worker that stays runs another definition, which has been proven.
+// othersProven reports whether a live worker that stays runs another definition, which works.
 func othersProven(workers []tokenstore.Worker, definition string) bool {
 	for _, w := range workers {
-		if w.Alive && w.State == tokenstore.Active && w.LeavingFor == 0 && w.Proven && w.Definition != definition {
+		if w.Alive && w.State == tokenstore.Active && w.LeavingFor == 0 && (w.Proven || w.Idle) && !w.Quarantined && w.Definition != definition {
 			return true
 		}
 	}

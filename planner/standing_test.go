@@ -104,9 +104,16 @@ func TestANewDefinitionIsOnProbationUntilItIsProven(t *testing.T) {
 		t.Fatalf("full members are %v", got)
 	}
 	w.expect(map[int64]int{2: 4, 3: 4})
+	w.wantDefinition("f")
+	idle := w.start(5, "f", tokenstore.Report{})
+	idle.Report.Idle = true
+	w.beat(idle)
+	if got := w.members(p); fmt.Sprint(got) != "[1 2 3 5]" {
+		t.Fatalf("full members are %v: one that stood idle may turn ready", got)
+	}
 	w.wantDefinition("d")
 	w.start(4, "d", tokenstore.Report{})
-	if got := w.members(p); fmt.Sprint(got) != "[1 2 3 4]" {
+	if got := w.members(p); fmt.Sprint(got) != "[1 2 3 4 5]" {
 		t.Fatalf("full members are %v: what was proven before stays so", got)
 	}
 }

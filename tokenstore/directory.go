@@ -31,8 +31,10 @@ type Worker struct {
 	Leased           bool // its lease runs, whatever has become of its session lock. Given by the directory
 	Report           Report
 	StartedAt        time.Time
-	// Proven says that a worker of its definition has committed a batch, or stood idle with segments. Given by the directory.
+	// Proven says that a worker of its definition has committed a batch of each of its groups. Given by the directory.
 	Proven bool
+	// Idle says that one has, or has stood idle with segments of those in which nothing has happened. Given by the directory.
+	Idle bool
 	// Quarantined says that its definition has failed before it was proven. Given by the directory.
 	Quarantined bool
 	// LeavingFor is for how long its pod has been about to be removed, 0 where it is not. Given by the directory.
@@ -43,8 +45,10 @@ type Worker struct {
 type Report struct {
 	// Ready as Kubernetes' readiness has it.
 	Ready bool `json:"ready"`
-	// Proven says that this worker has committed a batch, or stood idle with segments for ProbationIdle.
+	// Proven says that this worker has committed a batch of each of its groups.
 	Proven bool `json:"proven,omitempty"`
+	// Idle says that it has, or has stood idle for ProbationIdle with segments of those in which nothing has happened.
+	Idle bool `json:"idle,omitempty"`
 	// Failing says that, before it was proven, this worker has failed repeatedly at events that had not failed before.
 	Failing string `json:"failing,omitempty"`
 	// Groups by name.

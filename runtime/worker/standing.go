@@ -23,15 +23,19 @@ const (
 type proof struct {
 	mu       sync.Mutex
 	proven   bool
+	idle     bool
 	failures int    // before that, at events that had not failed before
 	failing  string // the last of them, once there are enough
 }
 
-// hold takes note that the definition has proven itself.
-func (p *proof) hold() {
+// note takes note of what the definition has shown.
+func (p *proof) note(proven, idle bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.proven, p.failing = true, ""
+	p.proven, p.idle = p.proven || proven, p.idle || idle
+	if p.proven {
+		p.failing = ""
+	}
 }
 
 func (p *proof) holds() bool {
@@ -64,7 +68,7 @@ func (p *proof) again() {
 func (p *proof) report(r *tokenstore.Report) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	r.Proven, r.Failing = p.proven, p.failing
+	r.Proven, r.Idle, r.Failing = p.proven, p.idle, p.failing
 }
 
 // speaksAgainst takes note of a failure that speaks against the definition as long as it is not proven: the event, if there is
@@ -80,23 +84,24 @@ func (l *life) speaksAgainst(s *segmentRun, position int64, message string) {
 	}
 }
 
-// prove sees whether the definition has proven itself here: each of its groups has committed a batch, or stood idle for a while,
-// and it has segments at all.
+// prove sees what the definition has shown here: each of its groups has committed a batch; or has stood idle for a while with the
+// segments that it has.
 func (l *life) prove() {
 	if l.proof.holds() {
 		return
 	}
 	l.mu.Lock()
-	proven := len(l.segments) > 0
+	proven, idle := true, len(l.segments) > 0
+	for _, g := range l.groups {
+		proven = proven && g.committed
+	}
 	for _, s := range l.segments {
 		_, waits := s.member.Oldest()
-		idle := s.fault == nil && time.Since(s.claimed) >= tokenstore.ProbationIdle && (!waits || l.settings.paused(s.group.name))
-		proven = proven && (s.group.committed || idle)
+		rests := s.fault == nil && time.Since(s.claimed) >= tokenstore.ProbationIdle && (!waits || l.settings.paused(s.group.name))
+		idle = idle && (s.group.committed || rests)
 	}
 	l.mu.Unlock()
-	if proven {
-		l.proof.hold()
-	}
+	l.proof.note(proven, proven || idle)
 }
 
 // committed takes note of a batch that has committed; the first one of a group is news.

@@ -121,7 +121,7 @@ var _ = Describe("A rollout", func() {
 		db := s.database(ctx)
 		stop := writing(ctx, db)
 		s.apply(ctx, strings.Replace(view(2, 4), "events = v.events + 1", "total = v.total + 1", 1))
-		Eventually(s.condition(ctx, "view", "Ready")).Should(And(HavePrefix("False StatementInvalid"), ContainSubstring(`column "total"`)))
+		Eventually(s.condition(ctx, "view", "Ready")).Should(And(HavePrefix("False StatementInvalid"), ContainSubstring("total does not exist")))
 		Expect(s.condition(ctx, "view", "Stalled")()).To(HavePrefix("True"))
 		Expect(s.condition(ctx, "view", "Available")()).To(HavePrefix("True"))
 		events := stop()

@@ -109,8 +109,8 @@ func (d *Directory) Beat(ctx context.Context, w tokenstore.Worker) (tokenstore.P
 		  UPDATE {{schema}}.worker SET lease_until = clock_timestamp() + $3::interval, state = $4, report = $5
 		   WHERE incarnation = $1 AND nonce = $2 AND state <> 'Ended' RETURNING processor, definition
 		), proven AS (
-		  UPDATE {{schema}}.definition f SET proven_at = clock_timestamp() FROM me
-		   WHERE f.processor = me.processor AND f.id = me.definition AND f.proven_at IS NULL AND $7 RETURNING f.processor
+		  UPDATE {{schema}}.definition f SET proven_at = CASE WHEN $7 THEN clock_timestamp() END, idle_at = clock_timestamp() FROM me
+		   WHERE f.processor = me.processor AND f.id = me.definition AND (f.proven_at IS NULL AND $7 OR f.idle_at IS NULL AND $11) RETURNING f.processor
 		), failing AS (
 		  UPDATE {{schema}}.definition f SET failures = $8, quarantined_at = clock_timestamp() FROM me
 		   WHERE f.processor = me.processor AND f.id = me.definition AND f.proven_at IS NULL AND f.quarantined_at IS NULL AND $9 RETURNING f.processor
@@ -125,7 +125,7 @@ func (d *Directory) Beat(ctx context.Context, w tokenstore.Worker) (tokenstore.P
 		  (SELECT count(*) FROM {{schema}}.replay r WHERE r.phase IN ('Pending', 'Resetting', 'Replaying') AND (r.processor = p.name
 		    OR EXISTS (SELECT FROM {{schema}}.processing_group g WHERE g.processor = p.name AND g.replay = r.number)))
 		FROM (SELECT count(*) FROM told) AS one LEFT JOIN {{schema}}.processor p ON p.name = (SELECT processor FROM me)`),
-		w.Incarnation, w.Nonce, tokenstore.Lease, w.State, w.Report, tokenstore.PlannerTimeout, w.Report.Proven, tokenstore.QuarantineAfter, w.Report.Failing != "", d.notify).
+		w.Incarnation, w.Nonce, tokenstore.Lease, w.State, w.Report, tokenstore.PlannerTimeout, w.Report.Proven, tokenstore.QuarantineAfter, w.Report.Failing != "", d.notify, w.Report.Idle).
 		Scan(&known, &revision, &plan, &p.Planned, &p.Planner, &p.Alive, &p.Known, &p.Replays)
 	switch {
 	case err != nil:
@@ -185,7 +185,7 @@ func (d *Directory) View(ctx context.Context, processor string) (tokenstore.View
 			return row.Scan(&p.Name, &p.Definition, &p.Number, &p.Replicas, &p.Live, &p.Revision, &p.Plan, &p.Planner, &p.Members, &p.Quarantined, &p.Costed, &p.PlanAge)
 		})
 	batch.Queue(d.in(`SELECT w.incarnation, w.nonce::text, w.pod, w.definition, coalesce(f.number, 0), w.handlers, w.version, w.protocol, w.session_lock, w.state,
-		`+alive+`, w.lease_until > clock_timestamp(), w.report, w.started_at, f.proven_at IS NOT NULL, f.quarantined_at IS NOT NULL,
+		`+alive+`, w.lease_until > clock_timestamp(), w.report, w.started_at, f.proven_at IS NOT NULL, f.idle_at IS NOT NULL, f.quarantined_at IS NOT NULL,
 		coalesce(clock_timestamp() - w.leaving_since, '0')
 		FROM {{schema}}.worker w LEFT JOIN {{schema}}.definition f ON f.processor = w.processor AND f.id = w.definition
 		WHERE w.processor = $1 AND w.state <> 'Ended' ORDER BY w.incarnation`), processor).

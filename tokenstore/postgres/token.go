@@ -44,9 +44,10 @@ func (s *Store) Claim(ctx context.Context, processor string, worker, definition 
 		  UPDATE {{schema}}.token t SET epoch = t.epoch + 1, version = t.version + 1, owner = $3
 		    FROM free WHERE t.tenant = free.tenant AND t.group_name = free.group_name AND t.segment = free.segment
 		  RETURNING t.*
-		), dead AS ( -- whose segments are taken from them: a failure of their definition, while it is not proven
+		), dead AS ( -- whose segments are taken from them: in a rollout a failure of their definition, while it is not proven
 		  UPDATE {{schema}}.worker w SET blamed = true FROM (SELECT DISTINCT owner FROM free) AS f
 		   WHERE w.incarnation = f.owner AND f.owner <> $3 AND w.processor = $2 AND NOT w.blamed AND w.state = 'Active' AND w.leaving_since IS NULL
+		     AND EXISTS (SELECT FROM {{schema}}.worker o WHERE o.processor = $2 AND o.definition <> w.definition AND o.state = 'Active' AND o.lease_until > clock_timestamp())
 		  RETURNING w.definition
 		), blamed AS (
 		  UPDATE {{schema}}.definition d SET failures = d.failures + n,
