@@ -2,6 +2,7 @@ package controllers_test
 
 import (
 	"context"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -80,11 +81,15 @@ type runningOperator struct {
 	ended  chan error
 }
 
-func startOperator() *runningOperator {
+// startOperator starts one whose requests pass through what wraps them.
+func startOperator(wraps ...func(http.RoundTripper) http.RoundTripper) *runningOperator {
 	ctx, cancel := context.WithCancel(context.Background())
 	o := &runningOperator{cancel, make(chan error, 1)}
 	kube := rest.CopyConfig(kube)
 	kube.Impersonate.UserName = operatorUser
+	for _, wrap := range wraps {
+		kube.Wrap(wrap)
+	}
 	go func() {
 		o.ended <- controllers.Run(ctx, kube, controllers.Options{
 			WorkerImage: "sluice.example/sluice:test", ClusterName: "test", MaxStoreSessions: 64, AllowLoopbackStores: true,
