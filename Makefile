@@ -60,6 +60,10 @@ RUNS ?= 5
 bench-takeover: cluster postgres ## Measure how long segments stand still when their owner goes away (RUNS=5, ONLY=sigkill,cut)
 	go run ./test/bench/takeover -runs $(RUNS) -only '$(ONLY)'
 
+.PHONY: test-nightly
+test-nightly: ## Run the fault tests for long: a storm of ten minutes, 50 interleavings of rollouts and replays
+	SLUICE_FAULTS_DURATION=10m SLUICE_FAULTS_INTERLEAVINGS=50 go test -count=1 -timeout 60m ./test/faults/...
+
 .PHONY: test-apiserver
 test-apiserver: ## Run the tests against a real kube-apiserver
 	KUBEBUILDER_ASSETS="$$($(CLUSTER) assets)" go test -timeout 15m ./controllers/... ./test/apiserver/...
