@@ -31,6 +31,7 @@ type Reconciler struct {
 
 	written writtenStatuses
 	replays writtenReplays
+	applied appliedObjects
 }
 
 // afterConflict is when an object is looked at again that somebody else was changing: the cache has it by then.

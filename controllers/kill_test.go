@@ -11,6 +11,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -148,4 +149,7 @@ func (w *world) lifecycle(ctx context.Context, name string, until func(string, f
 		return ready() && len(pods()) == 2 && owners == 2 && unowned == 0
 	})
 	Expect(apiClient.Delete(ctx, w.get(name))).To(Succeed())
+	for _, kind := range []client.Object{&v1alpha1.Replay{}, &appsv1.Deployment{}} { // as the garbage collector does
+		Expect(apiClient.DeleteAllOf(ctx, kind, client.InNamespace(w.namespace))).To(Succeed())
+	}
 }

@@ -64,6 +64,7 @@ func (r *Reconciler) list(ctx context.Context, s *scope) error {
 // find looks for the objects that are going to be applied, and for others of their names.
 func (r *Reconciler) find(ctx context.Context, s *scope) error {
 	deployment := &appsv1.Deployment{}
+	s.generations = map[string]int64{}
 	for _, wanted := range []struct {
 		kind, name string
 		object     client.Object
@@ -81,6 +82,9 @@ func (r *Reconciler) find(ctx context.Context, s *scope) error {
 			s.foreign = append(s.foreign, wanted.kind+" "+wanted.name)
 		case there && wanted.object == client.Object(deployment):
 			s.deployment = deployment
+		}
+		if there {
+			s.generations[wanted.kind] = wanted.object.GetGeneration()
 		}
 	}
 	return nil

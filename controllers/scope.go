@@ -14,16 +14,17 @@ import (
 
 // scope is all that one reconcile has observed. Decisions are made from it alone.
 type scope struct {
-	now        time.Time
-	processor  *v1alpha1.EventProcessor
-	desired    desired.Processor
-	deployment *appsv1.Deployment // nil where there is none, or a foreign one
-	configMaps []corev1.ConfigMap // the processor's
-	pods       []corev1.Pod
-	replays    []v1alpha1.Replay // of the processor, the oldest first
-	foreign    []string          // objects in the way, such as "Deployment payments"
-	invalid    string            // why the spec cannot be carried out; empty where it can
-	store      stores.Observation
+	now         time.Time
+	processor   *v1alpha1.EventProcessor
+	desired     desired.Processor
+	deployment  *appsv1.Deployment // nil where there is none, or a foreign one
+	configMaps  []corev1.ConfigMap // the processor's
+	generations map[string]int64   // of the objects that are there, by kind
+	pods        []corev1.Pod
+	replays     []v1alpha1.Replay // of the processor, the oldest first
+	foreign     []string          // objects in the way, such as "Deployment payments"
+	invalid     string            // why the spec cannot be carried out; empty where it can
+	store       stores.Observation
 
 	// Found out while applying.
 	refused string // by the API server, for now
