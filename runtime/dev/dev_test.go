@@ -211,6 +211,22 @@ func TestAManifestIsReloadedOnSave(t *testing.T) {
 	b.totals("a=3 b=3 c=3 d=6 e=6")
 }
 
+func TestACorrectionAndItsReplayAreOneSave(t *testing.T) {
+	b := newBench(t)
+	b.options.DatabaseURL = postgrestest.New(t)
+	resettable := strings.Replace(manifest, "        statements:", "        reset: TRUNCATE totals\n        statements:", 1)
+	b.save(strings.Replace(resettable, "::numeric FROM", "::numeric * 2 FROM", 1) + "  replay: {id: first, groups: [totals]}\n") // nothing is there to be handled again
+	b.feed(`{"stream":"a","type":"OrderPlaced","data":{"total":3}}`, `{"stream":"b","type":"OrderPlaced","data":{"total":4}}`)
+	b.start()
+	b.totals("a=6 b=8")
+	b.save(resettable + "  replay: {id: fix, groups: [totals]}\n")
+	b.totals("a=3 b=4")
+	b.feed(`{"stream":"c","type":"OrderPlaced","data":{"total":5}}`)
+	b.totals("a=3 b=4 c=5")
+	b.save(manifest + "  replay: {id: again, groups: [totals]}\n")
+	b.shows("has no reset")
+}
+
 func TestAnEventThatFailsIsShownAndGoesOnAfterTheCorrection(t *testing.T) {
 	b := newBench(t)
 	b.options.DatabaseURL = postgrestest.New(t)
