@@ -88,6 +88,7 @@ func refusalOf(replay *v1alpha1.Replay, s *scope, row *tokenstore.Replay) *defin
 func begunOutlook(replay *v1alpha1.Replay, row *tokenstore.Replay) outlook {
 	o := outlook{accepted: says(true, v1alpha1.ReasonAccepted, "the replay has run")}
 	switch row.Phase {
+	case tokenstore.ReplayPending, tokenstore.ReplayResetting: // have not begun
 	case tokenstore.ReplayRunning:
 		o.accepted.Message = "the replay runs"
 		o.complete = says(false, v1alpha1.ReasonReplayRunning, "the groups handle events again")

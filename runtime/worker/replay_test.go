@@ -219,7 +219,7 @@ func TestAResetThatFailsChangesNothing(t *testing.T) {
 }
 
 func TestReplaysThatCannotRunSayWhy(t *testing.T) {
-	groups := "\n  - name: view\n    segments: 2" + witnessed + "\n  - name: plain\n    segments: 1" + strings.Replace(view, "stream_view", "plain_view", -1)
+	groups := "\n  - name: view\n    segments: 2" + witnessed + "\n  - name: plain\n    segments: 1" + strings.ReplaceAll(view, "stream_view", "plain_view")
 	w := newWorld(t, groups)
 	w.appendTo(10, 1)
 	w.start("a")

@@ -157,7 +157,8 @@ func (c *controller) judgeReadiness(d *decision, view tokenstore.View) {
 	if waits { // nothing else may happen until the wait is over
 		d.soon(time.Until(c.namedAt.Add(costsWithin)) + time.Millisecond)
 	}
-	if !c.drainFrom.IsZero() || !fit || d.missing > 0 || c.standing != assignment.Active || !(d.named && !waits || alone) {
+	counted := d.named && !waits || alone
+	if !counted || !c.drainFrom.IsZero() || !fit || d.missing > 0 || c.standing != assignment.Active {
 		return
 	}
 	if !c.Worker.ready.Swap(true) {

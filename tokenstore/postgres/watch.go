@@ -72,14 +72,11 @@ func (w *Watch) Ended(ctx context.Context, incarnation int64) (bool, error) {
 		    COMMIT; -- and take a new snapshot
 		  END LOOP;
 		END $watch$`, watchFor.Milliseconds(), lockClass, lockKey(incarnation), literal(w.channel), literal(w.processor)))
-	if err != nil {
-		if ctx.Err() != nil && !w.conn.IsClosed() {
-			return false, nil
-		}
-		return false, fmt.Errorf("watching the session of worker %d: %w", incarnation, err)
-	}
-	if ctx.Err() != nil {
+	switch turnedAway := ctx.Err() != nil && !w.conn.IsClosed(); {
+	case turnedAway:
 		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("watching the session of worker %d: %w", incarnation, err)
 	}
 	var ended bool
 	if err := w.conn.QueryRow(ctx, `SELECT current_setting('sluice.session_ended')::bool`).Scan(&ended); err != nil && ctx.Err() == nil {

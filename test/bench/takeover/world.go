@@ -229,7 +229,10 @@ func (w *world) write(ctx context.Context) {
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		// While the database is away, this is tried again with the next tick.
-		w.db.Exec(ctx, `SELECT sluice.append(s, NULL, '[{"type": "Ticked", "data": {}}]') FROM unnest($1::text[]) AS s`, w.streams)
+		_, err := w.db.Exec(ctx, `SELECT sluice.append(s, NULL, '[{"type": "Ticked", "data": {}}]') FROM unnest($1::text[]) AS s`, w.streams)
+		if err != nil && ctx.Err() != nil {
+			return
+		}
 		select {
 		case <-ctx.Done():
 		case <-tick.C:
