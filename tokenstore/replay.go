@@ -125,8 +125,10 @@ type Replay struct {
 // Replays is the ledger of a store's replays.
 type Replays interface {
 	// RequestReplays makes known what is asked for now, all of it: rows are added for ids that the ledger does not have; the
-	// state of those that have not ended is updated, and the definition where Rebind is set; those that are Pending and not
-	// asked for any more are withdrawn, as if nobody ever had. What has been reset goes on whatever is asked for.
+	// state of those that have not ended is updated, the definition where Rebind is set, and all else while they are Pending.
+	// Those that are Pending and not asked for any more are withdrawn, as if nobody ever had; those that are Resetting then are
+	// to be cancelled; and those that are Pending and to be cancelled are, at once. What has been reset goes on whatever is
+	// asked for.
 	RequestReplays(ctx context.Context, processor string, requests []ReplayRequest) error
 
 	// Replays returns the processor's ledger, oldest request first, and the replays that groups are in the middle of which

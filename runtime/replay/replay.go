@@ -127,6 +127,8 @@ func (r *Runner) begin(ctx context.Context, replay tokenstore.Replay) (time.Dura
 	err := r.Store.BeginReset(ctx, r.Processor, replay)
 	var wait *tokenstore.NotDueError
 	switch {
+	case errors.As(err, &wait) && wait.Reason == tokenstore.ReplayMoved:
+		return waitEvery, nil
 	case errors.As(err, &wait):
 		return waitEvery, r.Store.Explain(ctx, replay, wait.Reason, wait.Message)
 	case contended(err):

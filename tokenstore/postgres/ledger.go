@@ -23,6 +23,9 @@ func (s *Store) RequestReplays(ctx context.Context, processor string, requests [
 		}
 	}
 	batch.Queue(s.in(`DELETE FROM {{schema}}.replay WHERE processor = $1 AND phase = 'Pending' AND id <> ALL ($2)`), processor, ids)
+	batch.Queue(s.in(`UPDATE {{schema}}.replay SET state = 'Cancelled' WHERE processor = $1 AND phase = 'Resetting' AND id <> ALL ($2)`), processor, ids)
+	batch.Queue(s.in(`UPDATE {{schema}}.replay SET phase = 'Cancelled', reason = $2, message = $3, ended_at = clock_timestamp()
+		WHERE processor = $1 AND phase = 'Pending' AND state <> 'Running'`), processor, tokenstore.ReplayCancelledMeanwhile, cancelled)
 	batch.Queue(`SELECT pg_notify($1, $2)`, s.notify, processor)
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("requesting replays of %s: %w", processor, err)
@@ -30,7 +33,11 @@ func (s *Store) RequestReplays(ctx context.Context, processor string, requests [
 	return nil
 }
 
-// queueRequest adds a row that the ledger lacks, or brings one up to date that has not ended. An id that has run for one of
+// cancelled is the message of a replay that was cancelled in time.
+const cancelled = "cancelled before the reset: nothing has happened"
+
+// queueRequest adds a row that the ledger lacks, or brings one up to date that has not ended. As long as nothing has happened, it
+// is what was asked for last. An id that has run for one of
 // the groups under another processor, from which they were moved here, has run.
 func (s *Store) queueRequest(batch *pgx.Batch, processor string, r tokenstore.ReplayRequest) error {
 	place, err := json.Marshal(r.From)
@@ -48,7 +55,10 @@ func (s *Store) queueRequest(batch *pgx.Batch, processor string, r tokenstore.Re
 		  SELECT o.processor FROM {{schema}}.replay o
 		   WHERE o.id = $2 AND o.processor <> $1 AND o.groups && $3 AND o.reset_at IS NOT NULL LIMIT 1) AS o ON true
 		ON CONFLICT (processor, id) DO UPDATE SET state = excluded.state, unguarded = excluded.unguarded,
-		  definition = CASE WHEN $9 THEN excluded.definition ELSE r.definition END
+		  definition = CASE WHEN $9 THEN excluded.definition ELSE r.definition END,
+		  groups = CASE r.phase WHEN 'Pending' THEN excluded.groups ELSE r.groups END,
+		  place = CASE r.phase WHEN 'Pending' THEN excluded.place ELSE r.place END,
+		  context = CASE r.phase WHEN 'Pending' THEN excluded.context ELSE r.context END
 		WHERE r.phase IN ('Pending', 'Resetting', 'Replaying')`), values...)
 	return nil
 }

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -31,13 +32,17 @@ func (s *Store) BeginReset(ctx context.Context, processor string, r tokenstore.R
 		if _, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = %d", resetLockTimeout.Milliseconds())); err != nil {
 			return err
 		}
+		place, err := json.Marshal(r.From)
+		if err != nil {
+			return err
+		}
 		tag, err := tx.Exec(ctx, s.in(`UPDATE {{schema}}.replay SET phase = 'Resetting', reason = '', message = ''
-			WHERE number = $1 AND phase = 'Pending' AND state = 'Running'`), r.Number)
+			WHERE number = $1 AND phase = 'Pending' AND state = 'Running' AND groups = $2 AND place = $3`), r.Number, r.Groups, place)
 		if err != nil {
 			return err
 		}
 		if tag.RowsAffected() == 0 {
-			return &tokenstore.NotDueError{Reason: tokenstore.ReplayMoved, Message: "the replay was withdrawn or begun in the meantime"}
+			return &tokenstore.NotDueError{Reason: tokenstore.ReplayMoved, Message: "the replay was changed, withdrawn or begun in the meantime"}
 		}
 		if err := s.takeGroups(ctx, tx, processor, r); err != nil {
 			return err
