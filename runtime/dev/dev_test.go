@@ -223,6 +223,8 @@ func TestACorrectionAndItsReplayAreOneSave(t *testing.T) {
 	b.totals("a=3 b=4")
 	b.feed(`{"stream":"c","type":"OrderPlaced","data":{"total":5}}`)
 	b.totals("a=3 b=4 c=5")
+	b.save(resettable + "  replay: {id: fix, groups: [totals], context: {why: other}}\n")
+	b.shows("cannot be changed under the same id")
 	b.save(manifest + "  replay: {id: again, groups: [totals]}\n")
 	b.shows("has no reset")
 }

@@ -5,11 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"reflect"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/sluice-project/sluice/api/rules"
 	"github.com/sluice-project/sluice/definition"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/runtime/access"
@@ -78,6 +81,9 @@ func (r *runner) take(ctx context.Context, m manifest) error {
 	if err := r.requireHandlers(m.document.Spec); err != nil {
 		return err
 	}
+	if err := sameUnderItsID(before.document.Spec.Replay, m.document.Spec.Replay); err != nil {
+		return err
+	}
 	def := m.document.Spec.Definition()
 	if err := r.declare(ctx, m, def); err != nil {
 		return err
@@ -92,6 +98,19 @@ func (r *runner) take(ctx context.Context, m manifest) error {
 	r.start(ctx, m.processor(), def)
 	if restarted {
 		r.printer.tell("saved", "a new definition handles what comes from here on; events handled before stay as they are (--reset begins anew)")
+	}
+	return nil
+}
+
+// sameUnderItsID holds what a replay asks for against what it asked for before: the API server does so in a cluster.
+func sameUnderItsID(before, after *definition.Replay) error {
+	if before == nil || after == nil || before.ID != after.ID {
+		return nil
+	}
+	was, is := *before, *after
+	was.Groups, is.Groups = slices.Sorted(slices.Values(was.Groups)), slices.Sorted(slices.Values(is.Groups))
+	if !reflect.DeepEqual(was, is) {
+		return fmt.Errorf("spec.replay: %s", rules.ReplayDeclared)
 	}
 	return nil
 }
