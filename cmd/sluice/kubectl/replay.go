@@ -37,7 +37,7 @@ func Replay() *cobra.Command {
 			"To replay together with a correction of the handler, set spec.replay in the manifest instead.",
 		Example: "  kubectl sluice replay payments --group payments-view --tell why=rounding\n" +
 			"  kubectl sluice replay payments --group payments-view --from timestamp=2026-11-01T00:00:00Z\n" +
-			"  kubectl sluice replay payments --id 2026-11-21-1 --follow",
+			"  kubectl sluice replay payments --id 2026-11-21-093000 --follow",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := f.cluster.connect()
@@ -52,7 +52,7 @@ func Replay() *cobra.Command {
 	flags.StringArrayVar(&f.groups, "group", nil, "processing group to replay; may be repeated")
 	flags.StringVar(&f.from, "from", "earliest", "where to go back to: earliest, latest, position=N or timestamp=TIME (RFC 3339)")
 	flags.StringToStringVar(&f.told, "tell", nil, "context for handlers, key=value; may be repeated")
-	flags.StringVar(&f.id, "id", "", "id of the replay; an id runs once in the life of a store (default: today's date and a number)")
+	flags.StringVar(&f.id, "id", "", "id of the replay; an id runs once in the life of a store (default: date and time)")
 	flags.BoolVar(&f.noWait, "no-wait", false, "create the Replay and do not follow it")
 	flags.BoolVar(&f.follow, "follow", false, "create nothing: follow the replay that --id names")
 	return cmd
@@ -83,7 +83,7 @@ func (f *replayFlags) run(cmd *cobra.Command, c *cluster, name string) error {
 	if f.noWait {
 		return nil
 	}
-	return c.follow(ctx, cmd.OutOrStdout(), replay.Name)
+	return c.follow(ctx, cmd.OutOrStdout(), replay.Name, true)
 }
 
 func (f *replayFlags) followOnly(cmd *cobra.Command, c *cluster, p *v1alpha1.EventProcessor) error {
@@ -93,7 +93,7 @@ func (f *replayFlags) followOnly(cmd *cobra.Command, c *cluster, p *v1alpha1.Eve
 	for _, name := range []string{p.Name + "." + f.id, f.id} {
 		err := c.Get(cmd.Context(), client.ObjectKey{Namespace: c.namespace, Name: name}, &v1alpha1.Replay{})
 		if err == nil {
-			return c.follow(cmd.Context(), cmd.OutOrStdout(), name)
+			return c.follow(cmd.Context(), cmd.OutOrStdout(), name, false)
 		}
 		if !apierrors.IsNotFound(err) {
 			return fmt.Errorf("looking for Replay %s: %w", name, err)
@@ -102,7 +102,8 @@ func (f *replayFlags) followOnly(cmd *cobra.Command, c *cluster, p *v1alpha1.Eve
 	return fmt.Errorf("there is no Replay %s.%s, and none called %s", p.Name, f.id, f.id)
 }
 
-// create makes the Replay. Without an id it tries today's date with numbers until one is free.
+// create makes the Replay. The id that it gives is of this second, since the store may know ids of which no object is left; a
+// number tells it from others of the same second.
 func (f *replayFlags) create(ctx context.Context, c *cluster, p *v1alpha1.EventProcessor) (*v1alpha1.Replay, error) {
 	from, err := parseFrom(f.from)
 	if err != nil {
@@ -112,10 +113,14 @@ func (f *replayFlags) create(ctx context.Context, c *cluster, p *v1alpha1.EventP
 	for key, value := range f.told {
 		told[key] = v1alpha1.ContextValue(value)
 	}
+	now := time.Now().UTC().Format("2006-01-02-150405")
 	for n := 1; ; n++ {
 		id := f.id
-		if id == "" {
-			id = fmt.Sprintf("%s-%d", time.Now().Format(time.DateOnly), n)
+		switch {
+		case id == "" && n == 1:
+			id = now
+		case id == "":
+			id = fmt.Sprintf("%s-%d", now, n)
 		}
 		replay := &v1alpha1.Replay{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name + "." + id},
 			Spec: v1alpha1.ReplaySpec{ProcessorName: p.Name, Groups: f.groups, From: from, Context: told}}

@@ -21,9 +21,9 @@ import (
 // followEvery is the time between two looks at a Replay.
 const followEvery = 300 * time.Millisecond
 
-// follow shows a replay's progress until it has ended; an error says that it did not complete. When the context ends it
-// leaves the replay running.
-func (c *cluster) follow(ctx context.Context, out io.Writer, name string) error {
+// follow shows a replay's progress until it has ended; an error says that it did not complete, or that one which was just asked
+// for had run before. When the context ends it leaves the replay running.
+func (c *cluster) follow(ctx context.Context, out io.Writer, name string, asked bool) error {
 	bar := newBar(out)
 	id := name[strings.LastIndexByte(name, '.')+1:]
 	ticker := time.NewTicker(followEvery)
@@ -44,7 +44,7 @@ func (c *cluster) follow(ctx context.Context, out io.Writer, name string) error 
 			return fmt.Errorf("looking at Replay %s: %w", name, err)
 		}
 		bar.show(progressLine(&replay, time.Now()))
-		if over, err := verdict(&replay); over {
+		if over, err := verdict(&replay, asked); over {
 			bar.end()
 			return err
 		}
@@ -55,8 +55,9 @@ func (c *cluster) follow(ctx context.Context, out io.Writer, name string) error 
 	}
 }
 
-// verdict reports whether a replay has ended or been refused, with an error unless it is complete.
-func verdict(replay *v1alpha1.Replay) (over bool, err error) {
+// verdict reports whether a replay has ended or been refused, with an error unless it is complete. One that was asked for just now
+// is to have run now.
+func verdict(replay *v1alpha1.Replay, asked bool) (over bool, err error) {
 	is := func(kind string, status metav1.ConditionStatus) *metav1.Condition {
 		if c := meta.FindStatusCondition(replay.Status.Conditions, kind); c != nil && c.Status == status {
 			return c
@@ -67,6 +68,9 @@ func verdict(replay *v1alpha1.Replay) (over bool, err error) {
 		return false, nil
 	}
 	if c := is(v1alpha1.ConditionComplete, metav1.ConditionTrue); c != nil {
+		if asked && c.Reason == v1alpha1.ReasonAlreadyRun {
+			return true, fmt.Errorf("replay %s has not run now, because its id had run before: %s; ask again with another --id", replay.ID(), c.Message)
+		}
 		return true, nil
 	}
 	if c := is(v1alpha1.ConditionFailed, metav1.ConditionTrue); c != nil {
@@ -88,7 +92,7 @@ func progressLine(replay *v1alpha1.Replay, now time.Time) string {
 	switch {
 	case complete == nil:
 		return "waiting for the operator"
-	case s.Progress == nil:
+	case s.Progress == nil, complete.Reason == v1alpha1.ReasonAlreadyRun, complete.Reason == v1alpha1.ReasonProcessorNotFound:
 		return fmt.Sprintf("%s: %s", complete.Reason, complete.Message)
 	}
 	percent := int(*s.Progress)

@@ -45,24 +45,35 @@ func TestTheProgressOfAReplay(t *testing.T) {
 	if line := progressLine(half, now); line != "[###############---------------]  50 %  500 of 1000 events, about 90s left" {
 		t.Error(line)
 	}
-	if over, _ := verdict(half); over {
+	if over, _ := verdict(half, true); over {
 		t.Error("it is not over")
 	}
 }
 
 func TestHowAReplayEnded(t *testing.T) {
-	if over, err := verdict(replayWith(metav1.Condition{Type: "Complete", Status: "True", Reason: "ReplayComplete"})); !over || err != nil {
+	if over, err := verdict(replayWith(metav1.Condition{Type: "Complete", Status: "True", Reason: "ReplayComplete"}), true); !over || err != nil {
 		t.Error(over, err)
 	}
 	for _, c := range []metav1.Condition{{Type: "Failed", Status: "True", Reason: "ResetFailed", Message: "no such table"},
 		{Type: "Accepted", Status: "False", Reason: "NoReset", Message: "group view has no reset"}} {
-		if over, err := verdict(replayWith(c)); !over || err == nil || !strings.Contains(err.Error(), c.Message) || !strings.Contains(err.Error(), c.Reason) {
+		if over, err := verdict(replayWith(c), false); !over || err == nil || !strings.Contains(err.Error(), c.Message) || !strings.Contains(err.Error(), c.Reason) {
 			t.Errorf("%s: %t %v", c.Reason, over, err)
 		}
 	}
+	before := replayWith(metav1.Condition{Type: "Complete", Status: "True", Reason: "AlreadyRun", Message: "ran on 2026-11-20"})
+	if over, err := verdict(before, false); !over || err != nil {
+		t.Error("following one that ran before:", over, err)
+	}
+	if over, err := verdict(before, true); !over || err == nil || !strings.Contains(err.Error(), "ran on 2026-11-20") || !strings.Contains(err.Error(), "--id") {
+		t.Error("asking for one that ran before:", over, err)
+	}
+	before.Status.Progress = ptr.To[int32](100)
+	if line := progressLine(before, now); line != "AlreadyRun: ran on 2026-11-20" {
+		t.Error(line)
+	}
 	old := replayWith(metav1.Condition{Type: "Failed", Status: "True", Reason: "ResetFailed"})
 	old.Generation = 2
-	if over, _ := verdict(old); over {
+	if over, _ := verdict(old, true); over {
 		t.Error("the status speaks of an older generation")
 	}
 }
