@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 // apply carries the decision out. What the API server refuses is noted in the scope; the error is for what may work soon.
 func (r *Reconciler) apply(ctx context.Context, s *scope, d decision) error {
 	key := client.ObjectKeyFromObject(s.processor)
+	made := r.makeReplay(ctx, d.missing) // before the store is asked, so that the object is there when the replay runs
 	if d.want != nil {
 		r.Stores.Want(key, *d.want)
 	}
@@ -34,7 +36,7 @@ func (r *Reconciler) apply(ctx context.Context, s *scope, d decision) error {
 	if err := r.applyObjects(ctx, s, d.pods.replicas); err != nil {
 		return refused(s, err)
 	}
-	if err := r.applyReplays(ctx, s, d.missing, d.prunableReplay); err != nil {
+	if err := cmp.Or(made, r.deleteReplays(ctx, s, d.prunableReplay)); err != nil {
 		return refused(s, err)
 	}
 	return r.prune(ctx, s.processor.Namespace, d.prune)

@@ -62,3 +62,44 @@ func contradictions(p *v1alpha1.EventProcessor) []string {
 	}
 	return found
 }
+
+// replayContradictions are what tools would read wrongly in a Replay's status.
+func replayContradictions(r *v1alpha1.Replay) []string {
+	var found []string
+	say := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
+	is := func(name string, status metav1.ConditionStatus) bool {
+		c := meta.FindStatusCondition(r.Status.Conditions, name)
+		return c != nil && c.Status == status
+	}
+	if len(r.Status.Conditions) == 0 {
+		return nil // not looked at yet
+	}
+	for _, name := range []string{"Accepted", "Complete"} {
+		if meta.FindStatusCondition(r.Status.Conditions, name) == nil {
+			say("%s is missing", name)
+		}
+	}
+	complete, failed := is("Complete", metav1.ConditionTrue), is("Failed", metav1.ConditionTrue)
+	reconciling, stalled := is("Reconciling", metav1.ConditionTrue), is("Stalled", metav1.ConditionTrue)
+	if complete && (failed || stalled) {
+		say("complete, and not well: %+v", r.Status.Conditions)
+	}
+	if reconciling && (stalled || complete || failed || r.Status.ResetAt != nil) {
+		say("Reconciling, and there is nothing to wait for: %+v", r.Status)
+	}
+	if refused := is("Accepted", metav1.ConditionFalse); refused && !stalled || stalled && !refused && !failed {
+		say("Stalled is for what is not accepted or has failed: %+v", r.Status.Conditions)
+	}
+	if p := r.Status.Progress; p != nil && (*p == 100) != complete {
+		say("%d %%, Complete is %t", *p, complete)
+	}
+	for _, c := range r.Status.Conditions {
+		if c.ObservedGeneration != r.Status.ObservedGeneration {
+			say("%s is of generation %d, the status of %d", c.Type, c.ObservedGeneration, r.Status.ObservedGeneration)
+		}
+		if c.Message == "" || c.Reason == "" {
+			say("%s has no message or reason", c.Type)
+		}
+	}
+	return found
+}

@@ -29,9 +29,10 @@ type Reconciler struct {
 	// GiveUpAfter bounds a deletion that waits for its store.
 	GiveUpAfter time.Duration
 
-	written writtenStatuses
-	replays writtenReplays
-	applied appliedObjects
+	written        writtenStatuses[v1alpha1.EventProcessorStatus]
+	writtenReplays writtenStatuses[v1alpha1.ReplayStatus]
+	paces          paces
+	applied        appliedObjects
 }
 
 // afterConflict is when an object is looked at again that somebody else was changing: the cache has it by then.
@@ -76,7 +77,6 @@ func (r *Reconciler) reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 // gone forgets a processor that is no more, and tells Replays that ask for it.
 func (r *Reconciler) gone(ctx context.Context, key client.ObjectKey) error {
 	r.Stores.Forget(key)
-	r.written.forget(key)
 	replays, err := r.replaysOf(ctx, key)
 	if err != nil {
 		return err

@@ -5,45 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
 	applyv1alpha1 "github.com/sluice-project/sluice/api/v1alpha1/applyconfiguration/api/v1alpha1"
 )
-
-// writtenReplays remembers when the status of each Replay was written last.
-type writtenReplays struct {
-	mu sync.Mutex
-	at map[types.UID]time.Time
-}
-
-func (w *writtenReplays) last(uid types.UID) time.Time {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.at[uid]
-}
-
-func (w *writtenReplays) note(uid types.UID, at time.Time) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.at == nil {
-		w.at = map[types.UID]time.Time{}
-	}
-	for other, then := range w.at {
-		if at.Sub(then) > time.Hour { // of Replays that are gone, or whose figures have long stopped
-			delete(w.at, other)
-		}
-	}
-	w.at[uid] = at
-}
 
 // reportReplays writes the status of each Replay of the scope that has news. It returns when to look again, zero for not.
 func (r *Reconciler) reportReplays(ctx context.Context, s *scope) (again time.Duration, all error) {
@@ -52,7 +24,7 @@ func (r *Reconciler) reportReplays(ctx context.Context, s *scope) (again time.Du
 		if !replay.DeletionTimestamp.IsZero() {
 			continue
 		}
-		wait, err := r.reportReplay(ctx, replay, replayStatus(replay, s), s.now)
+		wait, err := r.reportReplay(ctx, replay, s)
 		if wait > 0 && (again == 0 || wait < again) {
 			again = wait
 		}
@@ -61,12 +33,15 @@ func (r *Reconciler) reportReplays(ctx context.Context, s *scope) (again time.Du
 	return again, all
 }
 
-func (r *Reconciler) reportReplay(ctx context.Context, replay *v1alpha1.Replay, after v1alpha1.ReplayStatus, now time.Time) (time.Duration, error) {
-	before := replay.Status
+func (r *Reconciler) reportReplay(ctx context.Context, replay *v1alpha1.Replay, s *scope) (time.Duration, error) {
+	before, lastWrite := r.writtenReplays.of(replay, replay.Status)
+	replay.Status = before
+	row := s.row(replay.ID())
+	after := replayStatus(replay, s, row, r.paces.of(replay.UID, row, s.now))
 	if equality.Semantic.DeepEqual(before, after) {
 		return 0, nil
 	}
-	if wait := figuresEvery - now.Sub(r.replays.last(replay.UID)); !urgentReplay(before, after) && wait > 0 {
+	if wait := figuresEvery - s.now.Sub(lastWrite); !urgentReplay(before, after) && wait > 0 {
 		return wait, nil
 	}
 	data, err := json.Marshal(after)
@@ -81,7 +56,7 @@ func (r *Reconciler) reportReplay(ctx context.Context, replay *v1alpha1.Replay, 
 	if err := r.Client.Status().Apply(ctx, object, client.FieldOwner(FieldOwner), client.ForceOwnership); err != nil {
 		return 0, client.IgnoreNotFound(fmt.Errorf("writing the status of Replay %s: %w", replay.Name, err))
 	}
-	r.replays.note(replay.UID, now)
+	r.writtenReplays.note(replay, after, s.now)
 	for _, m := range replayNews(before, after) {
 		r.Events.Eventf(replay, nil, m.kind, m.reason, "Replay", "%s", m.note)
 	}

@@ -27,34 +27,75 @@ func says(status bool, reason, message string) *metav1.Condition {
 	return c
 }
 
-// replayStatus is the status of a Replay: a view of its row in the ledger.
-func replayStatus(replay *v1alpha1.Replay, s *scope) v1alpha1.ReplayStatus {
+// replayStatus is the status of a Replay: a view of its row in the ledger, nil where none is known. moved is since when the row has
+// had done what it has.
+func replayStatus(replay *v1alpha1.Replay, s *scope, row *tokenstore.Replay, moved time.Time) v1alpha1.ReplayStatus {
 	status := *replay.Status.DeepCopy()
 	status.ObservedGeneration = replay.Generation
-	row := s.row(replay.ID())
+	if row == nil && remembered(replay, s) {
+		keepReplayConditions(&status)
+		return status
+	}
 	o := outlookOf(replay, s, row)
-	if o.accepted.Status == metav1.ConditionTrue && status.Definition == "" && row == nil {
+	switch {
+	case row != nil:
+		status.Definition = row.Definition
+		replayFigures(&status, row, moved, s.now)
+	case o.accepted.Status != metav1.ConditionTrue:
+		status.Definition = "" // it is bound when it is accepted
+	case status.Definition == "" && s.processor != nil:
 		status.Definition = s.desired.ID
 	}
-	if row != nil {
-		status.Definition = row.Definition
-		replayFigures(&status, row, s.now)
+	if s.processor == nil {
+		status.ETA = nil
 	}
 	setReplayConditions(&status, o, replay.Generation, s.now)
 	return status
+}
+
+// remembered reports whether the last status says more of a replay than can be seen now: nobody has looked into the store yet, or
+// there is no processor any more that would lead there.
+func remembered(replay *v1alpha1.Replay, s *scope) bool {
+	switch {
+	case s.store.Seen:
+		return false
+	case s.processor == nil:
+		return ended(replay.Status)
+	case ended(replay.Status), replay.Status.ResetAt != nil:
+		return true
+	}
+	accepted := meta.IsStatusConditionTrue(replay.Status.Conditions, v1alpha1.ConditionAccepted)
+	return accepted && s.desired.Spec.RefuseReplay(replay.Spec.Groups) == nil
+}
+
+// ended reports whether a status says that nothing more will happen.
+func ended(status v1alpha1.ReplayStatus) bool {
+	return meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionComplete) || meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionFailed)
 }
 
 func outlookOf(replay *v1alpha1.Replay, s *scope, row *tokenstore.Replay) outlook {
 	if row != nil && (row.ResetAt != nil || row.Phase.Ended()) {
 		return begunOutlook(replay, row)
 	}
+	if s.processor == nil && replay.Status.ResetAt != nil {
+		return outlook{accepted: says(true, v1alpha1.ReasonAccepted, "the replay has been reset"),
+			complete: says(false, v1alpha1.ReasonProcessorNotFound, missingProcessor(replay)+": the replay goes on when there is")}
+	}
 	if refusal := refusalOf(replay, s, row); refusal != nil {
 		return outlook{accepted: says(false, refusal.Reason, refusal.Message), stalled: true,
 			complete: says(false, refusal.Reason, "the replay is not accepted: nothing has happened")}
 	}
+	if row == nil && !s.store.Seen {
+		unknown := &metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonUnknown, Message: "the operator has not seen the store yet"}
+		return outlook{accepted: says(true, v1alpha1.ReasonAccepted, "the replay will run, if it has not"), reconciling: true, complete: unknown}
+	}
 	if row == nil {
+		message := "the replay is being written to the store"
+		if ended(replay.Status) {
+			message = "the store does not know that the replay has ended, so it is another one, or was restored: it will run again"
+		}
 		return outlook{accepted: says(true, v1alpha1.ReasonAccepted, "the replay will run"), reconciling: true,
-			complete: says(false, v1alpha1.ReasonPending, "the replay is being written to the store")}
+			complete: says(false, v1alpha1.ReasonPending, message)}
 	}
 	reason, message := row.Reason, row.Message
 	switch {
@@ -69,19 +110,27 @@ func outlookOf(replay *v1alpha1.Replay, s *scope, row *tokenstore.Replay) outloo
 // refusalOf is why a replay that has not begun cannot run as things are; nil where it can.
 func refusalOf(replay *v1alpha1.Replay, s *scope, row *tokenstore.Replay) *definition.Refusal {
 	if s.processor == nil {
-		return &definition.Refusal{Reason: v1alpha1.ReasonProcessorNotFound,
-			Message: fmt.Sprintf("there is no EventProcessor %s in this namespace", replay.Spec.ProcessorName)}
+		return &definition.Refusal{Reason: v1alpha1.ReasonProcessorNotFound, Message: missingProcessor(replay)}
 	}
 	if refusal := s.desired.Spec.RefuseReplay(replay.Spec.Groups); refusal != nil {
 		return refusal
 	}
-	if row != nil && row.Phase == tokenstore.ReplayPending {
-		switch row.Reason {
-		case tokenstore.ReplayNoReset, tokenstore.ReplayGroupMissing, tokenstore.ReplayPlaceInvalid:
-			return &definition.Refusal{Reason: row.Reason, Message: row.Message}
-		}
+	if refusedByWorkers(row) {
+		return &definition.Refusal{Reason: row.Reason, Message: row.Message}
 	}
 	return nil
+}
+
+// refusedByWorkers reports whether those who would carry a replay out have said that it cannot be, as the definition is.
+func refusedByWorkers(row *tokenstore.Replay) bool {
+	if row == nil || row.Phase != tokenstore.ReplayPending {
+		return false
+	}
+	return row.Reason == tokenstore.ReplayNoReset || row.Reason == tokenstore.ReplayGroupMissing || row.Reason == tokenstore.ReplayPlaceInvalid
+}
+
+func missingProcessor(replay *v1alpha1.Replay) string {
+	return fmt.Sprintf("there is no EventProcessor %s in this namespace", replay.Spec.ProcessorName)
 }
 
 // begunOutlook is that of a replay which has been reset, or has ended.
@@ -104,6 +153,7 @@ func begunOutlook(replay *v1alpha1.Replay, row *tokenstore.Replay) outlook {
 		o.complete = says(true, row.Reason, row.Message)
 	case tokenstore.ReplayFailed:
 		o.complete, o.failed = says(false, row.Reason, "the replay has failed"), says(true, row.Reason, row.Message+"; the groups go on where they were")
+		o.stalled = true
 	case tokenstore.ReplayCancelled:
 		o.complete, o.failed = says(false, v1alpha1.ReasonCancelled, "the replay was cancelled"), says(true, v1alpha1.ReasonCancelled, "cancelled before the reset: nothing has happened")
 		o.cancelled = says(true, v1alpha1.ReasonCancelled, "nothing has happened")
@@ -115,9 +165,15 @@ func begunOutlook(replay *v1alpha1.Replay, row *tokenstore.Replay) outlook {
 	return o
 }
 
-// ranBefore reports whether the replay had been asked for before this object was there, by the clocks of store and API server.
+// ranBefore reports whether the replay had ended before this object was there. If it was seen to wait or run, it had not; only at
+// the first look do the clocks of store and API server count, which need not agree.
 func ranBefore(replay *v1alpha1.Replay, row *tokenstore.Replay) bool {
-	return row.RequestedAt.Before(replay.CreationTimestamp.Time)
+	before := meta.FindStatusCondition(replay.Status.Conditions, v1alpha1.ConditionComplete)
+	accepted := meta.IsStatusConditionTrue(replay.Status.Conditions, v1alpha1.ConditionAccepted)
+	if before != nil && before.Status != metav1.ConditionUnknown && accepted {
+		return before.Reason == v1alpha1.ReasonAlreadyRun
+	}
+	return row.EndedAt != nil && row.EndedAt.Before(replay.CreationTimestamp.Time)
 }
 
 func date(at *time.Time) string {
@@ -128,8 +184,8 @@ func date(at *time.Time) string {
 }
 
 // replayFigures takes over what the row counts.
-func replayFigures(status *v1alpha1.ReplayStatus, row *tokenstore.Replay, now time.Time) {
-	status.ResetAt, status.CompletedAt, status.ETA, status.Progress = nil, nil, nil, nil
+func replayFigures(status *v1alpha1.ReplayStatus, row *tokenstore.Replay, moved, now time.Time) {
+	status.ResetAt, status.CompletedAt, status.ETA, status.Progress, status.Events = nil, nil, nil, nil, v1alpha1.ReplayEvents{}
 	if row.ResetAt == nil {
 		return
 	}
@@ -139,9 +195,9 @@ func replayFigures(status *v1alpha1.ReplayStatus, row *tokenstore.Replay, now ti
 	if row.Phase == tokenstore.ReplayComplete && row.EndedAt != nil {
 		status.CompletedAt = &metav1.Time{Time: row.EndedAt.UTC().Truncate(time.Second)}
 	}
-	if row.Phase == tokenstore.ReplayRunning && row.Done > 0 && *status.Progress >= 5 {
-		left := float64(row.Total-row.Done) / float64(row.Done) * float64(now.Sub(*row.ResetAt))
-		status.ETA = &metav1.Time{Time: now.Add(time.Duration(left)).UTC().Truncate(time.Second)}
+	if row.Phase == tokenstore.ReplayRunning && *status.Progress >= 5 && now.Sub(moved) < stillAfter {
+		left := float64(row.Total-row.Done) / float64(row.Done) * float64(moved.Sub(*row.ResetAt))
+		status.ETA = &metav1.Time{Time: moved.Add(time.Duration(left)).UTC().Truncate(time.Second)}
 	}
 }
 
@@ -178,6 +234,17 @@ func setReplayConditions(status *v1alpha1.ReplayStatus, o outlook, generation in
 		set(v1alpha1.ConditionReconciling, says(true, o.complete.Reason, o.complete.Message))
 	}
 	if o.stalled {
-		set(v1alpha1.ConditionStalled, says(true, o.accepted.Reason, o.accepted.Message))
+		why := o.accepted
+		if o.failed != nil {
+			why = o.failed
+		}
+		set(v1alpha1.ConditionStalled, says(true, why.Reason, why.Message))
+	}
+}
+
+// keepReplayConditions says of the conditions that they still hold.
+func keepReplayConditions(status *v1alpha1.ReplayStatus) {
+	for i := range status.Conditions {
+		status.Conditions[i].ObservedGeneration = status.ObservedGeneration
 	}
 }

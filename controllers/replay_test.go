@@ -84,7 +84,7 @@ func (w *world) desire(name string, state v1alpha1.ReplayState) {
 const (
 	resetting = "phase = 'Resetting', reason = 'WaitingForLocks', message = 'locks held by pid 7'"
 	isRunning = "phase = 'Replaying', reason = '', message = '', reset_at = clock_timestamp() - interval '1 minute', done = 52, total = 100"
-	isOver    = "phase = 'Complete', reason = '', message = '', done = 100, total = 100, reset_at = clock_timestamp() - interval '1 minute', ended_at = clock_timestamp()"
+	isOver    = "phase = 'Complete', reason = '', message = '', done = 100, total = 100, reset_at = clock_timestamp() - interval '1 minute', ended_at = clock_timestamp() - interval '5 seconds'"
 )
 
 var _ = Describe("A replay", func() {
@@ -98,10 +98,10 @@ var _ = Describe("A replay", func() {
 		Expect(metav1.IsControlledBy(w.replay("orders.fix"), w.get("orders"))).To(BeTrue())
 
 		By("following a new definition")
+		before := w.ledger("fix", "definition")()
 		w.edit("orders", func(p *v1alpha1.EventProcessor) {
 			p.Spec.ProcessingGroups[0].Handler.SQL.Statements[0].Batch = "SELECT 2"
 		})
-		before := w.ledger("fix", "definition")()
 		Eventually(w.ledger("fix", "definition")).ShouldNot(Equal(before))
 		w.ready("orders")
 
@@ -239,5 +239,133 @@ var _ = Describe("A replay", func() {
 			return names
 		}).Should(ConsistOf("r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12"), "ten, and the one that is declared")
 		Expect(w.ledger("r0", "phase")()).To(Equal("Complete"), "the ledger keeps all")
+	})
+
+	It("that has ended stays what it was while nobody sees the store or its processor", func(ctx SpecContext) {
+		w := running(resettable)
+		w.create(w.newReplay("mine", "orders-view"))
+		Eventually(w.ledger("mine", "phase")).Should(Equal("Pending"))
+		w.advance("mine", isOver)
+		Eventually(w.replaySays("mine", "Complete")).Should(Equal("True/ReplayComplete"))
+		w.create(w.newReplay("waiting", "orders-view"))
+		Eventually(w.ledger("waiting", "phase")).Should(Equal("Pending"))
+		w.advance("waiting", "reason = 'Paused', message = 'group orders-view is paused'")
+		Eventually(w.replaySays("waiting", "Complete")).Should(Equal("False/Paused"))
+
+		By("starting the operator again without the store")
+		operator.stop()
+		var secret corev1.Secret
+		Expect(w.object(&secret, "db")()).To(Succeed())
+		uri := secret.Data["uri"]
+		secret.Data = map[string][]byte{"uri": []byte("mysql://nowhere")}
+		Expect(apiClient.Update(ctx, &secret)).To(Succeed())
+		operator = startOperator()
+		Eventually(w.says("orders", "StoreReachable")).Should(Equal("False/InvalidURL"))
+		Expect(w.replaySays("mine", "Complete")()).To(Equal("True/ReplayComplete"))
+		Expect(w.replaySays("waiting", "Complete")()).To(Equal("False/Paused"))
+		secret.Data = map[string][]byte{"uri": uri}
+		Expect(apiClient.Update(ctx, &secret)).To(Succeed())
+		w.ready("orders")
+		w.advance("waiting", isRunning)
+		Eventually(w.replaySays("waiting", "Complete")).Should(Equal("False/ReplayRunning"))
+
+		By("deleting the processor")
+		Expect(apiClient.Delete(ctx, w.get("orders"))).To(Succeed())
+		Eventually(w.replaySays("waiting", "Complete")).Should(Equal("False/ProcessorNotFound"))
+		Expect(w.replay("waiting").Status.ETA).To(BeNil())
+		Expect(w.replaySays("waiting", "Accepted")()).To(Equal("True/Accepted"), "it goes on when there is a processor again")
+		Expect(w.replaySays("mine", "Complete")()).To(Equal("True/ReplayComplete"))
+	})
+
+	It("is complete for the first time whatever the clocks of store and API server say", func() {
+		w := running(resettable)
+		w.edit("orders", declaring("fix"))
+		Eventually(w.replaySays("orders.fix", "Accepted")).Should(Equal("True/Accepted"))
+		Eventually(w.ledger("fix", "phase")).Should(Equal("Pending"))
+		w.advance("fix", `phase = 'Complete', requested_at = requested_at - interval '1 hour',
+			reset_at = clock_timestamp() - interval '1 hour', ended_at = clock_timestamp() - interval '1 hour'`)
+		Eventually(w.replaySays("orders.fix", "Complete")).Should(Equal("True/ReplayComplete"))
+	})
+
+	It("can be abandoned whatever the spec says meanwhile", func() {
+		w := running(resettable)
+		w.create(w.newReplay("mine", "orders-view"))
+		Eventually(w.ledger("mine", "phase")).Should(Equal("Pending"))
+		w.advance("mine", isRunning)
+		Eventually(w.says("orders", "Replaying")).Should(Equal("True/ReplayRunning"))
+		w.edit("orders", func(p *v1alpha1.EventProcessor) { p.Spec.ProcessingGroups[0].Replay = v1alpha1.ReplayDeny })
+		w.desire("mine", v1alpha1.ReplayAbandoned)
+		Eventually(w.ledger("mine", "state")).Should(Equal("Abandoned"))
+	})
+
+	It("is withdrawn while its reset waits for locks, and does not come back", func(ctx SpecContext) {
+		w := running(resettable)
+		w.edit("orders", declaring("first"))
+		Eventually(w.ledger("first", "phase")).Should(Equal("Pending"))
+		w.advance("first", resetting)
+		Eventually(w.replaySays("orders.first", "Complete")).Should(Equal("False/WaitingForLocks"))
+		w.edit("orders", func(p *v1alpha1.EventProcessor) { p.Spec.Replay = nil })
+		Eventually(w.ledger("first", "state")).Should(Equal("Cancelled"), "the reset looks at it before it commits")
+
+		By("a worker that gives back a reset which nobody asks for any more")
+		Expect(w.pool.Exec(ctx, `INSERT INTO sluice.replay (processor, id, groups, place, definition, phase)
+			SELECT processor, 'second', groups, place, definition, 'Pending' FROM sluice.replay WHERE id = 'first'`)).Error().NotTo(HaveOccurred())
+		Eventually(w.ledger("second", "phase")).Should(BeEmpty())
+	})
+
+	It("is cancelled also where no worker is there", func() {
+		w := running(resettable)
+		w.edit("orders", func(p *v1alpha1.EventProcessor) { *p.Spec.Replicas = 0 })
+		Eventually(w.podNames).Should(BeEmpty())
+		w.create(w.newReplay("mine", "orders-view"))
+		Eventually(w.ledger("mine", "phase")).Should(Equal("Pending"))
+		w.desire("mine", v1alpha1.ReplayCancelled)
+		Eventually(w.replaySays("mine", "Cancelled")).Should(Equal("True/Cancelled"))
+	})
+
+	It("that workers refused is bound anew when the definition changes", func() {
+		w := running(resettable)
+		w.create(w.newReplay("mine", "orders-view"))
+		Eventually(w.ledger("mine", "phase")).Should(Equal("Pending"))
+		w.advance("mine", "reason = 'NoReset', message = 'group orders-view has no reset'")
+		Eventually(w.replaySays("mine", "Accepted")).Should(Equal("False/NoReset"))
+		before := w.ledger("mine", "definition")()
+		w.edit("orders", func(p *v1alpha1.EventProcessor) {
+			p.Spec.ProcessingGroups[0].Handler.SQL.Statements[0].Batch = "SELECT 2"
+		})
+		Eventually(w.ledger("mine", "definition")).ShouldNot(Equal(before))
+		w.ready("orders")
+		Expect(w.ledger("mine", "definition")()).To(Equal(w.get("orders").Status.Definition))
+	})
+
+	It("that was made for a processor of the same name that is no more is not asked for", func() {
+		w := running(resettable)
+		gone := w.get("orders").DeepCopy()
+		gone.UID = "8a1c2f6e-0000-4000-8000-000000000000"
+		left := w.newReplay("orders.left", "orders-view") // the garbage collector, which is not here, deletes it soon
+		left.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(gone, v1alpha1.GroupVersion.WithKind("EventProcessor"))}
+		w.create(left)
+		Eventually(w.replaySays("orders.left", "Accepted")).ShouldNot(Equal("absent"))
+		w.create(w.newReplay("mine", "orders-view"))
+		Eventually(w.ledger("mine", "phase")).Should(Equal("Pending"))
+		Expect(w.ledger("left", "phase")()).To(BeEmpty())
+	})
+
+	It("that is declared and cannot run is told of at the processor, too", func() {
+		w := running()
+		w.edit("orders", declaring("fix"))
+		Eventually(w.replaySays("orders.fix", "Accepted")).Should(Equal("False/NoReset"))
+		Eventually(w.says("orders", "Replaying")).Should(Equal("False/ReplayWaiting"))
+		Expect(w.message("orders", "Replaying")()).To(ContainSubstring("set handler.sql.reset, or replay: Allow"))
+		w.ready("orders")
+	})
+
+	It("that fails in its reset is Stalled, so that nobody waits for it", func() {
+		w := running(resettable)
+		w.edit("orders", declaring("fix"))
+		Eventually(w.ledger("fix", "phase")).Should(Equal("Pending"))
+		w.advance("fix", "phase = 'Failed', reason = 'ResetFailed', message = 'no such table', ended_at = clock_timestamp()")
+		Eventually(w.replaySays("orders.fix", "Failed")).Should(Equal("True/ResetFailed"))
+		Expect(w.replaySays("orders.fix", "Stalled")()).To(Equal("True/ResetFailed"))
 	})
 })

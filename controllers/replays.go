@@ -60,13 +60,20 @@ func (s *scope) made(replay *v1alpha1.Replay) bool {
 	return desired.IsControlledBy(replay, s.processor)
 }
 
+// leftOver reports whether a Replay was made for a processor of the same name that is no more: the garbage collector is about to
+// delete it.
+func (s *scope) leftOver(replay *v1alpha1.Replay) bool {
+	owner := metav1.GetControllerOf(replay)
+	return owner != nil && owner.Kind == "EventProcessor" && owner.UID != s.processor.UID
+}
+
 // requests are the replays that are asked for: by spec.replay, by Replays that users have made, and by those which the operator
-// made and which are under way. What a spec refuses is not asked for, and neither is what nobody wants any more.
+// made and which are under way. What a spec refuses is not asked for, unless it has been reset; neither is what nobody wants any more.
 func requests(s *scope) []tokenstore.ReplayRequest {
 	var all []tokenstore.ReplayRequest
 	add := func(r tokenstore.ReplayRequest) {
 		known := slices.ContainsFunc(all, func(other tokenstore.ReplayRequest) bool { return other.ID == r.ID })
-		if !known && s.desired.Spec.RefuseReplay(r.Groups) == nil {
+		if !known && (s.begun(r.ID) || s.desired.Spec.RefuseReplay(r.Groups) == nil) {
 			all = append(all, r)
 		}
 	}
@@ -76,10 +83,13 @@ func requests(s *scope) []tokenstore.ReplayRequest {
 	}
 	for i := range s.replays {
 		replay := &s.replays[i]
-		if !replay.DeletionTimestamp.IsZero() || s.made(replay) && !s.begun(replay.ID()) {
+		if !replay.DeletionTimestamp.IsZero() || s.leftOver(replay) || s.made(replay) && !s.begun(replay.ID()) {
 			continue
 		}
 		if request, err := requestOf(replay, s.desired.Spec, s.desired.ID); err == nil {
+			if refusedByWorkers(s.row(request.ID)) {
+				request.Definition, request.Rebind = s.desired.ID, true // it is bound when it is accepted
+			}
 			add(request)
 		}
 	}
@@ -89,7 +99,7 @@ func requests(s *scope) []tokenstore.ReplayRequest {
 // stateOf is what is wanted of a replay by the Replay that has its id.
 func (s *scope) stateOf(id string) tokenstore.ReplayState {
 	for _, replay := range s.replays {
-		if replay.ID() == id {
+		if replay.ID() == id && !s.leftOver(&replay) {
 			return tokenstore.ReplayState(replay.Spec.DesiredState)
 		}
 	}
@@ -149,13 +159,19 @@ func prunableReplays(s *scope) []string {
 	return names
 }
 
-// applyReplays makes the Replay that is missing and deletes those that are not needed.
-func (r *Reconciler) applyReplays(ctx context.Context, s *scope, missing *v1alpha1.Replay, prunable []string) error {
-	if missing != nil {
-		if err := r.Client.Create(ctx, missing, client.FieldOwner(FieldOwner)); client.IgnoreAlreadyExists(err) != nil {
-			return fmt.Errorf("making Replay %s: %w", missing.Name, err)
-		}
+// makeReplay makes the Replay that is missing.
+func (r *Reconciler) makeReplay(ctx context.Context, missing *v1alpha1.Replay) error {
+	if missing == nil {
+		return nil
 	}
+	if err := r.Client.Create(ctx, missing, client.FieldOwner(FieldOwner)); client.IgnoreAlreadyExists(err) != nil {
+		return fmt.Errorf("making Replay %s: %w", missing.Name, err)
+	}
+	return nil
+}
+
+// deleteReplays deletes those that are not needed.
+func (r *Reconciler) deleteReplays(ctx context.Context, s *scope, prunable []string) error {
 	for _, name := range prunable {
 		replay := &v1alpha1.Replay{ObjectMeta: metav1.ObjectMeta{Namespace: s.processor.Namespace, Name: name}}
 		if err := r.Client.Delete(ctx, replay); client.IgnoreNotFound(err) != nil {

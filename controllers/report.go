@@ -4,11 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
@@ -20,8 +18,7 @@ const figuresEvery = 10 * time.Second
 
 // report writes the status, at most once, and tells of what has changed. It returns when to look again, zero for not.
 func (r *Reconciler) report(ctx context.Context, s *scope) (time.Duration, error) {
-	key := client.ObjectKeyFromObject(s.processor)
-	before, lastWrite := r.written.of(key, s.processor)
+	before, lastWrite := r.written.of(s.processor, s.processor.Status)
 	s.processor.Status = before
 	after := statusOf(s)
 	if equality.Semantic.DeepEqual(before, after) {
@@ -33,7 +30,7 @@ func (r *Reconciler) report(ctx context.Context, s *scope) (time.Duration, error
 	if err := r.writeStatus(ctx, s.processor, after); err != nil {
 		return 0, client.IgnoreNotFound(err)
 	}
-	r.written.note(key, s.processor, after, s.now)
+	r.written.note(s.processor, after, s.now)
 	r.tell(s.processor, before, after)
 	return 0, nil
 }
@@ -52,46 +49,4 @@ func (r *Reconciler) writeStatus(ctx context.Context, processor *v1alpha1.EventP
 		return fmt.Errorf("writing the status: %w", err)
 	}
 	return nil
-}
-
-// writtenStatuses remembers the last write of each object: the cache may not have heard of it yet.
-type writtenStatuses struct {
-	mu    sync.Mutex
-	known map[types.NamespacedName]writtenStatus
-}
-
-type writtenStatus struct {
-	uid     types.UID
-	onto    string // the resource version that the cache had
-	status  v1alpha1.EventProcessorStatus
-	written time.Time
-}
-
-// of is the status as it was last written, and when that was.
-func (w *writtenStatuses) of(key types.NamespacedName, processor *v1alpha1.EventProcessor) (v1alpha1.EventProcessorStatus, time.Time) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	last, known := w.known[key]
-	switch {
-	case !known || last.uid != processor.UID:
-		return processor.Status, time.Time{}
-	case last.onto == processor.ResourceVersion:
-		return *last.status.DeepCopy(), last.written
-	}
-	return processor.Status, last.written
-}
-
-func (w *writtenStatuses) note(key types.NamespacedName, processor *v1alpha1.EventProcessor, status v1alpha1.EventProcessorStatus, now time.Time) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.known == nil {
-		w.known = map[types.NamespacedName]writtenStatus{}
-	}
-	w.known[key] = writtenStatus{processor.UID, processor.ResourceVersion, *status.DeepCopy(), now}
-}
-
-func (w *writtenStatuses) forget(key types.NamespacedName) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.known, key)
 }

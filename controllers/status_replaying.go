@@ -7,6 +7,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
+	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -31,7 +32,19 @@ func replaying(s *scope) metav1.Condition {
 			c.Reason, c.Message = v1alpha1.ReasonReplayWaiting, fmt.Sprintf("replay %s waits to begin: %s", row.ID, or(row.Message, "no worker has looked at it yet"))
 		}
 	}
+	if refusal := refusedDeclaration(s); refusal != nil && c.Reason == v1alpha1.ReasonNotReplaying {
+		c.Reason, c.Message = v1alpha1.ReasonReplayWaiting, fmt.Sprintf("replay %s is not accepted: %s", s.declaredReplay(), refusal.Message)
+	}
 	return c
+}
+
+// refusedDeclaration is why spec.replay is not asked for; nil where it is, or has been.
+func refusedDeclaration(s *scope) *definition.Refusal {
+	declared := s.desired.Spec.Replay
+	if declared == nil || s.begun(declared.ID) {
+		return nil
+	}
+	return s.desired.Spec.RefuseReplay(declared.Groups)
 }
 
 // runningReplay is the replay that a group is in the middle of; nil where there is none.

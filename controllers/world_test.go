@@ -19,6 +19,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
@@ -38,13 +39,14 @@ type world struct {
 	workers  map[string]*playedWorker                  // by pod
 	pool     *pgxpool.Pool
 	problems []string
+	over     map[types.UID]bool // Replays that have ended
 }
 
 func newWorld(url string) *world {
 	GinkgoHelper()
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}
 	Expect(apiClient.Create(context.Background(), namespace)).To(Succeed())
-	w := &world{namespace: namespace.Name, url: url, workers: map[string]*playedWorker{}}
+	w := &world{namespace: namespace.Name, url: url, workers: map[string]*playedWorker{}, over: map[types.UID]bool{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var playing sync.WaitGroup
 	playing.Go(func() { w.play(ctx) })
@@ -82,13 +84,30 @@ func (w *world) check(ctx context.Context) error {
 		return err
 	}
 	for _, p := range list.Items {
-		for _, problem := range contradictions(&p) {
-			if text := p.Name + ": " + problem; !slices.Contains(w.problems, text) {
-				w.problems = append(w.problems, text)
-			}
+		w.note(p.Name, contradictions(&p)...)
+	}
+	var replays v1alpha1.ReplayList
+	if err := apiClient.List(ctx, &replays, client.InNamespace(w.namespace)); err != nil {
+		return err
+	}
+	for _, r := range replays.Items {
+		w.note(r.Name, replayContradictions(&r)...)
+		over := meta.IsStatusConditionTrue(r.Status.Conditions, "Complete") || meta.IsStatusConditionTrue(r.Status.Conditions, "Failed")
+		if w.over[r.UID] && !over {
+			w.note(r.Name, fmt.Sprintf("it had ended, and has not any more: %+v", r.Status.Conditions))
 		}
+		w.over[r.UID] = w.over[r.UID] || over
 	}
 	return nil
+}
+
+// note remembers each problem once.
+func (w *world) note(name string, problems ...string) {
+	for _, problem := range problems {
+		if text := name + ": " + problem; !slices.Contains(w.problems, text) {
+			w.problems = append(w.problems, text)
+		}
+	}
 }
 
 // playDeployments makes and ends pods at once; old ones go when the new ones are ready.

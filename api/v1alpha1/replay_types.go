@@ -15,7 +15,7 @@ import (
 // +kubebuilder:printcolumn:name="Processor",type=string,JSONPath=`.spec.processorName`
 // +kubebuilder:printcolumn:name="Complete",type=string,JSONPath=`.status.conditions[?(@.type=="Complete")].status`
 // +kubebuilder:printcolumn:name="Progress",type=integer,JSONPath=`.status.progress`
-// +kubebuilder:printcolumn:name="Status",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].reason`
+// +kubebuilder:printcolumn:name="Status",type=string,JSONPath=`.status.conditions[?(@.type=="Complete")].reason`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="!self.metadata.name.contains('.') || self.metadata.name.startsWith(self.spec.processorName + '.')",message="a metadata.name with a dot must begin with spec.processorName and that dot, such as payments.fix-rounding for the processor payments"
 type Replay struct {

@@ -214,8 +214,21 @@ func (p *processor) round(ctx context.Context, l *link) error {
 	if err != nil {
 		return err
 	}
+	if conflict == nil && withdrawn(replays, w.Replays) {
+		p.declared = nil
+		p.poke()
+	}
 	p.tell(w, l, outcome, replays, conflict)
 	return nil
+}
+
+// withdrawn reports whether a replay waits that nobody asks for: one that was withdrawn while a worker was about to reset it, and
+// that came back when the worker could not.
+func withdrawn(replays []tokenstore.Replay, requested []tokenstore.ReplayRequest) bool {
+	return slices.ContainsFunc(replays, func(row tokenstore.Replay) bool {
+		return row.Phase == tokenstore.ReplayPending &&
+			!slices.ContainsFunc(requested, func(r tokenstore.ReplayRequest) bool { return r.ID == row.ID })
+	})
 }
 
 // tellCosted lets workers know that pods have their deletion costs.
