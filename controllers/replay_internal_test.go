@@ -94,6 +94,41 @@ func TestALaggingCacheIsNoNews(t *testing.T) {
 	}
 }
 
+func TestWhatIsToldOfAReplay(t *testing.T) {
+	is := func(name string, status metav1.ConditionStatus, reason string) metav1.Condition {
+		return metav1.Condition{Type: name, Status: status, Reason: reason, Message: reason}
+	}
+	const yes, no, unknown = metav1.ConditionTrue, metav1.ConditionFalse, metav1.ConditionUnknown
+	accepted, reset := is("Accepted", yes, "Accepted"), metav1.Now()
+	for name, test := range map[string]struct {
+		before, after []metav1.Condition
+		resetAt       *metav1.Time
+		want          string
+	}{
+		"accepted":                        {nil, []metav1.Condition{accepted, is("Complete", no, "Pending")}, nil, "Normal Accepted;"},
+		"refused":                         {nil, []metav1.Condition{is("Accepted", no, "NoReset"), is("Complete", no, "NoReset")}, nil, "Warning NoReset;"},
+		"waiting":                         {[]metav1.Condition{accepted, is("Complete", no, "Pending")}, []metav1.Condition{accepted, is("Complete", no, "WaitingForLocks")}, nil, "Normal WaitingForLocks;"},
+		"reset":                           {[]metav1.Condition{accepted, is("Complete", no, "Pending")}, []metav1.Condition{accepted, is("Complete", no, "ReplayRunning")}, &reset, "Normal ReplayRunning;"},
+		"complete":                        {[]metav1.Condition{accepted, is("Complete", no, "ReplayRunning")}, []metav1.Condition{accepted, is("Complete", yes, "ReplayComplete")}, &reset, "Normal ReplayComplete;"},
+		"nothing new":                     {[]metav1.Condition{accepted, is("Complete", yes, "ReplayComplete")}, []metav1.Condition{accepted, is("Complete", yes, "ReplayComplete")}, &reset, ""},
+		"complete before it was there":    {nil, []metav1.Condition{accepted, is("Complete", yes, "AlreadyRun")}, &reset, "Normal AlreadyRun;"},
+		"cancelled":                       {[]metav1.Condition{accepted}, []metav1.Condition{accepted, is("Complete", no, "Cancelled"), is("Failed", yes, "Cancelled"), is("Cancelled", yes, "Cancelled")}, nil, "Normal Cancelled;"},
+		"too late to cancel":              {[]metav1.Condition{accepted, is("Complete", no, "ReplayRunning")}, []metav1.Condition{accepted, is("Complete", no, "ReplayRunning"), is("Cancelled", no, "AlreadyReset")}, &reset, "Warning AlreadyReset;"},
+		"failed":                          {[]metav1.Condition{accepted}, []metav1.Condition{accepted, is("Complete", no, "ResetFailed"), is("Failed", yes, "ResetFailed")}, nil, "Warning ResetFailed;"},
+		"the store has not been seen yet": {nil, []metav1.Condition{accepted, is("Complete", unknown, "Unknown")}, nil, "Normal Accepted;"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := ""
+			for _, m := range replayNews(v1alpha1.ReplayStatus{Conditions: test.before}, v1alpha1.ReplayStatus{Conditions: test.after, ResetAt: test.resetAt}) {
+				got += m.kind + " " + m.reason + ";"
+			}
+			if got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
 // A store that was restored, or is another one, does not know of a replay that was complete: it runs again, and says why.
 func TestAReplayThatTheStoreHasForgottenRunsAgain(t *testing.T) {
 	replay := &v1alpha1.Replay{Spec: v1alpha1.ReplaySpec{ProcessorName: "orders", Groups: []string{"view"}}}

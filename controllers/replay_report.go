@@ -71,21 +71,42 @@ func urgentReplay(before, after v1alpha1.ReplayStatus) bool {
 	return !equality.Semantic.DeepEqual(before, after)
 }
 
-// replayNews are what is worth an event: that a replay is refused, waits, runs, and how it ends.
+// replayNews are what is worth an event: that a replay is accepted or refused, waits, runs, and how it ends. Each reason is told once.
 func replayNews(before, after v1alpha1.ReplayStatus) []message {
 	var all []message
-	for _, name := range []string{v1alpha1.ConditionAccepted, v1alpha1.ConditionComplete, v1alpha1.ConditionFailed, v1alpha1.ConditionCancelled} {
+	told := map[string]bool{}
+	for _, name := range []string{v1alpha1.ConditionAccepted, v1alpha1.ConditionFailed, v1alpha1.ConditionCancelled, v1alpha1.ConditionComplete} {
 		was, is := meta.FindStatusCondition(before.Conditions, name), meta.FindStatusCondition(after.Conditions, name)
-		if is == nil || was != nil && was.Status == is.Status && was.Reason == is.Reason {
+		if is == nil || told[is.Reason] || was != nil && was.Status == is.Status && was.Reason == is.Reason {
 			continue
 		}
-		bad := name == v1alpha1.ConditionAccepted && is.Status == metav1.ConditionFalse || name == v1alpha1.ConditionFailed
-		switch {
-		case bad:
-			all = append(all, message{corev1.EventTypeWarning, is.Reason, is.Message})
-		case name == v1alpha1.ConditionComplete && is.Reason != v1alpha1.ReasonPending:
-			all = append(all, message{corev1.EventTypeNormal, is.Reason, is.Message})
+		if kind := replayNewsKind(is, after); kind != "" {
+			told[is.Reason] = true
+			all = append(all, message{kind, is.Reason, is.Message})
 		}
 	}
 	return all
+}
+
+// replayNewsKind is the kind of event that a condition which is new is worth; empty for none.
+func replayNewsKind(is *metav1.Condition, status v1alpha1.ReplayStatus) string {
+	no := is.Status == metav1.ConditionFalse
+	switch is.Type {
+	case v1alpha1.ConditionAccepted, v1alpha1.ConditionCancelled:
+		if no {
+			return corev1.EventTypeWarning
+		}
+		if is.Type == v1alpha1.ConditionAccepted && (status.ResetAt != nil || ended(status)) {
+			return "" // long ago
+		}
+	case v1alpha1.ConditionFailed:
+		if is.Reason != v1alpha1.ReasonCancelled {
+			return corev1.EventTypeWarning
+		}
+	case v1alpha1.ConditionComplete:
+		if is.Status == metav1.ConditionUnknown || is.Reason == v1alpha1.ReasonPending {
+			return ""
+		}
+	}
+	return corev1.EventTypeNormal
 }

@@ -9,6 +9,7 @@ import (
 	. "github.com/onsi/gomega"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -130,6 +131,16 @@ var _ = Describe("A replay", func() {
 		By("being over, once and for all")
 		w.advance("fix", isOver)
 		Eventually(w.replaySays("orders.fix", "Complete")).Should(Equal("True/ReplayComplete"))
+		Eventually(func() (reasons []string) {
+			var list eventsv1.EventList
+			Expect(apiClient.List(ctx, &list, client.InNamespace(w.namespace))).To(Succeed())
+			for _, e := range list.Items {
+				if e.Regarding.Kind == "Replay" && e.Regarding.Name == "orders.fix" {
+					reasons = append(reasons, e.Reason)
+				}
+			}
+			return reasons
+		}).Should(ConsistOf("Accepted", "WaitingForLocks", "ReplayRunning", "AlreadyReset", "ReplayComplete"))
 		Expect(w.replay("orders.fix").Status.Progress).To(HaveValue(BeEquivalentTo(100)))
 		Eventually(w.says("orders", "Replaying")).Should(Equal("False/NotReplaying"))
 		uid := w.replay("orders.fix").UID
