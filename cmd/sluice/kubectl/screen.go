@@ -20,6 +20,7 @@ func screen(s sight) string {
 	var out bytes.Buffer
 	head(&out, s)
 	groups(&out, s)
+	replays(&out, s)
 	owners(&out, s)
 	blocked(&out, s)
 	unseen(&out, s)
@@ -161,7 +162,14 @@ func (s sight) status(group string) v1alpha1.GroupStatus {
 	return v1alpha1.GroupStatus{}
 }
 
-func (s sight) stateOf(group string) string { return orDash(string(s.status(group).State)) }
+// stateOf is a group's state, and how much of a replay it has done.
+func (s sight) stateOf(group string) string {
+	status := s.status(group)
+	if status.ReplayPercent != nil {
+		return fmt.Sprintf("%s (%d%% replayed)", status.State, *status.ReplayPercent)
+	}
+	return orDash(string(status.State))
+}
 
 func seconds(lag float64) string {
 	switch {
@@ -235,6 +243,9 @@ func number(n int64) string {
 // unseen says why figures are missing.
 func unseen(out io.Writer, s sight) {
 	var lines []string
+	if s.replaysErr != nil {
+		lines = append(lines, fmt.Sprintf("replays: %v", s.replaysErr))
+	}
 	if s.podsErr != nil {
 		lines = append(lines, fmt.Sprintf("pods: %v", s.podsErr))
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
 	"github.com/sluice-project/sluice/runtime/worker"
@@ -58,12 +59,21 @@ func TestScreens(t *testing.T) {
 	paused := payments(is(v1alpha1.ConditionReady, metav1.ConditionTrue, "Paused", ""))
 	paused.Spec.DesiredState, paused.Generation = v1alpha1.DesiredStatePaused, 4
 
+	replayed := payments(ready, is(v1alpha1.ConditionReplaying, metav1.ConditionTrue, "ReplayRunning", "replay fix of payments-view: 45 %"))
+	replayed.Status.Groups[1].State, replayed.Status.Groups[1].ReplayPercent = v1alpha1.GroupReplaying, ptr.To[int32](45)
+	running := replayWith(is(v1alpha1.ConditionComplete, metav1.ConditionFalse, "ReplayRunning", ""))
+	running.Spec.Groups = []string{"payments-view"}
+	running.Status.Progress, running.Status.Events, running.Status.ETA = ptr.To[int32](45), v1alpha1.ReplayEvents{Handled: 4500, Total: 10000}, &metav1.Time{Time: now.Add(90 * time.Second)}
+	refused := replayWith(is(v1alpha1.ConditionAccepted, metav1.ConditionFalse, "NoReset", ""), is(v1alpha1.ConditionComplete, metav1.ConditionFalse, "NoReset", ""))
+	refused.Name, refused.Spec.Groups = "mine", []string{"validation", "payments-view"}
+
 	for name, s := range map[string]sight{
+		"replaying": {processor: replayed, pods: []podSight{one, two}, replays: []v1alpha1.Replay{*running, *refused}},
 		"blocked": {processor: payments(ready, is(v1alpha1.ConditionDegraded, metav1.ConditionTrue, "SegmentBlocked",
 			"group payments-view, segment 3, event at position 1042, 4 attempts: ERROR: division by zero")), pods: []podSight{one, two}},
 		"a-pod-does-not-start": {processor: payments(is(v1alpha1.ConditionAvailable, metav1.ConditionTrue, "AllSegmentsOwned", ""),
 			is(v1alpha1.ConditionReady, metav1.ConditionFalse, "PodsNotReady", "payments-7c-ccccc: ImagePullBackOff")), pods: []podSight{two, starting}},
-		"pods-are-forbidden": {processor: payments(ready), podsErr: errors.New("pods is forbidden")},
+		"pods-are-forbidden": {processor: payments(ready), podsErr: errors.New("pods is forbidden"), replaysErr: errors.New("replays is forbidden")},
 		"paused-and-ahead":   {processor: paused},
 		"nothing-owned":      {processor: payments(ready), pods: []podSight{idle}},
 	} {

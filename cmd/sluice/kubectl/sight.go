@@ -25,7 +25,10 @@ type sight struct {
 	processor v1alpha1.EventProcessor
 	pods      []podSight // by name
 	podsErr   error      // why there are none
-	now       time.Time
+
+	replays    []v1alpha1.Replay // that have not ended
+	replaysErr error
+	now        time.Time
 }
 
 // podSight is what was seen of a pod, and what it said of itself.
@@ -51,6 +54,7 @@ const (
 // look sees a processor and asks its pods.
 func (c *cluster) look(ctx context.Context, p v1alpha1.EventProcessor) sight {
 	s := sight{processor: p, now: time.Now()}
+	s.replays, s.replaysErr = c.openReplays(ctx, p)
 	var pods corev1.PodList
 	if s.podsErr = c.List(ctx, &pods, client.InNamespace(p.Namespace), client.MatchingLabels{podLabel: p.Name}); s.podsErr != nil {
 		return s
