@@ -136,6 +136,42 @@ type Replays interface {
 	Replays(ctx context.Context, processor string) ([]Replay, error)
 }
 
+// Replaying is a replay that a group is in the middle of.
+type Replaying struct {
+	Number     int64
+	ID         string
+	Context    map[string]string
+	Boundaries []Boundary
+}
+
+// Resets carries replays out. A reset itself, which runs users' handlers in its transaction, has the form that its store gives
+// to transactions. A crash between two of these leaves what whoever comes next goes on with.
+type Resets interface {
+	// Replaying returns, by group, the replays that the processor's groups are in the middle of.
+	Replaying(ctx context.Context, processor string) (map[string]*Replaying, error)
+
+	// BeginReset takes the segments of a pending replay's groups from their owners: running batches are fenced off, and nobody
+	// may claim until the reset has ended. A *NotDueError says why it is not the time; nothing was written then.
+	BeginReset(ctx context.Context, processor string, r Replay) error
+
+	// EndReset lets the groups of a replay whose reset has begun go on where they were. phase is what becomes of the replay:
+	// Pending, Failed or Cancelled.
+	EndReset(ctx context.Context, r Replay, phase ReplayPhase, reason, message string) error
+
+	// Explain says what a replay waits for that has not been reset.
+	Explain(ctx context.Context, r Replay, reason, message string) error
+
+	// Record notes how far a replay has come that runs.
+	Record(ctx context.Context, r Replay, done, total int64) error
+
+	// Complete ends a replay that runs, and whose groups have what their boundaries have.
+	Complete(ctx context.Context, r Replay) error
+
+	// Abandon ends a replay that runs: the tokens go to what was handled before, and what has been handled again stays so. The
+	// projection lacks the rest until another replay of the groups is complete.
+	Abandon(ctx context.Context, r Replay, n Notation) error
+}
+
 // NotDueError says why a replay cannot go on now.
 type NotDueError struct{ Reason, Message string }
 
@@ -153,4 +189,12 @@ func Agreed(bound, wanted string, others []string) error {
 		return &NotDueError{ReplayWaitsForRollout, "pod " + others[0] + " and others run another definition than " + bound}
 	}
 	return nil
+}
+
+// Boundary is what a part of the hash space had handled when its group was reset. An event is handled again, rather than for
+// the first time, if and only if the boundary that it belongs to has been given it. The boundaries of a group cover the hash
+// space exactly once; they do not depend on what its segments are meanwhile.
+type Boundary struct {
+	Part
+	Start int64 // position from which it is handled again
 }

@@ -7,6 +7,7 @@
 //   - A batch commits only if its token has the epoch and version that the caller believes (the fence, in the database).
 //   - Epoch and version of a token never go back: not by release, split, merge, reset, or delete and creation.
 //   - The segments of a group cover the hash space exactly once (Split and Merge are one transaction each).
+//   - What each operation makes of a token, and what its owner may believe of it, is in package protocol.
 //   - Nothing of this needs a clock or a failure detector: those decide only who may try.
 package tokenstore
 

@@ -26,6 +26,7 @@ import (
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
+	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
 
 // Runner carries the replays of one processor out. Its methods must not run at once.
@@ -224,7 +225,7 @@ func (r *Runner) measure(ctx context.Context, replay tokenstore.Replay) (time.Du
 		if g.Number != replay.Number {
 			continue
 		}
-		d, t, complete, err := tokenstore.Replayed(r.Source, of(name, tokens), g.Boundaries)
+		d, t, complete, err := protocol.Replayed(r.Source, of(name, tokens), g.Boundaries)
 		if err != nil {
 			return 0, fmt.Errorf("group %s: %w", name, err)
 		}
@@ -238,7 +239,7 @@ func (r *Runner) measure(ctx context.Context, replay tokenstore.Replay) (time.Du
 }
 
 // here reports whether all of the replay's groups were seen: one that was taken out of the spec waits for its return.
-func (r *Runner) here(replay tokenstore.Replay, groups map[string]*postgres.Replaying) bool {
+func (r *Runner) here(replay tokenstore.Replay, groups map[string]*tokenstore.Replaying) bool {
 	return !slices.ContainsFunc(replay.Groups, func(name string) bool {
 		g := groups[name]
 		return g == nil || g.Number != replay.Number

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/tokenstore"
-	"github.com/sluice-project/sluice/tokenstore/postgres"
+	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
 
 // act carries a decision out.
@@ -104,12 +104,12 @@ func (c *controller) failures(ctx context.Context) (map[tokenstore.Key]*tokensto
 }
 
 // hold begins to process a token that was claimed. Where an event failed before, the segment goes on alone with that event.
-func (c *controller) hold(t tokenstore.Token, failure *tokenstore.Failure, replaying *postgres.Replaying) error {
+func (c *controller) hold(t tokenstore.Token, failure *tokenstore.Failure, replaying *tokenstore.Replaying) error {
 	replay, err := c.replayedBy(replaying, t)
 	if err != nil {
 		return err
 	}
-	s := &segmentRun{group: c.groups[t.Group], token: t, moved: time.Now(), claimed: time.Now(), limit: 50, failure: failure, replay: replay}
+	s := &segmentRun{group: c.groups[t.Group], Holding: protocol.Hold(t), moved: time.Now(), claimed: time.Now(), limit: 50, failure: failure, replay: replay}
 	if failure != nil {
 		s.limit, s.inherited = 1, failure.Position
 	}
@@ -130,10 +130,9 @@ func (l *life) leave(ctx context.Context, segments []*segmentRun) {
 	var now []*segmentRun
 	l.mu.Lock()
 	for _, s := range segments {
-		if !s.leaving && !s.running && !s.gone {
+		if s.Leave() {
 			now = append(now, s)
 		}
-		s.leaving = true
 	}
 	l.mu.Unlock()
 	l.release(ctx, now)

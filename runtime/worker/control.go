@@ -252,7 +252,7 @@ func (l *life) held() map[tokenstore.Key]int64 {
 	defer l.mu.Unlock()
 	held := map[tokenstore.Key]int64{}
 	for key, s := range l.segments {
-		held[key] = s.token.Epoch
+		held[key] = s.Token.Epoch
 	}
 	return held
 }

@@ -43,20 +43,15 @@ func (l *life) execute(ctx context.Context) {
 func (l *life) take(s *segmentRun) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s.poked = s.running
-	if s.gone || s.leaving || s.running || l.settings.paused(s.group.name) || time.Now().Before(s.notBefore) || !l.trusts() {
-		return false
-	}
-	s.running = true
-	return true
+	s.poked = s.Busy()
+	return !l.settings.paused(s.group.name) && !time.Now().Before(s.notBefore) && l.trusts() && s.Begin()
 }
 
 // give ends what take began: the segment is queued again, or released where that was asked for meanwhile.
 func (l *life) give(ctx context.Context, s *segmentRun, again bool) {
 	l.mu.Lock()
-	s.running = false
+	leaving := s.End()
 	again = again || s.poked
-	leaving := s.leaving && !s.gone
 	l.mu.Unlock()
 	switch {
 	case leaving:

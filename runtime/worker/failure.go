@@ -22,12 +22,12 @@ const (
 func (l *life) failed(ctx context.Context, s *segmentRun, b batch, err error) (again bool) {
 	if errors.Is(err, tokenstore.ErrFenced) {
 		l.metrics.fenced(s.group.name)
-		l.log.Info("a batch was fenced off: its segment was claimed, split or merged meanwhile", "group", s.group.name, "segment", s.token.Segment)
+		l.log.Info("a batch was fenced off: its segment was claimed, split or merged meanwhile", "group", s.group.name, "segment", s.Token.Segment)
 		l.lose(s)
 		return false
 	}
 	kind, reason := handler.Classify(err)
-	fault := tokenstore.Fault{Kind: kind, Reason: reason, Message: err.Error(), Segment: &s.token.Segment, Since: time.Now()}
+	fault := tokenstore.Fault{Kind: kind, Reason: reason, Message: err.Error(), Segment: &s.Token.Segment, Since: time.Now()}
 	switch kind {
 	case tokenstore.EventFault:
 		return l.eventFailed(ctx, s, b, fault)
@@ -42,7 +42,7 @@ func (l *life) failed(ctx context.Context, s *segmentRun, b batch, err error) (a
 		l.pause(s, fault, contentionWait+rand.N(contentionWait))
 	default:
 		if postgres.IsLost(err) && ctx.Err() == nil {
-			l.log.Warn("a batch's outcome is unknown; claiming the segment again", "group", s.group.name, "segment", s.token.Segment, "error", err)
+			l.log.Warn("a batch's outcome is unknown; claiming the segment again", "group", s.group.name, "segment", s.Token.Segment, "error", err)
 			l.lose(s)
 			return false
 		}
@@ -65,19 +65,19 @@ func (l *life) eventFailed(ctx context.Context, s *segmentRun, b batch, fault to
 		failure.Attempts = s.failure.Attempts + 1
 	}
 	wait := retryDelay(l, s.group.name, failure.Attempts)
-	switch err := l.store.Fail(ctx, s.token.Epoch, s.token.Version, failure, wait); {
+	switch err := l.store.Fail(ctx, s.Token.Epoch, s.Token.Version, failure, wait); {
 	case errors.Is(err, tokenstore.ErrFenced):
 		l.lose(s)
 		return false
 	case err != nil:
-		l.log.Warn("an attempt could not be stored", "group", s.group.name, "segment", s.token.Segment, "error", err)
+		l.log.Warn("an attempt could not be stored", "group", s.group.name, "segment", s.Token.Segment, "error", err)
 	default:
 		s.failure = &failure
 	}
 	l.metrics.attempt(s.group.name)
 	l.speaksAgainst(s, event.Position, fault.Message)
 	fault.Position, fault.Attempts = event.Position, failure.Attempts
-	l.log.Error("an event fails; its segment waits", "group", s.group.name, "segment", s.token.Segment, "position", event.Position,
+	l.log.Error("an event fails; its segment waits", "group", s.group.name, "segment", s.Token.Segment, "position", event.Position,
 		"type", event.Type, "stream", event.StreamID, "attempts", failure.Attempts, "retryIn", wait, "error", fault.Message)
 	l.pause(s, fault, wait)
 	return false
@@ -110,7 +110,7 @@ func (l *life) pause(s *segmentRun, fault tokenstore.Fault, wait time.Duration) 
 	s.fault, s.notBefore = &fault, time.Now().Add(wait)
 	l.mu.Unlock()
 	if first && fault.Kind != tokenstore.ContentionFault && fault.Kind != tokenstore.EventFault {
-		l.log.Error("a segment waits", "group", s.group.name, "segment", s.token.Segment, "kind", fault.Kind, "reason", fault.Reason, "error", fault.Message)
+		l.log.Error("a segment waits", "group", s.group.name, "segment", s.Token.Segment, "kind", fault.Kind, "reason", fault.Reason, "error", fault.Message)
 	}
 	time.AfterFunc(wait, func() { l.runnable.push(s) })
 }
@@ -118,7 +118,7 @@ func (l *life) pause(s *segmentRun, fault tokenstore.Fault, wait time.Duration) 
 // lose forgets a segment without touching its token, and has the control loop look who owns it now.
 func (l *life) lose(s *segmentRun) {
 	l.mu.Lock()
-	s.gone = true
+	s.Lose()
 	if l.segments[s.key()] == s {
 		delete(l.segments, s.key())
 	}

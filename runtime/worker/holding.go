@@ -38,7 +38,7 @@ func (w *Worker) Holdings() []Holding {
 
 // holding describes a segment. The caller holds the life's lock.
 func (s *segmentRun) holding() Holding {
-	h := Holding{Group: s.group.name, Segment: s.token.Segment, Mask: s.token.Mask, Position: s.token.Parts[0].Progress.Position}
+	h := Holding{Group: s.group.name, Segment: s.Token.Segment, Mask: s.Token.Mask, Position: s.Token.Parts[0].Progress.Position}
 	if f := s.fault; f != nil && f.Kind != tokenstore.ContentionFault {
 		h.Blocked = &Blocked{Kind: f.Kind, Reason: f.Reason, Position: f.Position, Attempts: f.Attempts, Since: f.Since}
 	}

@@ -82,8 +82,7 @@ func (l *life) takeResting() []*segmentRun {
 	defer l.mu.Unlock()
 	var resting []*segmentRun
 	for _, s := range l.segments {
-		if !s.running && !s.leaving && !s.gone && time.Since(s.moved) > s.moveEvery() && l.trusts() {
-			s.running = true
+		if time.Since(s.moved) > s.moveEvery() && l.trusts() && s.Begin() {
 			resting = append(resting, s)
 		}
 	}
@@ -103,12 +102,12 @@ func (s *segmentRun) behind() bool {
 	if s.parts == nil {
 		return false
 	}
-	progress := s.parts.Progress(s.token.Range())
-	if len(progress) != len(s.token.Parts) || time.Since(s.moved) > refreshAfter {
+	progress := s.parts.Progress(s.Token.Range())
+	if len(progress) != len(s.Token.Parts) || time.Since(s.moved) > refreshAfter {
 		return true
 	}
 	for i, part := range progress {
-		if part.Progress.Position != s.token.Parts[i].Progress.Position {
+		if part.Progress.Position != s.Token.Parts[i].Progress.Position {
 			return true
 		}
 	}

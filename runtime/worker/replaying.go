@@ -10,7 +10,6 @@ import (
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/runtime/replay"
 	"github.com/sluice-project/sluice/tokenstore"
-	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // replayRetry is when replays are looked at again after an error of the store.
@@ -65,7 +64,7 @@ func (l *life) paused(group string) bool {
 
 // replayedBy returns what a segment had handled when its group was reset. It is read after the claim: whoever resets the group
 // again takes the segment away.
-func (l *life) replayedBy(r *postgres.Replaying, t tokenstore.Token) (*replayed, error) {
+func (l *life) replayedBy(r *tokenstore.Replaying, t tokenstore.Token) (*replayed, error) {
 	if r == nil {
 		return nil, nil
 	}
@@ -88,7 +87,7 @@ func (l *life) endReplay(s *segmentRun) {
 	if s.replay == nil {
 		return
 	}
-	for _, part := range s.token.Parts {
+	for _, part := range s.Token.Parts {
 		for _, bound := range s.replay.parts {
 			if !bound.Segment.Includes(part.Segment) && !part.Segment.Includes(bound.Segment) {
 				continue

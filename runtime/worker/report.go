@@ -66,7 +66,7 @@ func (l *life) makeReport() tokenstore.Report {
 
 // addTo adds a segment to its group's report. The caller holds the life's lock.
 func (s *segmentRun) addTo(r *tokenstore.GroupReport, now time.Time) {
-	position := s.token.Parts[0].Progress.Position
+	position := s.Token.Parts[0].Progress.Position
 	if r.Segments == 0 || position < r.Position {
 		r.Position = position
 	}
@@ -100,7 +100,7 @@ func (l *life) report(s *segmentRun, b batch, took time.Duration, err error) {
 		s.group.rate.add(len(b.events), b.replayed())
 	}
 	if l.options.OnBatch != nil {
-		l.options.OnBatch(Batch{Group: s.group.name, Segment: s.token.Segment, Events: len(b.events), Skipped: b.skipped,
+		l.options.OnBatch(Batch{Group: s.group.name, Segment: s.Token.Segment, Events: len(b.events), Skipped: b.skipped,
 			Position: last.Position, Took: took, Lag: lag, Err: err})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/runtime/feed"
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
 
 // segmentRun is a segment that this incarnation has claimed.
@@ -13,21 +14,17 @@ type segmentRun struct {
 	group  *group
 	member *feed.Member
 
-	// Under the life's lock.
-	running bool // an executor has it
-	poked   bool // something was delivered while one had
-	leaving bool // to be released when no batch runs
-	gone    bool // released, or lost to somebody else
+	protocol.Holding      // under the life's lock
+	poked            bool // something was delivered while a batch ran; under the life's lock
 
 	claimed   time.Time
 	inherited int64 // position of the event that had failed when it was claimed, 0 for none
 
 	// Of whoever has it running; of the control loop when nobody has.
-	token     tokenstore.Token // as this worker believes it to be
-	parts     feed.Parts       // handled so far, ahead of the token by events that nobody wants; nil before the first
-	moved     time.Time        // when the token was written last
-	limit     int              // events in the next batch
-	notBefore time.Time        // when the next batch may begin, after a failure
+	parts     feed.Parts // handled so far, ahead of the token by events that nobody wants; nil before the first
+	moved     time.Time  // when the token was written last
+	limit     int        // events in the next batch
+	notBefore time.Time  // when the next batch may begin, after a failure
 	wait      backoff
 	failure   *tokenstore.Failure // stored: the event that it stands still at
 	fault     *tokenstore.Fault   // what it stands still for, for reports
@@ -56,22 +53,20 @@ func (r *replayed) mark(e *eventsource.Event) *eventsource.Replay {
 	return nil
 }
 
-func (s *segmentRun) key() tokenstore.Key { return s.token.Key }
+func (s *segmentRun) key() tokenstore.Key { return s.Token.Key }
 
-// advance returns the move of the token to parts.
+// advance returns the move of the token to parts; to where it is with nil.
 func (s *segmentRun) advance(parts feed.Parts, release bool) tokenstore.Advance {
-	progress := s.token.Parts
+	progress := s.Token.Parts
 	if parts != nil {
-		progress = parts.Progress(s.token.Range())
+		progress = parts.Progress(s.Token.Range())
 	}
-	return tokenstore.Advance{Key: s.token.Key, Epoch: s.token.Epoch, Version: s.token.Version, Parts: progress,
-		WasParted: len(s.token.Parts) > 1, Release: release}
+	return s.Advance(progress, release)
 }
 
 // advanced takes note of a committed move. The caller holds the life's lock.
 func (s *segmentRun) advanced(a tokenstore.Advance, parts feed.Parts) {
-	s.token.Version++
-	s.token.Parts = a.Parts
+	s.Settle(a, protocol.Committed)
 	s.parts = parts
 	s.moved = time.Now()
 }

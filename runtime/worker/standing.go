@@ -78,7 +78,7 @@ func (l *life) speaksAgainst(s *segmentRun, position int64, message string) {
 		return
 	}
 	if l.proof.failed(message) {
-		l.log.Error("this definition fails before it has handled anything", "group", s.group.name, "segment", s.token.Segment, "error", message)
+		l.log.Error("this definition fails before it has handled anything", "group", s.group.name, "segment", s.Token.Segment, "error", message)
 		l.news.Store(true)
 		l.look()
 	}

@@ -21,7 +21,7 @@ func TestABatchBeginsOnlyWhileTheLeaseIsTrusted(t *testing.T) {
 	} {
 		l.trust(time.Now().Add(-test.sent))
 		s := &segmentRun{group: &group{name: "g"}}
-		if got := l.take(s); got != test.want || s.running != test.want {
+		if got := l.take(s); got != test.want || s.Busy() != test.want {
 			t.Errorf("%s: a batch begins: %t, want %t", name, got, test.want)
 		}
 	}

@@ -10,7 +10,10 @@ import (
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
-var _ tokenstore.Replays = (*Store)(nil)
+var (
+	_ tokenstore.Replays = (*Store)(nil)
+	_ tokenstore.Resets  = (*Store)(nil)
+)
 
 // RequestReplays implements tokenstore.Replays.
 func (s *Store) RequestReplays(ctx context.Context, processor string, requests []tokenstore.ReplayRequest) error {

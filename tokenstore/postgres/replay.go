@@ -8,18 +8,11 @@ import (
 
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
 
-// Replaying is a replay that a group is in the middle of.
-type Replaying struct {
-	Number     int64
-	ID         string
-	Context    map[string]string
-	Boundaries []tokenstore.Boundary
-}
-
-// Replaying returns, by group, the replays that the processor's groups are in the middle of.
-func (s *Store) Replaying(ctx context.Context, processor string) (map[string]*Replaying, error) {
+// Replaying implements tokenstore.Resets.
+func (s *Store) Replaying(ctx context.Context, processor string) (map[string]*tokenstore.Replaying, error) {
 	rows, err := s.pool.Query(ctx, s.in(`SELECT g.name, r.number, r.id, r.context, b.segment, b.mask, b.start, b.position, b.snapshot
 		FROM {{schema}}.processing_group g JOIN {{schema}}.replay r ON r.number = g.replay
 		JOIN {{schema}}.replay_boundary b ON b.tenant = g.tenant AND b.group_name = g.name
@@ -28,10 +21,10 @@ func (s *Store) Replaying(ctx context.Context, processor string) (map[string]*Re
 		return nil, fmt.Errorf("reading the boundaries of replays of %s: %w", processor, err)
 	}
 	defer rows.Close()
-	groups := map[string]*Replaying{}
+	groups := map[string]*tokenstore.Replaying{}
 	for rows.Next() {
 		var group string
-		var r Replaying
+		var r tokenstore.Replaying
 		var b tokenstore.Boundary
 		err := rows.Scan(&group, &r.Number, &r.ID, &r.Context, &b.Segment.ID, &b.Segment.Mask, &b.Start, &b.Progress.Position, &b.Progress.Snapshot)
 		if err != nil {
@@ -73,7 +66,7 @@ func (s *Store) queueBoundaries(batch *pgx.Batch, group string, bounds []tokenst
 		SELECT $1, $2, b.* FROM unnest($3::integer[], $4::integer[], $5::bigint[], $6::bigint[], $7::text[]) AS b`), tenant, group, ids, masks, starts, positions, snapshots)
 }
 
-// Record notes how far a replay has come.
+// Record implements tokenstore.Resets.
 func (s *Store) Record(ctx context.Context, r tokenstore.Replay, done, total int64) error {
 	_, err := s.pool.Exec(ctx, s.in(`UPDATE {{schema}}.replay SET done = $2, total = $3 WHERE number = $1 AND phase = 'Replaying' AND (done, total) <> ($2, $3)`), r.Number, done, total)
 	if err != nil {
@@ -82,14 +75,13 @@ func (s *Store) Record(ctx context.Context, r tokenstore.Replay, done, total int
 	return nil
 }
 
-// Complete ends a replay whose groups have what their boundaries have. That they have cannot become untrue but by another
+// Complete implements tokenstore.Resets. That the groups have what their boundaries have cannot become untrue but by another
 // reset, which none of them gets before this.
 func (s *Store) Complete(ctx context.Context, r tokenstore.Replay) error {
 	return s.finish(ctx, r, tokenstore.ReplayComplete, func(context.Context, pgx.Tx, []string) error { return nil })
 }
 
-// Abandon ends a replay after its reset: the tokens go to what was handled before, and what has been handled again stays so.
-// The projection lacks the rest until another replay of the groups is complete.
+// Abandon implements tokenstore.Resets.
 func (s *Store) Abandon(ctx context.Context, r tokenstore.Replay, n tokenstore.Notation) error {
 	return s.finish(ctx, r, tokenstore.ReplayAbandoned, func(ctx context.Context, tx pgx.Tx, groups []string) error {
 		tokens, err := s.lockGroups(ctx, tx, groups)
@@ -102,12 +94,12 @@ func (s *Store) Abandon(ctx context.Context, r tokenstore.Replay, n tokenstore.N
 			if err != nil {
 				return err
 			}
-			for _, t := range group {
-				if t.Parts, err = tokenstore.Restored(n, t, bounds); err != nil {
-					return fmt.Errorf("group %s: %w", name, err)
-				}
-				t.Generation++
-				s.queuePut(batch, disowned(t))
+			after, err := protocol.Abandoned(n, group, bounds)
+			if err != nil {
+				return fmt.Errorf("group %s: %w", name, err)
+			}
+			for _, t := range after {
+				s.queuePut(batch, t)
 			}
 		}
 		return tx.SendBatch(ctx, batch).Close()

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
 
 // A reset takes three transactions at most, and a crash between them leaves what the next worker goes on with:
@@ -25,8 +26,7 @@ import (
 // waits as long.
 const resetLockTimeout = 2 * time.Second
 
-// BeginReset takes the segments of a pending replay's groups from their owners. A *tokenstore.NotDueError says why it is not
-// the time; nothing was written then.
+// BeginReset implements tokenstore.Resets.
 func (s *Store) BeginReset(ctx context.Context, processor string, r tokenstore.Replay) error {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = %d", resetLockTimeout.Milliseconds())); err != nil {
@@ -208,39 +208,21 @@ func (s *Store) rewind(ctx context.Context, tx pgx.Tx, r tokenstore.Replay, n to
 		if err != nil {
 			return err
 		}
-		bounds, err := tokenstore.Bound(n, group, before)
+		rewind, err := protocol.Reset(n, group, before, r.From.Type, start)
 		if err != nil {
 			return fmt.Errorf("group %s: %w", name, err)
 		}
-		for i := range group {
-			t := &group[i]
-			if t.Parts, err = tokenstore.Rewound(n, *t, r.From.Type, start); err != nil {
-				return fmt.Errorf("group %s: %w", name, err)
-			}
-			t.Generation++
-			s.queuePut(batch, disowned(*t))
+		for _, t := range rewind.Tokens {
+			s.queuePut(batch, t)
 		}
-		for i := range bounds {
-			bounds[i].Start = lowest(group[0].Parts).Position
-		}
-		s.queueBoundaries(batch, name, bounds)
-		_, length, _, err := tokenstore.Replayed(n, group, bounds)
-		if err != nil {
-			return fmt.Errorf("group %s: %w", name, err)
-		}
-		total += length
+		s.queueBoundaries(batch, name, rewind.Boundaries)
+		total += rewind.Total
 	}
 	batch.Queue(s.in(`UPDATE {{schema}}.processing_group SET resetting = false WHERE tenant = $1 AND name = ANY ($2)`), tenant, r.Groups)
 	batch.Queue(s.in(`UPDATE {{schema}}.replay SET phase = 'Replaying', reason = '', message = '', reset_at = clock_timestamp(), done = 0, total = $2
 		WHERE number = $1`), r.Number, total)
 	batch.Queue(`SELECT pg_notify($1, '')`, s.notify)
 	return tx.SendBatch(ctx, batch).Close()
-}
-
-// disowned is a token as it is written when it is taken from its owner.
-func disowned(t tokenstore.Token) tokenstore.Token {
-	t.Epoch, t.Version, t.Owner = t.Epoch+1, t.Version+1, 0
-	return t
 }
 
 func byGroup(tokens []tokenstore.Token) map[string][]tokenstore.Token {
@@ -251,8 +233,7 @@ func byGroup(tokens []tokenstore.Token) map[string][]tokenstore.Token {
 	return groups
 }
 
-// EndReset lets the groups of a replay whose reset has begun go on where they were. phase is what becomes of the replay:
-// Pending, Failed or Cancelled.
+// EndReset implements tokenstore.Resets.
 func (s *Store) EndReset(ctx context.Context, r tokenstore.Replay, phase tokenstore.ReplayPhase, reason, message string) error {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, s.in(`UPDATE {{schema}}.replay SET phase = $2, reason = $3, message = $4, ended_at = CASE WHEN $2 <> 'Pending' THEN clock_timestamp() END
@@ -272,7 +253,7 @@ func (s *Store) EndReset(ctx context.Context, r tokenstore.Replay, phase tokenst
 	return nil
 }
 
-// Explain says what a replay waits for that has not been reset; it writes only what is news.
+// Explain implements tokenstore.Resets; it writes only what is news.
 func (s *Store) Explain(ctx context.Context, r tokenstore.Replay, reason, message string) error {
 	_, err := s.pool.Exec(ctx, s.in(`WITH changed AS (UPDATE {{schema}}.replay SET reason = $2, message = $3
 		WHERE number = $1 AND phase IN ('Pending', 'Resetting') AND (reason, message) IS DISTINCT FROM ($2, $3) RETURNING processor)

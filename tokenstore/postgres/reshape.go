@@ -8,6 +8,7 @@ import (
 
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
 
 // Split implements tokenstore.Store.
@@ -17,12 +18,9 @@ func (s *Store) Split(ctx context.Context, group string, whole segment.Segment) 
 		if err != nil {
 			return fmt.Errorf("splitting segment %s of %s: %w", whole, group, err)
 		}
-		old := tokens[0]
-		low, high := whole.Split()
-		for _, half := range []segment.Segment{low, high} {
-			t := tokenstore.Token{Key: tokenstore.Key{Group: group, Segment: half.ID}, Mask: half.Mask, Parts: tokenstore.Within(old.Parts, half),
-				Generation: old.Generation, Epoch: old.Epoch + 1, Version: old.Version + 1}
-			if err := s.put(ctx, tx, t); err != nil {
+		low, high := protocol.Halves(tokens[0])
+		for _, half := range []tokenstore.Token{low, high} {
+			if err := s.put(ctx, tx, half); err != nil {
 				return fmt.Errorf("splitting segment %s of %s: %w", whole, group, err)
 			}
 		}
@@ -38,12 +36,9 @@ func (s *Store) Merge(ctx context.Context, group string, low segment.Segment) er
 		if err != nil {
 			return fmt.Errorf("merging segments %s and %s of %s: %w", low, high, group, err)
 		}
-		a, b, whole := tokens[0], tokens[1], low.Parent()
-		t := tokenstore.Token{Key: tokenstore.Key{Group: group, Segment: whole.ID}, Mask: whole.Mask, Parts: tokenstore.Joined(whole, append(a.Parts, b.Parts...)),
-			Generation: max(a.Generation, b.Generation), Epoch: max(a.Epoch, b.Epoch) + 1, Version: max(a.Version, b.Version) + 1}
 		_, err = tx.Exec(ctx, s.in(`DELETE FROM {{schema}}.token WHERE tenant = $1 AND group_name = $2 AND segment = $3`), tenant, group, high.ID)
 		if err == nil {
-			err = s.put(ctx, tx, t)
+			err = s.put(ctx, tx, protocol.Whole(tokens[0], tokens[1]))
 		}
 		if err != nil {
 			return fmt.Errorf("merging segments %s and %s of %s: %w", low, high, group, err)
@@ -82,7 +77,7 @@ func (s *Store) put(ctx context.Context, tx pgx.Tx, t tokenstore.Token) error {
 }
 
 func (s *Store) queuePut(batch *pgx.Batch, t tokenstore.Token) {
-	first := lowest(t.Parts)
+	first := protocol.Lowest(t.Parts)
 	batch.Queue(s.in(`INSERT INTO {{schema}}.token AS t (tenant, group_name, segment, mask, position, snapshot, generation, epoch, version, owner)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0)
 		ON CONFLICT (tenant, group_name, segment) DO UPDATE SET mask = excluded.mask, position = excluded.position, snapshot = excluded.snapshot,

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
 
 const tokenColumns = `t.group_name, t.segment, t.mask, t.position, t.snapshot, t.generation, t.epoch, t.version, t.owner,
@@ -104,7 +105,7 @@ func (s *Store) queueFence(batch *pgx.Batch, advances []tokenstore.Advance) {
 	epochs, versions, positions, release := make([]int64, n), make([]int64, n), make([]int64, n), make([]bool, n)
 	released := false
 	for i, a := range advances {
-		first := lowest(a.Parts)
+		first := protocol.Lowest(a.Parts)
 		groups[i], segments[i], epochs[i], versions[i] = a.Group, int32(a.Segment), a.Epoch, a.Version
 		positions[i], snapshots[i], release[i] = first.Position, first.Snapshot, a.Release
 		released = released || a.Release
@@ -130,16 +131,6 @@ func (s *Store) queueParts(batch *pgx.Batch, key tokenstore.Key, parts []tokenst
 		batch.Queue(s.in(`INSERT INTO {{schema}}.token_part (tenant, group_name, segment, part_segment, part_mask, position, snapshot)
 			VALUES ($1, $2, $3, $4, $5, $6, $7)`), tenant, key.Group, key.Segment, p.Segment.ID, p.Segment.Mask, p.Progress.Position, p.Progress.Snapshot)
 	}
-}
-
-func lowest(parts []tokenstore.Part) tokenstore.Progress {
-	low := parts[0].Progress
-	for _, p := range parts[1:] {
-		if p.Progress.Position < low.Position {
-			low = p.Progress
-		}
-	}
-	return low
 }
 
 // collect reads tokens, one row a part, ordered by key.

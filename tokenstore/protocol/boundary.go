@@ -1,29 +1,22 @@
-package tokenstore
+package protocol
 
 import (
 	"fmt"
 
 	"github.com/sluice-project/sluice/segment"
+	"github.com/sluice-project/sluice/tokenstore"
 )
-
-// Boundary is what a part of the hash space had handled when its group was reset. An event is handled again, rather than for
-// the first time, if and only if the boundary that it belongs to has been given it. The boundaries of a group cover the hash
-// space exactly once; they do not depend on what its segments are meanwhile.
-type Boundary struct {
-	Part
-	Start int64 // position from which it is handled again
-}
 
 // atom is a part of the hash space within which a token has one progress and its group one boundary.
 type atom struct {
 	segment  segment.Segment
-	progress Progress
-	boundary Boundary
+	progress tokenstore.Progress
+	boundary tokenstore.Boundary
 }
 
 // atoms divides tokens of one group by the boundaries. Without boundaries there are none.
-func atoms(tokens []Token, boundaries []Boundary) ([]atom, error) {
-	parts, bounds := map[segment.Segment]Progress{}, map[segment.Segment]Boundary{}
+func atoms(tokens []tokenstore.Token, boundaries []tokenstore.Boundary) ([]atom, error) {
+	parts, bounds := map[segment.Segment]tokenstore.Progress{}, map[segment.Segment]tokenstore.Boundary{}
 	for _, t := range tokens {
 		for _, p := range t.Parts {
 			parts[p.Segment] = p.Progress
@@ -72,12 +65,12 @@ func around[T any](entries map[segment.Segment]T, s segment.Segment) (T, bool) {
 
 // Bound returns the boundaries of a group that is reset: what it has handled ever. In the middle of a replay that is what it
 // had handled before the first reset, and what it has come to since.
-func Bound(n Notation, tokens []Token, before []Boundary) ([]Boundary, error) {
-	var after []Boundary
+func Bound(n tokenstore.Notation, tokens []tokenstore.Token, before []tokenstore.Boundary) ([]tokenstore.Boundary, error) {
+	var after []tokenstore.Boundary
 	if len(before) == 0 {
 		for _, t := range tokens {
 			for _, p := range t.Parts {
-				after = append(after, Boundary{Part: p})
+				after = append(after, tokenstore.Boundary{Part: p})
 			}
 		}
 		return after, nil
@@ -91,40 +84,40 @@ func Bound(n Notation, tokens []Token, before []Boundary) ([]Boundary, error) {
 		if err != nil {
 			return nil, fmt.Errorf("segment %s: %w", a.segment, err)
 		}
-		after = append(after, Boundary{Part: Part{Segment: a.segment, Progress: union}})
+		after = append(after, tokenstore.Boundary{Part: tokenstore.Part{Segment: a.segment, Progress: union}})
 	}
 	return after, nil
 }
 
 // Rewound returns the parts of a token that is reset to a place whose progress is start. A segment that has not come as far as
 // a position or a time stays where it is: a reset skips nothing, but to Latest.
-func Rewound(n Notation, t Token, place PlaceType, start Progress) ([]Part, error) {
-	if place == Latest || place == Earliest {
-		return []Part{{Segment: t.Range(), Progress: start}}, nil
+func Rewound(n tokenstore.Notation, t tokenstore.Token, place tokenstore.PlaceType, start tokenstore.Progress) ([]tokenstore.Part, error) {
+	if place == tokenstore.Latest || place == tokenstore.Earliest {
+		return []tokenstore.Part{{Segment: t.Range(), Progress: start}}, nil
 	}
-	parts := make([]Part, len(t.Parts))
+	parts := make([]tokenstore.Part, len(t.Parts))
 	for i, p := range t.Parts {
 		back, err := n.Meet(p.Progress, start)
 		if err != nil {
 			return nil, fmt.Errorf("segment %s: %w", p.Segment, err)
 		}
-		parts[i] = Part{Segment: p.Segment, Progress: back}
+		parts[i] = tokenstore.Part{Segment: p.Segment, Progress: back}
 	}
 	return Joined(t.Range(), parts), nil
 }
 
 // Restored returns the parts of a token whose replay is abandoned: what it has handled ever.
-func Restored(n Notation, t Token, boundaries []Boundary) ([]Part, error) {
-	var mine []Boundary
+func Restored(n tokenstore.Notation, t tokenstore.Token, boundaries []tokenstore.Boundary) ([]tokenstore.Part, error) {
+	var mine []tokenstore.Boundary
 	for _, b := range boundaries {
 		switch {
 		case t.Range().Includes(b.Segment):
 			mine = append(mine, b)
 		case b.Segment.Includes(t.Range()):
-			mine = append(mine, Boundary{Part: Part{Segment: t.Range(), Progress: b.Progress}})
+			mine = append(mine, tokenstore.Boundary{Part: tokenstore.Part{Segment: t.Range(), Progress: b.Progress}})
 		}
 	}
-	var parts []Part
+	var parts []tokenstore.Part
 	for _, b := range mine {
 		for _, p := range t.Parts {
 			within := b.Segment
@@ -135,21 +128,21 @@ func Restored(n Notation, t Token, boundaries []Boundary) ([]Part, error) {
 			}
 			union, err := n.Union(b.Progress, p.Progress)
 			if err != nil {
-				return nil, fmt.Errorf("segment %s: %w", within, err)
+				return nil, fmt.Errorf("part %s: %w", within, err)
 			}
-			parts = append(parts, Part{Segment: within, Progress: union})
+			parts = append(parts, tokenstore.Part{Segment: within, Progress: union})
 		}
 	}
 	return Joined(t.Range(), parts), nil
 }
 
 // Within returns the parts of a half of their segment.
-func Within(parts []Part, half segment.Segment) []Part {
-	var kept []Part
+func Within(parts []tokenstore.Part, half segment.Segment) []tokenstore.Part {
+	var kept []tokenstore.Part
 	for _, p := range parts {
 		switch {
 		case p.Segment.Includes(half):
-			kept = append(kept, Part{Segment: half, Progress: p.Progress})
+			kept = append(kept, tokenstore.Part{Segment: half, Progress: p.Progress})
 		case half.Includes(p.Segment):
 			kept = append(kept, p)
 		}
@@ -158,18 +151,18 @@ func Within(parts []Part, half segment.Segment) []Part {
 }
 
 // Joined returns the parts of a segment: one where all have come equally far.
-func Joined(whole segment.Segment, parts []Part) []Part {
+func Joined(whole segment.Segment, parts []tokenstore.Part) []tokenstore.Part {
 	for _, p := range parts[1:] {
 		if p.Progress != parts[0].Progress {
 			return parts
 		}
 	}
-	return []Part{{Segment: whole, Progress: parts[0].Progress}}
+	return []tokenstore.Part{{Segment: whole, Progress: parts[0].Progress}}
 }
 
 // Replayed says how far a group has come in handling again what it had handled: done of total positions, an average over the
 // hash space. It is complete when every part has what its boundary has.
-func Replayed(n Notation, tokens []Token, boundaries []Boundary) (done, total int64, complete bool, err error) {
+func Replayed(n tokenstore.Notation, tokens []tokenstore.Token, boundaries []tokenstore.Boundary) (done, total int64, complete bool, err error) {
 	all, err := atoms(tokens, boundaries)
 	if err != nil {
 		return 0, 0, false, err

@@ -1,4 +1,4 @@
-package tokenstore_test
+package protocol_test
 
 import (
 	"fmt"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
 
 // letters is a notation in which a progress is the set of events that have been given: a letter each.
@@ -76,7 +77,7 @@ func (m *model) handle(t *rapid.T) {
 			part.Progress = set(part.Progress.Snapshot + string(name))
 		}
 	}
-	token.Parts = tokenstore.Joined(token.Range(), token.Parts)
+	token.Parts = protocol.Joined(token.Range(), token.Parts)
 }
 
 func (m *model) covered(hash uint32, name rune) bool {
@@ -94,13 +95,13 @@ func (m *model) reset(t *rapid.T) {
 	if place == tokenstore.AtPosition {
 		start = set(events[:rapid.IntRange(0, 4).Draw(t, "start")])
 	}
-	bounds, err := tokenstore.Bound(letters{}, m.tokens, m.bounds)
+	bounds, err := protocol.Bound(letters{}, m.tokens, m.bounds)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m.bounds = bounds
 	for i := range m.tokens {
-		if m.tokens[i].Parts, err = tokenstore.Rewound(letters{}, m.tokens[i], place, start); err != nil {
+		if m.tokens[i].Parts, err = protocol.Rewound(letters{}, m.tokens[i], place, start); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -111,7 +112,7 @@ func (m *model) finish(t *rapid.T) {
 	if len(m.bounds) == 0 {
 		return
 	}
-	_, _, complete, err := tokenstore.Replayed(letters{}, m.tokens, m.bounds)
+	_, _, complete, err := protocol.Replayed(letters{}, m.tokens, m.bounds)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +120,7 @@ func (m *model) finish(t *rapid.T) {
 		if complete {
 			break
 		}
-		if m.tokens[i].Parts, err = tokenstore.Restored(letters{}, m.tokens[i], m.bounds); err != nil {
+		if m.tokens[i].Parts, err = protocol.Restored(letters{}, m.tokens[i], m.bounds); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -137,14 +138,14 @@ func (m *model) reshape(t *rapid.T) {
 		low, high := step.Whole.Split()
 		m.tokens = slices.DeleteFunc(m.tokens, func(t tokenstore.Token) bool { return t.Range() == step.Whole })
 		for _, half := range []segment.Segment{low, high} {
-			m.tokens = append(m.tokens, token(half, tokenstore.Within(whole.Parts, half)))
+			m.tokens = append(m.tokens, token(half, protocol.Within(whole.Parts, half)))
 		}
 		return
 	}
 	a, b := *m.find(step.Low), *m.find(step.Low.Sibling())
 	m.tokens = slices.DeleteFunc(m.tokens, func(t tokenstore.Token) bool { return t.Range() == a.Range() || t.Range() == b.Range() })
 	whole := step.Low.Parent()
-	m.tokens = append(m.tokens, token(whole, tokenstore.Joined(whole, slices.Concat(a.Parts, b.Parts))))
+	m.tokens = append(m.tokens, token(whole, protocol.Joined(whole, slices.Concat(a.Parts, b.Parts))))
 }
 
 func token(s segment.Segment, parts []tokenstore.Part) tokenstore.Token {
