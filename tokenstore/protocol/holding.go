@@ -73,3 +73,6 @@ func (h *Holding) Busy() bool { return h.busy }
 
 // Gone reports whether the worker does not have the token any more.
 func (h *Holding) Gone() bool { return h.gone }
+
+// Leaving reports whether the token is to be released.
+func (h *Holding) Leaving() bool { return h.leaving }
