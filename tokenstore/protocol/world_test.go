@@ -493,9 +493,9 @@ func (s *state) split() error {
 	if err := s.spend(&s.left.reshapes); err != nil || len(s.tokens) != 1 {
 		return errNot
 	}
-	low, high := protocol.Halves(s.tokens[0])
+	low, high, err := protocol.Halves(s.tokens[0])
 	s.tokens = []tokenstore.Token{low, high}
-	return nil
+	return err
 }
 
 func (s *state) merge() error {

@@ -1,0 +1,299 @@
+package memory
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// Directory is a tokenstore.Directory.
+type Directory struct{ *Database }
+
+var _ tokenstore.Directory = Directory{}
+
+// Directory returns the database's directory.
+func (d *Database) Directory() Directory { return Directory{d} }
+
+// processor is a row with its definitions and its plan.
+type processor struct {
+	tokenstore.Processor
+	definitions map[string]*definition
+	renewed     time.Time // when a planner did so last
+	assignments map[tokenstore.Key]int64
+}
+
+func (p *processor) number(id string) int64 {
+	if f := p.definitions[id]; f != nil {
+		return f.number
+	}
+	return 0
+}
+
+type definition struct {
+	number                    int64
+	proven, idle, quarantined bool
+	failures                  int
+}
+
+type workerRow struct {
+	tokenstore.Worker
+	processor  string
+	leaseUntil time.Time
+	leaving    time.Time
+	blamed     bool
+}
+
+// alive is true for a worker whose lease runs and which, where it holds a session lock, still holds it.
+func (d *Database) alive(w *workerRow) bool {
+	return w.State != tokenstore.Ended && w.leaseUntil.After(d.now()) && (!w.SessionLock || d.sessions[w.Incarnation])
+}
+
+// DeclareProcessor implements tokenstore.Directory.
+func (d Directory) DeclareProcessor(_ context.Context, wanted tokenstore.Processor) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.processors[wanted.Name]
+	if p == nil {
+		p = &processor{Processor: tokenstore.Processor{Name: wanted.Name, Revision: 1}, definitions: map[string]*definition{}, assignments: map[tokenstore.Key]int64{}}
+		d.processors[wanted.Name] = p
+	} else if p.Definition == wanted.Definition && p.Replicas == wanted.Replicas && reflect.DeepEqual(p.Live, wanted.Live) {
+		return nil
+	} else {
+		p.Revision++
+	}
+	p.Definition, p.Replicas, p.Live = wanted.Definition, wanted.Replicas, wanted.Live
+	var newest int64
+	for _, f := range p.definitions {
+		newest = max(newest, f.number)
+	}
+	switch f := p.definitions[wanted.Definition]; {
+	case f == nil:
+		p.definitions[wanted.Definition] = &definition{number: newest + 1}
+	case f.number != newest:
+		f.number, f.failures, f.quarantined = newest+1, 0, false
+	}
+	return nil
+}
+
+// RemoveProcessor implements tokenstore.Directory.
+func (d Directory) RemoveProcessor(_ context.Context, name string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.processors, name)
+	maps.DeleteFunc(d.workers, func(_ int64, w *workerRow) bool { return w.processor == name })
+	return nil
+}
+
+// Register implements tokenstore.Directory.
+func (d Directory) Register(_ context.Context, processor string, w tokenstore.Worker) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.workers[w.Incarnation] != nil {
+		return fmt.Errorf("registering pod %s as a worker: there is an incarnation %d", w.Pod, w.Incarnation)
+	}
+	w.State, w.StartedAt = tokenstore.Active, d.now()
+	d.workers[w.Incarnation] = &workerRow{Worker: w, processor: processor, leaseUntil: d.now().Add(tokenstore.Lease)}
+	return nil
+}
+
+// Beat implements tokenstore.Directory.
+func (d Directory) Beat(_ context.Context, w tokenstore.Worker) (tokenstore.Pulse, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	row := d.workers[w.Incarnation]
+	if row == nil || row.Nonce != w.Nonce || row.State == tokenstore.Ended {
+		return tokenstore.Pulse{}, tokenstore.ErrWorkerEnded
+	}
+	row.leaseUntil, row.State, row.Report = d.now().Add(tokenstore.Lease), w.State, w.Report
+	p := d.processors[row.processor]
+	if p == nil {
+		return tokenstore.Pulse{}, tokenstore.ErrNoProcessor
+	}
+	if f := p.definitions[row.Definition]; f != nil {
+		switch {
+		case w.Report.Proven && !f.proven:
+			f.proven, f.idle = true, true
+		case w.Report.Idle:
+			f.idle = true
+		}
+		if w.Report.Failing != "" && !f.proven && !f.quarantined {
+			f.failures, f.quarantined = tokenstore.QuarantineAfter, true
+		}
+	}
+	return d.pulse(p), nil
+}
+
+func (d Directory) pulse(p *processor) tokenstore.Pulse {
+	pulse := tokenstore.Pulse{Revision: p.Revision, Plan: p.Plan, Planner: p.Planner, Planned: p.renewed.After(d.now().Add(-tokenstore.PlannerTimeout))}
+	for _, w := range d.workers {
+		if w.processor != p.Name {
+			continue
+		}
+		if d.alive(w) {
+			pulse.Alive++
+		} else if p.Planner == fmt.Sprint(tokenstore.WorkerPlans, w.Incarnation) {
+			pulse.Planned = false
+		}
+		if w.State != tokenstore.Ended {
+			pulse.Known++
+		}
+	}
+	running := map[int64]bool{}
+	for _, g := range d.groups {
+		if g.processor == p.Name {
+			running[g.replay] = true
+		}
+	}
+	for _, e := range d.ledger {
+		if !e.Phase.Ended() && (e.processor == p.Name || running[e.Number]) {
+			pulse.Replays++
+		}
+	}
+	return pulse
+}
+
+// blame counts the death of a worker whose segment is taken from it, in a rollout, against its definition while that is not
+// proven.
+func (d *Database) blame(processor string, incarnation int64) {
+	w, p := d.workers[incarnation], d.processors[processor]
+	if w == nil || p == nil || w.processor != processor || w.blamed || w.State != tokenstore.Active || !w.leaving.IsZero() {
+		return
+	}
+	others := false
+	for _, o := range d.workers {
+		others = others || o.processor == processor && o.Definition != w.Definition && o.State == tokenstore.Active && o.leaseUntil.After(d.now())
+	}
+	if !others {
+		return
+	}
+	w.blamed = true
+	if f := p.definitions[w.Definition]; f != nil && !f.proven {
+		f.failures++
+		f.quarantined = f.failures >= tokenstore.QuarantineAfter
+	}
+}
+
+// SetState implements tokenstore.Directory.
+func (d Directory) SetState(_ context.Context, incarnation int64, state tokenstore.State) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if w := d.workers[incarnation]; w != nil && w.State != tokenstore.Ended {
+		w.State = state
+	}
+	return nil
+}
+
+// Leave implements tokenstore.Directory.
+func (d Directory) Leave(_ context.Context, processor string, pods []string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, w := range d.workers {
+		if w.processor != processor || w.State == tokenstore.Ended || w.leaving.IsZero() != slices.Contains(pods, w.Pod) {
+			continue
+		}
+		if w.leaving = (time.Time{}); slices.Contains(pods, w.Pod) {
+			w.leaving = d.now()
+		}
+	}
+	return nil
+}
+
+// Acknowledge implements tokenstore.Directory.
+func (d Directory) Acknowledge(_ context.Context, processor string, plan int64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p := d.processors[processor]; p != nil {
+		p.Costed = max(p.Costed, plan)
+	}
+	return nil
+}
+
+// View implements tokenstore.Directory.
+func (d Directory) View(_ context.Context, name string) (tokenstore.View, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.processors[name]
+	if p == nil {
+		return tokenstore.View{}, tokenstore.ErrNoProcessor
+	}
+	v := tokenstore.View{Processor: p.Processor}
+	wanted := p.definitions[p.Definition]
+	v.Processor.Number, v.Processor.Quarantined, v.Processor.PlanAge = wanted.number, wanted.quarantined, d.now().Sub(p.renewed)
+	v.Processor.Members = slices.Clone(p.Members)
+	for _, incarnation := range slices.Sorted(maps.Keys(d.workers)) {
+		if w := d.workers[incarnation]; w.processor == name && w.State != tokenstore.Ended {
+			v.Workers = append(v.Workers, d.shown(w, p))
+		}
+	}
+	for key, worker := range p.assignments {
+		v.Assignments = append(v.Assignments, tokenstore.Assignment{Key: key, Worker: worker})
+	}
+	slices.SortFunc(v.Assignments, func(a, b tokenstore.Assignment) int {
+		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.Segment, b.Segment))
+	})
+	return v, nil
+}
+
+func (d Directory) shown(row *workerRow, p *processor) tokenstore.Worker {
+	w := row.Worker
+	w.Alive, w.Leased = d.alive(row), row.leaseUntil.After(d.now())
+	if f := p.definitions[w.Definition]; f != nil {
+		w.DefinitionNumber, w.Proven, w.Idle, w.Quarantined = f.number, f.proven, f.idle, f.quarantined
+	}
+	if !row.leaving.IsZero() {
+		w.LeavingFor = d.now().Sub(row.leaving)
+	}
+	return w
+}
+
+// Assign implements tokenstore.Directory.
+func (d Directory) Assign(_ context.Context, name string, plan tokenstore.Plan) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.processors[name]
+	if p == nil || p.Plan != plan.Last {
+		return tokenstore.ErrPlanOutdated
+	}
+	p.Planner, p.Members, p.renewed = plan.Planner, slices.Clone(plan.Members), d.now()
+	if !plan.Changed {
+		return nil
+	}
+	p.Plan++
+	for _, a := range plan.Targets {
+		p.assignments[a.Key] = a.Worker
+	}
+	for _, key := range plan.Gone {
+		delete(p.assignments, key)
+	}
+	return nil
+}
+
+// Adopt implements tokenstore.Directory.
+func (d Directory) Adopt(_ context.Context, name string, worker int64, orphans []tokenstore.Assignment) ([]tokenstore.Key, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.processors[name]
+	if p == nil {
+		return nil, fmt.Errorf("adopting %d segments of %s: %w", len(orphans), name, tokenstore.ErrNoProcessor)
+	}
+	var got []tokenstore.Key
+	for _, o := range orphans {
+		if p.assignments[o.Key] == o.Worker {
+			p.assignments[o.Key] = worker
+			got = append(got, o.Key)
+		}
+	}
+	slices.SortFunc(got, func(a, b tokenstore.Key) int {
+		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.Segment, b.Segment))
+	})
+	if len(got) > 0 {
+		p.Plan++
+	}
+	return got, nil
+}

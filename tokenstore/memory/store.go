@@ -1,0 +1,324 @@
+package memory
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/sluice-project/sluice/segment"
+	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/protocol"
+)
+
+// orphanedAfter is how long a processor without live workers and planner keeps its groups from being taken over.
+const orphanedAfter = time.Minute
+
+// Store is a tokenstore.Store.
+type Store struct{ *Database }
+
+var (
+	_ tokenstore.Store   = Store{}
+	_ tokenstore.Replays = Store{}
+	_ tokenstore.Resets  = Store{}
+)
+
+// Store returns the database's token store.
+func (d *Database) Store() Store { return Store{d} }
+
+// Tx is a transaction of a projection: what it writes is there once it has committed.
+type Tx struct{ writes map[string]string }
+
+// Put writes a row.
+func (t *Tx) Put(key, value string) { t.writes[key] = value }
+
+// Declare implements tokenstore.Store.
+func (s Store) Declare(_ context.Context, processor string, groups []tokenstore.Group, requested []tokenstore.ReplayRequest,
+	start func(string) (tokenstore.Progress, error),
+) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var declared []*group
+	var made []string
+	names := map[string]bool{}
+	for _, wanted := range groups {
+		g, created, err := s.declared(processor, wanted, start)
+		if err != nil {
+			return err
+		}
+		declared, names[wanted.Name] = append(declared, g), true
+		if created {
+			made = append(made, wanted.Name)
+		}
+	}
+	for _, g := range s.groups {
+		if g.processor == processor && !names[g.Name] {
+			g.retired = true
+		}
+	}
+	for _, g := range declared {
+		s.groups[g.Name] = g
+	}
+	s.supersede(processor, made, requested)
+	return nil
+}
+
+// declared is a group as it is once it is declared; nothing has changed yet.
+func (s Store) declared(processor string, wanted tokenstore.Group, start func(string) (tokenstore.Progress, error)) (*group, bool, error) {
+	next := &group{processor: processor, Group: wanted, tokens: map[uint32]tokenstore.Token{}}
+	if old := s.groups[wanted.Name]; old != nil {
+		if old.processor != processor && !old.retired && s.lives(old.processor) {
+			return nil, false, &tokenstore.GroupConflictError{Group: wanted.Name, Owner: old.processor}
+		}
+		copied := *old
+		next = &copied
+		next.processor, next.retired, next.Segments = processor, false, wanted.Segments
+		if len(old.tokens) > 0 {
+			return next, false, nil
+		}
+		next.tokens = map[uint32]tokenstore.Token{}
+	}
+	layout, err := segment.Layout(wanted.Segments)
+	if err != nil {
+		return nil, false, fmt.Errorf("group %s: %w", wanted.Name, err)
+	}
+	progress, err := start(wanted.Name)
+	if err != nil {
+		return nil, false, fmt.Errorf("finding where group %s starts: %w", wanted.Name, err)
+	}
+	for _, part := range layout {
+		next.put(tokenstore.Token{Key: tokenstore.Key{Group: wanted.Name, Segment: part.ID}, Mask: part.Mask,
+			Parts: []tokenstore.Part{{Segment: part, Progress: progress}}, Generation: 1, Epoch: next.floor + 1, Version: next.floor + 1})
+	}
+	return next, true, nil
+}
+
+// lives reports whether a processor has kept its groups from being taken over.
+func (s Store) lives(name string) bool {
+	recently := s.now().Add(-orphanedAfter)
+	if p := s.processors[name]; p != nil && p.renewed.After(recently) {
+		return true
+	}
+	for _, w := range s.workers {
+		if w.processor == name && w.State != tokenstore.Ended && w.leaseUntil.After(recently) {
+			return true
+		}
+	}
+	return false
+}
+
+// Drop implements tokenstore.Store.
+func (s Store) Drop(_ context.Context, processor string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dropReplays(processor)
+	for _, g := range s.of(processor, true) {
+		for _, t := range g.tokens {
+			g.floor = max(g.floor, t.Epoch, t.Version)
+			delete(s.failures, t.Key)
+		}
+		g.retired, g.tokens = true, nil
+	}
+	return nil
+}
+
+// of returns the groups of a processor by name.
+func (s Store) of(processor string, retired bool) []*group {
+	var all []*group
+	for _, name := range slices.Sorted(maps.Keys(s.groups)) {
+		if g := s.groups[name]; g.processor == processor && (retired || !g.retired) {
+			all = append(all, g)
+		}
+	}
+	return all
+}
+
+// Groups implements tokenstore.Store.
+func (s Store) Groups(_ context.Context, processor string) ([]tokenstore.Group, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []tokenstore.Group
+	for _, g := range s.of(processor, false) {
+		all = append(all, g.Group)
+	}
+	return all, nil
+}
+
+// Tokens implements tokenstore.Store.
+func (s Store) Tokens(_ context.Context, processor string) ([]tokenstore.Token, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []tokenstore.Token
+	for _, g := range s.of(processor, false) {
+		all = append(all, g.all()...)
+	}
+	return all, nil
+}
+
+// all returns the group's tokens by segment, as the store gives them out.
+func (g *group) all() []tokenstore.Token {
+	var all []tokenstore.Token
+	for _, id := range slices.Sorted(maps.Keys(g.tokens)) {
+		all = append(all, g.shown(g.tokens[id]))
+	}
+	return all
+}
+
+func (g *group) shown(t tokenstore.Token) tokenstore.Token {
+	t.Parts = slices.Clone(t.Parts)
+	slices.SortFunc(t.Parts, func(a, b tokenstore.Part) int { return int(a.Segment.ID) - int(b.Segment.ID) })
+	if t.Least = g.least; g.resetting {
+		t.Least = math.MaxInt64
+	}
+	return t
+}
+
+// Failures implements tokenstore.Store.
+func (s Store) Failures(_ context.Context, processor string) ([]tokenstore.Failure, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []tokenstore.Failure
+	for _, g := range s.of(processor, true) {
+		for _, t := range g.all() {
+			if f, failed := s.failures[t.Key]; failed {
+				all = append(all, f)
+			}
+		}
+	}
+	return all, nil
+}
+
+// Claim implements tokenstore.Store.
+func (s Store) Claim(_ context.Context, processor string, worker, definition int64, claims []tokenstore.Claim) ([]tokenstore.Token, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var got []tokenstore.Token
+	for _, g := range s.of(processor, false) {
+		for _, t := range g.all() {
+			i := slices.IndexFunc(claims, func(c tokenstore.Claim) bool { return c.Key == t.Key })
+			if i < 0 {
+				continue
+			}
+			claimed, err := protocol.Claimed(t, claims[i], worker, definition)
+			if err != nil {
+				continue
+			}
+			if t.Owner != worker {
+				s.blame(processor, t.Owner)
+			}
+			g.put(claimed)
+			got = append(got, g.shown(claimed))
+		}
+	}
+	return got, nil
+}
+
+// Advance implements tokenstore.Store.
+func (s Store) Advance(ctx context.Context, advances []tokenstore.Advance) error {
+	return s.InTx(ctx, advances, func(*Tx) error { return nil })
+}
+
+// InTx runs a batch in a transaction: the handler's writes are what work does. ErrFenced says that nothing was written.
+func (s Store) InTx(_ context.Context, advances []tokenstore.Advance, work func(*Tx) error) error {
+	tx := &Tx{writes: map[string]string{}}
+	if err := work(tx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	moved := make([]tokenstore.Token, len(advances))
+	for i, a := range advances {
+		g := s.groups[a.Group]
+		if g == nil {
+			return tokenstore.ErrFenced
+		}
+		t, there := g.tokens[a.Segment]
+		if !there {
+			return tokenstore.ErrFenced
+		}
+		var err error
+		if moved[i], err = protocol.Advanced(t, a); err != nil {
+			return err
+		}
+	}
+	for i, a := range advances {
+		s.groups[a.Group].put(moved[i])
+	}
+	maps.Copy(s.rows, tx.writes)
+	return nil
+}
+
+// Fail implements tokenstore.Store.
+func (s Store) Fail(_ context.Context, epoch, version int64, f tokenstore.Failure, retryIn time.Duration) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.groups[f.Group]
+	if g == nil {
+		return tokenstore.ErrFenced
+	}
+	if t, there := g.tokens[f.Segment]; !there || t.Epoch != epoch || t.Version != version {
+		return tokenstore.ErrFenced
+	}
+	f.FailedAt = s.now()
+	f.RetryAt = f.FailedAt.Add(retryIn)
+	s.failures[f.Key] = f
+	return nil
+}
+
+// Recover implements tokenstore.Store.
+func (s Store) Recover(_ context.Context, key tokenstore.Key) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.failures, key)
+	return nil
+}
+
+// Split implements tokenstore.Store.
+func (s Store) Split(_ context.Context, name string, whole segment.Segment) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.groups[name]
+	if g == nil {
+		return tokenstore.ErrLayoutChanged
+	}
+	t, there := g.find(whole)
+	if !there {
+		return tokenstore.ErrLayoutChanged
+	}
+	low, high, err := protocol.Halves(t)
+	if err != nil {
+		return err
+	}
+	s.rewrite(g, low, high)
+	return nil
+}
+
+// Merge implements tokenstore.Store.
+func (s Store) Merge(_ context.Context, name string, low segment.Segment) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.groups[name]
+	if g == nil {
+		return tokenstore.ErrLayoutChanged
+	}
+	low, high := low.Pair()
+	a, there := g.find(low)
+	b, also := g.find(high)
+	if !there || !also || low == high {
+		return tokenstore.ErrLayoutChanged
+	}
+	delete(g.tokens, b.Segment)
+	delete(s.failures, b.Key)
+	s.rewrite(g, protocol.Whole(a, b))
+	return nil
+}
+
+// rewrite writes tokens whole. What failed before is tried anew.
+func (s Store) rewrite(g *group, tokens ...tokenstore.Token) {
+	for _, t := range tokens {
+		g.put(t)
+		delete(s.failures, t.Key)
+	}
+}

@@ -1,0 +1,91 @@
+package postgres_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
+	"github.com/sluice-project/sluice/tokenstore/tokenstoretest"
+)
+
+func TestTheStoreKeepsItsPromises(t *testing.T) {
+	tokenstoretest.Run(t, func(t *testing.T) tokenstoretest.Harness { return harness(t, migrated(t)) })
+}
+
+// harness gives the conformance suite a store in PostgreSQL with a table as its projection.
+func harness(t testing.TB, pool *pgxpool.Pool) tokenstoretest.Harness {
+	t.Helper()
+	// For three seconds after the server's start everybody counts as alive.
+	const ready = `SELECT pg_sleep_until(pg_postmaster_start_time() + interval '3 s')`
+	for _, sql := range []string{ready, `CREATE TABLE projection (key text PRIMARY KEY, value text NOT NULL)`} {
+		if _, err := pool.Exec(context.Background(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const put = `INSERT INTO projection VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value`
+	store := postgres.NewStore(pool, postgres.DefaultSchema)
+	return tokenstoretest.Harness{
+		Store: store, Directory: postgres.NewDirectory(pool, postgres.DefaultSchema),
+		Commit: func(ctx context.Context, advances []tokenstore.Advance, rows map[string]string) error {
+			return store.Pipeline(ctx, advances, func(b *pgx.Batch) error {
+				for key, value := range rows {
+					b.Queue(put, key, value)
+				}
+				return nil
+			})
+		},
+		Reset: func(ctx context.Context, processor string, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress, rows map[string]string, fail error) error {
+			return store.Reset(ctx, processor, r, n, start, func(uint32) {}, func(ctx context.Context, tx pgx.Tx) error {
+				for key, value := range rows {
+					if _, err := tx.Exec(ctx, put, key, value); err != nil {
+						return err
+					}
+				}
+				return fail
+			})
+		},
+		Rows: func(ctx context.Context) (map[string]string, error) {
+			rows, err := pool.Query(ctx, `SELECT key, value FROM projection`)
+			if err != nil {
+				return nil, err
+			}
+			all := map[string]string{}
+			var key, value string
+			_, err = pgx.ForEachRow(rows, []any{&key, &value}, func() error { all[key] = value; return nil })
+			return all, err
+		},
+		OpenSession: func(ctx context.Context) (int64, func(), error) {
+			session, err := postgres.OpenSession(ctx, optionsOf(pool))
+			if err != nil {
+				return 0, nil, err
+			}
+			n, err := session.Incarnation(ctx, postgres.DefaultSchema)
+			if err != nil {
+				return 0, nil, err
+			}
+			if got, err := session.Lock(ctx, n); err != nil || !got {
+				return 0, nil, fmt.Errorf("the session lock: %v, %w", got, err)
+			}
+			return n, func() { session.Close() }, nil
+		},
+		Elapse: func(ctx context.Context, d time.Duration) error { return elapse(ctx, pool, d) },
+	}
+}
+
+// elapse makes everything that the database's clock is compared with older: nobody can wait for it, or turn that clock.
+func elapse(ctx context.Context, pool *pgxpool.Pool, d time.Duration) error {
+	batch := &pgx.Batch{}
+	batch.Queue(`UPDATE sluice.worker SET lease_until = lease_until - $1::interval, leaving_since = leaving_since - $1::interval`, d)
+	batch.Queue(`UPDATE sluice.processor SET plan_renewed_at = plan_renewed_at - $1::interval WHERE plan_renewed_at > 'epoch'`, d)
+	return pool.SendBatch(ctx, batch).Close()
+}
+
+func TestTheStoreGoesInStepWithTheModel(t *testing.T) {
+	tokenstoretest.Lockstep(t, harness(t, migrated(t)))
+}
