@@ -84,6 +84,10 @@ func decide(s situation) decision {
 		case held && assignee != s.self && assigneeLives && workers[assignee].State == tokenstore.Active:
 			d.release = append(d.release, t.Key)
 		case held || s.draining || s.refused(t.Group) || t.Least > d.definition:
+		case t.Owner == s.self && assigneeLives && assignee != s.self:
+			// Given up or claimed, and then the connection was lost. Nobody else takes what a living worker owns: it has to be released.
+			d.claimIfFree(s, workers, t)
+			d.soon(time.Millisecond)
 		case assignee == s.self:
 			d.missing++
 			d.claimIfFree(s, workers, t)

@@ -52,6 +52,7 @@ func TestWhatAWorkerDoesAboutASegment(t *testing.T) {
 		"assigned to it, owner dead":                     {at(2, self, false, dead(2)), "claim after 2"},
 		"assigned to it, owner alive":                    {at(2, self, false, alive(2)), "wait"},
 		"assigned to it, owned by its own former claim":  {at(self, self, false), "claim"},
+		"owned by its own former claim, another's":       {at(self, 2, false, alive(2)), "claim"},
 		"held and assigned":                              {at(self, self, true), ""},
 		"held, assigned to another who is alive":         {at(self, 2, true, alive(2)), "release"},
 		"held, assigned to one who is dead":              {at(self, 2, true, dead(2)), ""},
@@ -136,7 +137,7 @@ func TestOrphansAreSharedAndNobodyIsRobbed(t *testing.T) {
 			}
 			for _, c := range d.claim {
 				owner := tokens[c.Segment].Owner
-				if assignee[c.Key] != w.Incarnation || living[owner] && owner != w.Incarnation {
+				if owner != w.Incarnation && (assignee[c.Key] != w.Incarnation || living[owner]) {
 					t.Fatalf("worker %d claims %v, assigned to %d, owned by %d", w.Incarnation, c.Key, assignee[c.Key], owner)
 				}
 			}
