@@ -63,6 +63,9 @@ func (l *life) give(ctx context.Context, s *segmentRun, again bool) {
 
 // step applies one batch and reports whether there may be another one.
 func (l *life) step(ctx context.Context, s *segmentRun) (again bool) {
+	if s.overcome {
+		l.overcome(ctx, s)
+	}
 	b := assemble(s.member.Peek(), s.limit, s.group.handler.Wants, s.replay)
 	if b.delivered == 0 && b.cut == 0 && len(b.events) == 0 {
 		return false
@@ -128,11 +131,5 @@ func (l *life) succeeded(ctx context.Context, s *segmentRun, took time.Duration)
 	} else {
 		s.limit = min(max(s.limit, 1)*2, largest)
 	}
-	if s.failure != nil {
-		if err := l.store.Recover(ctx, s.key()); err != nil {
-			l.log.Warn("the event was handled, but its failure could not be cleared; it will be with the next batch", "error", err)
-			return
-		}
-		s.failure = nil
-	}
+	l.overcome(ctx, s)
 }

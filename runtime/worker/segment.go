@@ -26,7 +26,8 @@ type segmentRun struct {
 	limit     int        // events in the next batch
 	notBefore time.Time  // when the next batch may begin, after a failure
 	wait      backoff
-	failure   *tokenstore.Failure // stored: the event that it stands still at
+	failure   *tokenstore.Failure // stored, as far as is known: the event that it stands still at
+	overcome  bool                // the failure is to be cleared: its event has been handled
 	fault     *tokenstore.Fault   // what it stands still for, for reports
 	replay    *replayed           // what it had handled when it was reset; nil outside of a replay
 }

@@ -168,11 +168,11 @@ func (s *Store) Failures(ctx context.Context, processor string) ([]tokenstore.Fa
 	})
 }
 
-// Fail implements tokenstore.Store.
+// Fail implements tokenstore.Store. The token is locked against whoever takes it from its owner, and clears its failure, at this moment.
 func (s *Store) Fail(ctx context.Context, epoch, version int64, f tokenstore.Failure, retryIn time.Duration) error {
 	tag, err := s.pool.Exec(ctx, s.in(`
 		WITH mine AS (SELECT tenant, group_name, segment FROM {{schema}}.token
-		  WHERE tenant = $1 AND group_name = $2 AND segment = $3 AND epoch = $4 AND version = $5 FOR KEY SHARE)
+		  WHERE tenant = $1 AND group_name = $2 AND segment = $3 AND epoch = $4 AND version = $5 FOR NO KEY UPDATE)
 		INSERT INTO {{schema}}.failure (tenant, group_name, segment, position, attempts, retry_at, message)
 		SELECT tenant, group_name, segment, $6, $7, clock_timestamp() + $8::interval, $9 FROM mine
 		ON CONFLICT (tenant, group_name, segment) DO UPDATE SET position = excluded.position, attempts = excluded.attempts,
