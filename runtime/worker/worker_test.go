@@ -47,12 +47,13 @@ type world struct {
 	spec     definition.Spec
 	handlers map[string]handler.Handler
 	log      *eventspostgres.Log
+	drains   map[string]func() // by pod
 }
 
 func newWorld(t *testing.T, groups string) *world {
 	t.Helper()
 	ctx := context.Background()
-	w := &world{t: t, url: postgrestest.New(t)}
+	w := &world{t: t, url: postgrestest.New(t), drains: map[string]func(){}}
 	target, err := access.FromURL(w.url)
 	if err != nil {
 		t.Fatal(err)
@@ -141,6 +142,7 @@ func (w *world) start(pod string) (drain func()) {
 		}
 	})
 	w.t.Cleanup(drain)
+	w.drains[pod] = drain
 	return drain
 }
 
