@@ -43,7 +43,9 @@ type Rule struct {
 type Trap struct {
 	proxy    *Proxy
 	rule     Rule
-	met      int // under the proxy's lock
+	met      int       // under the proxy's lock
+	sprung   bool      // likewise
+	at       time.Time // before fired is closed
 	fired    chan struct{}
 	settled  chan struct{}
 	released chan struct{}
@@ -51,7 +53,8 @@ type Trap struct {
 	answer   Answer // before settled is closed
 }
 
-// Set makes the proxy follow a rule, from the next message on. Of rules that a message could fire, the one set first does.
+// Set makes the proxy follow a rule, from the next message on. Of several rules that a message would fire, the one that was set
+// first does; the others wait for their next one.
 func (p *Proxy) Set(r Rule) *Trap {
 	trap := &Trap{proxy: p, rule: r, fired: make(chan struct{}), settled: make(chan struct{}), released: make(chan struct{})}
 	trap.release = sync.OnceFunc(func() { close(trap.released) })
@@ -70,15 +73,16 @@ func (p *Proxy) meet(m Message) *Trap {
 			c.byText[m.SQL]++
 		}
 	}
+	var first *Trap
 	for _, trap := range p.traps {
-		if trap.met >= max(trap.rule.Nth, 1) || !trap.rule.When(m) {
+		if trap.sprung || !trap.rule.When(m) {
 			continue
 		}
-		if trap.met++; trap.met == max(trap.rule.Nth, 1) {
-			return trap
+		if trap.met++; trap.met >= trap.rule.Nth && first == nil {
+			trap.sprung, trap.at, first = true, time.Now(), trap
 		}
 	}
-	return nil
+	return first
 }
 
 // patience is how long a test waits for a trap before it fails.
@@ -87,10 +91,12 @@ const patience = 30 * time.Second
 // Fired is closed when the rule's message has come.
 func (t *Trap) Fired() <-chan struct{} { return t.fired }
 
-// WaitFired waits until the rule's message has come. It fails the test when that does not happen: it would show nothing.
-func (t *Trap) WaitFired() {
+// WaitFired waits until the rule's message has come, and returns when that was. It fails the test when that does not happen: it
+// would show nothing.
+func (t *Trap) WaitFired() time.Time {
 	t.proxy.t.Helper()
 	t.wait(t.fired, "no message has met the rule")
+	return t.at
 }
 
 // Release lets go of a message that is held.
