@@ -44,6 +44,7 @@ func TestACommitThatStillRunsIsWaitedFor(t *testing.T) {
 	} {
 		for kind, newWorld := range kinds() {
 			t.Run(kind+" "+outcome, func(t *testing.T) {
+				t.Parallel()
 				w, proxy := newWorld(t, 4)
 				w.appendSome()
 				w.start("a")
@@ -86,6 +87,7 @@ func TestACommitThatStillRunsIsWaitedFor(t *testing.T) {
 func TestACommitMayFail(t *testing.T) {
 	for kind, newWorld := range kinds() {
 		t.Run(kind+" for now", func(t *testing.T) {
+			t.Parallel()
 			w, _ := newWorld(t, 2)
 			w.exec(`CREATE SEQUENCE refused; CREATE TABLE failed AS SELECT FROM sluice.failure`)
 			w.exec(`CREATE FUNCTION failed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO failed DEFAULT VALUES; RETURN NULL; END $$`)
@@ -99,6 +101,7 @@ func TestACommitMayFail(t *testing.T) {
 			w.atRest()
 		})
 		t.Run(kind+" because of an event", func(t *testing.T) {
+			t.Parallel()
 			w, _ := newWorld(t, 2)
 			w.atCommit(`IF NEW.events > 2 THEN RAISE 'too many' USING ERRCODE = '23514'; END IF;`)
 			defer w.watch()()

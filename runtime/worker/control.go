@@ -105,8 +105,13 @@ func (c *controller) turn(ctx context.Context) (time.Duration, error) {
 	return max(min(again, time.Until(c.nextBeat), time.Until(c.nextMove)), time.Millisecond), nil
 }
 
+// beatWithin bounds one heartbeat: where a connection has fallen silent, there is time for another one while the lease runs.
+const beatWithin = 2 * time.Second
+
 // beat renews the lease. An error of its own ends the incarnation; those of the store are tried again.
 func (c *controller) beat(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, beatWithin)
+	defer cancel()
 	sent := time.Now()
 	c.nextBeat = sent.Add(tokenstore.Heartbeat)
 	c.prove()
