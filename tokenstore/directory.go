@@ -92,7 +92,9 @@ type Fault struct {
 	Segment  *uint32   `json:"segment,omitempty"`
 	Position int64     `json:"position,omitempty"` // of the event that fails
 	Attempts int       `json:"attempts,omitempty"`
-	Since    time.Time `json:"since"`
+	Since    time.Time `json:"since"` // by the worker's clock, for people
+	// Lasted is how long ago that was when it was reported, in seconds: clocks of two machines must not be compared.
+	Lasted float64 `json:"lasted,omitempty"`
 }
 
 // Assignment is the plan's target for one segment.
@@ -145,6 +147,8 @@ type Pulse struct {
 	Alive    int // workers alive
 	Known    int // workers not ended
 	Replays  int // replays that have not ended
+	// Now is the database's clock, for those who tell ages; zero where it is not known.
+	Now time.Time
 }
 
 const (

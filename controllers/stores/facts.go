@@ -115,7 +115,7 @@ func factsOf(outcome planner.Outcome, orphaned map[tokenstore.Key]time.Time, now
 
 		Plan:        outcome.View.Processor.Plan,
 		Quarantined: outcome.View.Processor.Quarantined,
-		Faults:      faultsOf(outcome, now),
+		Faults:      faultsOf(outcome),
 	}
 }
 
@@ -219,12 +219,12 @@ func workersOf(outcome planner.Outcome) []Worker {
 }
 
 // faultsOf collects what live workers report, and what the store holds of segments that nobody reports about.
-func faultsOf(outcome planner.Outcome, now time.Time) []Fault {
+func faultsOf(outcome planner.Outcome) []Fault {
 	var faults []Fault
 	reported := map[tokenstore.Key]bool{}
 	for _, worker := range outcome.View.Workers {
 		for name, report := range worker.Report.Groups {
-			if !worker.Alive || !tellable(report, now) {
+			if !worker.Alive || !tellable(report) {
 				continue
 			}
 			f := report.Fault
@@ -245,12 +245,12 @@ func faultsOf(outcome planner.Outcome, now time.Time) []Fault {
 }
 
 // tellable leaves out what is gone before anybody has read it.
-func tellable(report tokenstore.GroupReport, now time.Time) bool {
+func tellable(report tokenstore.GroupReport) bool {
 	fault := report.Fault
 	if fault == nil {
 		return false
 	}
-	return report.Refused || stops(fault) || (fault.Kind == tokenstore.InfrastructureFault && now.Sub(fault.Since) >= Grace)
+	return report.Refused || stops(fault) || (fault.Kind == tokenstore.InfrastructureFault && fault.Lasted >= Grace.Seconds())
 }
 
 func compareFaults(a, b Fault) int {

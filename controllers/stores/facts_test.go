@@ -48,7 +48,7 @@ func TestGroupsAreCounted(t *testing.T) {
 
 func TestFaultsThatAreTold(t *testing.T) {
 	fault := func(kind tokenstore.FaultKind, age time.Duration) *tokenstore.Fault {
-		return &tokenstore.Fault{Kind: kind, Message: "m", Since: now.Add(-age)}
+		return &tokenstore.Fault{Kind: kind, Message: "m", Lasted: age.Seconds()}
 	}
 	cases := map[string]struct {
 		report tokenstore.GroupReport

@@ -53,7 +53,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		return nil, err
 	}
 	if o.Port == 0 {
-		if o.Port, err = freePort(); err != nil {
+		if o.Port, err = FreePort(); err != nil {
 			return nil, err
 		}
 	}
@@ -206,8 +206,8 @@ func tail(file string) string {
 // nextPort differs from call to call: between the look for a free port and the server's own bind, another one may look.
 var nextPort atomic.Int64
 
-// freePort looks below the range from which kernels hand out ports for outgoing connections.
-func freePort() (int, error) {
+// FreePort returns a port of 127.0.0.1 that nobody listens on. It looks below the range from which kernels hand out ports for outgoing connections.
+func FreePort() (int, error) {
 	for range 2000 {
 		port := 20000 + (os.Getpid()+int(nextPort.Add(1))*7)%12000
 		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))

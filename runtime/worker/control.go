@@ -61,7 +61,7 @@ func (l *life) controlLoop(ctx context.Context) error {
 			c.due = true
 		case <-timer.C:
 		}
-		l.turned.Store(time.Now().UnixNano())
+		l.turns()
 		again, err := c.turn(context.WithoutCancel(ctx))
 		if err != nil {
 			return err
@@ -137,6 +137,8 @@ func (c *controller) beat(ctx context.Context) error {
 		c.due = true
 	}
 	c.trust(sent)
+	c.storeClock.set(pulse.Now)
+	pulse.Now = time.Time{}
 	if !c.beaten || pulse != c.pulse {
 		c.due = true
 	}

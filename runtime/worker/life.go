@@ -44,6 +44,7 @@ type life struct {
 	severed    atomic.Bool   // a connection that reads events was lost
 	trusted    atomic.Int64  // until when batches may begin, nanoseconds of time.Since(epoch)
 	epoch      time.Time     // with a monotonic reading
+	storeClock storeClock
 
 	mu       sync.Mutex
 	groups   map[string]*group

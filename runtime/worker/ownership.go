@@ -47,7 +47,8 @@ const (
 
 // decide says what a worker does: it claims what is assigned to it and free, gives up what is assigned to another live
 // worker, and adopts what is free and has a dead or no assignee, up to its fair share, unless it is on probation or about to
-// leave. It never takes a live assignee's.
+// leave. It never takes a live assignee's. One that does not live by the directory's clock takes nothing, whatever its own clock
+// says of its lease: the others would take it back.
 func decide(s situation) decision {
 	d := decision{named: slices.Contains(s.view.Processor.Members, s.self)}
 	workers := map[int64]tokenstore.Worker{}
@@ -63,6 +64,7 @@ func decide(s situation) decision {
 	for _, a := range s.view.Assignments {
 		assignees[a.Key] = a.Worker
 	}
+	_, lives := workers[s.self]
 	mine, fair := map[string]int{}, fairShares(s, workers)
 	for _, t := range s.tokens {
 		if assignees[t.Key] == s.self {
@@ -83,14 +85,13 @@ func decide(s situation) decision {
 			d.soon(time.Millisecond)
 		case held && assignee != s.self && assigneeLives && workers[assignee].State == tokenstore.Active:
 			d.release = append(d.release, t.Key)
-		case held || s.draining || s.refused(t.Group) || t.Least > d.definition:
-		case t.Owner == s.self && assigneeLives && assignee != s.self:
-			// Given up or claimed, and then the connection was lost. Nobody else takes what a living worker owns: it has to be released.
-			d.claimIfFree(s, workers, t)
-			d.soon(time.Millisecond)
+		case held || s.draining || !lives || s.refused(t.Group) || t.Least > d.definition:
 		case assignee == s.self:
 			d.missing++
 			d.claimIfFree(s, workers, t)
+		case t.Owner == s.self && assigneeLives: // it forgot it, and who is to have it waits for its release: it can release what it holds
+			d.claim = append(d.claim, tokenstore.Claim{Key: t.Key, Epoch: t.Epoch})
+			d.soon(time.Millisecond)
 		case !assigneeLives && s.standing == assignment.Active && mine[t.Group] < fair[t.Group]:
 			if d.adoptIfDue(s, workers, t, assignee) {
 				mine[t.Group]++

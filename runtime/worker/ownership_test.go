@@ -52,7 +52,8 @@ func TestWhatAWorkerDoesAboutASegment(t *testing.T) {
 		"assigned to it, owner dead":                     {at(2, self, false, dead(2)), "claim after 2"},
 		"assigned to it, owner alive":                    {at(2, self, false, alive(2)), "wait"},
 		"assigned to it, owned by its own former claim":  {at(self, self, false), "claim"},
-		"owned by its own former claim, another's":       {at(self, 2, false, alive(2)), "claim"},
+		"its own former claim, assigned to another":      {at(self, 2, false, alive(2)), "claim"},
+		"its own former claim, assigned to a dead one":   {long(at(self, 2, false, dead(2))), "adopt"},
 		"held and assigned":                              {at(self, self, true), ""},
 		"held, assigned to another who is alive":         {at(self, 2, true, alive(2)), "release"},
 		"held, assigned to one who is dead":              {at(self, 2, true, dead(2)), ""},
@@ -67,6 +68,8 @@ func TestWhatAWorkerDoesAboutASegment(t *testing.T) {
 		"assigned to nobody, but owned by a live worker": {long(at(2, 0, false, alive(2))), ""},
 		"an orphan, while draining":                      {with(long(at(0, 0, false)), func(s *situation) { s.draining = true }), ""},
 		"assigned to it, while draining":                 {with(at(0, self, false), func(s *situation) { s.draining = true }), ""},
+		"assigned to it, while dead by the directory":    {with(at(0, self, false), func(s *situation) { s.view.Workers[0].Alive = false }), ""},
+		"an orphan, while dead by the directory":         {with(long(at(0, 0, false)), func(s *situation) { s.view.Workers[0].Alive = false }), ""},
 		"of a group that it cannot handle":               {with(at(0, self, false), func(s *situation) { s.refused = func(string) bool { return true } }), ""},
 	} {
 		t.Run(name, func(t *testing.T) {

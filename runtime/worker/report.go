@@ -48,13 +48,13 @@ func (l *life) makeReport() tokenstore.Report {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for name, g := range l.groups {
-		r := tokenstore.GroupReport{Refused: !g.fit && g.fault != nil, Fault: g.fault}
+		r := tokenstore.GroupReport{Refused: !g.fit && g.fault != nil, Fault: lasting(g.fault)}
 		r.Handled, r.Replayed, r.Rate = g.rate.take(now)
 		report.Groups[name] = r
 	}
 	for _, s := range l.segments {
 		r := report.Groups[s.group.name]
-		s.addTo(&r, now)
+		s.addTo(&r, l.storeClock.now())
 		report.Groups[s.group.name] = r
 	}
 	l.show()
@@ -64,7 +64,7 @@ func (l *life) makeReport() tokenstore.Report {
 	return report
 }
 
-// addTo adds a segment to its group's report. The caller holds the life's lock.
+// addTo adds a segment to its group's report, at a time of the database's clock. The caller holds the life's lock.
 func (s *segmentRun) addTo(r *tokenstore.GroupReport, now time.Time) {
 	position := s.Token.Parts[0].Progress.Position
 	if r.Segments == 0 || position < r.Position {
@@ -79,8 +79,18 @@ func (s *segmentRun) addTo(r *tokenstore.GroupReport, now time.Time) {
 		r.Blocked++
 	}
 	if s.fault.Kind != tokenstore.ContentionFault && (r.Fault == nil || r.Fault.Kind == tokenstore.EventFault) {
-		r.Fault = s.fault
+		r.Fault = lasting(s.fault)
 	}
+}
+
+// lasting is a fault that also says for how long there has been one.
+func lasting(fault *tokenstore.Fault) *tokenstore.Fault {
+	if fault == nil {
+		return nil
+	}
+	told := *fault
+	told.Lasted = time.Since(fault.Since).Seconds()
+	return &told
 }
 
 // lag is the age of the oldest event that waits, in seconds.
@@ -94,7 +104,7 @@ func (s *segmentRun) lag(now time.Time) float64 {
 // report tells of a batch that has ended.
 func (l *life) report(s *segmentRun, b batch, took time.Duration, err error) {
 	last := b.events[len(b.events)-1]
-	lag := max(0, time.Since(last.RecordedAt))
+	lag := max(0, l.storeClock.now().Sub(last.RecordedAt))
 	l.metrics.batch(s.group.name, len(b.events), b.skipped, took, lag, err)
 	if err == nil {
 		s.group.rate.add(len(b.events), b.replayed())

@@ -82,7 +82,8 @@ type Worker struct {
 	log     *slog.Logger
 	metrics *metrics
 	ready   atomic.Bool  // latched
-	turned  atomic.Int64 // when the control loop turned last, Unix nanoseconds
+	born    time.Time    // with a monotonic reading
+	turned  atomic.Int64 // when the control loop turned last, nanoseconds of time.Since(born)
 
 	holdings atomic.Pointer[[]Holding]
 }
@@ -104,9 +105,7 @@ func New(o Options) *Worker {
 	if o.Registry == nil {
 		o.Registry = prometheus.NewRegistry()
 	}
-	w := &Worker{options: o, log: o.Log, metrics: newMetrics(o.Registry)}
-	w.turned.Store(time.Now().UnixNano())
-	return w
+	return &Worker{options: o, log: o.Log, metrics: newMetrics(o.Registry), born: time.Now()}
 }
 
 // errNextLife ends an incarnation so that the next one begins.
@@ -136,7 +135,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		} else {
 			w.log.Error("the worker cannot run; trying again", "error", err)
 		}
-		w.turned.Store(time.Now().UnixNano())
+		w.turns()
 		sleep(ctx, wait.next())
 	}
 	return nil
@@ -148,8 +147,11 @@ func (w *Worker) Ready() bool { return w.ready.Load() }
 
 // Alive reports whether the control loop turns. It does not depend on the database.
 func (w *Worker) Alive() bool {
-	return time.Since(time.Unix(0, w.turned.Load())) < 30*time.Second
+	return time.Since(w.born)-time.Duration(w.turned.Load()) < 30*time.Second
 }
+
+// turns takes note of a turn of the control loop.
+func (w *Worker) turns() { w.turned.Store(int64(time.Since(w.born))) }
 
 // sleep waits, or less when the context ends.
 func sleep(ctx context.Context, d time.Duration) {

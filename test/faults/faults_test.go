@@ -26,16 +26,25 @@ func chaos(t *testing.T) time.Duration {
 
 func TestEachEventOnceAndInOrderWhilePodsAreKilledFrozenAndScaled(t *testing.T) {
 	w := newWorld(t, groups(8))
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0))
 	ctx, cancel := context.WithCancel(context.Background())
 	writers := w.writers(ctx, 4)
 	pods := []*pod{w.start(), w.start(), w.start()}
 	w.until("pods to share the segments", `SELECT count(DISTINCT owner) = 3 FROM sluice.token WHERE owner <> 0`)
+	did := w.storm(pods, func() *pod { return w.start() }, chaos(t))
+	cancel()
+	writers.Wait()
+	w.survived(did)
+}
 
+// storm kills, freezes, drains and scales pods, splits and merges segments and ends connections for a time, and returns how often
+// it did what.
+func (w *world) storm(pods []*pod, start func() *pod, long time.Duration) map[string]int {
+	w.t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	w.t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
 	did := map[string]int{}
-	for turn, end := 0, time.Now().Add(chaos(t)); time.Now().Before(end); turn++ {
+	for turn, end := 0, time.Now().Add(long); time.Now().Before(end); turn++ {
 		i := random.IntN(len(pods))
 		act, past := random.IntN(6), random.IntN(2) == 0
 		switch turn { // what no run may lack
@@ -50,21 +59,21 @@ func TestEachEventOnceAndInOrderWhilePodsAreKilledFrozenAndScaled(t *testing.T) 
 		case act == 0:
 			did["kill"]++
 			pods[i].kill()
-			pods[i] = w.start()
+			pods[i] = start()
 		case act == 1:
 			did["freeze"]++
 			frozen := pods[i]
 			frozen.signal(syscall.SIGSTOP)
-			pods[i] = w.start()
+			pods[i] = start()
 			if past { // its lease
-				w.until("the frozen pod's segments to be taken over", `SELECT NOT EXISTS (SELECT FROM sluice.token t JOIN sluice.worker w ON w.incarnation = t.owner WHERE w.pod = $1)`, frozen.name)
+				w.takenFrom(frozen)
 				did["takeover"]++
 			}
 			frozen.signal(syscall.SIGCONT)
 			frozen.drain()
 		case act == 2 && len(pods) < 5:
 			did["scale out"]++
-			pods = append(pods, w.start())
+			pods = append(pods, start())
 		case act == 3 && len(pods) > 2:
 			did["scale in"]++
 			pods[i].drain()
@@ -78,14 +87,24 @@ func TestEachEventOnceAndInOrderWhilePodsAreKilledFrozenAndScaled(t *testing.T) 
 		}
 		time.Sleep(time.Duration(random.IntN(700)) * time.Millisecond) // the schedule, not a wait for something
 	}
-	cancel()
-	writers.Wait()
+	return did
+}
+
+// takenFrom waits until a pod owns nothing any more.
+func (w *world) takenFrom(p *pod) {
+	w.t.Helper()
+	w.until("the segments of "+p.name+" to be taken over", `SELECT NOT EXISTS (SELECT FROM sluice.token t JOIN sluice.worker w ON w.incarnation = t.owner WHERE w.pod = $1)`, p.name)
+}
+
+// survived checks every event after a storm, and that there was one.
+func (w *world) survived(did map[string]int) {
+	w.t.Helper()
 	events := w.check()
 	did["fenced commits"] = w.logged("a batch was fenced off")
 	did["unknown outcomes"] = w.logged("outcome is unknown")
-	t.Logf("%d events; %v", events, did)
+	w.t.Logf("%d events; %v", events, did)
 	if events < 500 || did["kill"] == 0 || did["takeover"] == 0 || did["fenced commits"] == 0 {
-		t.Fatalf("vacuous: %d events, %v", events, did)
+		w.t.Fatalf("vacuous: %d events, %v", events, did)
 	}
 }
 

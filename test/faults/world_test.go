@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,24 +29,30 @@ import (
 
 const processor = "test/default/faults"
 
+// programs is where those are that the tests run.
+var programs = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "sluice-faults-") })
+
 // program is the worker's, built once.
-var program = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "sluice-faults-")
+var program = sync.OnceValues(func() (string, error) { return build("faultworker") })
+
+// build builds the worker, and returns where it is.
+func build(name string, flags ...string) (path string, err error) {
+	dir, err := programs()
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "faultworker")
-	out, err := exec.Command("go", "build", "-o", path, "./faultworker").CombinedOutput()
+	path = filepath.Join(dir, name)
+	out, err := exec.Command("go", slices.Concat([]string{"build", "-o", path}, flags, []string{"./faultworker"})...).CombinedOutput()
 	if err != nil {
-		return dir, fmt.Errorf("building the worker: %w\n%s", err, out)
+		return "", fmt.Errorf("building the worker: %w\n%s", err, out)
 	}
 	return path, nil
-})
+}
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if path, err := program(); err == nil {
-		os.RemoveAll(filepath.Dir(path))
+	if dir, err := programs(); err == nil {
+		os.RemoveAll(dir)
 	}
 	os.Exit(code)
 }
@@ -178,14 +185,19 @@ type pod struct {
 // program.
 func (w *world) start(environment ...string) *pod {
 	w.t.Helper()
+	return w.startProgram(program, environment...)
+}
+
+func (w *world) startProgram(program func() (string, error), environment ...string) *pod {
+	w.t.Helper()
 	path, err := program()
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.next++
 	p := &pod{world: w, name: fmt.Sprintf("pod-%d", w.next), ended: make(chan struct{})}
-	p.cmd = exec.Command(path, "worker", "--metrics-address=", "--probe-address=")
-	p.cmd.Env = append(os.Environ(), "SLUICE_PROCESSOR="+processor, "SLUICE_POD="+p.name,
+	p.cmd = exec.Command(path, "worker")
+	p.cmd.Env = append(os.Environ(), "SLUICE_METRICS_ADDRESS=", "SLUICE_PROBE_ADDRESS=", "SLUICE_PROCESSOR="+processor, "SLUICE_POD="+p.name,
 		"SLUICE_DEFINITION_FILE="+w.file(w.spec.Definition()), "SLUICE_SECRETS_DIR="+filepath.Join(w.dir, "secrets"),
 		`SLUICE_STORE={"type":"Postgres","postgres":{"urlSecretRef":{"name":"db"}}}`)
 	p.cmd.Env = append(p.cmd.Env, environment...)
@@ -207,7 +219,7 @@ func (w *world) start(environment ...string) *pod {
 		<-p.ended
 		if w.t.Failed() {
 			text, err := os.ReadFile(log.Name())
-			w.t.Logf("%s: %v\n%s", p.name, err, tail(string(text), 30))
+			w.t.Logf("%s: %v\n%s", p.name, err, tail(string(readingLine.ReplaceAll(text, nil)), 30))
 		}
 	})
 	w.until(p.name+" to register", `SELECT EXISTS (SELECT FROM sluice.worker WHERE pod = $1)`, p.name)

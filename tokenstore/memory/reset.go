@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -18,7 +19,8 @@ func (s Store) Replaying(_ context.Context, processor string) (map[string]*token
 	for _, g := range s.of(processor, true) {
 		if len(g.boundaries) > 0 {
 			r := s.row(g.replay)
-			groups[g.Name] = &tokenstore.Replaying{Number: r.Number, ID: r.ID, Context: maps.Clone(r.Context), Boundaries: slices.Clone(g.boundaries)}
+			bounds := slices.SortedFunc(slices.Values(g.boundaries), func(a, b tokenstore.Boundary) int { return cmp.Compare(a.Segment.ID, b.Segment.ID) })
+			groups[g.Name] = &tokenstore.Replaying{Number: r.Number, ID: r.ID, Context: maps.Clone(r.Context), Boundaries: bounds}
 		}
 	}
 	return groups, nil

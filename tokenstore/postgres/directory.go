@@ -126,10 +126,11 @@ func (d *Directory) Beat(ctx context.Context, w tokenstore.Worker) (tokenstore.P
 		  (SELECT count(*) FROM {{schema}}.worker w WHERE w.processor = p.name AND `+alive+`),
 		  (SELECT count(*) FROM {{schema}}.worker w WHERE w.processor = p.name AND w.state <> 'Ended'),
 		  (SELECT count(*) FROM {{schema}}.replay r WHERE r.phase IN ('Pending', 'Resetting', 'Replaying') AND (r.processor = p.name
-		    OR EXISTS (SELECT FROM {{schema}}.processing_group g WHERE g.processor = p.name AND g.replay = r.number)))
+		    OR EXISTS (SELECT FROM {{schema}}.processing_group g WHERE g.processor = p.name AND g.replay = r.number))),
+		  clock_timestamp()
 		FROM (SELECT count(*) FROM told) AS one LEFT JOIN {{schema}}.processor p ON p.name = (SELECT processor FROM me)`),
 		w.Incarnation, w.Nonce, tokenstore.Lease, w.State, w.Report, tokenstore.PlannerTimeout, w.Report.Proven, tokenstore.QuarantineAfter, w.Report.Failing != "", d.notify, w.Report.Idle).
-		Scan(&known, &revision, &plan, &p.Planned, &p.Planner, &p.Alive, &p.Known, &p.Replays)
+		Scan(&known, &revision, &plan, &p.Planned, &p.Planner, &p.Alive, &p.Known, &p.Replays, &p.Now)
 	switch {
 	case err != nil:
 		return p, fmt.Errorf("renewing the lease: %w", err)

@@ -4,9 +4,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log"
 	"os"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -29,7 +32,27 @@ func fail(e sluice.Event) {
 	}
 }
 
+// tellTime logs what this process's clock reads, next to what the kernel says, which no change of package time disturbs.
+func tellTime() {
+	began, first := time.Now(), kernelTime()
+	for range time.Tick(200 * time.Millisecond) {
+		wall, elapsed, kernel := time.Now().UnixNano(), time.Since(began), kernelTime()
+		fmt.Fprintf(os.Stderr, "clock: off by %d ns, has gone %d ns in %d ns\n", wall-kernel, elapsed, kernel-first)
+	}
+}
+
+func kernelTime() int64 {
+	var t syscall.Timeval
+	if err := syscall.Gettimeofday(&t); err != nil {
+		log.Fatal(err)
+	}
+	return t.Nano()
+}
+
 func main() {
+	if os.Getenv("SLUICE_TEST_CLOCK") != "" {
+		go tellTime()
+	}
 	events := eventlog.NewLog(nil, "sluice") // appends in the handlers' transactions only
 	sluice.Main(sluice.Handlers{
 		// answer appends an event for each one counted: at version + n it would conflict if it came twice. Where the event
