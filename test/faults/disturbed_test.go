@@ -135,6 +135,7 @@ func (p *pod) readings() (all []reading) {
 // from it, while it goes on in the belief that its lease runs.
 func TestEachEventOnceAndInOrderWhateverTheWorkersClocksSay(t *testing.T) {
 	w := newWorld(t, groups(8))
+	w.record()
 	started := map[string][]*pod{}
 	next := 0
 	start := func() *pod {

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/sluice-project/sluice/test/history"
 )
 
 // chaos is how long the storm lasts.
@@ -26,6 +28,7 @@ func chaos(t *testing.T) time.Duration {
 
 func TestEachEventOnceAndInOrderWhilePodsAreKilledFrozenAndScaled(t *testing.T) {
 	w := newWorld(t, groups(8))
+	w.record()
 	ctx, cancel := context.WithCancel(context.Background())
 	writers := w.writers(ctx, 4)
 	pods := []*pod{w.start(), w.start(), w.start()}
@@ -106,6 +109,7 @@ func (w *world) survived(did map[string]int) {
 	if events < 500 || did["kill"] == 0 || did["takeover"] == 0 || did["fenced commits"] == 0 {
 		w.t.Fatalf("vacuous: %d events, %v", events, did)
 	}
+	w.historyHolds(history.Want{Events: 1000, Takeovers: 3, Splits: 1, Merges: 1})
 }
 
 func TestAFrozenOwnersBatchIsFencedOff(t *testing.T) {
@@ -194,17 +198,17 @@ func TestAnEventThatFailsBlocksItsSegmentOnly(t *testing.T) {
 }
 
 func TestAMissingTableStopsItsGroupUntilItIsThere(t *testing.T) {
-	w := newWorld(t, strings.Replace(groups(2), "setup: CREATE TABLE IF NOT EXISTS stream_view (stream_id text PRIMARY KEY, events bigint NOT NULL, chain text NOT NULL)", "setup: SELECT 1", 1))
+	w := newWorld(t, strings.Replace(groups(2), "setup: CREATE TABLE IF NOT EXISTS stream_view (stream_id text PRIMARY KEY, position bigint, replay boolean, events bigint NOT NULL, chain text NOT NULL)", "setup: SELECT 1", 1))
 	p := w.start()
 	w.exec(`SELECT sluice.append('stream-1', NULL, '[{"type": "Counted", "data": {"n": "1"}}]')`)
 	w.until("the reason in the worker's report", `SELECT EXISTS (SELECT FROM sluice.worker WHERE report #>> '{groups,view,fault,reason}' = 'TableMissing' AND (report #> '{groups,view,refused}')::bool)`)
 	w.until("the other group to go on", `SELECT EXISTS (SELECT FROM sluice.event WHERE type = 'Answered')`)
-	w.exec(`CREATE TABLE stream_view (stream_id text PRIMARY KEY, events bigint NOT NULL, chain text NOT NULL)`)
+	w.exec(`CREATE TABLE stream_view (stream_id text PRIMARY KEY, position bigint, replay boolean, events bigint NOT NULL, chain text NOT NULL)`)
 	w.check()
 	w.exec(`DROP TABLE stream_view`)
 	w.exec(`SELECT sluice.append('stream-1', NULL, '[{"type": "Counted", "data": {"n": "2"}}]')`)
 	w.until("the reason, while it runs", `SELECT EXISTS (SELECT FROM sluice.worker WHERE report #>> '{groups,view,fault,kind}' = 'Definition')`)
-	w.exec(`CREATE TABLE stream_view AS SELECT 'stream-1' AS stream_id, 1::bigint AS events, md5('1') AS chain`)
+	w.exec(`CREATE TABLE stream_view AS SELECT 'stream-1' AS stream_id, 1::bigint AS position, false AS replay, 1::bigint AS events, md5('1') AS chain`)
 	w.exec(`ALTER TABLE stream_view ADD PRIMARY KEY (stream_id)`)
 	w.check()
 	p.drain()

@@ -15,20 +15,21 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	eventlog "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/test/history"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // version are the groups of a definition whose view marks each row with the oldest version that has written to it since it was
 // made. The reset notes which replay it was of.
-func version(n int) string {
+func version(n, segments int) string {
 	marked := strings.NewReplacer(
 		"chain text NOT NULL)", "chain text NOT NULL, mark int NOT NULL); CREATE TABLE IF NOT EXISTS resets (id text)\n        reset: INSERT INTO resets VALUES (current_setting('sluice.replay_id')); TRUNCATE stream_view",
-		"events, chain) SELECT stream_id, 1, md5(data ->> 'n') FROM event", fmt.Sprintf("events, chain, mark) SELECT stream_id, 1, md5(data ->> 'n'), %d FROM event", n),
+		"events, chain) SELECT stream_id, position, replay, 1, md5(data ->> 'n') FROM event", fmt.Sprintf("events, chain, mark) SELECT stream_id, position, replay, 1, md5(data ->> 'n'), %d FROM event", n),
 		"chain = md5(v.chain || excluded.chain)", "chain = md5(v.chain || excluded.chain), mark = least(v.mark, excluded.mark)",
 		"CREATE TABLE IF NOT EXISTS stream_view", "|\n          CREATE TABLE IF NOT EXISTS stream_view",
 	)
-	return marked.Replace(groups(4))
+	return marked.Replace(groups(segments))
 }
 
 // operator applies specs in steps, each a transaction, and may be killed between two of them.
@@ -161,7 +162,8 @@ func TestANewDefinitionAndItsReplayGoTogether(t *testing.T) {
 }
 
 func interleave(t *testing.T, random *rand.Rand) {
-	w := newWorld(t, version(1))
+	w := newWorld(t, version(1, 4))
+	w.record()
 	o := &operator{world: w, random: random}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -172,7 +174,7 @@ func interleave(t *testing.T, random *rand.Rand) {
 	generation, last, rollbacks := int(time.Now().Unix()), "", 0
 	next := func(v int, replay string) definition.Spec {
 		generation++
-		spec := w.parse(version(v))
+		spec := w.parse(version(v, 1+random.IntN(8)))
 		w.publish(spec.Definition())
 		o.apply(spec, generation, replay)
 		return spec
@@ -212,4 +214,5 @@ func interleave(t *testing.T, random *rand.Rand) {
 	if events < 100 {
 		t.Fatalf("vacuous: %d events", events)
 	}
+	w.historyHolds(history.Want{Events: 200, Resets: 1, Replayed: []string{"view"}})
 }

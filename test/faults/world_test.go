@@ -23,6 +23,7 @@ import (
 	"github.com/sluice-project/sluice/internal/localpostgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/runtime/access"
+	"github.com/sluice-project/sluice/test/history"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
@@ -78,12 +79,12 @@ func groups(segments int) string {
     handler:
       type: SQL
       sql:
-        setup: CREATE TABLE IF NOT EXISTS stream_view (stream_id text PRIMARY KEY, events bigint NOT NULL, chain text NOT NULL)
+        setup: CREATE TABLE IF NOT EXISTS stream_view (stream_id text PRIMARY KEY, position bigint, replay boolean, events bigint NOT NULL, chain text NOT NULL)
         statements:
         - eventTypes: [Counted]
           each: |
-            INSERT INTO stream_view AS v (stream_id, events, chain) SELECT stream_id, 1, md5(data ->> 'n') FROM event
-            ON CONFLICT (stream_id) DO UPDATE SET events = v.events + 1, chain = md5(v.chain || excluded.chain)
+            INSERT INTO stream_view AS v (stream_id, position, replay, events, chain) SELECT stream_id, position, replay, 1, md5(data ->> 'n') FROM event
+            ON CONFLICT (stream_id) DO UPDATE SET events = v.events + 1, position = excluded.position, replay = excluded.replay, chain = md5(v.chain || excluded.chain)
   - name: answer
     segments: %[1]d
     onError: {backoff: {initial: 50ms, max: 200ms}}
@@ -312,6 +313,34 @@ func (w *world) exec(sql string, args ...any) {
 	w.t.Helper()
 	if _, err := w.pool.Exec(context.Background(), sql, args...); err != nil {
 		w.t.Fatal(err)
+	}
+}
+
+// record has the database write down what happens to the tokens, the view and the answers.
+func (w *world) record() {
+	w.t.Helper()
+	ctx := context.Background()
+	if err := history.Record(ctx, w.pool, postgres.DefaultSchema); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, p := range []history.Projection{
+		{Table: "public.stream_view", Group: "view", Key: "NEW.stream_id", Position: "NEW.position", Replay: "NEW.replay"},
+		{Table: "sluice.event", Group: "answer", When: "NEW.type = 'Answered'", Key: "substr(NEW.stream_id, 8)", Replay: "false", // its replays would conflict
+			Position: "(SELECT e.position FROM sluice.event e WHERE e.stream_id = substr(NEW.stream_id, 8) AND e.version = NEW.version)"},
+	} {
+		if err := history.Follow(ctx, w.pool, p); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// historyHolds checks what the database has written down.
+func (w *world) historyHolds(want history.Want) {
+	w.t.Helper()
+	found, err := history.Check(context.Background(), w.pool, postgres.DefaultSchema, want, "Counted")
+	w.t.Logf("the database's history: %+v", found)
+	if err != nil {
+		w.t.Error(err)
 	}
 }
 
