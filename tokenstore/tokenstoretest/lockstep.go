@@ -26,16 +26,18 @@ func Lockstep(t *testing.T, store Harness) {
 		run := runs.Add(1)
 		m := &lockstep{t: t, ctx: context.Background(), store: store, model: Memory(), run: run, counted: counted,
 			processor: fmt.Sprintf("test/default/lockstep-%d", run), group: fmt.Sprintf("view-%d", run)}
+		m.ids = []string{"x", "y"}
 		m.declare(t)
 		m.define(t)
 		t.Repeat(map[string]func(*rapid.T){
 			"declare": m.declare, "claim": m.claim, "claim more": m.claim, "commit": m.commit, "commit more": m.commit, "fail": m.fail, "recover": m.recover,
 			"split": m.split, "merge": m.merge, "towards": m.towards, "define": m.define, "request": m.request, "begin": m.begin, "reset": m.reset,
 			"end reset": m.endReset, "complete": m.complete, "abandon": m.abandon, "drop": m.drop, "register": m.register, "beat": m.beat,
-			"state": m.state, "elapse": m.elapse, "assign": m.assign, "adopt": m.adopt, "": m.compare,
+			"state": m.state, "elapse": m.elapse, "assign": m.assign, "adopt": m.adopt, "replay": m.replayed, "apart": m.apart, "": m.compare,
 		})
 	})
-	for _, what := range []string{"commit", "fenced commit", "claim", "split", "merge", "unequal merge", "reset", "abandon", "beat", "adopt"} {
+	t.Logf("%v", counted)
+	for _, what := range []string{"commit", "complete", "fenced commit", "claim", "split", "merge", "unequal merge", "reset", "abandon", "beat", "adopt"} {
 		if counted[what] == 0 {
 			t.Errorf("no run did anything of: %s", what)
 		}
@@ -50,6 +52,7 @@ type lockstep struct {
 	processor    string
 	group        string
 	believed     []tokenstore.Token // by workers, claimed at some time
+	ids          []string           // of replays, the last two
 	row          int
 	counted      map[string]int
 }
@@ -245,7 +248,10 @@ func (m *lockstep) split(t *rapid.T) {
 }
 
 func (m *lockstep) merge(t *rapid.T) {
-	s := anySegment(t)
+	m.join(t, anySegment(t))
+}
+
+func (m *lockstep) join(t *rapid.T, s segment.Segment) {
 	if err := m.step(t, "merge", func(h Harness) error { return h.Store.Merge(m.ctx, m.group, s) }); err == nil {
 		for _, token := range m.tokens() {
 			if token.Range() == s.Parent() && len(token.Parts) > 1 {
@@ -292,7 +298,7 @@ func (m *lockstep) define(t *rapid.T) {
 // request asks for replays as a spec does: all that are wanted now.
 func (m *lockstep) request(t *rapid.T) {
 	var requests []tokenstore.ReplayRequest
-	for _, id := range []string{"x", "y"} {
+	for _, id := range m.ids {
 		if rapid.IntRange(0, 3).Draw(t, "wanted") > 0 {
 			requests = append(requests, tokenstore.ReplayRequest{ID: id, Groups: []string{m.group}, From: tokenstore.Place{Type: tokenstore.Earliest},
 				Definition: rapid.SampledFrom([]string{"d1", "d1", "d2"}).Draw(t, "definition"), Rebind: rapid.Bool().Draw(t, "rebind"), Context: map[string]string{},
@@ -304,7 +310,10 @@ func (m *lockstep) request(t *rapid.T) {
 
 // replay runs an operation on one of the replays, as each store knows it.
 func (m *lockstep) replay(t *rapid.T, what string, operation func(Harness, tokenstore.Replay) error) {
-	id := rapid.SampledFrom([]string{"x", "y"}).Draw(t, "replay")
+	m.of(rapid.SampledFrom(m.ids).Draw(t, "replay"), t, what, operation)
+}
+
+func (m *lockstep) of(id string, t *rapid.T, what string, operation func(Harness, tokenstore.Replay) error) {
 	m.step(t, what, func(h Harness) error {
 		all, err := h.Store.Replays(m.ctx, m.processor)
 		if err != nil {
@@ -346,6 +355,44 @@ func (m *lockstep) complete(t *rapid.T) {
 
 func (m *lockstep) abandon(t *rapid.T) {
 	m.replay(t, "abandon", func(h Harness, r tokenstore.Replay) error { return h.Store.Abandon(m.ctx, r, Line{}) })
+}
+
+// replayed has a replay asked for that nothing stands in the way of but one that runs, and its reset done.
+func (m *lockstep) replayed(t *rapid.T) {
+	m.step(t, "define", func(h Harness) error {
+		return h.Directory.DeclareProcessor(m.ctx, tokenstore.Processor{Name: m.processor, Definition: "d1", Replicas: 1, Live: []byte(`{}`)})
+	})
+	m.elapse(t)
+	id := fmt.Sprint("replay-", m.row)
+	m.row++
+	m.ids = append(m.ids[1:], id)
+	m.step(t, "request", func(h Harness) error {
+		return h.Store.RequestReplays(m.ctx, m.processor, []tokenstore.ReplayRequest{{ID: id, Groups: []string{m.group}, From: tokenstore.Place{Type: tokenstore.Earliest},
+			Definition: "d1", Context: map[string]string{}, State: tokenstore.ReplayWanted}})
+	})
+	m.of(id, t, "begin", func(h Harness, r tokenstore.Replay) error { return h.Store.BeginReset(m.ctx, m.processor, r) })
+	m.of(id, t, "reset", func(h Harness, r tokenstore.Replay) error {
+		return h.Reset(m.ctx, m.processor, r, Line{}, At(0), nil, nil)
+	})
+}
+
+// apart has one half of a pair get ahead of the other, and then merged with it.
+func (m *lockstep) apart(t *rapid.T) {
+	for _, token := range m.tokens() {
+		low, high := token.Range().Pair()
+		if token.Range() != low || low == high {
+			continue
+		}
+		got, _ := both(m, t, "claim", func(h Harness) ([]tokenstore.Token, error) {
+			return h.Store.Claim(m.ctx, m.processor, m.incarnation(1), 3, []tokenstore.Claim{{Key: token.Key, Epoch: token.Epoch}})
+		})
+		for _, owned := range got {
+			a := to(owned, owned.Parts[0].Progress.Position+rapid.Int64Range(1, 9).Draw(t, "ahead"))
+			m.step(t, "commit", func(h Harness) error { return h.Commit(m.ctx, []tokenstore.Advance{a}, nil) })
+		}
+		m.join(t, high)
+		return
+	}
 }
 
 func (m *lockstep) self(t *rapid.T) tokenstore.Worker {

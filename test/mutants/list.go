@@ -1,0 +1,65 @@
+package main
+
+// mutant is a mistake that somebody could make, as a change of the source, and the tests that have to catch it.
+type mutant struct {
+	name  string
+	edits []edit
+	test  test
+}
+
+// edit replaces a text that occurs in a file once. Files are named from the root of the repository.
+type edit struct{ file, old, new string }
+
+// test is a package, and which of its tests to run.
+type test struct{ pkg, run string }
+
+var (
+	interleavings = test{"./tokenstore/protocol", "TestAllInterleavings"}
+	boundaries    = test{"./tokenstore/protocol", "TestBoundaries"}
+	conformance   = test{"./tokenstore/postgres", "TestTheStoreKeepsItsPromises|TestTheStoreGoesInStep"}
+	reading       = test{"./eventsource/postgres", "ReadersGet|LargeLate"}
+	replaying     = test{"./runtime/worker", "Replay"}
+	clocks        = test{"./test/faults", "WhateverTheWorkersClocksSay"}
+)
+
+const (
+	fence    = "tokenstore/postgres/migrations/0001_store.sql"
+	tokenSQL = "tokenstore/postgres/token.go"
+	resetSQL = "tokenstore/postgres/reset.go"
+	tokens   = "tokenstore/protocol/token.go"
+	bounds   = "tokenstore/protocol/boundary.go"
+	holdings = "tokenstore/protocol/holding.go"
+)
+
+// mutants are the mistakes that we are afraid of.
+var mutants = []mutant{
+	{"the fence does not look at the epoch", []edit{{fence, "AND t.epoch = a.epoch AND t.version = a.version;", "AND t.version = a.version;"}}, conformance},
+	{"the fence does not look at the version", []edit{{fence, "AND t.epoch = a.epoch AND t.version = a.version;", "AND t.epoch = a.epoch;"}}, conformance},
+	{"the protocol's fence does not look at the version", []edit{{tokens, "t.Epoch != a.Epoch || t.Version != a.Version", "t.Epoch != a.Epoch"}}, interleavings},
+	{"the fence lets some of several tokens pass", []edit{{fence, "IF moved <> cardinality(p_segments) THEN", "IF moved = 0 THEN"}}, conformance},
+	{"the token moves outside of the batch's transaction", []edit{{tokenSQL, "	s.queueFence(batch, advances)\n	return fenced(s.pool.SendBatch(ctx, batch).Close())",
+		"	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {\n		return err\n	}\n	batch = &pgx.Batch{}\n	s.queueFence(batch, advances)\n	return fenced(s.pool.SendBatch(ctx, batch).Close())"}}, conformance},
+	{"a segment is released before its batch has ended", []edit{{holdings, "now = !h.leaving && !h.busy && !h.gone", "now = !h.leaving && !h.gone"}}, interleavings},
+	{"a claim does not look at the epoch", []edit{{tokenSQL, "USING (group_name, segment, epoch)", "USING (group_name, segment)"}}, conformance},
+	{"a claim leaves the epoch as it is", []edit{{tokenSQL, "SET epoch = t.epoch + 1, version = t.version + 1, owner = $3", "SET version = t.version + 1, owner = $3"}}, conformance},
+	{"segments are claimed in the middle of a reset", []edit{{tokenSQL, " AND NOT g.resetting\n", "\n"}}, conformance},
+	{"older definitions claim after a reset", []edit{{tokenSQL, " AND g.min_definition <= $7", ""}}, conformance},
+	{"a split takes both halves to the slower one", []edit{{tokens, "Within(t.Parts, s)", "[]tokenstore.Part{{Segment: s, Progress: Lowest(t.Parts)}}"}}, interleavings},
+	{"a merge takes both halves to the faster one", []edit{{tokens, "Joined(s, append(append([]tokenstore.Part{}, low.Parts...), high.Parts...))",
+		"[]tokenstore.Part{{Segment: s, Progress: tokenstore.Progress{Position: max(low.Parts[0].Progress.Position, high.Parts[0].Progress.Position)}}}"}}, interleavings},
+	{"a merge goes on with the lower half's epoch", []edit{{tokens, "max(low.Epoch, high.Epoch)", "low.Epoch"}}, interleavings},
+	{"halves that have met keep their parts", []edit{{tokenSQL, "if a.WasParted || len(a.Parts) > 1 {", "if len(a.Parts) > 1 {"}}, conformance},
+	{"a reset keeps the epoch", []edit{{resetSQL, "SET epoch = epoch + 1, version = version + 1, owner = 0", "SET owner = 0"}}, conformance},
+	{"a reset is done again", []edit{{resetSQL, "case phase != tokenstore.ReplayResetting:", "case phase == tokenstore.ReplayComplete:"}}, conformance},
+	{"a second reset forgets the first one's boundary", []edit{{bounds, "if len(before) == 0 {", "if len(before) >= 0 {"}}, boundaries},
+	{"an abandoned replay forgets what it has handled", []edit{{bounds, "union, err := n.Union(b.Progress, p.Progress)", "union, err := n.Union(b.Progress, b.Progress)"}}, interleavings},
+	{"a split forgets the replay", []edit{{"runtime/worker/replaying.go", "if !b.Segment.Includes(t.Range()) && !t.Range().Includes(b.Segment) {", "if b.Segment != t.Range() {"}}, replaying},
+	{"an event counts as a replay by its position", []edit{{"runtime/worker/segment.go", "if p.Coverage.Covers(e) {", "if e.Position <= p.Coverage.Position() {"}}, replaying},
+	{"epochs begin anew after a drop", []edit{{"tokenstore/postgres/store.go", "progress.Position, progress.Snapshot, floor+1)", "progress.Position, progress.Snapshot, floor-floor+1)"}}, conformance},
+	{"late events of transactions that ran are not looked for", []edit{{"eventsource/postgres/read.go", "WHERE pg_visible_in_snapshot(ended.txid, pg_current_snapshot()))", "WHERE false)"}}, reading},
+	{"late events of transactions that had not begun are not looked for", []edit{{"eventsource/postgres/read.go", "WHERE e.txid >= pg_snapshot_xmax(band.snapshot::pg_snapshot) AND", "WHERE false AND"}}, reading},
+	{"the worker's clock says how long its lease runs", []edit{
+		{"tokenstore/postgres/directory.go", "SET lease_until = clock_timestamp() + $3::interval, state = $4", "SET lease_until = $3::timestamptz, state = $4"},
+		{"tokenstore/postgres/directory.go", "w.Incarnation, w.Nonce, tokenstore.Lease, w.State, w.Report,", "w.Incarnation, w.Nonce, time.Now().Add(tokenstore.Lease), w.State, w.Report,"},
+	}, clocks},
+}
