@@ -80,6 +80,7 @@ func TestConditions(t *testing.T) {
 		"store changed":     {[]func(*scope){problem("StoreChanged")}, "False/StoreChanged True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"no tables":         {[]func(*scope){problem("MigrationRequired")}, "False/MigrationRequired True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"group conflict":    {[]func(*scope){problem("GroupConflict")}, "False/GroupConflict True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
+		"no such place":     {[]func(*scope){problem("PlaceInvalid")}, "False/PlaceInvalid True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"name conflict":     {[]func(*scope){func(s *scope) { s.foreign = []string{"Deployment orders"} }}, "False/NameConflict True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"invalid":           {[]func(*scope){func(s *scope) { s.invalid = "m" }, problem("ConnectionFailed")}, "False/InvalidSpec Unknown/Unknown True/Valid False/ConnectionFailed False/Healthy Stalled"},
 		"not registered":    {[]func(*scope){fault(stores.Fault{Kind: tokenstore.DefinitionFault, Reason: "NotRegistered", Definition: "wanted", Refused: true})}, "False/NotRegistered True/AllSegmentsOwned False/NotRegistered True/Reachable False/Healthy Stalled"},

@@ -9,7 +9,7 @@ import (
 // aboutContent reports whether a reason is about what is in a store that can be reached.
 func aboutContent(reason string) bool {
 	switch reason {
-	case v1alpha1.ReasonStoreChanged, v1alpha1.ReasonMigrationRequired, v1alpha1.ReasonGroupConflict:
+	case v1alpha1.ReasonStoreChanged, v1alpha1.ReasonMigrationRequired, v1alpha1.ReasonGroupConflict, v1alpha1.ReasonPlaceInvalid:
 		return true
 	}
 	return false

@@ -147,7 +147,7 @@ const (
 	ReasonNoReset = "NoReset"
 	// ReasonReplayDenied: a group says replay: Deny. (Accepted)
 	ReasonReplayDenied = "ReplayDenied"
-	// ReasonPlaceInvalid: the source has no such place to begin at. (Accepted)
+	// ReasonPlaceInvalid: the source has no such place to begin at. (Accepted; of a new group's initialPosition, Ready and Stalled)
 	ReasonPlaceInvalid = "PlaceInvalid"
 	// ReasonPending: the replay has not been looked at by a worker yet. (Complete)
 	ReasonPending = "Pending"

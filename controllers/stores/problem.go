@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
+	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 	"github.com/sluice-project/sluice/tokenstore/postgres/connection"
@@ -34,6 +35,7 @@ func problemOf(err error, place string) Problem {
 		migration *postgres.MigrationRequiredError
 		protocol  *postgres.ProtocolError
 		conflict  *tokenstore.GroupConflictError
+		noPlace   *eventsource.PlaceError
 		changed   *storeChangedError
 		refused   *RefusedAddressError
 		server    *pgconn.PgError
@@ -49,6 +51,8 @@ func problemOf(err error, place string) Problem {
 		return Problem{Reason: v1alpha1.ReasonOperatorCannotConnect, Message: protocol.Error()}
 	case errors.As(err, &conflict):
 		return Problem{Reason: v1alpha1.ReasonGroupConflict, Message: conflict.Error()}
+	case errors.As(err, &noPlace):
+		return Problem{Reason: v1alpha1.ReasonPlaceInvalid, Message: err.Error()}
 	case errors.As(err, &changed):
 		return Problem{Reason: v1alpha1.ReasonStoreChanged, Message: changed.Error()}
 	case errors.As(err, &refused):

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 	"github.com/sluice-project/sluice/tokenstore/postgres/connection"
@@ -38,6 +39,7 @@ func TestProblemsByError(t *testing.T) {
 		"old operator":   {&postgres.ProtocolError{Have: 1, Want: 2}, "OperatorCannotConnect", "newer image"},
 		"loopback":       {&RefusedAddressError{"127.0.0.1:5432"}, "OperatorCannotConnect", "127.0.0.1:5432"},
 		"group":          {&tokenstore.GroupConflictError{Group: "view", Owner: "c/n/p"}, "GroupConflict", "c/n/p"},
+		"no such place":  {fmt.Errorf("finding where group view starts: %w", &eventsource.PlaceError{Problem: "too early"}), "PlaceInvalid", "group view starts: too early"},
 		"other store":    {&storeChangedError{belongs: "a", found: "b"}, "StoreChanged", "expectedStoreID"},
 		"copied store":   {&storeChangedError{belongs: "a", found: "a", elsewhere: true}, "StoreChanged", "copied"},
 	}

@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/planner"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -21,8 +22,8 @@ const (
 	debounce = 50 * time.Millisecond
 	// roundTimeout bounds a round.
 	roundTimeout = 10 * time.Second
-	// conflictPause between two attempts to get a group that another processor has.
-	conflictPause = 5 * time.Second
+	// refusedPause between two attempts to get groups that were refused.
+	refusedPause = 5 * time.Second
 )
 
 // processor is one processor in its store.
@@ -192,14 +193,14 @@ func (p *processor) round(ctx context.Context, l *link) error {
 	if !w.accepts(l.meta.StoreID, l.meta.Elsewhere) {
 		return &storeChangedError{w.StoreID, l.meta.StoreID, l.meta.Elsewhere}
 	}
-	conflict, err := p.declare(ctx, l, w)
+	refused, err := p.declare(ctx, l, w)
 	if err != nil {
 		return err
 	}
 	outcome, err := p.step(ctx, l)
 	switch {
-	case errors.Is(err, tokenstore.ErrNoProcessor) && conflict != nil:
-		return conflict // it never got its groups, so there is nothing to plan
+	case errors.Is(err, tokenstore.ErrNoProcessor) && refused != nil:
+		return refused // it never got its groups, so there is nothing to plan
 	case errors.Is(err, tokenstore.ErrNoProcessor):
 		p.declared = nil
 		p.poke()
@@ -214,11 +215,11 @@ func (p *processor) round(ctx context.Context, l *link) error {
 	if err != nil {
 		return err
 	}
-	if conflict == nil && withdrawn(replays, w.Replays) {
+	if refused == nil && withdrawn(replays, w.Replays) {
 		p.declared = nil
 		p.poke()
 	}
-	p.tell(w, l, outcome, replays, conflict)
+	p.tell(w, l, outcome, replays, refused)
 	return nil
 }
 
@@ -243,13 +244,13 @@ func (p *processor) tellCosted(ctx context.Context, l *link, known tokenstore.Pr
 }
 
 // tell publishes a round's outcome.
-func (p *processor) tell(w Wanted, l *link, outcome planner.Outcome, replays []tokenstore.Replay, conflict *tokenstore.GroupConflictError) {
+func (p *processor) tell(w Wanted, l *link, outcome planner.Outcome, replays []tokenstore.Replay, refused error) {
 	now := time.Now()
 	p.orphaned = orphans(p.orphaned, outcome, now)
 	o := Observation{StoreID: l.meta.StoreID, Seen: true, Facts: factsOf(outcome, p.orphaned, now)}
 	o.Facts.Replays = replays
-	if conflict != nil {
-		problem := problemOf(conflict, "")
+	if refused != nil {
+		problem := problemOf(refused, "")
 		o.Problem = &problem
 	} else {
 		o.Declared = w.Generation
@@ -259,24 +260,28 @@ func (p *processor) tell(w Wanted, l *link, outcome planner.Outcome, replays []t
 
 // declaration is what a session has told the store last.
 type declaration struct {
-	wish     Wanted
-	at       time.Time
-	conflict *tokenstore.GroupConflictError
+	wish    Wanted
+	at      time.Time
+	refused error // why the groups are not the processor's
 }
 
-// declare writes what is wanted, where that is news. A group that another processor has is not the loop's failure: the
-// groups that this one had before are planned on.
-func (p *processor) declare(ctx context.Context, l *link, w Wanted) (*tokenstore.GroupConflictError, error) {
-	if last := p.declared; last != nil && reflect.DeepEqual(last.wish, w) && (last.conflict == nil || time.Since(last.at) < conflictPause) {
-		return last.conflict, nil
+// declare writes what is wanted, where that is news. A group that another processor has, or that cannot begin where it should, is
+// not the loop's failure: the groups that this processor had before are planned on. refused is the reason then.
+func (p *processor) declare(ctx context.Context, l *link, w Wanted) (refused, err error) {
+	if last := p.declared; last != nil && reflect.DeepEqual(last.wish, w) && (last.refused == nil || time.Since(last.at) < refusedPause) {
+		return last.refused, nil
 	}
-	err := p.write(ctx, l, w)
+	err = p.write(ctx, l, w)
 	var conflict *tokenstore.GroupConflictError
-	if err != nil && !errors.As(err, &conflict) {
+	var place *eventsource.PlaceError
+	if errors.As(err, &conflict) || errors.As(err, &place) {
+		refused, err = err, nil
+	}
+	if err != nil {
 		return nil, err
 	}
-	p.declared = &declaration{w, time.Now(), conflict}
-	return conflict, nil
+	p.declared = &declaration{w, time.Now(), refused}
+	return refused, nil
 }
 
 // write declares the groups first: a processor that does not get its groups is not there for workers either.

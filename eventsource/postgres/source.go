@@ -28,7 +28,7 @@ type Source struct {
 	db                          DB
 	schema                      string
 	readSQL, startSQL, checkSQL string
-	headSQL, timeSQL            string
+	headSQL, timeSQL, oldestSQL string
 	window                      int64
 }
 
@@ -41,7 +41,7 @@ func NewSource(db DB, schema string) *Source {
 	statement := func(text string) string { return strings.ReplaceAll(text, "{{schema}}", quoted) }
 	return &Source{
 		db: db, schema: schema, window: window,
-		readSQL: readStatementFor(quoted), startSQL: statement(startStatement), headSQL: statement(headStatement), timeSQL: statement(timeStatement), checkSQL: statement(checkStatement),
+		readSQL: readStatementFor(quoted), startSQL: statement(startStatement), headSQL: statement(headStatement), timeSQL: statement(timeStatement), oldestSQL: statement(oldestStatement), checkSQL: statement(checkStatement),
 	}
 }
 
@@ -53,7 +53,9 @@ const (
 )
 
 // Start implements eventsource.Source. Latest begins with the first event whose transaction had not ended when the server took the
-// statement's snapshot; so do the others with events below their place. A time after that of all events is Latest.
+// statement's snapshot; so do the others with events below their place. A position above that of all events is Latest, and so is a time
+// after theirs. A place before the oldest event is none where events have been deleted that it stands before; Earliest is the oldest
+// event there is, whatever has been deleted.
 func (s *Source) Start(ctx context.Context, at tokenstore.Place) (tokenstore.Progress, error) {
 	switch at.Type {
 	case tokenstore.Earliest:
@@ -65,8 +67,14 @@ func (s *Source) Start(ctx context.Context, at tokenstore.Place) (tokenstore.Pro
 		if err != nil || first < 0 {
 			return tokenstore.Progress{}, &eventsource.PlaceError{Problem: fmt.Sprintf("position %q is none: want a whole number, 0 or above", at.Position)}
 		}
+		if err := s.refuseDeleted(ctx, at, func(position int64, _ time.Time) bool { return first <= position }); err != nil {
+			return tokenstore.Progress{}, err
+		}
 		return s.latest(ctx, first-1)
 	case tokenstore.AtTimestamp:
+		if err := s.refuseDeleted(ctx, at, func(_ int64, recorded time.Time) bool { return !at.Timestamp.After(recorded) }); err != nil {
+			return tokenstore.Progress{}, err
+		}
 		return s.since(ctx, at.Timestamp)
 	}
 	return tokenstore.Progress{}, &eventsource.PlaceError{Problem: fmt.Sprintf("the place %q is not known, choose %s, %s, %s or %s", at.Type,

@@ -31,6 +31,9 @@ type situation struct {
 	view   tokenstore.View
 	groups map[string]bool // that this worker's definition has; true where there is a reset
 	paused func(group string) bool
+	// refused says why there is no such place to go back to; empty where there is. It is asked of those only that nothing else
+	// keeps from being reset.
+	refused func(place tokenstore.Place) string
 }
 
 // leader is the worker that carries replays out: of those that live, run the wanted definition and do not leave, the one that
@@ -114,6 +117,9 @@ func obstacle(r tokenstore.Replay, s situation, busy map[string]string) (reason,
 		if s.paused(group) {
 			return tokenstore.ReplayWaitsForPause, "group " + group + " is paused, and a pause goes before a replay"
 		}
+	}
+	if problem := s.refused(r.From); problem != "" {
+		return tokenstore.ReplayPlaceInvalid, problem
 	}
 	return "", ""
 }

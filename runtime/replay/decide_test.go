@@ -13,13 +13,21 @@ func request(id string, phase tokenstore.ReplayPhase, state tokenstore.ReplaySta
 	return tokenstore.Replay{ReplayRequest: tokenstore.ReplayRequest{ID: id, Groups: groups, Definition: "d", State: state}, Phase: phase}
 }
 
+// from is a pending one to a position that is refused, with that as the problem.
+func from(position, id string, groups ...string) tokenstore.Replay {
+	r := request(id, tokenstore.ReplayPending, tokenstore.ReplayWanted, groups...)
+	r.From = tokenstore.Place{Type: tokenstore.AtPosition, Position: position}
+	return r
+}
+
 func worker(incarnation int64, definition string) tokenstore.Worker {
 	return tokenstore.Worker{Incarnation: incarnation, Definition: definition, Pod: "pod-" + definition, Alive: true, State: tokenstore.Active}
 }
 
 func around(workers ...tokenstore.Worker) situation {
 	return situation{view: tokenstore.View{Processor: tokenstore.Processor{Definition: "d"}, Workers: workers},
-		groups: map[string]bool{"a": true, "b": true, "plain": false}, paused: func(group string) bool { return group == "b" }}
+		groups: map[string]bool{"a": true, "b": true, "plain": false}, paused: func(group string) bool { return group == "b" },
+		refused: func(place tokenstore.Place) string { return place.Position }}
 }
 
 func TestWhatIsDoneAboutReplays(t *testing.T) {
@@ -46,6 +54,9 @@ func TestWhatIsDoneAboutReplays(t *testing.T) {
 			around(worker(1, "d")), "begin; explain Waiting: replay x of group a runs first"},
 		"one that cannot go on holds nobody up": {[]tokenstore.Replay{request("x", tokenstore.ReplayPending, running, "plain", "a"), request("y", tokenstore.ReplayPending, running, "a")},
 			around(worker(1, "d")), "explain NoReset: group plain has no reset; begin"},
+		"one that has no place to go back to holds nobody up either": {[]tokenstore.Replay{from("too early", "x", "a"), request("y", tokenstore.ReplayPending, running, "a")},
+			around(worker(1, "d")), "explain PlaceInvalid: too early; begin"},
+		"a place is not looked for before it is due": {[]tokenstore.Replay{from("too early", "x", "b")}, around(worker(1, "d")), "explain Paused"},
 		"it is cancelled before the reset": {[]tokenstore.Replay{request("x", tokenstore.ReplayPending, tokenstore.ReplayToBeCancelled, "a"),
 			request("y", tokenstore.ReplayResetting, tokenstore.ReplayToBeAbandoned, "a")}, around(worker(1, "d")), "cancel; cancel"},
 		"it is abandoned after it, and not cancelled": {[]tokenstore.Replay{request("x", tokenstore.ReplayRunning, tokenstore.ReplayToBeAbandoned, "a"),

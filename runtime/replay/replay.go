@@ -33,7 +33,7 @@ import (
 type Runner struct {
 	Processor string
 	Self      int64 // incarnation of the worker that it runs in
-	Directory tokenstore.Directory
+	Directory Directory
 	Store     *postgres.Store
 	Source    eventsource.Source
 	// Handlers of the groups, by name; nil for one that the program has not registered.
@@ -42,7 +42,15 @@ type Runner struct {
 	Paused func(group string) bool
 	Log    *slog.Logger
 
-	tries int // resets in a row that could not get their locks
+	tries int     // resets in a row that could not get their locks
+	dead  []int64 // workers that have not ended by what they say, but do not live
+}
+
+// Directory is what a Runner needs of one.
+type Directory interface {
+	tokenstore.Directory
+	// TerminateBackends ends what connections are left of workers, and returns how many there were.
+	TerminateBackends(ctx context.Context, workers []int64) (int, error)
 }
 
 // Waits between two tries of a reset that could not get its locks.
@@ -67,8 +75,24 @@ func (r *Runner) Step(ctx context.Context) (time.Duration, error) {
 	if leader(view) != r.Self {
 		return 0, nil
 	}
+	r.dead = r.dead[:0]
+	for _, w := range view.Workers {
+		if !w.Alive {
+			r.dead = append(r.dead, w.Incarnation)
+		}
+	}
 	var again time.Duration
-	for _, d := range decide(replays, situation{view: view, groups: r.groups(), paused: r.Paused}) {
+	var unknown error
+	refused := func(place tokenstore.Place) string {
+		problem, err := r.refused(ctx, place)
+		unknown = errors.Join(unknown, err)
+		return problem
+	}
+	due := decide(replays, situation{view: view, groups: r.groups(), paused: r.Paused, refused: refused})
+	if unknown != nil {
+		return 0, unknown
+	}
+	for _, d := range due {
 		soon, err := r.carryOut(ctx, d)
 		if err != nil {
 			return 0, err
@@ -116,15 +140,18 @@ func (r *Runner) carryOut(ctx context.Context, d decision) (time.Duration, error
 	return 0, fmt.Errorf("replay %s: no such action: %d", d.replay.ID, d.action)
 }
 
-// begin takes the groups from their owners, once the place to go back to is known to exist, and goes on to the reset.
-func (r *Runner) begin(ctx context.Context, replay tokenstore.Replay) (time.Duration, error) {
-	if _, err := r.Source.Start(ctx, replay.From); err != nil {
-		var place *eventsource.PlaceError
-		if errors.As(err, &place) {
-			return waitEvery, r.Store.Explain(ctx, replay, tokenstore.ReplayPlaceInvalid, place.Problem)
-		}
-		return 0, err
+// refused says why a place is none to go back to.
+func (r *Runner) refused(ctx context.Context, place tokenstore.Place) (problem string, err error) {
+	_, err = r.Source.Start(ctx, place)
+	var none *eventsource.PlaceError
+	if errors.As(err, &none) {
+		return none.Problem, nil
 	}
+	return "", err
+}
+
+// begin takes the groups from their owners and goes on to the reset.
+func (r *Runner) begin(ctx context.Context, replay tokenstore.Replay) (time.Duration, error) {
 	err := r.Store.BeginReset(ctx, r.Processor, replay)
 	var wait *tokenstore.NotDueError
 	switch {
@@ -145,6 +172,10 @@ func (r *Runner) begin(ctx context.Context, replay tokenstore.Replay) (time.Dura
 // reset tries the reset once. Where it cannot get a lock, who holds that is written to the ledger and the next try is soon.
 func (r *Runner) reset(ctx context.Context, replay tokenstore.Replay) (time.Duration, error) {
 	start, err := r.Source.Start(ctx, replay.From)
+	var place *eventsource.PlaceError
+	if errors.As(err, &place) { // since it was asked first, events have been deleted
+		return waitEvery, r.Store.EndReset(ctx, replay, tokenstore.ReplayPending, tokenstore.ReplayPlaceInvalid, place.Problem)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -159,7 +190,7 @@ func (r *Runner) reset(ctx context.Context, replay tokenstore.Replay) (time.Dura
 		r.Log.Info("reset; handling events again", "replay", replay.ID, "groups", replay.Groups)
 		return measureEvery / 4, nil
 	case errors.As(err, &wait) && wait.Reason == tokenstore.ReplayMoved:
-		return waitEvery, nil
+		return waitEvery, r.bury(ctx)
 	case errors.As(err, &wait) && wait.Reason == tokenstore.ReplayCancelledMeanwhile:
 		return 0, r.Store.EndReset(ctx, replay, tokenstore.ReplayCancelled, wait.Reason, "cancelled before the reset: nothing has happened")
 	case errors.As(err, &wait):
@@ -173,6 +204,19 @@ func (r *Runner) reset(ctx context.Context, replay tokenstore.Replay) (time.Dura
 	}
 	r.Log.Error("a reset failed; the groups go on where they were", "replay", replay.ID, "error", err)
 	return 0, r.Store.EndReset(ctx, replay, tokenstore.ReplayFailed, tokenstore.ReplayResetHandlerFails, err.Error())
+}
+
+// bury ends the connections of dead workers: one that was frozen in the middle of a reset would keep its lock, and others from going on
+// with it, for as long as a handler may take.
+func (r *Runner) bury(ctx context.Context) error {
+	if len(r.dead) == 0 {
+		return nil
+	}
+	ended, err := r.Directory.TerminateBackends(ctx, r.dead)
+	if ended > 0 {
+		r.Log.Warn("ended the connections of dead workers, one of which may have been resetting", "workers", r.dead, "connections", ended)
+	}
+	return err
 }
 
 // runHandlers runs the reset handlers in the order of the groups' names.

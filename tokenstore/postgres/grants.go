@@ -9,7 +9,7 @@ import (
 // grants are what a worker's role needs: it appends by columns, since an event's position and transaction are never a
 // client's, and it reads the migrations but makes none.
 const grants = `GRANT USAGE ON SCHEMA {{schema}} TO {{role}};
-GRANT SELECT ON {{schema}}.migration, {{schema}}.meta, {{schema}}.event, {{schema}}.event_position_seq TO {{role}};
+GRANT SELECT ON {{schema}}.migration, {{schema}}.meta, {{schema}}.event, {{schema}}.event_deleted, {{schema}}.event_position_seq TO {{role}};
 GRANT INSERT (stream_id, version, id, type, data, metadata) ON {{schema}}.event TO {{role}};
 GRANT SELECT, INSERT, UPDATE, DELETE ON {{schema}}.processor, {{schema}}.definition, {{schema}}.setup, {{schema}}.worker,
   {{schema}}.assignment, {{schema}}.processing_group, {{schema}}.token, {{schema}}.token_part, {{schema}}.failure,
