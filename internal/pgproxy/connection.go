@@ -151,8 +151,16 @@ func (c *connection) spring(trap *Trap, request pgproto3.FrontendMessage) bool {
 	if c.send(request) != nil {
 		return false
 	}
-	if trap.rule.Do == CutAfter {
+	switch trap.rule.Do {
+	case CutAfter:
 		c.client.Close()
+	case Swallow:
+		select {
+		case <-trap.cutOff:
+			c.client.Close()
+		case <-trap.settled:
+		case <-c.proxy.ended:
+		}
 	}
 	return trap.rule.Do == Forward
 }

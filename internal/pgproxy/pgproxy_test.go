@@ -131,8 +131,12 @@ func TestTheServerGoesOnWithACommitWhoseClientIsGone(t *testing.T) {
 	w.exec(w.direct, `CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NULL; END $$`)
 	w.exec(w.direct, `CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON number DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait()`)
 	w.exec(w.direct, `SELECT pg_advisory_lock(7)`)
-	trap := w.proxy.Set(pgproxy.Rule{When: commitOfNumber, Do: pgproxy.CutAfter})
-	if err := ways["a transaction"](context.Background(), w.client()); err == nil {
+	trap := w.proxy.Set(pgproxy.Rule{When: commitOfNumber, Do: pgproxy.Swallow})
+	told, client := make(chan error, 1), w.client()
+	go func() { told <- ways["a transaction"](context.Background(), client) }()
+	trap.WaitFired()
+	trap.Cut()
+	if err := <-told; err == nil {
 		t.Fatal("the client was told that it has committed")
 	}
 	if got := w.stored(); got != "" {

@@ -50,14 +50,18 @@ type Trap struct {
 	settled  chan struct{}
 	released chan struct{}
 	release  func()
+	cutOff   chan struct{}
+	cut      func()
 	answer   Answer // before settled is closed
 }
 
 // Set makes the proxy follow a rule, from the next message on. Of several rules that a message would fire, the one that was set
 // first does; the others wait for their next one.
 func (p *Proxy) Set(r Rule) *Trap {
-	trap := &Trap{proxy: p, rule: r, fired: make(chan struct{}), settled: make(chan struct{}), released: make(chan struct{})}
+	trap := &Trap{proxy: p, rule: r, fired: make(chan struct{}), settled: make(chan struct{}),
+		released: make(chan struct{}), cutOff: make(chan struct{})}
 	trap.release = sync.OnceFunc(func() { close(trap.released) })
+	trap.cut = sync.OnceFunc(func() { close(trap.cutOff) })
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.traps = append(p.traps, trap)
@@ -101,6 +105,9 @@ func (t *Trap) WaitFired() time.Time {
 
 // Release lets go of a message that is held.
 func (t *Trap) Release() { t.release() }
+
+// Cut ends the connection of a client whose answer is to be swallowed, before the server has given one.
+func (t *Trap) Cut() { t.cut() }
 
 // WaitSettled waits until the server can do nothing more about the message and returns its answer: it has given one, or its
 // end of the connection is closed, and what was not committed then is rolled back.

@@ -37,7 +37,8 @@ func kinds() map[string]func(t *testing.T, segments int) (*world, *pgproxy.Proxy
 // worker is back at once, and what it reads tells nothing: it must not have the segment before the outcome is certain. Then it goes
 // on from there, whatever that is. Its other segments do not wait.
 func TestACommitThatStillRunsIsWaitedFor(t *testing.T) {
-	const open = `SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted`
+	t.Parallel()
+	const open = `SELECT pid FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE datname = current_database() AND locktype = 'advisory' AND objid = 7 AND NOT granted`
 	for outcome, endIt := range map[string]string{
 		"and succeeds": `SELECT pg_advisory_unlock(7)`,
 		"and fails":    `SELECT pg_terminate_backend(pid) FROM (` + open + `) AS o`,
@@ -54,12 +55,13 @@ func TestACommitThatStillRunsIsWaitedFor(t *testing.T) {
 				test := w.session()
 				test(`SELECT pg_advisory_lock(7)`)
 				before := w.tokenOf("stream-0")
-				batch := proxy.Set(pgproxy.Rule{Do: pgproxy.CutAfter, When: func(m pgproxy.Message) bool {
+				batch := proxy.Set(pgproxy.Rule{Do: pgproxy.Swallow, When: func(m pgproxy.Message) bool {
 					return m.Commits() && m.Ran("advance(", "INTO stream_view")
 				}})
 				w.appendTo(1, 1)
 				batch.WaitFired()
 				w.until("the commit to wait", `SELECT EXISTS (`+open+`)`)
+				batch.Cut()
 				proxy.Set(pgproxy.Rule{Nth: 3, When: func(m pgproxy.Message) bool { return m.Runs() && m.Ran(claimTokens) }}).WaitFired()
 				w.appendTo(8, 1)
 				w.until("the other segments to go on", `SELECT count(*) > 0 AND bool_and(coalesce(v.events, 0) = s.events)
@@ -85,6 +87,7 @@ func TestACommitThatStillRunsIsWaitedFor(t *testing.T) {
 
 // TestACommitMayFail has the server refuse a commit, after all statements have succeeded.
 func TestACommitMayFail(t *testing.T) {
+	t.Parallel()
 	for kind, newWorld := range kinds() {
 		t.Run(kind+" for now", func(t *testing.T) {
 			t.Parallel()

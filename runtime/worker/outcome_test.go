@@ -206,6 +206,7 @@ func transactions() map[string]transaction {
 // that does it, behind it, and with the answer to it. The worker cannot tell these apart. Whatever has become of the transaction, it
 // goes on by itself, and each event is handled once.
 func TestAnUnknownOutcomeIsResolvedRight(t *testing.T) {
+	t.Parallel()
 	for name := range transactions() {
 		for _, do := range []pgproxy.Action{pgproxy.CutBefore, pgproxy.CutAfter, pgproxy.Swallow} {
 			t.Run(strings.ReplaceAll(fmt.Sprint(name, "/", do), " ", "-"), func(t *testing.T) {
@@ -236,9 +237,7 @@ func resolve(t *testing.T, k transaction, do pgproxy.Action) {
 	before := w.epochs()
 	trap := proxy.Set(pgproxy.Rule{When: func(m pgproxy.Message) bool { return m.Commits() && k.when(m) }, Do: do})
 	k.provoke(w)
-	// What reaches the server is done, unless somebody who takes over has the connection ended first.
-	answer := trap.WaitSettled()
-	if done := answer.OK(); done == (do == pgproxy.CutBefore) && answer.Code != "57P01" {
+	if answer := trap.WaitSettled(); !expected(do, answer) {
 		t.Fatalf("vacuous: the server has answered %+v", answer)
 	}
 	if k.came != nil {
@@ -252,6 +251,21 @@ func resolve(t *testing.T, k transaction, do pgproxy.Action) {
 	w.appendSome()
 	w.caughtUp()
 	w.consistent()
+}
+
+// expected reports whether a server's answer shows that a connection was lost where it should have been. What reaches the server may
+// meet others there: a worker that is quick to claim again fences its own batch off, and whoever takes over from it has its
+// connections ended.
+func expected(do pgproxy.Action, a pgproxy.Answer) bool {
+	ended := a.Code == "57P01"
+	switch do {
+	case pgproxy.CutBefore:
+		return !a.Given
+	case pgproxy.CutAfter:
+		return a.Given || ended
+	default:
+		return a.OK() || ended
+	}
 }
 
 // newWorldBehindProxy makes a world whose workers reach the database by way of a proxy. What the test does goes past it.

@@ -21,6 +21,7 @@ func TestAConnectionThatFallsSilentCostsNoSegment(t *testing.T) {
 	w.atRest()
 	before := w.epochs()
 	silent := proxy.Set(pgproxy.Rule{When: isBeat, Hold: true, Do: pgproxy.CutBefore})
+	defer silent.Release()
 	began := silent.WaitFired()
 	// The other worker beats once a second, this one again after a while.
 	for beats := 1; ; beats++ {
