@@ -8,6 +8,8 @@
 //     [Partition] proves it for segments that come from elsewhere.
 //   - Equal keys have equal hashes, in every process, on every architecture and in the database. [PG1] and [Java] are
 //     fixed for ever; a runtime compares [Vectors] with its server when it connects and refuses to run otherwise.
+//   - The sequence key of an event is a function of the event and its group's [Sequencing] alone. Text forms of sequencings are
+//     in stores and never change their meaning.
 //   - A segment is named by its id for as long as it lives. A split leaves the id to the low half, a merge keeps the
 //     low half's id; the masks tell whether two segments with one id are the same.
 //

@@ -33,22 +33,11 @@ func TestJavaEqualsStringHashCode(t *testing.T) {
 	}
 }
 
-func TestSequencing(t *testing.T) {
-	if err := segment.PerStream.Valid(); err != nil {
-		t.Error(err)
-	}
-	if got, want := segment.PerStream.Hash("order-1"), segment.PG1("order-1"); got != want {
-		t.Errorf("hash of a stream id %d, want %d", got, want)
-	}
-	if err := segment.Sequencing("stream").Valid(); err == nil || !strings.Contains(err.Error(), `choose "Stream"`) {
-		t.Errorf("unknown sequencing: %v", err)
-	}
-}
-
 func TestHashesDoNotAllocate(t *testing.T) {
 	key := strings.Repeat("straße-", 20)
 	var sum uint32
-	if n := testing.AllocsPerRun(100, func() { sum += segment.PG1(key) + segment.Java(key) }); n != 0 {
+	f := segment.Fields{StreamID: key}
+	if n := testing.AllocsPerRun(100, func() { sum += segment.PG1(key) + segment.Java(key) + segment.PerStream.Of(f) }); n != 0 {
 		t.Errorf("%v allocations, want 0", n)
 	}
 }
