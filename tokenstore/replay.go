@@ -75,7 +75,7 @@ func (p ReplayPhase) Ended() bool {
 	return !slices.Contains([]ReplayPhase{ReplayPending, ReplayResetting, ReplayRunning}, p)
 }
 
-// Reasons of a Replay that is pending, resetting, failed or superseded, in CamelCase as conditions have them.
+// Reasons of a Replay that is pending, resetting, failed, superseded or about to be abandoned, in CamelCase as conditions have them.
 const (
 	ReplayWaitsForRollout   = "WaitingForRollout" // a live worker runs another definition than the one it is bound to
 	ReplayWaitsForOther     = "Waiting"           // another replay of one of its groups runs first
@@ -88,6 +88,7 @@ const (
 	ReplayRanElsewhere      = "AlreadyRun"        // the id has run for one of the groups under another processor
 	ReplayPlaceInvalid      = "PlaceInvalid"      // the source has no such place to begin at
 
+	ReplayAbandoning = "Abandoning" // of one that is running: it is abandoned as soon as all have what only some had handled
 	// Of a *NotDueError only.
 	ReplayMoved              = "Moved"     // somebody else has gone on with the replay: look again
 	ReplayCancelledMeanwhile = "Cancelled" // cancelled or abandoned before the reset
@@ -106,6 +107,8 @@ type ReplayRequest struct {
 	// Rebind makes Definition replace the one that the replay was bound to at first, as long as it has not been reset.
 	Rebind bool
 	State  ReplayState
+	// Sequencing that Definition has, by group: the reset makes it the group's. A group that is not in it keeps what it has.
+	Sequencing map[string]string
 }
 
 // Replay is a row of the ledger. An id runs at most once in the life of a store.
@@ -168,7 +171,9 @@ type Resets interface {
 	Complete(ctx context.Context, r Replay) error
 
 	// Abandon ends a replay that runs: the tokens go to what was handled before, and what has been handled again stays so. The
-	// projection lacks the rest until another replay of the groups is complete.
+	// projection lacks the rest until another replay of the groups is complete. Where the replay has changed a group's sequencing,
+	// tokens go to what all of the group had handled, and the replay still runs, ReplayAbandoning, until the group has handled again
+	// what only some of it had: Abandon has to be called again then.
 	Abandon(ctx context.Context, r Replay, n Notation) error
 }
 
@@ -197,4 +202,6 @@ func Agreed(bound, wanted string, others []string) error {
 type Boundary struct {
 	Part
 	Start int64 // position from which it is handled again
+	// Sequencing of the group before the reset: by its hashes the segment is meant. All of a group have the same.
+	Sequencing string
 }

@@ -50,6 +50,8 @@ type Token struct {
 	Owner      int64  // incarnation of the worker that claimed it, 0 for nobody
 	// Least is the number of the oldest definition whose workers may claim it; math.MaxInt64 while its group is being reset.
 	Least int64
+	// Sequencing of its group, as segment.Sequencing writes it: by its hashes the segment is meant.
+	Sequencing string
 }
 
 // Range is the segment of the hash space that the token stands for.
@@ -59,6 +61,9 @@ func (t Token) Range() segment.Segment { return segment.Segment{ID: t.Segment, M
 type Group struct {
 	Name     string
 	Segments int // wanted, 1 to 32,767
+	// Sequencing as segment.Sequencing writes it: the wanted one where a group is declared, that of its tokens where the store
+	// gives it. Empty stands for segment.PerStream.
+	Sequencing string
 	// Incomplete says that a replay of the group was abandoned after its reset, and none has completed since. Given by the store.
 	Incomplete bool
 }
@@ -67,6 +72,8 @@ type Group struct {
 type Claim struct {
 	Key
 	Epoch int64
+	// Sequencing by which the worker would handle it; empty stands for segment.PerStream.
+	Sequencing string
 }
 
 // Advance moves a token. Epoch and Version are what the caller believes it to have; its version is one higher afterwards.
@@ -94,7 +101,9 @@ type Failure struct {
 type Store interface {
 	// Declare makes the named groups the processor's: it creates those that are missing, with tokens at start, takes over
 	// those that were retired, records the wanted number of segments, and retires the processor's groups that are not named.
-	// Nothing is changed when a group belongs to another processor: that is a *GroupConflictError.
+	// Nothing is changed when a group belongs to another processor: that is a *GroupConflictError. Nor is anything when a group has
+	// tokens of another sequencing, unless one of the replays that are requested gives it the wanted one with its reset, and the
+	// group is not in the middle of another: that is a *SequencingChangedError.
 	// start is asked once for each group that is created. Of the replays that are requested, those which are for nothing but
 	// groups created now are recorded as superseded.
 	Declare(ctx context.Context, processor string, groups []Group, requested []ReplayRequest, start func(group string) (Progress, error)) error
@@ -113,7 +122,8 @@ type Store interface {
 
 	// Claim makes the worker the owner of those tokens that still have the epoch named, and returns them with their new epoch.
 	// Tokens that have moved on, or whose row is locked by a running batch, are left out: look again and retry.
-	// definition is the number of the worker's definition; groups that want a newer one are left out too.
+	// definition is the number of the worker's definition; groups that want a newer one are left out too, and those of another
+	// sequencing than the claim's.
 	Claim(ctx context.Context, processor string, worker, definition int64, claims []Claim) ([]Token, error)
 
 	// Advance moves tokens, all or none, in a transaction of its own. ErrFenced when any has moved on.

@@ -38,7 +38,7 @@ func execute(t *testing.T, conn *pgx.Conn, sql string) {
 
 func TestTheSecondMigrationHasNothingToDo(t *testing.T) {
 	out, err := run(command.Migrate(), "", "--database-url", migrated(t))
-	if err != nil || !strings.Contains(out, "nothing to do\nschema sluice is at version 4") {
+	if err != nil || !strings.Contains(out, "nothing to do\nschema sluice is at version ") {
 		t.Fatalf("%s, %v", out, err)
 	}
 }

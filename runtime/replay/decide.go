@@ -69,7 +69,7 @@ func decide(replays []tokenstore.Replay, s situation) []decision {
 		}
 		d := next(r, s, busy)
 		all = append(all, d)
-		if d.action == begin || d.action == reset || d.action == measure {
+		if d.action == begin || d.action == reset || d.action == measure || d.action == abandon {
 			for _, group := range r.Groups {
 				busy[group] = r.ID
 			}
@@ -81,7 +81,7 @@ func decide(replays []tokenstore.Replay, s situation) []decision {
 func next(r tokenstore.Replay, s situation, busy map[string]string) decision {
 	wanted := r.State == tokenstore.ReplayWanted
 	switch {
-	case r.Phase == tokenstore.ReplayRunning && r.State == tokenstore.ReplayToBeAbandoned:
+	case r.Phase == tokenstore.ReplayRunning && (r.State == tokenstore.ReplayToBeAbandoned || r.Reason == tokenstore.ReplayAbandoning):
 		return decision{replay: r, action: abandon}
 	case r.Phase == tokenstore.ReplayRunning:
 		return decision{replay: r, action: measure}

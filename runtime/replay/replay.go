@@ -134,8 +134,7 @@ func (r *Runner) carryOut(ctx context.Context, d decision) (time.Duration, error
 	case measure:
 		return r.measure(ctx, d.replay)
 	case abandon:
-		r.Log.Warn("abandoning a replay: its groups' projections are incomplete", "replay", d.replay.ID, "groups", d.replay.Groups)
-		return 0, r.Store.Abandon(ctx, d.replay, r.Source)
+		return r.abandon(ctx, d.replay)
 	}
 	return 0, fmt.Errorf("replay %s: no such action: %d", d.replay.ID, d.action)
 }
@@ -269,7 +268,16 @@ func (r *Runner) measure(ctx context.Context, replay tokenstore.Replay) (time.Du
 		if g.Number != replay.Number {
 			continue
 		}
-		d, t, complete, err := protocol.Replayed(r.Source, of(name, tokens), g.Boundaries)
+		mine := of(name, tokens)
+		if len(mine) == 0 { // taken out of the spec
+			all = false
+			continue
+		}
+		bounds, err := protocol.AnyHad(r.Source, g.Boundaries, mine[0].Sequencing)
+		if err != nil {
+			return 0, fmt.Errorf("group %s: %w", name, err)
+		}
+		d, t, complete, err := protocol.Replayed(r.Source, mine, bounds)
 		if err != nil {
 			return 0, fmt.Errorf("group %s: %w", name, err)
 		}
@@ -280,6 +288,14 @@ func (r *Runner) measure(ctx context.Context, replay tokenstore.Replay) (time.Du
 		return 0, r.Store.Complete(ctx, replay)
 	}
 	return measureEvery / 4, r.Store.Record(ctx, replay, done, total)
+}
+
+// abandon moves the groups to where they were, and ends the replay.
+func (r *Runner) abandon(ctx context.Context, replay tokenstore.Replay) (time.Duration, error) {
+	if replay.Reason != tokenstore.ReplayAbandoning {
+		r.Log.Warn("abandoning a replay: its groups' projections are incomplete", "replay", replay.ID, "groups", replay.Groups)
+	}
+	return measureEvery / 4, r.Store.Abandon(ctx, replay, r.Source)
 }
 
 // here reports whether all of the replay's groups were seen: one that was taken out of the spec waits for its return.

@@ -47,10 +47,10 @@ func (s *Store) queueRequest(batch *pgx.Batch, processor string, r tokenstore.Re
 	if err != nil {
 		return fmt.Errorf("replay %s: writing where it begins: %w", r.ID, err)
 	}
-	values := []any{processor, r.ID, r.Groups, place, orEmpty(r.Context), r.Unguarded, r.Definition, r.State, r.Rebind}
+	values := []any{processor, r.ID, r.Groups, place, orEmpty(r.Context), r.Unguarded, r.Definition, r.State, r.Rebind, orNull(r.Sequencing)}
 	batch.Queue(s.in(`
-		INSERT INTO {{schema}}.replay AS r (processor, id, groups, place, context, unguarded, definition, state, phase, reason, message, ended_at)
-		SELECT $1, $2, $3, $4, $5, coalesce($6::text[], '{}'), $7, $8, CASE WHEN o IS NULL THEN 'Pending' ELSE 'Superseded' END,
+		INSERT INTO {{schema}}.replay AS r (processor, id, groups, place, context, unguarded, definition, sequencing, state, phase, reason, message, ended_at)
+		SELECT $1, $2, $3, $4, $5, coalesce($6::text[], '{}'), $7, $10, $8, CASE WHEN o IS NULL THEN 'Pending' ELSE 'Superseded' END,
 		  CASE WHEN o IS NULL THEN '' ELSE '`+tokenstore.ReplayRanElsewhere+`' END,
 		  CASE WHEN o IS NULL THEN '' ELSE format('it has run for processor %s, which had the groups before', o.processor) END,
 		  CASE WHEN o IS NULL THEN NULL ELSE clock_timestamp() END
@@ -59,6 +59,7 @@ func (s *Store) queueRequest(batch *pgx.Batch, processor string, r tokenstore.Re
 		   WHERE o.id = $2 AND o.processor <> $1 AND o.groups && $3 AND o.reset_at IS NOT NULL LIMIT 1) AS o ON true
 		ON CONFLICT (processor, id) DO UPDATE SET state = excluded.state, unguarded = excluded.unguarded,
 		  definition = CASE WHEN $9 THEN excluded.definition ELSE r.definition END,
+		  sequencing = CASE WHEN $9 AND r.phase <> 'Replaying' THEN excluded.sequencing ELSE r.sequencing END,
 		  groups = CASE r.phase WHEN 'Pending' THEN excluded.groups ELSE r.groups END,
 		  place = CASE r.phase WHEN 'Pending' THEN excluded.place ELSE r.place END,
 		  context = CASE r.phase WHEN 'Pending' THEN excluded.context ELSE r.context END
@@ -66,14 +67,21 @@ func (s *Store) queueRequest(batch *pgx.Batch, processor string, r tokenstore.Re
 	return nil
 }
 
-func orEmpty(context map[string]string) map[string]string {
-	if context == nil {
+func orEmpty(texts map[string]string) map[string]string {
+	if texts == nil {
 		return map[string]string{}
 	}
-	return context
+	return texts
 }
 
-const replayColumns = `number, id, groups, place, context, unguarded, definition, state, phase, reason, message, done, total, requested_at, reset_at, ended_at`
+func orNull(texts map[string]string) any {
+	if len(texts) == 0 {
+		return nil
+	}
+	return texts
+}
+
+const replayColumns = `number, id, groups, place, context, unguarded, definition, sequencing, state, phase, reason, message, done, total, requested_at, reset_at, ended_at`
 
 // Replays implements tokenstore.Replays.
 func (s *Store) Replays(ctx context.Context, processor string) ([]tokenstore.Replay, error) {
@@ -89,7 +97,7 @@ func (s *Store) Replays(ctx context.Context, processor string) ([]tokenstore.Rep
 }
 
 func scanReplay(row pgx.CollectableRow) (r tokenstore.Replay, err error) {
-	err = row.Scan(&r.Number, &r.ID, &r.Groups, &r.From, &r.Context, &r.Unguarded, &r.Definition, &r.State, &r.Phase, &r.Reason, &r.Message,
+	err = row.Scan(&r.Number, &r.ID, &r.Groups, &r.From, &r.Context, &r.Unguarded, &r.Definition, &r.Sequencing, &r.State, &r.Phase, &r.Reason, &r.Message,
 		&r.Done, &r.Total, &r.RequestedAt, &r.ResetAt, &r.EndedAt)
 	return r, err
 }

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -13,7 +14,7 @@ import (
 
 // Replaying implements tokenstore.Resets.
 func (s *Store) Replaying(ctx context.Context, processor string) (map[string]*tokenstore.Replaying, error) {
-	rows, err := s.pool.Query(ctx, s.in(`SELECT g.name, r.number, r.id, r.context, b.segment, b.mask, b.start, b.position, b.snapshot
+	rows, err := s.pool.Query(ctx, s.in(`SELECT g.name, r.number, r.id, r.context, b.segment, b.mask, b.start, b.position, b.snapshot, b.sequencing
 		FROM {{schema}}.processing_group g JOIN {{schema}}.replay r ON r.number = g.replay
 		JOIN {{schema}}.replay_boundary b ON b.tenant = g.tenant AND b.group_name = g.name
 		WHERE g.tenant = $1 AND g.processor = $2 ORDER BY g.name, b.segment`), tenant, processor)
@@ -26,7 +27,7 @@ func (s *Store) Replaying(ctx context.Context, processor string) (map[string]*to
 		var group string
 		var r tokenstore.Replaying
 		var b tokenstore.Boundary
-		err := rows.Scan(&group, &r.Number, &r.ID, &r.Context, &b.Segment.ID, &b.Segment.Mask, &b.Start, &b.Progress.Position, &b.Progress.Snapshot)
+		err := rows.Scan(&group, &r.Number, &r.ID, &r.Context, &b.Segment.ID, &b.Segment.Mask, &b.Start, &b.Progress.Position, &b.Progress.Snapshot, &b.Sequencing)
 		if err != nil {
 			return nil, fmt.Errorf("reading the boundaries of replays of %s: %w", processor, err)
 		}
@@ -43,12 +44,12 @@ func (s *Store) Replaying(ctx context.Context, processor string) (map[string]*to
 
 // boundariesOf reads a group's, in a transaction that has locked its tokens.
 func (s *Store) boundariesOf(ctx context.Context, tx pgx.Tx, group string) ([]tokenstore.Boundary, error) {
-	rows, err := tx.Query(ctx, s.in(`SELECT segment, mask, start, position, snapshot FROM {{schema}}.replay_boundary WHERE tenant = $1 AND group_name = $2 ORDER BY segment`), tenant, group)
+	rows, err := tx.Query(ctx, s.in(`SELECT segment, mask, start, position, snapshot, sequencing FROM {{schema}}.replay_boundary WHERE tenant = $1 AND group_name = $2 ORDER BY segment`), tenant, group)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (b tokenstore.Boundary, err error) {
-		err = row.Scan(&b.Segment.ID, &b.Segment.Mask, &b.Start, &b.Progress.Position, &b.Progress.Snapshot)
+		err = row.Scan(&b.Segment.ID, &b.Segment.Mask, &b.Start, &b.Progress.Position, &b.Progress.Snapshot, &b.Sequencing)
 		return b, err
 	})
 }
@@ -56,14 +57,14 @@ func (s *Store) boundariesOf(ctx context.Context, tx pgx.Tx, group string) ([]to
 // queueBoundaries replaces a group's boundaries.
 func (s *Store) queueBoundaries(batch *pgx.Batch, group string, bounds []tokenstore.Boundary) {
 	n := len(bounds)
-	segments, starts, positions, snapshots := make([]segment.Segment, n), make([]int64, n), make([]int64, n), make([]string, n)
+	segments, starts, positions, snapshots, sequencings := make([]segment.Segment, n), make([]int64, n), make([]int64, n), make([]string, n), make([]string, n)
 	for i, b := range bounds {
-		segments[i], starts[i], positions[i], snapshots[i] = b.Segment, b.Start, b.Progress.Position, b.Progress.Snapshot
+		segments[i], starts[i], positions[i], snapshots[i], sequencings[i] = b.Segment, b.Start, b.Progress.Position, b.Progress.Snapshot, orPerStream(b.Sequencing)
 	}
 	ids, masks := columns(segments)
 	batch.Queue(s.in(`DELETE FROM {{schema}}.replay_boundary WHERE tenant = $1 AND group_name = $2`), tenant, group)
-	batch.Queue(s.in(`INSERT INTO {{schema}}.replay_boundary (tenant, group_name, segment, mask, start, position, snapshot)
-		SELECT $1, $2, b.* FROM unnest($3::integer[], $4::integer[], $5::bigint[], $6::bigint[], $7::text[]) AS b`), tenant, group, ids, masks, starts, positions, snapshots)
+	batch.Queue(s.in(`INSERT INTO {{schema}}.replay_boundary (tenant, group_name, segment, mask, start, position, snapshot, sequencing)
+		SELECT $1, $2, b.* FROM unnest($3::integer[], $4::integer[], $5::bigint[], $6::bigint[], $7::text[], $8::text[]) AS b`), tenant, group, ids, masks, starts, positions, snapshots, sequencings)
 }
 
 // Record implements tokenstore.Resets.
@@ -78,39 +79,49 @@ func (s *Store) Record(ctx context.Context, r tokenstore.Replay, done, total int
 // Complete implements tokenstore.Resets. That the groups have what their boundaries have cannot become untrue but by another
 // reset, which none of them gets before this.
 func (s *Store) Complete(ctx context.Context, r tokenstore.Replay) error {
-	return s.finish(ctx, r, tokenstore.ReplayComplete, func(context.Context, pgx.Tx, []string) error { return nil })
+	return s.finish(ctx, r, tokenstore.ReplayComplete, func(context.Context, pgx.Tx, []string) (bool, error) { return true, nil })
 }
 
 // Abandon implements tokenstore.Resets.
 func (s *Store) Abandon(ctx context.Context, r tokenstore.Replay, n tokenstore.Notation) error {
-	return s.finish(ctx, r, tokenstore.ReplayAbandoned, func(ctx context.Context, tx pgx.Tx, groups []string) error {
-		tokens, err := s.lockGroups(ctx, tx, groups)
-		if err != nil {
-			return err
-		}
-		batch := &pgx.Batch{}
-		for name, group := range byGroup(tokens) {
-			bounds, err := s.boundariesOf(ctx, tx, name)
-			if err != nil {
-				return err
-			}
-			after, err := protocol.Abandoned(n, group, bounds)
-			if err != nil {
-				return fmt.Errorf("group %s: %w", name, err)
-			}
-			for _, t := range after {
-				s.queuePut(batch, t)
-			}
-		}
-		return tx.SendBatch(ctx, batch).Close()
+	return s.finish(ctx, r, tokenstore.ReplayAbandoned, func(ctx context.Context, tx pgx.Tx, groups []string) (bool, error) {
+		return s.giveUp(ctx, tx, n, groups)
 	})
 }
 
-// finish ends a replay that is running: its groups have no boundaries any more.
-func (s *Store) finish(ctx context.Context, r tokenstore.Replay, phase tokenstore.ReplayPhase, tokens func(context.Context, pgx.Tx, []string) error) error {
+// giveUp moves the tokens of groups to what was handled before their replay, and reports whether that is all there is to do.
+func (s *Store) giveUp(ctx context.Context, tx pgx.Tx, n tokenstore.Notation, groups []string) (all bool, err error) {
+	tokens, err := s.lockGroups(ctx, tx, groups)
+	if err != nil {
+		return false, err
+	}
+	batch := &pgx.Batch{}
+	all = true
+	for name, group := range byGroup(tokens) {
+		bounds, err := s.boundariesOf(ctx, tx, name)
+		if err != nil {
+			return false, err
+		}
+		moved, done, err := protocol.Abandoning(n, group, bounds)
+		if err != nil {
+			return false, fmt.Errorf("group %s: %w", name, err)
+		}
+		for _, t := range moved {
+			s.queuePut(batch, t)
+		}
+		all = all && done
+	}
+	return all, tx.SendBatch(ctx, batch).Close()
+}
+
+// abandoning is the message of a replay that is being abandoned.
+const abandoning = "being abandoned: it has changed a group's sequencing, and handles again first what only some segments had handled"
+
+// finish ends a replay that is running: its groups have no boundaries any more. Where tokens says that they are not ready for
+// that yet, the replay is marked as one that is going to be abandoned, and nothing else.
+func (s *Store) finish(ctx context.Context, r tokenstore.Replay, phase tokenstore.ReplayPhase, tokens func(context.Context, pgx.Tx, []string) (bool, error)) error {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, s.in(`UPDATE {{schema}}.replay SET phase = $2, reason = '', message = '', ended_at = clock_timestamp(),
-			done = CASE WHEN $2 = 'Complete' THEN total ELSE done END WHERE number = $1 AND phase = 'Replaying'`), r.Number, phase)
+		tag, err := tx.Exec(ctx, s.in(`SELECT FROM {{schema}}.replay WHERE number = $1 AND phase = 'Replaying' FOR NO KEY UPDATE`), r.Number)
 		if err != nil || tag.RowsAffected() == 0 {
 			return err
 		}
@@ -122,7 +133,17 @@ func (s *Store) finish(ctx context.Context, r tokenstore.Replay, phase tokenstor
 		if err != nil {
 			return err
 		}
-		if err := tokens(ctx, tx, groups); err != nil {
+		ready, err := tokens(ctx, tx, groups)
+		if err != nil {
+			return err
+		}
+		if !ready {
+			_, err = tx.Exec(ctx, s.in(`UPDATE {{schema}}.replay SET reason = $2, message = $3 WHERE number = $1`), r.Number, tokenstore.ReplayAbandoning, abandoning)
+			return errors.Join(err, s.announce(ctx, tx))
+		}
+		_, err = tx.Exec(ctx, s.in(`UPDATE {{schema}}.replay SET phase = $2, reason = '', message = '', ended_at = clock_timestamp(),
+			done = CASE WHEN $2 = 'Complete' THEN total ELSE done END WHERE number = $1`), r.Number, phase)
+		if err != nil {
 			return err
 		}
 		_, err = tx.Exec(ctx, s.in(`UPDATE {{schema}}.processing_group SET replay = NULL, resetting = false, incomplete = CASE WHEN $3 = 'Abandoned' THEN replay END

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -208,7 +209,8 @@ func (s *Store) rewind(ctx context.Context, tx pgx.Tx, r tokenstore.Replay, n to
 		if err != nil {
 			return err
 		}
-		rewind, err := protocol.Reset(n, group, before, r.From.Type, start)
+		sequencing := cmp.Or(r.Sequencing[name], group[0].Sequencing)
+		rewind, err := protocol.Resequenced(n, group, before, sequencing, r.From.Type, start)
 		if err != nil {
 			return fmt.Errorf("group %s: %w", name, err)
 		}
@@ -216,6 +218,7 @@ func (s *Store) rewind(ctx context.Context, tx pgx.Tx, r tokenstore.Replay, n to
 			s.queuePut(batch, t)
 		}
 		s.queueBoundaries(batch, name, rewind.Boundaries)
+		s.queueSequencing(batch, name, sequencing)
 		total += rewind.Total
 	}
 	batch.Queue(s.in(`UPDATE {{schema}}.processing_group SET resetting = false WHERE tenant = $1 AND name = ANY ($2)`), tenant, r.Groups)

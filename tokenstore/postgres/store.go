@@ -54,7 +54,7 @@ func (s *Store) Declare(ctx context.Context, processor string, groups []tokensto
 		var made []string
 		for i, g := range groups {
 			names[i] = g.Name
-			created, err := s.declare(ctx, tx, processor, g, start)
+			created, err := s.declare(ctx, tx, processor, g, requested, start)
 			if err != nil {
 				return err
 			}
@@ -75,18 +75,20 @@ func (s *Store) Declare(ctx context.Context, processor string, groups []tokensto
 }
 
 // declare makes one group the processor's and reports whether it created its tokens.
-func (s *Store) declare(ctx context.Context, tx pgx.Tx, processor string, g tokenstore.Group, start func(string) (tokenstore.Progress, error)) (bool, error) {
-	var owner string
+func (s *Store) declare(ctx context.Context, tx pgx.Tx, processor string, g tokenstore.Group, requested []tokenstore.ReplayRequest,
+	start func(string) (tokenstore.Progress, error)) (bool, error) {
+	var owner, sequencing string
 	var floor int64
+	policy, hash := policyAndHash(g.Sequencing)
 	err := tx.QueryRow(ctx, s.in(`
-		INSERT INTO {{schema}}.processing_group AS g (tenant, name, processor, segments, sequencing, hash) VALUES ($1, $2, $3, $4, 'Stream', 'pg1')
+		INSERT INTO {{schema}}.processing_group AS g (tenant, name, processor, segments, sequencing, hash) VALUES ($1, $2, $3, $4, $6, $7)
 		ON CONFLICT (tenant, name) DO UPDATE SET segments = excluded.segments, retired_at = NULL, processor = CASE
 		  WHEN g.retired_at IS NOT NULL OR NOT EXISTS (
 		    SELECT FROM {{schema}}.processor p WHERE p.name = g.processor AND p.plan_renewed_at > clock_timestamp() - $5::interval
 		  ) AND NOT EXISTS (
 		    SELECT FROM {{schema}}.worker w WHERE w.processor = g.processor AND w.state <> 'Ended' AND w.lease_until > clock_timestamp() - $5::interval
 		  ) THEN excluded.processor ELSE g.processor END
-		RETURNING processor, epoch_floor`), tenant, g.Name, processor, g.Segments, orphanedAfter).Scan(&owner, &floor)
+		RETURNING processor, epoch_floor, sequencing || '/' || hash`), tenant, g.Name, processor, g.Segments, orphanedAfter, policy, hash).Scan(&owner, &floor, &sequencing)
 	if err != nil {
 		return false, fmt.Errorf("declaring group %s: %w", g.Name, err)
 	}
@@ -95,7 +97,10 @@ func (s *Store) declare(ctx context.Context, tx pgx.Tx, processor string, g toke
 	}
 	var there bool
 	err = tx.QueryRow(ctx, s.in(`SELECT EXISTS (SELECT FROM {{schema}}.token WHERE tenant = $1 AND group_name = $2)`), tenant, g.Name).Scan(&there)
-	if err != nil || there {
+	if err != nil {
+		return false, fmt.Errorf("looking for the tokens of group %s: %w", g.Name, err)
+	}
+	if err := s.agreeSequencing(ctx, tx, processor, g, sequencing, there, requested); err != nil || there {
 		return false, err
 	}
 	layout, err := segment.Layout(g.Segments)
@@ -146,7 +151,7 @@ func (s *Store) Drop(ctx context.Context, processor string) error {
 
 // Groups implements tokenstore.Store.
 func (s *Store) Groups(ctx context.Context, processor string) ([]tokenstore.Group, error) {
-	rows, err := s.pool.Query(ctx, s.in(`SELECT name, segments, incomplete IS NOT NULL FROM {{schema}}.processing_group
+	rows, err := s.pool.Query(ctx, s.in(`SELECT name, segments, sequencing || '/' || hash, incomplete IS NOT NULL FROM {{schema}}.processing_group
 		WHERE tenant = $1 AND processor = $2 AND retired_at IS NULL ORDER BY name`), tenant, processor)
 	if err != nil {
 		return nil, fmt.Errorf("reading the groups of %s: %w", processor, err)

@@ -12,7 +12,7 @@ import (
 )
 
 const tokenColumns = `t.group_name, t.segment, t.mask, t.position, t.snapshot, t.generation, t.epoch, t.version, t.owner,
-	CASE WHEN g.resetting THEN 9223372036854775807 ELSE g.min_definition END, p.part_segment, p.part_mask, p.position, p.snapshot`
+	CASE WHEN g.resetting THEN 9223372036854775807 ELSE g.min_definition END, g.sequencing || '/' || g.hash, p.part_segment, p.part_mask, p.position, p.snapshot`
 
 const joinParts = `JOIN {{schema}}.processing_group g ON g.tenant = t.tenant AND g.name = t.group_name
 	LEFT JOIN {{schema}}.token_part p ON p.tenant = t.tenant AND p.group_name = t.group_name AND p.segment = t.segment`
@@ -30,16 +30,17 @@ func (s *Store) Tokens(ctx context.Context, processor string) ([]tokenstore.Toke
 
 // Claim implements tokenstore.Store. Rows are locked in the order of their keys, like everywhere.
 func (s *Store) Claim(ctx context.Context, processor string, worker, definition int64, claims []tokenstore.Claim) ([]tokenstore.Token, error) {
-	groups, segments, epochs := make([]string, len(claims)), make([]int32, len(claims)), make([]int64, len(claims))
+	groups, segments, epochs, sequencings := make([]string, len(claims)), make([]int32, len(claims)), make([]int64, len(claims)), make([]string, len(claims))
 	for i, c := range claims {
-		groups[i], segments[i], epochs[i] = c.Group, int32(c.Segment), c.Epoch
+		groups[i], segments[i], epochs[i], sequencings[i] = c.Group, int32(c.Segment), c.Epoch, orPerStream(c.Sequencing)
 	}
 	rows, err := s.pool.Query(ctx, s.in(`
 		WITH free AS MATERIALIZED (
 		  SELECT t.tenant, t.group_name, t.segment, t.owner FROM {{schema}}.token t
-		    JOIN unnest($4::text[], $5::integer[], $6::bigint[]) AS c (group_name, segment, epoch) USING (group_name, segment, epoch)
+		    JOIN unnest($4::text[], $5::integer[], $6::bigint[], $9::text[]) AS c (group_name, segment, epoch, sequencing) USING (group_name, segment, epoch)
 		    JOIN {{schema}}.processing_group g ON g.tenant = t.tenant AND g.name = t.group_name
 		   WHERE t.tenant = $1 AND g.processor = $2 AND g.retired_at IS NULL AND g.min_definition <= $7 AND NOT g.resetting
+		     AND g.sequencing || '/' || g.hash = c.sequencing
 		   ORDER BY t.group_name, t.segment FOR NO KEY UPDATE OF t SKIP LOCKED
 		), t AS (
 		  UPDATE {{schema}}.token t SET epoch = t.epoch + 1, version = t.version + 1, owner = $3
@@ -57,7 +58,7 @@ func (s *Store) Claim(ctx context.Context, processor string, worker, definition 
 		   WHERE d.processor = $2 AND d.id = b.definition AND d.proven_at IS NULL
 		)
 		SELECT `+tokenColumns+` FROM t `+joinParts+` ORDER BY t.group_name, t.segment, p.part_segment`),
-		tenant, processor, worker, groups, segments, epochs, definition, tokenstore.QuarantineAfter)
+		tenant, processor, worker, groups, segments, epochs, definition, tokenstore.QuarantineAfter, sequencings)
 	if err != nil {
 		return nil, fmt.Errorf("claiming %d segments of %s: %w", len(claims), processor, err)
 	}
@@ -143,7 +144,7 @@ func collect(rows pgx.Rows) ([]tokenstore.Token, error) {
 		var partID, partMask *uint32
 		var position *int64
 		var snapshot *string
-		err := rows.Scan(&t.Group, &t.Segment, &t.Mask, &whole.Position, &whole.Snapshot, &t.Generation, &t.Epoch, &t.Version, &t.Owner, &t.Least,
+		err := rows.Scan(&t.Group, &t.Segment, &t.Mask, &whole.Position, &whole.Snapshot, &t.Generation, &t.Epoch, &t.Version, &t.Owner, &t.Least, &t.Sequencing,
 			&partID, &partMask, &position, &snapshot)
 		if err != nil {
 			return nil, err

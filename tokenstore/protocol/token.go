@@ -8,9 +8,9 @@ import (
 )
 
 // Claimed is a token after a worker has claimed it: whoever had it is fenced off. ErrFenced when it has another epoch than the
-// worker has seen, or its group wants a newer definition than the worker's.
+// worker has seen, or its group wants a newer definition than the worker's, or has another sequencing.
 func Claimed(t tokenstore.Token, c tokenstore.Claim, worker, definition int64) (tokenstore.Token, error) {
-	if t.Epoch != c.Epoch || definition < t.Least {
+	if t.Epoch != c.Epoch || definition < t.Least || !tokenstore.SameSequencing(c.Sequencing, t.Sequencing) {
 		return t, tokenstore.ErrFenced
 	}
 	t.Epoch, t.Version, t.Owner = t.Epoch+1, t.Version+1, worker
