@@ -20,6 +20,8 @@ var defaults = []struct{ path, value string }{
 	{"source", `{"type":"Store"}`},
 	{"replay.from", `{"type":"Earliest"}`},
 	{"processingGroups[].segments", `16`},
+	{"processingGroups[].sequencing", `{"type":"Stream","hash":"Default"}`},
+	{"processingGroups[].sequencing.hash", `"Default"`},
 	{"processingGroups[].initialPosition", `{"type":"Earliest"}`},
 	{"processingGroups[].maxBatchSize", `500`},
 	{"processingGroups[].desiredState", `"Running"`},

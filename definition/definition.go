@@ -26,6 +26,7 @@ type DefinedGroup struct {
 	Name            string          `json:"name"`
 	Handler         Handler         `json:"handler"`
 	InitialPosition InitialPosition `json:"initialPosition"`
+	Sequencing      Sequencing      `json:"sequencing,omitzero"` // the zero value for streams by the default hash
 }
 
 // Definition returns the definition of a spec, which need not have its defaults. Specs that mean the same have the same:
@@ -35,7 +36,7 @@ func (s Spec) Definition() Definition {
 	definition := Definition{Source: s.Source, Template: canonicalOrAsIs(s.Template)}
 	for _, group := range s.ProcessingGroups {
 		definition.Groups = append(definition.Groups,
-			DefinedGroup{Name: group.Name, Handler: group.Handler, InitialPosition: group.InitialPosition})
+			DefinedGroup{Name: group.Name, Handler: group.Handler, InitialPosition: group.InitialPosition, Sequencing: group.Sequencing.orZero()})
 	}
 	return definition.sorted()
 }
@@ -91,6 +92,9 @@ func ParseDefinition(data []byte) (Definition, error) {
 		c.text(at+".name", group.Name, 63)
 		c.handler(at+".handler", group.Handler)
 		c.place(at+".initialPosition", group.InitialPosition)
+		if group.Sequencing != (Sequencing{}) {
+			c.sequencing(at+".sequencing", group.Sequencing)
+		}
 	}
 	if len(c.problems) > 0 {
 		return Definition{}, fmt.Errorf("reading a definition: %w", &InvalidError{Problems: c.problems})

@@ -22,7 +22,8 @@ func (s Spec) ReplayRequest() (tokenstore.ReplayRequest, bool, error) {
 		return tokenstore.ReplayRequest{}, false, fmt.Errorf("spec.replay.from.timestamp: %w", err)
 	}
 	return tokenstore.ReplayRequest{ID: s.Replay.ID, Groups: slices.Sorted(slices.Values(s.Replay.Groups)), From: place, Context: s.Replay.Context,
-		Unguarded: s.Unguarded(s.Replay.Groups), Definition: s.Definition().ID(), Rebind: true, State: tokenstore.ReplayWanted}, true, nil
+		Unguarded: s.Unguarded(s.Replay.Groups), Definition: s.Definition().ID(), Rebind: true, State: tokenstore.ReplayWanted,
+		Sequencing: s.Sequencings(s.Replay.Groups)}, true, nil
 }
 
 // Unguarded are those of the groups that may be replayed without a reset.

@@ -109,12 +109,47 @@ const SourceStore = "Store"
 type Group struct {
 	Name            string          `json:"name"`
 	Segments        int32           `json:"segments,omitempty"`
+	Sequencing      Sequencing      `json:"sequencing,omitzero"`
 	InitialPosition InitialPosition `json:"initialPosition,omitzero"`
 	MaxBatchSize    int32           `json:"maxBatchSize,omitempty"`
 	DesiredState    DesiredState    `json:"desiredState,omitempty"`
 	Replay          string          `json:"replay,omitempty"` // Allow, Deny, or empty: Allow where there is a reset
 	Handler         Handler         `json:"handler"`
 	OnError         OnError         `json:"onError,omitzero"`
+}
+
+// Sequencing says which events have to be handled in order; Type names the field that is set.
+type Sequencing struct {
+	Type     string              `json:"type"`
+	Property *PropertySequencing `json:"property,omitempty"`
+	Metadata *MetadataSequencing `json:"metadata,omitempty"`
+	Hash     string              `json:"hash,omitempty"`
+}
+
+// Types of a sequencing.
+const (
+	PerStream  = "Stream"
+	ByProperty = "Property"
+	ByMetadata = "Metadata"
+	Sequential = "Sequential"
+	Concurrent = "Concurrent"
+	Broadcast  = "Broadcast"
+)
+
+// Hashes of sequence keys.
+const (
+	HashDefault = "Default"
+	HashJava    = "Java"
+)
+
+// PropertySequencing takes the sequence key out of the event's data: Path are names of fields with dots between them.
+type PropertySequencing struct {
+	Path string `json:"path"`
+}
+
+// MetadataSequencing takes the sequence key out of a field of the event's metadata.
+type MetadataSequencing struct {
+	Key string `json:"key"`
 }
 
 // InitialPosition is where a group begins, or goes back to.

@@ -51,6 +51,7 @@ var (
 	dnsLabel   = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
 	schemaName = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
 	storeID    = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+	property   = regexp.MustCompile(`^[^.]+([.][^.]+)*$`)
 	notBlank   = regexp.MustCompile(`\S`)
 )
 
@@ -73,6 +74,7 @@ func (c *checker) group(at string, group Group) {
 		c.require(dnsLabel.MatchString(group.Name), at+".name", rules.DNSLabel)
 	}
 	c.between(at+".segments", group.Segments, 1, 32767)
+	c.sequencing(at+".sequencing", group.Sequencing)
 	c.place(at+".initialPosition", group.InitialPosition)
 	c.between(at+".maxBatchSize", group.MaxBatchSize, 1, 10000)
 	c.oneOf(at+".desiredState", string(group.DesiredState), string(Running), string(Paused))

@@ -74,6 +74,7 @@ func TestParseYAMLFillsInDefaults(t *testing.T) {
 		ProcessingGroups: []definition.Group{{
 			Name:            "view",
 			Segments:        16,
+			Sequencing:      definition.Sequencing{Type: definition.PerStream, Hash: definition.HashDefault},
 			InitialPosition: definition.InitialPosition{Type: definition.Earliest},
 			MaxBatchSize:    500,
 			DesiredState:    definition.Running,

@@ -22,8 +22,10 @@ const (
 
 	InitialPositionImmutable = "initialPosition is used once, when the group first starts, and cannot be changed:" +
 		" create a Replay to read events again"
-	PlaceUnion = "type Position needs position, type Timestamp needs timestamp, and the other types take neither"
-	ReplayID   = "must be a DNS label, since a Replay's name is made of it: lower-case letters, digits and '-'," +
+	SequencingUnion = "type Property needs property, type Metadata needs metadata, and the other types take neither"
+	PropertyPath    = "must be names of fields with dots between them, such as customer.id"
+	PlaceUnion      = "type Position needs position, type Timestamp needs timestamp, and the other types take neither"
+	ReplayID        = "must be a DNS label, since a Replay's name is made of it: lower-case letters, digits and '-'," +
 		" beginning and ending with a letter or a digit"
 	ReplayGroups   = "replay.groups must be processing groups of this processor"
 	ReplayDeclared = "groups, from and context cannot be changed under the same id: choose another id"
@@ -73,6 +75,8 @@ func All() []Rule {
 		{"StoreID", processor, StoreID},
 		{"TLSDisabled", processor, TLSDisabled},
 		{"InitialPositionImmutable", processor, InitialPositionImmutable},
+		{"SequencingUnion", processor, SequencingUnion},
+		{"PropertyPath", processor, PropertyPath},
 		{"PlaceUnion", both, PlaceUnion},
 		{"ReplayID", processor, ReplayID},
 		{"ReplayGroups", processor, ReplayGroups},

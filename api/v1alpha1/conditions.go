@@ -45,6 +45,9 @@ const (
 	ReasonNameConflict = "NameConflict"
 	// ReasonGroupConflict: another processor of the same store has the group. (Stalled)
 	ReasonGroupConflict = "GroupConflict"
+	// ReasonSequencingChanged: a group's sequencing differs from that of its tokens, and changes with a replay only. (Stalled, unless
+	// one is on the way or has to end first)
+	ReasonSequencingChanged = "SequencingChanged"
 	// ReasonDeploymentScaledExternally: something other than the operator sets the Deployment's replicas. (Stalled)
 	ReasonDeploymentScaledExternally = "DeploymentScaledExternally"
 	// ReasonStoreChanged: the store is not the one of status.storeID. (Stalled)

@@ -17,6 +17,11 @@ type ProcessingGroup struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=32767
 	Segments int32 `json:"segments,omitempty"`
+	// sequencing says which events of the group are handled in order. It decides which segment an event belongs to, so a change
+	// is refused unless the group is replayed in the same edit. A definition field.
+	// +optional
+	// +kubebuilder:default={type: Stream, hash: Default}
+	Sequencing Sequencing `json:"sequencing,omitempty,omitzero"`
 	// initialPosition is where the group begins when it has no tokens yet. It is used once and cannot be changed. A
 	// definition field.
 	// +optional
@@ -56,6 +61,73 @@ const (
 	ReplayAllow ReplayPolicy = "Allow"
 	ReplayDeny  ReplayPolicy = "Deny"
 )
+
+// Sequencing says which events are handled in order: those with the same sequence key, one after the other in one segment.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.property) == (self.type == 'Property') && has(self.metadata) == (self.type == 'Metadata')",message="type Property needs property, type Metadata needs metadata, and the other types take neither"
+type Sequencing struct {
+	// type names what the sequence key is: Stream, the stream's id; Property or Metadata, a value of the event; Sequential, one key
+	// for all events; Concurrent, none, so that nothing is kept in order; Broadcast, none, and every segment handles every event.
+	// +required
+	Type SequencingType `json:"type"`
+	// property is a value of the event's data, for type Property.
+	// +optional
+	Property *PropertySequencing `json:"property,omitempty"`
+	// metadata is a value of the event's metadata, for type Metadata.
+	// +optional
+	Metadata *MetadataSequencing `json:"metadata,omitempty"`
+	// hash of the sequence key: Default, or Java, which is Axon Framework's.
+	// +optional
+	// +kubebuilder:default=Default
+	Hash SequenceHash `json:"hash,omitempty"`
+}
+
+// SequencingType names a kind of sequence key.
+//
+// +kubebuilder:validation:Enum=Stream;Property;Metadata;Sequential;Concurrent;Broadcast
+type SequencingType string
+
+// Kinds of sequence keys.
+const (
+	SequencingStream     SequencingType = "Stream"
+	SequencingProperty   SequencingType = "Property"
+	SequencingMetadata   SequencingType = "Metadata"
+	SequencingSequential SequencingType = "Sequential"
+	SequencingConcurrent SequencingType = "Concurrent"
+	SequencingBroadcast  SequencingType = "Broadcast"
+)
+
+// SequenceHash names a hash of sequence keys.
+//
+// +kubebuilder:validation:Enum=Default;Java
+type SequenceHash string
+
+// Hashes of sequence keys.
+const (
+	SequenceHashDefault SequenceHash = "Default"
+	SequenceHashJava    SequenceHash = "Java"
+)
+
+// PropertySequencing takes the sequence key out of the event's data.
+type PropertySequencing struct {
+	// path is where the value is: names of fields with dots between them. Where there is none, or it is null, an object or an
+	// array, the stream's id is the key.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[^.]+([.][^.]+)*$') && self.matches('\\\\S')",message="must be names of fields with dots between them, such as customer.id"
+	Path string `json:"path"`
+}
+
+// MetadataSequencing takes the sequence key out of the event's metadata.
+type MetadataSequencing struct {
+	// key is the field's name. Where there is none, or it is null, an object or an array, the stream's id is the key.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	// +kubebuilder:validation:XValidation:rule="self.matches('\\\\S')",message="must not be blank: write a value or remove the field"
+	Key string `json:"key"`
+}
 
 // InitialPosition is where a group begins.
 //

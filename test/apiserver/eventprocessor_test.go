@@ -53,6 +53,7 @@ var _ = Describe("An EventProcessor", func() {
 		want.Source.Type = v1alpha1.SourceTypeStore
 		group := &want.ProcessingGroups[0]
 		group.Segments = 16
+		group.Sequencing = v1alpha1.Sequencing{Type: v1alpha1.SequencingStream, Hash: v1alpha1.SequenceHashDefault}
 		group.InitialPosition.Type = v1alpha1.InitialPositionEarliest
 		group.MaxBatchSize = 500
 		group.DesiredState = v1alpha1.DesiredStateRunning

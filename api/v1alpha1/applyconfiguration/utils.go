@@ -32,6 +32,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.HandlerApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("InitialPosition"):
 		return &apiv1alpha1.InitialPositionApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("MetadataSequencing"):
+		return &apiv1alpha1.MetadataSequencingApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("OnError"):
 		return &apiv1alpha1.OnErrorApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("PostgresConnection"):
@@ -42,6 +44,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.PostgresTLSApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ProcessingGroup"):
 		return &apiv1alpha1.ProcessingGroupApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("PropertySequencing"):
+		return &apiv1alpha1.PropertySequencingApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Replay"):
 		return &apiv1alpha1.ReplayApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ReplayDeclaration"):
@@ -62,6 +66,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.SecretReferenceApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SegmentCounts"):
 		return &apiv1alpha1.SegmentCountsApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("Sequencing"):
+		return &apiv1alpha1.SequencingApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Source"):
 		return &apiv1alpha1.SourceApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SQLHandler"):

@@ -194,6 +194,12 @@ var schemaYAML = typed.YAMLObject(`types:
   scalar: string
 - name: com.github.sluice-project.sluice.api.v1alpha1.Lag
   scalar: string
+- name: com.github.sluice-project.sluice.api.v1alpha1.MetadataSequencing
+  map:
+    fields:
+    - name: key
+      type:
+        scalar: string
 - name: com.github.sluice-project.sluice.api.v1alpha1.Migrations
   scalar: string
 - name: com.github.sluice-project.sluice.api.v1alpha1.OnError
@@ -308,6 +314,18 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         scalar: numeric
       default: 16
+    - name: sequencing
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.Sequencing
+      default:
+        hash: Default
+        type: Stream
+- name: com.github.sluice-project.sluice.api.v1alpha1.PropertySequencing
+  map:
+    fields:
+    - name: path
+      type:
+        scalar: string
 - name: com.github.sluice-project.sluice.api.v1alpha1.Replay
   map:
     fields:
@@ -505,6 +523,26 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: unowned
       type:
         scalar: numeric
+- name: com.github.sluice-project.sluice.api.v1alpha1.SequenceHash
+  scalar: string
+- name: com.github.sluice-project.sluice.api.v1alpha1.Sequencing
+  map:
+    fields:
+    - name: hash
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.SequenceHash
+      default: Default
+    - name: metadata
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.MetadataSequencing
+    - name: property
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.PropertySequencing
+    - name: type
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.SequencingType
+- name: com.github.sluice-project.sluice.api.v1alpha1.SequencingType
+  scalar: string
 - name: com.github.sluice-project.sluice.api.v1alpha1.Source
   map:
     fields:

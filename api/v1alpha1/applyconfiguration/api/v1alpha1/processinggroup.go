@@ -16,6 +16,9 @@ type ProcessingGroupApplyConfiguration struct {
 	// segments is how many parts the group's events are divided into; at most that many pods work on it at a time.
 	// Powers of two share the load evenly. A live field: segments are split and merged while events are processed.
 	Segments *int32 `json:"segments,omitempty"`
+	// sequencing says which events of the group are handled in order. It decides which segment an event belongs to, so a change
+	// is refused unless the group is replayed in the same edit. A definition field.
+	Sequencing *SequencingApplyConfiguration `json:"sequencing,omitempty"`
 	// initialPosition is where the group begins when it has no tokens yet. It is used once and cannot be changed. A
 	// definition field.
 	InitialPosition *InitialPositionApplyConfiguration `json:"initialPosition,omitempty"`
@@ -51,6 +54,14 @@ func (b *ProcessingGroupApplyConfiguration) WithName(value string) *ProcessingGr
 // If called multiple times, the Segments field is set to the value of the last call.
 func (b *ProcessingGroupApplyConfiguration) WithSegments(value int32) *ProcessingGroupApplyConfiguration {
 	b.Segments = &value
+	return b
+}
+
+// WithSequencing sets the Sequencing field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Sequencing field is set to the value of the last call.
+func (b *ProcessingGroupApplyConfiguration) WithSequencing(value *SequencingApplyConfiguration) *ProcessingGroupApplyConfiguration {
+	b.Sequencing = value
 	return b
 }
 
