@@ -24,10 +24,15 @@ type Event struct {
 	Data       json.RawMessage
 	Metadata   json.RawMessage
 	RecordedAt time.Time
-	Hash       uint32 // of the sequence key: decides which segment it belongs to
+	Hash       uint32 // of the sequence key: decides which segment it belongs to. A source gives that of segment.PerStream
 	Txn        uint64 // transaction that wrote it, where the source orders by transactions
 	// Replay is set where the event is handled again, by the replay named; nil where it is handled for the first time.
 	Replay *Replay
+}
+
+// Fields are what sequence keys are made of.
+func (e *Event) Fields() segment.Fields {
+	return segment.Fields{StreamID: e.StreamID, ID: e.ID, Data: e.Data, Metadata: e.Metadata}
 }
 
 // Replay is what handlers are told about the one that has them handle events again.

@@ -229,6 +229,25 @@ func TestACorrectionAndItsReplayAreOneSave(t *testing.T) {
 	b.shows("has no reset")
 }
 
+func TestASequencingChangesWithAReplayOnly(t *testing.T) {
+	b := newBench(t)
+	b.options.DatabaseURL = postgrestest.New(t)
+	resettable := strings.Replace(manifest, "        statements:", "        reset: TRUNCATE totals\n        statements:", 1)
+	sequential := strings.Replace(resettable, "segments: 2", "segments: 2\n    sequencing: {type: Sequential}", 1)
+	b.save(resettable)
+	b.feed(`{"stream":"a","type":"OrderPlaced","data":{"total":3}}`)
+	b.start()
+	b.totals("a=3")
+	b.save(sequential)
+	b.shows("group totals has handled its events by the sequencing Stream/pg1, and the spec asks for Sequential/pg1")
+	b.feed(`{"stream":"b","type":"OrderPlaced","data":{"total":4}}`)
+	b.totals("a=3 b=4") // by the last valid one
+	b.save(strings.Replace(sequential, "::numeric FROM", "::numeric * 2 FROM", 1) + "  replay: {id: change, groups: [totals]}\n")
+	b.totals("a=6 b=8")
+	b.feed(`{"stream":"c","type":"OrderPlaced","data":{"total":5}}`)
+	b.totals("a=6 b=8 c=10")
+}
+
 func TestAnEventThatFailsIsShownAndGoesOnAfterTheCorrection(t *testing.T) {
 	b := newBench(t)
 	b.options.DatabaseURL = postgrestest.New(t)

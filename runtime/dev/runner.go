@@ -150,7 +150,7 @@ func (r *runner) declare(ctx context.Context, m manifest, def definition.Definit
 	var groups []tokenstore.Group
 	starts := map[string]tokenstore.Place{}
 	for _, g := range m.document.Spec.ProcessingGroups {
-		groups = append(groups, tokenstore.Group{Name: g.Name, Segments: int(g.Segments)})
+		groups = append(groups, tokenstore.Group{Name: g.Name, Segments: int(g.Segments), Sequencing: g.Sequencing.Policy().String()})
 		place, err := tokenstore.ParsePlace(g.InitialPosition.Type, g.InitialPosition.Position, g.InitialPosition.Timestamp)
 		if err != nil {
 			return fmt.Errorf("group %s: initialPosition.timestamp: %w", g.Name, err)

@@ -5,8 +5,10 @@
 // far behind the others is read for apart, so that it holds nobody back. A segment whose buffer is full does not take part
 // until it has room; whoever falls behind by that is read for apart.
 //
-// What must always hold: what a segment is given, in order, are exactly the events that its coverage lacked; a delivery's
-// coverage is what the segment had before, plus the delivery (eventsource.Source guarantees the same of pages).
+// What must always hold: what a segment is given, in order, are exactly the events of its own that its coverage lacked, each with
+// the hash of its group's sequencing; a delivery's coverage is what the segment had before, plus the delivery (eventsource.Source
+// guarantees the same of pages). Of a group that broadcasts, all events are a segment's own: it is given those that any of its
+// parts lacks, and then all of them have them.
 package feed
 
 import (
@@ -78,9 +80,9 @@ func New(source eventsource.Source, options Options, log *slog.Logger, deliver f
 		members: map[tokenstore.Key]*Member{}, wake: make(chan struct{}, 1), interval: fastest}
 }
 
-// Add begins to read for a token. Only one member of a key may be there at a time.
-func (f *Feed) Add(token tokenstore.Token) (*Member, error) {
-	m := &Member{feed: f, key: token.Key, whole: token.Range(), hungry: true}
+// Add begins to read for a token, whose group takes its events by a sequencing. Only one member of a key may be there at a time.
+func (f *Feed) Add(token tokenstore.Token, by segment.Sequencing) (*Member, error) {
+	m := &Member{feed: f, key: token.Key, whole: token.Range(), by: by, hungry: true}
 	for _, part := range token.Parts {
 		coverage, err := f.source.Parse(part.Progress)
 		if err != nil {
@@ -196,12 +198,20 @@ func coverages(members []*Member) []eventsource.Coverage {
 	return all
 }
 
-func (f *Feed) read(ctx context.Context, r *read) {
-	var segments []segment.Segment
-	for _, m := range r.members {
-		segments = append(segments, m.whole)
+// segments are what the source may leave the rest out for: it knows the hashes of stream ids alone.
+func segments(members []*Member) []segment.Segment {
+	var all []segment.Segment
+	for _, m := range members {
+		if m.by != segment.PerStream {
+			return nil
+		}
+		all = append(all, m.whole)
 	}
-	page, err := f.source.Read(ctx, r.coverages, segments, f.options.PageSize)
+	return all
+}
+
+func (f *Feed) read(ctx context.Context, r *read) {
+	page, err := f.source.Read(ctx, r.coverages, segments(r.members), f.options.PageSize)
 	f.finish(ctx, r, page, err)
 	f.signal()
 }

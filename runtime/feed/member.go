@@ -60,6 +60,7 @@ type Member struct {
 	feed  *Feed
 	key   tokenstore.Key
 	whole segment.Segment
+	by    segment.Sequencing
 
 	// Under the feed's lock.
 	parts    Parts // after all that was delivered
@@ -112,21 +113,13 @@ func (m *Member) Oldest() (time.Time, bool) {
 // distribute gives each member what it lacks of the page, and returns those that got events.
 // The caller holds the feed's lock.
 func (f *Feed) distribute(members []*Member, page eventsource.Page) []*Member {
-	found := newIndex(members, page)
-	for i := range page.Events {
-		event := &page.Events[i]
-		for _, at := range found.of(event.Hash) {
-			if !at.part.Coverage.Covers(event) {
-				at.delivery.Events = append(at.delivery.Events, *event)
-			}
-		}
-	}
+	deliveries := sortOut(members, page)
 	var given []*Member
-	for _, m := range members {
+	for i, m := range members {
 		if m.removed {
 			continue
 		}
-		d := found.deliveries[m]
+		d := deliveries[i]
 		m.parts = d.All()
 		m.append(d)
 		if len(d.Events) > 0 {
@@ -144,43 +137,6 @@ func (m *Member) append(d *Delivery) {
 	}
 	m.queue = append(m.queue, d)
 	m.buffered += len(d.Events)
-}
-
-// place is where an event goes.
-type place struct {
-	part     *Part
-	delivery *Delivery
-}
-
-// index finds the parts that a hash belongs to: one look-up for each mask that occurs.
-type index struct {
-	masks      []uint32
-	places     map[segment.Segment][]place
-	deliveries map[*Member]*Delivery
-}
-
-func newIndex(members []*Member, page eventsource.Page) *index {
-	x := &index{places: map[segment.Segment][]place{}, deliveries: map[*Member]*Delivery{}}
-	for _, m := range members {
-		d := &Delivery{before: m.parts, page: page}
-		x.deliveries[m] = d
-		for i := range m.parts {
-			part := &m.parts[i]
-			x.places[part.Segment] = append(x.places[part.Segment], place{part, d})
-			if !slices.Contains(x.masks, part.Segment.Mask) {
-				x.masks = append(x.masks, part.Segment.Mask)
-			}
-		}
-	}
-	return x
-}
-
-func (x *index) of(hash uint32) []place {
-	var all []place
-	for _, mask := range x.masks {
-		all = append(all, x.places[segment.Segment{ID: hash & mask, Mask: mask}]...)
-	}
-	return all
 }
 
 // clusters groups members such that neighbours in a cluster are at most near positions apart.

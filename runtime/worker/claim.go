@@ -68,6 +68,9 @@ func (c *controller) claim(ctx context.Context, d *decision, before []tokenstore
 	if err != nil {
 		return err
 	}
+	for i := range d.claim {
+		d.claim[i].Sequencing = c.groups[d.claim[i].Group].by.String()
+	}
 	tokens, err := c.store.Claim(ctx, c.options.Processor, c.self.Incarnation, d.definition, d.claim)
 	if err != nil {
 		return err
@@ -80,8 +83,9 @@ func (c *controller) claim(ctx context.Context, d *decision, before []tokenstore
 		c.look() // what was claimed is looked at anew
 		return err
 	}
+	bounds := &boundaries{source: c.source, of: replays}
 	for _, t := range tokens {
-		if err := c.hold(t, failures[t.Key], replays[t.Group]); err != nil {
+		if err := c.hold(t, failures[t.Key], bounds); err != nil {
 			return err
 		}
 	}
@@ -104,8 +108,8 @@ func (c *controller) failures(ctx context.Context) (map[tokenstore.Key]*tokensto
 }
 
 // hold begins to process a token that was claimed. Where an event failed before, the segment goes on alone with that event.
-func (c *controller) hold(t tokenstore.Token, failure *tokenstore.Failure, replaying *tokenstore.Replaying) error {
-	replay, err := c.replayedBy(replaying, t)
+func (c *controller) hold(t tokenstore.Token, failure *tokenstore.Failure, bounds *boundaries) error {
+	replay, err := bounds.around(t)
 	if err != nil {
 		return err
 	}
@@ -113,7 +117,7 @@ func (c *controller) hold(t tokenstore.Token, failure *tokenstore.Failure, repla
 	if failure != nil {
 		s.limit, s.inherited = 1, failure.Position
 	}
-	member, err := c.feed.Add(t)
+	member, err := c.feed.Add(t, s.group.by)
 	if err != nil {
 		return fmt.Errorf("segment %d of %s: %w", t.Segment, t.Group, err)
 	}

@@ -171,6 +171,9 @@ func (c *controller) observe(ctx context.Context) (decision, error) {
 	if err := c.apply(view.Processor); err != nil {
 		return decision{}, err
 	}
+	if err := c.agree(ctx, sequencings(tokens)); err != nil {
+		return decision{}, err
+	}
 	c.stand(view)
 	d := decide(situation{self: c.self.Incarnation, draining: !c.drainFrom.IsZero(), view: view, tokens: tokens, held: c.held(),
 		refused: c.refused, now: time.Now(), standing: c.standing, orphaned: c.orphaned})

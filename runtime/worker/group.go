@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/runtime/handler"
+	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -18,6 +19,7 @@ import (
 type group struct {
 	name    string
 	spec    definition.Handler
+	by      segment.Sequencing
 	handler handler.Handler // nil where the program has not registered it
 	rate    rate
 
@@ -27,13 +29,16 @@ type group struct {
 	wait  backoff
 	tryAt time.Time
 
+	differs  bool              // its tokens have another sequencing: nobody of this definition may claim them
+	unagreed *tokenstore.Fault // why that is not going to change; nil where it is, with the reset of a replay
+
 	committed bool // a batch of it has committed
 }
 
 func (l *life) newGroups() map[string]*group {
 	groups := map[string]*group{}
 	for _, spec := range l.options.Definition.Groups {
-		g := &group{name: spec.Name, spec: spec.Handler, wait: backoff{initial: 500 * time.Millisecond, max: 15 * time.Second}}
+		g := &group{name: spec.Name, spec: spec.Handler, by: spec.Sequencing.Policy(), wait: backoff{initial: 500 * time.Millisecond, max: 15 * time.Second}}
 		if spec.Handler.SQL != nil {
 			g.handler = handler.NewSQL(*spec.Handler.SQL, l.options.Schema)
 		} else {
@@ -158,5 +163,5 @@ func (l *life) refused(name string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	g := l.groups[name]
-	return g == nil || !g.fit
+	return g == nil || !g.fit || g.differs
 }

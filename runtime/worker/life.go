@@ -103,6 +103,9 @@ func (l *life) begin(ctx context.Context, session *postgres.Session) error {
 	l.self = tokenstore.Worker{Incarnation: n, Nonce: newNonce(), Pod: l.options.Pod, Definition: l.options.DefinitionID,
 		Handlers: l.registered(), Version: l.options.Version, Protocol: tokenstore.Protocol, SessionLock: locked, State: tokenstore.Active}
 	l.groups = l.newGroups()
+	if err := l.agreeAtFirst(ctx); err != nil {
+		return err
+	}
 	sent := time.Now()
 	if err := l.directory.Register(ctx, l.options.Processor, l.self); err != nil {
 		return err

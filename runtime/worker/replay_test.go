@@ -42,6 +42,14 @@ func (w *world) store() *postgres.Store { return postgres.NewStore(w.pool, postg
 // ask makes the list of replays that are asked for what it is given; they are bound to the definition wanted now.
 func (w *world) ask(requests ...tokenstore.ReplayRequest) {
 	w.t.Helper()
+	w.complete(requests)
+	if err := w.store().RequestReplays(context.Background(), processor, requests); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// complete fills in what is the same for most.
+func (w *world) complete(requests []tokenstore.ReplayRequest) {
 	for i := range requests {
 		r := &requests[i]
 		if r.Definition == "" {
@@ -56,9 +64,9 @@ func (w *world) ask(requests ...tokenstore.ReplayRequest) {
 		if r.Groups == nil {
 			r.Groups = []string{"view"}
 		}
-	}
-	if err := w.store().RequestReplays(context.Background(), processor, requests); err != nil {
-		w.t.Fatal(err)
+		if r.Sequencing == nil {
+			r.Sequencing = w.spec.Sequencings(r.Groups)
+		}
 	}
 }
 

@@ -2,14 +2,10 @@ package worker
 
 import (
 	"context"
-	"fmt"
 	"time"
 
-	"github.com/sluice-project/sluice/eventsource"
-	"github.com/sluice-project/sluice/runtime/feed"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/runtime/replay"
-	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // replayRetry is when replays are looked at again after an error of the store.
@@ -62,37 +58,17 @@ func (l *life) paused(group string) bool {
 	return l.settings.paused(group)
 }
 
-// replayedBy returns what a segment had handled when its group was reset. It is read after the claim: whoever resets the group
-// again takes the segment away.
-func (l *life) replayedBy(r *tokenstore.Replaying, t tokenstore.Token) (*replayed, error) {
-	if r == nil {
-		return nil, nil
-	}
-	known := &replayed{replay: &eventsource.Replay{ID: r.ID, Context: r.Context}}
-	for _, b := range r.Boundaries {
-		if !b.Segment.Includes(t.Range()) && !t.Range().Includes(b.Segment) {
-			continue
-		}
-		coverage, err := l.source.Parse(b.Progress)
-		if err != nil {
-			return nil, fmt.Errorf("the boundary of replay %s at segment %s: %w", r.ID, b.Segment, err)
-		}
-		known.parts = append(known.parts, feed.Part{Segment: b.Segment, Coverage: coverage})
-	}
-	return known, nil
-}
-
 // endReplay forgets the boundary of a segment that has come beyond it: none of its events is handled again any more.
 func (l *life) endReplay(s *segmentRun) {
 	if s.replay == nil {
 		return
 	}
 	for _, part := range s.Token.Parts {
-		for _, bound := range s.replay.parts {
+		for _, bound := range s.replay.ends {
 			if !bound.Segment.Includes(part.Segment) && !part.Segment.Includes(bound.Segment) {
 				continue
 			}
-			if beyond, err := l.source.Contains(part.Progress, bound.Coverage.Progress()); err != nil || !beyond {
+			if beyond, err := l.source.Contains(part.Progress, bound.Progress); err != nil || !beyond {
 				return // both were read before, so they can be read
 			}
 		}

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"sync"
 	"time"
 
@@ -48,7 +49,7 @@ func (l *life) makeReport() tokenstore.Report {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for name, g := range l.groups {
-		r := tokenstore.GroupReport{Refused: !g.fit && g.fault != nil, Fault: lasting(g.fault)}
+		r := tokenstore.GroupReport{Refused: !g.fit && g.fault != nil || g.differs, Fault: lasting(cmp.Or(g.fault, g.unagreed))}
 		r.Handled, r.Replayed, r.Rate = g.rate.take(now)
 		report.Groups[name] = r
 	}

@@ -32,28 +32,6 @@ type segmentRun struct {
 	replay    *replayed           // what it had handled when it was reset; nil outside of a replay
 }
 
-// replayed tells which events of a segment are handled again.
-type replayed struct {
-	replay *eventsource.Replay
-	parts  []feed.Part
-}
-
-// mark returns the replay that an event is handled again by, or nil.
-func (r *replayed) mark(e *eventsource.Event) *eventsource.Replay {
-	if r == nil {
-		return nil
-	}
-	for _, p := range r.parts {
-		if p.Segment.Contains(e.Hash) {
-			if p.Coverage.Covers(e) {
-				return r.replay
-			}
-			return nil
-		}
-	}
-	return nil
-}
-
 func (s *segmentRun) key() tokenstore.Key { return s.Token.Key }
 
 // advance returns the move of the token to parts; to where it is with nil.

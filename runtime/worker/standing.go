@@ -85,16 +85,21 @@ func (l *life) speaksAgainst(s *segmentRun, position int64, message string) {
 }
 
 // prove sees what the definition has shown here: each of its groups has committed a batch; or has stood idle for a while with the
-// segments that it has.
+// segments that it has. Groups that wait for a replay to change their sequencing do not count against that.
 func (l *life) prove() {
 	if l.proof.holds() {
 		return
 	}
 	l.mu.Lock()
-	proven, idle := true, len(l.segments) > 0
+	proven, idle, waiting := true, true, 0
 	for _, g := range l.groups {
 		proven = proven && g.committed
+		if g.differs { // it is given nothing: all that there is to see is that it is fit
+			idle = idle && g.fit && g.unagreed == nil
+			waiting++
+		}
 	}
+	idle = idle && (len(l.segments) > 0 || waiting == len(l.groups))
 	for _, s := range l.segments {
 		_, waits := s.member.Oldest()
 		rests := s.fault == nil && time.Since(s.claimed) >= tokenstore.ProbationIdle && (!waits || l.settings.paused(s.group.name))
@@ -145,7 +150,7 @@ func (c *controller) judgeReadiness(d *decision, view tokenstore.View) {
 	fit := true
 	c.mu.Lock()
 	for _, g := range c.groups {
-		fit = fit && g.fit
+		fit = fit && g.fit && g.unagreed == nil
 	}
 	some := len(c.segments) > 0
 	c.mu.Unlock()

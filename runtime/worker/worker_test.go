@@ -76,7 +76,15 @@ func newWorld(t *testing.T, groups string) *world {
 }
 
 // edit declares the processor with these groups.
-func (w *world) edit(groups string) {
+func (w *world) edit(groups string, replays ...tokenstore.ReplayRequest) {
+	w.t.Helper()
+	if err := w.tryEdit(groups, replays...); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// tryEdit does what the operator does, and returns what the store has against the groups. Without replays, those there are stay.
+func (w *world) tryEdit(groups string, replays ...tokenstore.ReplayRequest) error {
 	w.t.Helper()
 	ctx := context.Background()
 	document, err := definition.ParseYAML([]byte(`
@@ -89,6 +97,7 @@ spec:
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	before := w.spec
 	w.spec = document.Spec
 	generation := time.Now().UnixNano()
 	live, err := json.Marshal(w.spec.Live(generation))
@@ -97,19 +106,25 @@ spec:
 	}
 	var declared []tokenstore.Group
 	for _, g := range w.spec.ProcessingGroups {
-		declared = append(declared, tokenstore.Group{Name: g.Name, Segments: int(g.Segments)})
+		declared = append(declared, tokenstore.Group{Name: g.Name, Segments: int(g.Segments), Sequencing: g.Sequencing.Policy().String()})
 	}
 	directory := postgres.NewDirectory(w.pool, postgres.DefaultSchema)
-	if err := directory.DeclareProcessor(ctx, tokenstore.Processor{Name: processor, Definition: w.spec.Definition().ID(), Replicas: 3, Live: live}); err != nil {
-		w.t.Fatal(err)
-	}
 	source := eventspostgres.NewSource(w.pool, postgres.DefaultSchema)
-	err = postgres.NewStore(w.pool, postgres.DefaultSchema).Declare(ctx, processor, declared, nil, func(string) (tokenstore.Progress, error) {
+	w.complete(replays)
+	err = postgres.NewStore(w.pool, postgres.DefaultSchema).Declare(ctx, processor, declared, replays, func(string) (tokenstore.Progress, error) {
 		return source.Start(ctx, tokenstore.Place{Type: tokenstore.Earliest})
 	})
 	if err != nil {
+		w.spec = before
+		return err
+	}
+	if err := directory.DeclareProcessor(ctx, tokenstore.Processor{Name: processor, Definition: w.spec.Definition().ID(), Replicas: 3, Live: live}); err != nil {
 		w.t.Fatal(err)
 	}
+	if len(replays) > 0 {
+		w.ask(replays...)
+	}
+	return nil
 }
 
 // start runs a worker and returns what drains it and waits until it has.

@@ -1,0 +1,83 @@
+package feed
+
+import (
+	"slices"
+
+	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/segment"
+)
+
+// sortOut divides a page among members: by member, what it lacks.
+func sortOut(members []*Member, page eventsource.Page) []*Delivery {
+	deliveries := make([]*Delivery, len(members))
+	var indexes []*index
+	for i, m := range members {
+		deliveries[i] = &Delivery{before: m.parts, page: page}
+		at := slices.IndexFunc(indexes, func(x *index) bool { return x.by == m.by })
+		if at < 0 {
+			at = len(indexes)
+			indexes = append(indexes, &index{by: m.by, places: map[segment.Segment][]place{}})
+		}
+		indexes[at].add(m, deliveries[i])
+	}
+	for i := range page.Events {
+		for _, x := range indexes {
+			x.give(&page.Events[i])
+		}
+	}
+	return deliveries
+}
+
+// place is where an event goes.
+type place struct {
+	part     *Part
+	delivery *Delivery
+}
+
+// index finds where events go in the groups of one sequencing: the parts that a hash belongs to, one look-up for each mask that
+// occurs; or everybody, where the sequencing is to broadcast.
+type index struct {
+	by     segment.Sequencing
+	masks  []uint32
+	places map[segment.Segment][]place
+	all    []*Delivery
+}
+
+func (x *index) add(m *Member, d *Delivery) {
+	if x.by.Type == segment.Broadcast {
+		x.all = append(x.all, d)
+		return
+	}
+	for i := range m.parts {
+		part := &m.parts[i]
+		x.places[part.Segment] = append(x.places[part.Segment], place{part, d})
+		if !slices.Contains(x.masks, part.Segment.Mask) {
+			x.masks = append(x.masks, part.Segment.Mask)
+		}
+	}
+}
+
+// give adds an event to the deliveries that it belongs to.
+func (x *index) give(event *eventsource.Event) {
+	hash := event.Hash // that of segment.PerStream, by the source
+	if x.by != segment.PerStream {
+		hash = x.by.Of(event.Fields())
+	}
+	for _, mask := range x.masks {
+		for _, at := range x.places[segment.Segment{ID: hash & mask, Mask: mask}] {
+			if !at.part.Coverage.Covers(event) {
+				at.delivery.add(event, hash)
+			}
+		}
+	}
+	for _, d := range x.all {
+		if slices.ContainsFunc(d.before, func(p Part) bool { return !p.Coverage.Covers(event) }) {
+			d.add(event, hash)
+		}
+	}
+}
+
+func (d *Delivery) add(event *eventsource.Event, hash uint32) {
+	d.Events = append(d.Events, *event)
+	d.Events[len(d.Events)-1].Hash = hash
+}
