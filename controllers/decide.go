@@ -40,7 +40,7 @@ func decide(s *scope) decision {
 	want := wantedOf(s)
 	want.Leaving = leaving(s.pods, pods.victims)
 	return decision{
-		apply: true,
+		apply: !heldBack(s),
 		pods:  pods,
 		prune: prunable(s.configMaps, s.pods, s.desired.ID),
 		want:  want,

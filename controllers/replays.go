@@ -89,6 +89,7 @@ func requests(s *scope) []tokenstore.ReplayRequest {
 		if request, err := requestOf(replay, s.desired.Spec, s.desired.ID); err == nil {
 			if refusedByWorkers(s.row(request.ID)) {
 				request.Definition, request.Rebind = s.desired.ID, true // it is bound when it is accepted
+				request.Sequencing = s.desired.Spec.Sequencings(request.Groups)
 			}
 			add(request)
 		}
@@ -120,9 +121,13 @@ func requestOf(replay *v1alpha1.Replay, spec definition.Spec, wanted string) (to
 	for key, value := range replay.Spec.Context {
 		told[key] = string(value)
 	}
-	return tokenstore.ReplayRequest{ID: replay.ID(), Groups: slices.Sorted(slices.Values(replay.Spec.Groups)), From: place, Context: told,
+	request := tokenstore.ReplayRequest{ID: replay.ID(), Groups: slices.Sorted(slices.Values(replay.Spec.Groups)), From: place, Context: told,
 		Unguarded: spec.Unguarded(replay.Spec.Groups), Definition: cmp.Or(replay.Status.Definition, wanted),
-		State: tokenstore.ReplayState(replay.Spec.DesiredState)}, nil
+		State: tokenstore.ReplayState(replay.Spec.DesiredState)}
+	if request.Definition == wanted { // of another one nobody knows it any more but the ledger
+		request.Sequencing = spec.Sequencings(replay.Spec.Groups)
+	}
+	return request, nil
 }
 
 // missingReplay is the Replay that spec.replay asks for and that is not there; nil where it is, or none is asked for.

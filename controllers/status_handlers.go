@@ -18,7 +18,7 @@ func handlerValid(s *scope) metav1.Condition {
 		Message: "workers run the handlers"}
 	facts := s.store.Facts
 	for _, fault := range facts.Faults {
-		if fault.Definition == s.desired.ID && speaksAgainstDefinition(fault) {
+		if fault.Definition == s.desired.ID && speaksAgainstDefinition(fault) && !aboutSequencing(fault) {
 			c.Status, c.Reason, c.Message = metav1.ConditionFalse, handlerReason(fault.Reason), short(fmt.Sprintf("group %s: %s", fault.Group, fault.Message))
 			return c
 		}

@@ -38,7 +38,7 @@ func healthy(t *testing.T, change ...func(*scope)) *scope {
 				ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{desired.LabelDefinition: d.ID}}}},
 			Status: appsv1.DeploymentStatus{ObservedGeneration: 5, Replicas: 2, UpdatedReplicas: 2, ReadyReplicas: 2, AvailableReplicas: 2}},
 		store: stores.Observation{StoreID: "id", Declared: 3, Seen: true, Facts: stores.Facts{
-			Groups:  []stores.Group{{Name: "view", Wanted: 4, Segments: 4, Owned: 4, Lag: 1}},
+			Groups:  []stores.Group{{Name: "view", Wanted: 4, Sequencing: "Stream/pg1", Segments: 4, Owned: 4, Lag: 1}},
 			Workers: []stores.Worker{{Pod: "a", Definition: d.ID, Version: "1.10.0", Reported: true}, {Pod: "b", Definition: "old", Version: "1.9.0"}},
 		}},
 	}
@@ -81,6 +81,12 @@ func TestConditions(t *testing.T) {
 		"no tables":         {[]func(*scope){problem("MigrationRequired")}, "False/MigrationRequired True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"group conflict":    {[]func(*scope){problem("GroupConflict")}, "False/GroupConflict True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"no such place":     {[]func(*scope){problem("PlaceInvalid")}, "False/PlaceInvalid True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
+		"sequencing":        {[]func(*scope){problem("SequencingChanged")}, "False/SequencingChanged True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
+		"one that passes":   {[]func(*scope){problem("SequencingChanged"), func(s *scope) { s.store.Problem.Passes = true }}, "False/SequencingChanged True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Reconciling"},
+		"not asked yet":     {[]func(*scope){resequencing}, "Unknown/Progressing True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Reconciling"},
+		"reset ahead":       {[]func(*scope){resequencing, ahead}, "False/SequencingChanged True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Reconciling"},
+		"workers refuse":    {[]func(*scope){fault(stores.Fault{Kind: tokenstore.DefinitionFault, Reason: "SequencingChanged", Definition: "wanted", Refused: true})}, "False/SequencingChanged True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
+		"old ones refuse":   {[]func(*scope){fault(stores.Fault{Kind: tokenstore.DefinitionFault, Reason: "SequencingChanged", Definition: "old", Refused: true})}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable False/Healthy"},
 		"name conflict":     {[]func(*scope){func(s *scope) { s.foreign = []string{"Deployment orders"} }}, "False/NameConflict True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"invalid":           {[]func(*scope){func(s *scope) { s.invalid = "m" }, problem("ConnectionFailed")}, "False/InvalidSpec Unknown/Unknown True/Valid False/ConnectionFailed False/Healthy Stalled"},
 		"not registered":    {[]func(*scope){fault(stores.Fault{Kind: tokenstore.DefinitionFault, Reason: "NotRegistered", Definition: "wanted", Refused: true})}, "False/NotRegistered True/AllSegmentsOwned False/NotRegistered True/Reachable False/Healthy Stalled"},
@@ -113,6 +119,40 @@ func TestConditions(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// resequencing has tokens of another sequencing than the spec's.
+func resequencing(s *scope) { s.store.Facts.Groups[0].Sequencing = "Sequential/pg1" }
+
+// ahead is a replay that gives them the spec's.
+func ahead(s *scope) {
+	s.store.Facts.Replays = append(s.store.Facts.Replays, tokenstore.Replay{Phase: tokenstore.ReplayPending, ReplayRequest: tokenstore.ReplayRequest{
+		ID: "change", Groups: []string{"view"}, State: tokenstore.ReplayWanted, Sequencing: map[string]string{"view": "Stream/pg1"}}})
+}
+
+// What must wait for the store is not applied: a change of a sequencing until the store has agreed, and any new definition until it
+// has been seen.
+func TestWhatIsHeldBack(t *testing.T) {
+	unseen := func(s *scope) { s.store = stores.Observation{} }
+	other := func(s *scope) { s.deployment.Spec.Template.Labels = map[string]string{desired.LabelDefinition: "old"} }
+	for name, tc := range map[string]struct {
+		change []func(*scope)
+		want   bool
+	}{
+		"nothing, where all is well":             {nil, false},
+		"nothing, while it is first made":        {[]func(*scope){unseen, func(s *scope) { s.deployment = nil }}, false},
+		"nothing, where nothing is new":          {[]func(*scope){unseen}, false},
+		"a new definition, not seen yet":         {[]func(*scope){unseen, other}, true},
+		"nothing, where the store is away":       {[]func(*scope){unseen, other, problem("ConnectionFailed")}, false},
+		"a sequencing that is refused":           {[]func(*scope){problem("SequencingChanged")}, true},
+		"a sequencing that nobody has asked for": {[]func(*scope){resequencing}, true},
+		"nothing, where a reset is ahead":        {[]func(*scope){resequencing, ahead}, false},
+		"one that was refused in spite of it":    {[]func(*scope){resequencing, ahead, problem("SequencingChanged")}, true},
+	} {
+		if s := healthy(t, tc.change...); heldBack(s) != tc.want || decide(s).apply == tc.want || decide(s).want == nil {
+			t.Errorf("%s: held back %t, want %t", name, heldBack(s), tc.want)
+		}
 	}
 }
 

@@ -24,9 +24,11 @@ var checks = []func(*scope) *verdict{
 	checkHandlers,
 	checkAPIServer,
 	checkReplicasOwner,
+	checkSequencing,
 	rolloutOf,
 	checkDeclared,
 	checkSegments,
+	checkReset,
 }
 
 func verdictOf(s *scope) *verdict {
@@ -93,7 +95,7 @@ func checkStore(s *scope) *verdict {
 		return &verdict{reason: c.Reason, message: c.Message}
 	}
 	if p := s.store.Problem; p != nil && aboutContent(p.Reason) {
-		return &verdict{p.Reason, p.Message, true}
+		return &verdict{p.Reason, p.Message, !p.Passes}
 	}
 	return nil
 }

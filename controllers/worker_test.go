@@ -129,9 +129,9 @@ func (p *playedWorker) step(ctx context.Context) error {
 	for _, t := range tokens {
 		switch {
 		case mine[t.Key] && t.Owner == 0:
-			claims = append(claims, tokenstore.Claim{Key: t.Key, Epoch: t.Epoch})
+			claims = append(claims, tokenstore.Claim{Key: t.Key, Epoch: t.Epoch, Sequencing: t.Sequencing})
 		case mine[t.Key] && t.Owner != p.me.Incarnation && !living(view, t.Owner):
-			claims = append(claims, tokenstore.Claim{Key: t.Key, Epoch: t.Epoch})
+			claims = append(claims, tokenstore.Claim{Key: t.Key, Epoch: t.Epoch, Sequencing: t.Sequencing})
 		case !mine[t.Key] && t.Owner == p.me.Incarnation:
 			err = errors.Join(err, p.release(ctx, t))
 		}

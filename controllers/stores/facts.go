@@ -27,14 +27,16 @@ type Facts struct {
 
 // Group is what is known of a group.
 type Group struct {
-	Name     string
-	Wanted   int // segments
-	Segments int // that there are
-	Owned    int // by workers that live
-	Moving   int // whose owner is not the assignee
-	Overdue  int // without an owner for longer than Grace
-	Lag      Lag
-	Blocked  int // segments that stand still
+	Name   string
+	Wanted int // segments
+	// Sequencing that its tokens have.
+	Sequencing string
+	Segments   int // that there are
+	Owned      int // by workers that live
+	Moving     int // whose owner is not the assignee
+	Overdue    int // without an owner for longer than Grace
+	Lag        Lag
+	Blocked    int // segments that stand still
 	// Incomplete says that a replay was abandoned, and none has completed since.
 	Incomplete bool
 }
@@ -123,7 +125,7 @@ func groupsOf(outcome planner.Outcome, orphaned map[tokenstore.Key]time.Time, no
 	groups := make([]Group, len(outcome.Groups))
 	index := map[string]*Group{}
 	for i, group := range outcome.Groups {
-		groups[i] = Group{Name: group.Name, Wanted: group.Segments, Lag: LagUnknown, Incomplete: group.Incomplete}
+		groups[i] = Group{Name: group.Name, Wanted: group.Segments, Sequencing: group.Sequencing, Lag: LagUnknown, Incomplete: group.Incomplete}
 		index[group.Name] = &groups[i]
 	}
 	assigned := map[tokenstore.Key]int64{}

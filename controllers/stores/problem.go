@@ -19,12 +19,14 @@ import (
 
 // Problem is why the operator cannot do in a store what it should.
 type Problem struct {
-	// Reason is one of the API's: of StoreReachable, or StoreChanged, MigrationRequired, GroupConflict.
+	// Reason is one of the API's: of StoreReachable, or StoreChanged, MigrationRequired, GroupConflict, SequencingChanged.
 	Reason string
 	// Message says what to change. It is the same for as long as the problem is.
 	Message string
 	// Since is when it was first met.
 	Since time.Time
+	// Passes says that no edit is needed: it is over when something else is.
+	Passes bool
 }
 
 // problemOf says what an error means to users. place is where the operator connected to, for the message.
@@ -36,6 +38,7 @@ func problemOf(err error, place string) Problem {
 		protocol  *postgres.ProtocolError
 		conflict  *tokenstore.GroupConflictError
 		noPlace   *eventsource.PlaceError
+		sequence  *tokenstore.SequencingChangedError
 		changed   *storeChangedError
 		refused   *RefusedAddressError
 		server    *pgconn.PgError
@@ -53,6 +56,8 @@ func problemOf(err error, place string) Problem {
 		return Problem{Reason: v1alpha1.ReasonGroupConflict, Message: conflict.Error()}
 	case errors.As(err, &noPlace):
 		return Problem{Reason: v1alpha1.ReasonPlaceInvalid, Message: err.Error()}
+	case errors.As(err, &sequence):
+		return Problem{Reason: v1alpha1.ReasonSequencingChanged, Message: sequence.Error(), Passes: sequence.Running != ""}
 	case errors.As(err, &changed):
 		return Problem{Reason: v1alpha1.ReasonStoreChanged, Message: changed.Error()}
 	case errors.As(err, &refused):

@@ -40,6 +40,7 @@ func TestProblemsByError(t *testing.T) {
 		"loopback":       {&RefusedAddressError{"127.0.0.1:5432"}, "OperatorCannotConnect", "127.0.0.1:5432"},
 		"group":          {&tokenstore.GroupConflictError{Group: "view", Owner: "c/n/p"}, "GroupConflict", "c/n/p"},
 		"no such place":  {fmt.Errorf("finding where group view starts: %w", &eventsource.PlaceError{Problem: "too early"}), "PlaceInvalid", "group view starts: too early"},
+		"sequencing":     {&tokenstore.SequencingChangedError{Group: "view", Recorded: "Stream/pg1", Wanted: "Stream/java"}, "SequencingChanged", "Stream/java"},
 		"other store":    {&storeChangedError{belongs: "a", found: "b"}, "StoreChanged", "expectedStoreID"},
 		"copied store":   {&storeChangedError{belongs: "a", found: "a", elsewhere: true}, "StoreChanged", "copied"},
 	}

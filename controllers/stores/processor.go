@@ -22,7 +22,7 @@ const (
 	debounce = 50 * time.Millisecond
 	// roundTimeout bounds a round.
 	roundTimeout = 10 * time.Second
-	// refusedPause between two attempts to get groups that were refused.
+	// refusedPause between two attempts to declare what the store has refused, such as a group that another processor has.
 	refusedPause = 5 * time.Second
 )
 
@@ -193,14 +193,14 @@ func (p *processor) round(ctx context.Context, l *link) error {
 	if !w.accepts(l.meta.StoreID, l.meta.Elsewhere) {
 		return &storeChangedError{w.StoreID, l.meta.StoreID, l.meta.Elsewhere}
 	}
-	refused, err := p.declare(ctx, l, w)
+	refusal, err := p.declare(ctx, l, w)
 	if err != nil {
 		return err
 	}
 	outcome, err := p.step(ctx, l)
 	switch {
-	case errors.Is(err, tokenstore.ErrNoProcessor) && refused != nil:
-		return refused // it never got its groups, so there is nothing to plan
+	case errors.Is(err, tokenstore.ErrNoProcessor) && refusal != nil:
+		return refusal // it never got its groups, so there is nothing to plan
 	case errors.Is(err, tokenstore.ErrNoProcessor):
 		p.declared = nil
 		p.poke()
@@ -215,11 +215,11 @@ func (p *processor) round(ctx context.Context, l *link) error {
 	if err != nil {
 		return err
 	}
-	if refused == nil && withdrawn(replays, w.Replays) {
+	if refusal == nil && (withdrawn(replays, w.Replays) || unagreed(outcome.Groups, w, replays)) {
 		p.declared = nil
 		p.poke()
 	}
-	p.tell(w, l, outcome, replays, refused)
+	p.tell(w, l, outcome, replays, refusal)
 	return nil
 }
 
@@ -244,13 +244,13 @@ func (p *processor) tellCosted(ctx context.Context, l *link, known tokenstore.Pr
 }
 
 // tell publishes a round's outcome.
-func (p *processor) tell(w Wanted, l *link, outcome planner.Outcome, replays []tokenstore.Replay, refused error) {
+func (p *processor) tell(w Wanted, l *link, outcome planner.Outcome, replays []tokenstore.Replay, refusal error) {
 	now := time.Now()
 	p.orphaned = orphans(p.orphaned, outcome, now)
 	o := Observation{StoreID: l.meta.StoreID, Seen: true, Facts: factsOf(outcome, p.orphaned, now)}
 	o.Facts.Replays = replays
-	if refused != nil {
-		problem := problemOf(refused, "")
+	if refusal != nil {
+		problem := problemOf(refusal, "")
 		o.Problem = &problem
 	} else {
 		o.Declared = w.Generation
@@ -262,33 +262,28 @@ func (p *processor) tell(w Wanted, l *link, outcome planner.Outcome, replays []t
 type declaration struct {
 	wish    Wanted
 	at      time.Time
-	refused error // why the groups are not the processor's
+	refusal error
 }
 
-// declare writes what is wanted, where that is news. A group that another processor has, or that cannot begin where it should, is
-// not the loop's failure: the groups that this processor had before are planned on. refused is the reason then.
-func (p *processor) declare(ctx context.Context, l *link, w Wanted) (refused, err error) {
-	if last := p.declared; last != nil && reflect.DeepEqual(last.wish, w) && (last.refused == nil || time.Since(last.at) < refusedPause) {
-		return last.refused, nil
+// declare writes what is wanted, where that is news. What the store refuses, a group that another processor has or a sequencing that
+// cannot be changed so, is not the loop's failure: the groups are planned on as they were before.
+func (p *processor) declare(ctx context.Context, l *link, w Wanted) (refusal, err error) {
+	if last := p.declared; last != nil && reflect.DeepEqual(last.wish, w) && (last.refusal == nil || time.Since(last.at) < refusedPause) {
+		return last.refusal, nil
 	}
-	err = p.write(ctx, l, w)
-	var conflict *tokenstore.GroupConflictError
-	var place *eventsource.PlaceError
-	if errors.As(err, &conflict) || errors.As(err, &place) {
-		refused, err = err, nil
-	}
-	if err != nil {
+	if refusal, err = p.write(ctx, l, w); err != nil {
 		return nil, err
 	}
-	p.declared = &declaration{w, time.Now(), refused}
-	return refused, nil
+	p.declared = &declaration{w, time.Now(), refusal}
+	return refusal, nil
 }
 
-// write declares the groups first: a processor that does not get its groups is not there for workers either.
-func (p *processor) write(ctx context.Context, l *link, w Wanted) error {
+// write declares the groups first: a processor that does not get its groups is not there for workers either. Where only a
+// sequencing is refused, pods leave and replays go on or are cancelled as ever.
+func (p *processor) write(ctx context.Context, l *link, w Wanted) (refusal, err error) {
 	row, err := w.processor()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	source := p.options.Source(l.pool, w.store().Schema)
 	start := func(group string) (tokenstore.Progress, error) {
@@ -298,16 +293,36 @@ func (p *processor) write(ctx context.Context, l *link, w Wanted) error {
 		}
 		return source.Start(ctx, place)
 	}
-	if err := l.store.Declare(ctx, w.Name, w.groups(), w.Replays, start); err != nil {
-		return err
-	}
-	if err := l.directory.DeclareProcessor(ctx, row); err != nil {
-		return err
+	err = l.store.Declare(ctx, w.Name, w.groups(), w.Replays, start)
+	var conflict *tokenstore.GroupConflictError
+	var place *eventsource.PlaceError
+	var changed *tokenstore.SequencingChangedError
+	switch {
+	case errors.As(err, &conflict), errors.As(err, &place):
+		return err, nil
+	case errors.As(err, &changed):
+		refusal = changed
+	case err != nil:
+		return nil, err
+	default:
+		if err := l.directory.DeclareProcessor(ctx, row); err != nil {
+			return nil, err
+		}
 	}
 	if err := l.directory.Leave(ctx, w.Name, w.Leaving); err != nil {
-		return err
+		return nil, err
 	}
-	return l.store.RequestReplays(ctx, w.Name, w.Replays)
+	return refusal, l.store.RequestReplays(ctx, w.Name, w.Replays)
+}
+
+// unagreed reports whether a group has another sequencing than is wanted, and no replay that would change that is left: it has
+// failed, or was cancelled.
+func unagreed(groups []tokenstore.Group, w Wanted, replays []tokenstore.Replay) bool {
+	return slices.ContainsFunc(w.groups(), func(wanted tokenstore.Group) bool {
+		differs := slices.ContainsFunc(groups, func(g tokenstore.Group) bool { return g.Name == wanted.Name && g.Sequencing != wanted.Sequencing })
+		_, ahead := tokenstore.ResetAhead(replays, wanted.Name, wanted.Sequencing)
+		return differs && !ahead
+	})
 }
 
 // step plans, and plans again where another planner was faster or a worker is known to be gone.

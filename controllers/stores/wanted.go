@@ -52,7 +52,7 @@ func (w Wanted) processor() (tokenstore.Processor, error) {
 func (w Wanted) groups() []tokenstore.Group {
 	groups := make([]tokenstore.Group, len(w.Spec.ProcessingGroups))
 	for i, g := range w.Spec.ProcessingGroups {
-		groups[i] = tokenstore.Group{Name: g.Name, Segments: int(g.Segments)}
+		groups[i] = tokenstore.Group{Name: g.Name, Segments: int(g.Segments), Sequencing: g.Sequencing.Policy().String()}
 	}
 	return groups
 }
