@@ -24,7 +24,7 @@ func TestAResetRunsOnceWhateverBecomesOfItsWorker(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			view, _, _ := strings.Cut(version(1), "\n  - name: answer")
+			view, _, _ := strings.Cut(version(1, 4), "\n  - name: answer")
 			w := newWorld(t, strings.Replace(view, "TRUNCATE stream_view", "TRUNCATE stream_view; SELECT linger()", 1))
 			w.exec(`CREATE TABLE lingering (application text)`)
 			w.exec(`CREATE FUNCTION linger() RETURNS void LANGUAGE sql AS $$ SELECT pg_sleep(600) FROM lingering WHERE application = current_setting('application_name') $$`)

@@ -59,6 +59,9 @@ func (s Store) request(processor string, r tokenstore.ReplayRequest) {
 	if r.Rebind {
 		e.Definition = r.Definition
 	}
+	if r.Rebind && e.Phase != tokenstore.ReplayRunning {
+		e.Sequencing = maps.Clone(r.Sequencing)
+	}
 	e.State, e.Unguarded = r.State, append([]string{}, r.Unguarded...)
 }
 

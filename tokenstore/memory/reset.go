@@ -91,7 +91,7 @@ func (s Store) Reset(_ context.Context, processor string, r tokenstore.Replay, n
 	case e.State != tokenstore.ReplayWanted:
 		return &tokenstore.NotDueError{Reason: tokenstore.ReplayCancelledMeanwhile, Message: "cancelled before the reset"}
 	}
-	if err := s.agreed(processor, e.Definition); err != nil {
+	if err := s.agreed(processor, r.Definition); err != nil {
 		return err
 	}
 	tx := &Tx{writes: map[string]string{}}
@@ -102,7 +102,7 @@ func (s Store) Reset(_ context.Context, processor string, r tokenstore.Replay, n
 	var total int64
 	for _, name := range r.Groups {
 		g := s.groups[name]
-		rewind, err := protocol.Reset(n, g.all(), g.boundaries, r.From.Type, start)
+		rewind, err := protocol.Resequenced(n, g.all(), g.boundaries, cmp.Or(r.Sequencing[name], g.Sequencing), r.From.Type, start)
 		if err != nil {
 			return fmt.Errorf("group %s: %w", name, err)
 		}
@@ -111,7 +111,7 @@ func (s Store) Reset(_ context.Context, processor string, r tokenstore.Replay, n
 	}
 	for g, rewind := range rewinds {
 		s.rewrite(g, rewind.Tokens...)
-		g.boundaries, g.resetting = rewind.Boundaries, false
+		g.boundaries, g.resetting, g.Sequencing = rewind.Boundaries, false, cmp.Or(r.Sequencing[g.Name], g.Sequencing)
 	}
 	now := s.now()
 	e.Phase, e.Reason, e.Message, e.ResetAt, e.Done, e.Total = tokenstore.ReplayRunning, "", "", &now, 0, total
@@ -183,16 +183,23 @@ func (s Store) Abandon(_ context.Context, r tokenstore.Replay, n tokenstore.Nota
 	if e.Phase != tokenstore.ReplayRunning {
 		return nil
 	}
-	after := map[*group][]tokenstore.Token{}
+	moved := map[*group][]tokenstore.Token{}
+	all := true
 	for _, g := range s.replayed(r) {
-		tokens, err := protocol.Abandoned(n, g.all(), g.boundaries)
+		tokens, done, err := protocol.Abandoning(n, g.all(), g.boundaries)
 		if err != nil {
 			return fmt.Errorf("ending replay %s: group %s: %w", r.ID, g.Name, err)
 		}
-		after[g] = tokens
+		moved[g], all = tokens, all && done
 	}
-	for g, tokens := range after {
+	for g, tokens := range moved {
 		s.rewrite(g, tokens...)
+	}
+	if !all {
+		e.Reason, e.Message = tokenstore.ReplayAbandoning, "it handles again first what only some segments had handled"
+		return nil
+	}
+	for g := range moved {
 		g.replay, g.boundaries, g.Incomplete = 0, nil, true
 	}
 	s.end(e, tokenstore.ReplayAbandoned, "", "")

@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -44,7 +45,7 @@ func (s Store) Declare(_ context.Context, processor string, groups []tokenstore.
 	var made []string
 	names := map[string]bool{}
 	for _, wanted := range groups {
-		g, created, err := s.declared(processor, wanted, start)
+		g, created, err := s.declared(processor, wanted, requested, start)
 		if err != nil {
 			return err
 		}
@@ -66,7 +67,8 @@ func (s Store) Declare(_ context.Context, processor string, groups []tokenstore.
 }
 
 // declared is a group as it is once it is declared; nothing has changed yet.
-func (s Store) declared(processor string, wanted tokenstore.Group, start func(string) (tokenstore.Progress, error)) (*group, bool, error) {
+func (s Store) declared(processor string, wanted tokenstore.Group, requested []tokenstore.ReplayRequest, start func(string) (tokenstore.Progress, error)) (*group, bool, error) {
+	wanted.Sequencing = cmp.Or(wanted.Sequencing, segment.PerStream.String())
 	next := &group{processor: processor, Group: wanted, tokens: map[uint32]tokenstore.Token{}}
 	if old := s.groups[wanted.Name]; old != nil {
 		if old.processor != processor && !old.retired && s.lives(old.processor) {
@@ -76,9 +78,12 @@ func (s Store) declared(processor string, wanted tokenstore.Group, start func(st
 		next = &copied
 		next.processor, next.retired, next.Segments = processor, false, wanted.Segments
 		if len(old.tokens) > 0 {
+			if refusal := s.refuse(processor, old, wanted, requested); refusal != nil {
+				return nil, false, refusal
+			}
 			return next, false, nil
 		}
-		next.tokens = map[uint32]tokenstore.Token{}
+		next.Sequencing, next.tokens = wanted.Sequencing, map[uint32]tokenstore.Token{}
 	}
 	layout, err := segment.Layout(wanted.Segments)
 	if err != nil {
@@ -93,6 +98,24 @@ func (s Store) declared(processor string, wanted tokenstore.Group, start func(st
 			Parts: []tokenstore.Part{{Segment: part, Progress: progress}}, Generation: 1, Epoch: next.floor + 1, Version: next.floor + 1})
 	}
 	return next, true, nil
+}
+
+// refuse says why a group that has tokens cannot be declared with its sequencing.
+func (s Store) refuse(processor string, g *group, wanted tokenstore.Group, requested []tokenstore.ReplayRequest) error {
+	running := ""
+	var ledger []tokenstore.Replay
+	for _, e := range s.ledger {
+		if e.processor == processor || e.Number == g.replay {
+			ledger = append(ledger, e.Replay)
+		}
+		if e.Number == g.replay && e.Phase == tokenstore.ReplayRunning {
+			running = e.ID
+		}
+	}
+	if refusal := tokenstore.RefuseSequencing(g.Name, g.Sequencing, wanted.Sequencing, running, requested, ledger); refusal != nil {
+		return refusal
+	}
+	return nil
 }
 
 // lives reports whether a processor has kept its groups from being taken over.
@@ -169,6 +192,7 @@ func (g *group) all() []tokenstore.Token {
 func (g *group) shown(t tokenstore.Token) tokenstore.Token {
 	t.Parts = slices.Clone(t.Parts)
 	slices.SortFunc(t.Parts, func(a, b tokenstore.Part) int { return int(a.Segment.ID) - int(b.Segment.ID) })
+	t.Sequencing = g.Sequencing
 	if t.Least = g.least; g.resetting {
 		t.Least = math.MaxInt64
 	}

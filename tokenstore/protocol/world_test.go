@@ -559,10 +559,14 @@ func (s *state) abandon() error {
 	if !s.replaying {
 		return errNot
 	}
-	after, err := protocol.Abandoned(line{}, s.tokens, s.bounds)
+	moved, _, err := protocol.Abandoning(line{}, s.tokens, s.bounds)
 	if err != nil {
 		return err
 	}
-	s.tokens, s.replaying, s.bounds, s.applied = after, false, nil, s.ever
+	for _, t := range moved {
+		i := slices.IndexFunc(s.tokens, func(old tokenstore.Token) bool { return old.Key == t.Key })
+		s.tokens[i] = t
+	}
+	s.replaying, s.bounds, s.applied = false, nil, s.ever
 	return nil
 }

@@ -34,7 +34,7 @@ var groups = map[string]func(*world){
 		w.declare(16)
 		got, err := w.Store.Groups(w.ctx, processor)
 		w.must(err)
-		w.same("groups", []tokenstore.Group{{Name: view, Segments: 16}}, got)
+		w.same("groups", []tokenstore.Group{{Name: view, Segments: 16, Sequencing: "Stream/pg1"}}, got)
 		w.same("tokens", 2, len(w.tokens()))
 	},
 	"a group that is not named is retired, and goes on where it stood": func(w *world) {

@@ -53,6 +53,7 @@ type lockstep struct {
 	group        string
 	believed     []tokenstore.Token // by workers, claimed at some time
 	ids          []string           // of replays, the last two
+	requested    []tokenstore.ReplayRequest
 	row          int
 	counted      map[string]int
 }
@@ -81,7 +82,7 @@ func (m *lockstep) step(t *rapid.T, what string, operation func(Harness) error) 
 // sameTimes leaves out what depends on when, or on what other runs have done.
 var sameTimes = cmp.FilterPath(func(p cmp.Path) bool {
 	switch p.Last().String() {
-	case ".RequestedAt", ".ResetAt", ".EndedAt", ".FailedAt", ".RetryAt", ".StartedAt", ".PlanAge", ".Number", ".Planned", ".LeavingFor":
+	case ".RequestedAt", ".ResetAt", ".EndedAt", ".FailedAt", ".RetryAt", ".StartedAt", ".PlanAge", ".Number", ".Planned", ".LeavingFor", ".Message":
 		return true
 	}
 	return false
@@ -90,6 +91,7 @@ var sameTimes = cmp.FilterPath(func(p cmp.Path) bool {
 func kindOf(err error) string {
 	var wait *tokenstore.NotDueError
 	var conflict *tokenstore.GroupConflictError
+	var changed *tokenstore.SequencingChangedError
 	for _, known := range []error{tokenstore.ErrFenced, tokenstore.ErrLayoutChanged, tokenstore.ErrPlanOutdated, tokenstore.ErrWorkerEnded, tokenstore.ErrNoProcessor, errHandler} {
 		if errors.Is(err, known) {
 			return known.Error()
@@ -102,6 +104,8 @@ func kindOf(err error) string {
 		return "not due: " + wait.Reason
 	case errors.As(err, &conflict):
 		return "conflict with " + conflict.Owner
+	case errors.As(err, &changed):
+		return changed.Error()
 	}
 	return "another error"
 }
@@ -146,9 +150,9 @@ func (m *lockstep) tokens() []tokenstore.Token {
 }
 
 func (m *lockstep) declare(t *rapid.T) {
-	n := rapid.IntRange(1, 6).Draw(t, "segments")
+	g := tokenstore.Group{Name: m.group, Segments: rapid.IntRange(1, 6).Draw(t, "segments"), Sequencing: anySequencing(t)}
 	m.step(t, "declare", func(h Harness) error {
-		return h.Store.Declare(m.ctx, m.processor, []tokenstore.Group{{Name: m.group, Segments: n}}, nil, from(3))
+		return h.Store.Declare(m.ctx, m.processor, []tokenstore.Group{g}, m.requested, from(3))
 	})
 }
 
@@ -164,7 +168,7 @@ func (m *lockstep) claim(t *rapid.T) {
 	var claims []tokenstore.Claim
 	for _, token := range m.tokens() {
 		if rapid.Bool().Draw(t, "wanted") {
-			claims = append(claims, tokenstore.Claim{Key: token.Key, Epoch: token.Epoch - rapid.SampledFrom([]int64{0, 0, 0, 1, -1}).Draw(t, "late")})
+			claims = append(claims, tokenstore.Claim{Key: token.Key, Sequencing: anySequencing(t), Epoch: token.Epoch - rapid.SampledFrom([]int64{0, 0, 0, 1, -1}).Draw(t, "late")})
 		}
 	}
 	definition := rapid.Int64Range(1, 3).Draw(t, "definition")
@@ -237,6 +241,11 @@ func (m *lockstep) recover(t *rapid.T) {
 	}
 }
 
+// anySequencing is the default one mostly.
+func anySequencing(t *rapid.T) string {
+	return rapid.SampledFrom([]string{"Stream/pg1", "Stream/pg1", "Stream/pg1", "Stream/java"}).Draw(t, "sequencing")
+}
+
 func anySegment(t *rapid.T) segment.Segment {
 	mask := uint32(1)<<rapid.IntRange(0, 3).Draw(t, "depth") - 1
 	return segment.Segment{ID: rapid.Uint32Range(0, mask).Draw(t, "id"), Mask: mask}
@@ -302,9 +311,11 @@ func (m *lockstep) request(t *rapid.T) {
 		if rapid.IntRange(0, 3).Draw(t, "wanted") > 0 {
 			requests = append(requests, tokenstore.ReplayRequest{ID: id, Groups: []string{m.group}, From: tokenstore.Place{Type: tokenstore.Earliest},
 				Definition: rapid.SampledFrom([]string{"d1", "d1", "d2"}).Draw(t, "definition"), Rebind: rapid.Bool().Draw(t, "rebind"), Context: map[string]string{},
-				State: rapid.SampledFrom([]tokenstore.ReplayState{tokenstore.ReplayWanted, tokenstore.ReplayWanted, tokenstore.ReplayToBeCancelled}).Draw(t, "state")})
+				Sequencing: map[string]string{m.group: anySequencing(t)},
+				State:      rapid.SampledFrom([]tokenstore.ReplayState{tokenstore.ReplayWanted, tokenstore.ReplayWanted, tokenstore.ReplayToBeCancelled}).Draw(t, "state")})
 		}
 	}
+	m.requested = requests
 	m.step(t, "request", func(h Harness) error { return h.Store.RequestReplays(m.ctx, m.processor, requests) })
 }
 
@@ -366,10 +377,9 @@ func (m *lockstep) replayed(t *rapid.T) {
 	id := fmt.Sprint("replay-", m.row)
 	m.row++
 	m.ids = append(m.ids[1:], id)
-	m.step(t, "request", func(h Harness) error {
-		return h.Store.RequestReplays(m.ctx, m.processor, []tokenstore.ReplayRequest{{ID: id, Groups: []string{m.group}, From: tokenstore.Place{Type: tokenstore.Earliest},
-			Definition: "d1", Context: map[string]string{}, State: tokenstore.ReplayWanted}})
-	})
+	m.requested = []tokenstore.ReplayRequest{{ID: id, Groups: []string{m.group}, From: tokenstore.Place{Type: tokenstore.Earliest},
+		Definition: "d1", Context: map[string]string{}, State: tokenstore.ReplayWanted, Sequencing: map[string]string{m.group: anySequencing(t)}}}
+	m.step(t, "request", func(h Harness) error { return h.Store.RequestReplays(m.ctx, m.processor, m.requested) })
 	m.of(id, t, "begin", func(h Harness, r tokenstore.Replay) error { return h.Store.BeginReset(m.ctx, m.processor, r) })
 	m.of(id, t, "reset", func(h Harness, r tokenstore.Replay) error {
 		return h.Reset(m.ctx, m.processor, r, Line{}, At(0), nil, nil)
@@ -384,7 +394,7 @@ func (m *lockstep) apart(t *rapid.T) {
 			continue
 		}
 		got, _ := both(m, t, "claim", func(h Harness) ([]tokenstore.Token, error) {
-			return h.Store.Claim(m.ctx, m.processor, m.incarnation(1), 3, []tokenstore.Claim{{Key: token.Key, Epoch: token.Epoch}})
+			return h.Store.Claim(m.ctx, m.processor, m.incarnation(1), 3, []tokenstore.Claim{{Key: token.Key, Epoch: token.Epoch, Sequencing: token.Sequencing}})
 		})
 		for _, owned := range got {
 			a := to(owned, owned.Parts[0].Progress.Position+rapid.Int64Range(1, 9).Draw(t, "ahead"))

@@ -188,7 +188,7 @@ var resets = map[string]func(*world){
 		w.phase("x", tokenstore.ReplayAbandoned, "")
 		all := w.tokens()
 		w.same("positions", []int64{25, 20}, []int64{all[0].Parts[0].Progress.Position, all[1].Parts[0].Progress.Position})
-		if all[0].Generation != 3 || all[0].Owner != 0 {
+		if all[1].Generation != 3 || all[1].Owner != 0 || all[1].Epoch <= owned[1].Epoch {
 			w.Errorf("abandoned: %v", short(all...))
 		}
 		if err := w.Store.Advance(w.ctx, []tokenstore.Advance{to(owned[1], 6)}); !errors.Is(err, tokenstore.ErrFenced) {

@@ -66,7 +66,7 @@ func At(position int64) tokenstore.Progress {
 
 // Run runs the suite.
 func Run(t *testing.T, open func(t *testing.T) Harness) {
-	for _, part := range []map[string]func(*world){groups, claims, fence, shapes, replays, resets, workers, plans} {
+	for _, part := range []map[string]func(*world){groups, sequencings, claims, fence, shapes, replays, resets, workers, plans} {
 		for name, test := range part {
 			t.Run(name, func(t *testing.T) { test(&world{t, t.Context(), open(t)}) })
 		}
@@ -142,7 +142,7 @@ func (w *world) owned() []tokenstore.Token {
 func claimsOf(tokens []tokenstore.Token) []tokenstore.Claim {
 	var claims []tokenstore.Claim
 	for _, t := range tokens {
-		claims = append(claims, tokenstore.Claim{Key: t.Key, Epoch: t.Epoch})
+		claims = append(claims, tokenstore.Claim{Key: t.Key, Epoch: t.Epoch, Sequencing: t.Sequencing})
 	}
 	return claims
 }
