@@ -37,7 +37,7 @@ lint: ## Run golangci-lint (builds it first)
 ##@ Testing
 
 .PHONY: test
-test: cluster postgres test-verify test-unit test-postgres test-faults test-apiserver test-charts test-e2e ## Run all tests; installs and starts what they need
+test: cluster postgres test-verify test-unit test-postgres test-faults test-apiserver test-charts test-e2e test-mutants ## Run all tests; installs and starts what they need
 
 .PHONY: test-verify
 test-verify: generate ## Check format, vet, and that what is generated is up to date
@@ -58,6 +58,14 @@ test-postgres: ## Run the stores' tests on PostgreSQL 18 as well, which comes by
 .PHONY: test-faults
 test-faults: ## Kill, freeze and scale real processes under load, and check every event
 	go test -count=1 -timeout 15m ./test/faults/...
+
+.PHONY: mutants
+mutants: ## Make mistakes in the source on purpose, one at a time, and see that the tests catch them (ONLY=text)
+	go run ./test/mutants -only '$(ONLY)'
+
+.PHONY: test-mutants
+test-mutants: ## Make three of these mistakes, chosen by the commit; after the other tests
+	go run ./test/mutants -sample 3 -seed "$$(git rev-parse HEAD)" -sound
 
 RUNS ?= 5
 
