@@ -253,6 +253,28 @@ func resolve(t *testing.T, k transaction, do pgproxy.Action) {
 	w.consistent()
 }
 
+// TestAnAttemptWaitsForWhoeverTakesTheToken holds the commit that takes a token from its owner, and clears its failure, while that
+// owner records another attempt.
+func TestAnAttemptWaitsForWhoeverTakesTheToken(t *testing.T) {
+	t.Parallel()
+	k := abandoned()
+	w, proxy := newWorldBehindProxy(t, k.groups)
+	k.prepare(w)
+	w.appendSome()
+	w.start("a")
+	w.caughtUp()
+	taken := proxy.Set(pgproxy.Rule{Hold: true, When: func(m pgproxy.Message) bool { return m.Commits() && k.when(m) }})
+	k.provoke(w)
+	taken.WaitFired()
+	w.until("an attempt to wait", `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%INSERT INTO "sluice".failure%')`)
+	taken.Release()
+	k.came(w)
+	w.atRest()
+	w.appendSome()
+	w.caughtUp()
+	w.consistent()
+}
+
 // expected reports whether a server's answer shows that a connection was lost where it should have been. What reaches the server may
 // meet others there: a worker that is quick to claim again fences its own batch off, and whoever takes over from it has its
 // connections ended.
