@@ -83,6 +83,7 @@ type Advance struct {
 	Parts          []Part
 	WasParted      bool // the token had more than one part before
 	Release        bool // give up the ownership with this write
+	Recovers       bool // the event that the segment stood still at has been handled: its failure is deleted
 }
 
 // Failure is why a segment stands still at an event.
@@ -130,11 +131,8 @@ type Store interface {
 	Advance(ctx context.Context, advances []Advance) error
 
 	// Fail records a failure of an event, if the token still has this epoch and version; ErrFenced otherwise. The database's
-	// clock gives RetryAt, retryIn after now.
+	// clock gives RetryAt, retryIn after now. It is there until an Advance recovers from it.
 	Fail(ctx context.Context, epoch, version int64, failure Failure, retryIn time.Duration) error
-
-	// Recover deletes the failure of a segment.
-	Recover(ctx context.Context, key Key) error
 
 	// Split makes two tokens of one, both at its progress, without an owner, with a new epoch. Its owner is fenced off.
 	// ErrLayoutChanged when the group has no such segment (any more).

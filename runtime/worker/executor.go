@@ -63,9 +63,6 @@ func (l *life) give(ctx context.Context, s *segmentRun, again bool) {
 
 // step applies one batch and reports whether there may be another one.
 func (l *life) step(ctx context.Context, s *segmentRun) (again bool) {
-	if s.overcome {
-		l.overcome(ctx, s)
-	}
 	b := assemble(s.member.Peek(), s.limit, s.group.handler.Wants, s.replay)
 	if b.delivered == 0 && b.cut == 0 && len(b.events) == 0 {
 		return false
@@ -78,6 +75,7 @@ func (l *life) step(ctx context.Context, s *segmentRun) (again bool) {
 	}
 	began := time.Now()
 	advance := s.advance(b.after, false)
+	advance.Recovers = s.failure != nil
 	err := l.apply(ctx, s, b, advance)
 	took := time.Since(began)
 	l.report(s, b, took, err)
@@ -91,7 +89,7 @@ func (l *life) step(ctx context.Context, s *segmentRun) (again bool) {
 	if s.group.spec.Go != nil {
 		l.events.Notify() // the handler may have appended
 	}
-	l.succeeded(ctx, s, took)
+	l.succeeded(s, took)
 	l.committed(s.group)
 	return true
 }
@@ -120,7 +118,7 @@ func (t transaction) InTx(ctx context.Context, work func(pgx.Tx) error) error {
 }
 
 // succeeded clears what failed before and lets batches grow while they are quick.
-func (l *life) succeeded(ctx context.Context, s *segmentRun, took time.Duration) {
+func (l *life) succeeded(s *segmentRun, took time.Duration) {
 	l.mu.Lock()
 	largest := l.settings.maxBatchSize(s.group.name)
 	s.fault, s.notBefore = nil, time.Time{}
@@ -131,5 +129,5 @@ func (l *life) succeeded(ctx context.Context, s *segmentRun, took time.Duration)
 	} else {
 		s.limit = min(max(s.limit, 1)*2, largest)
 	}
-	l.overcome(ctx, s)
+	s.failure = nil
 }

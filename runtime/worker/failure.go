@@ -18,9 +18,6 @@ const (
 	infrastructureMax  = 5 * time.Second
 )
 
-// clearAgain is about how soon it is tried again to clear a failure.
-const clearAgain = 500 * time.Millisecond
-
 // failed decides what happens after a batch that did not commit, and reports whether to go on at once.
 func (l *life) failed(ctx context.Context, s *segmentRun, b batch, err error) (again bool) {
 	if errors.Is(err, tokenstore.ErrFenced) {
@@ -83,21 +80,6 @@ func (l *life) eventFailed(ctx context.Context, s *segmentRun, b batch, fault to
 		"type", event.Type, "stream", event.StreamID, "attempts", failure.Attempts, "retryIn", wait, "error", fault.Message)
 	l.pause(s, fault, wait)
 	return false
-}
-
-// overcome clears the failure of an event that has been handled since, and tries again a while later where that may not have
-// succeeded: there may be no next batch for long.
-func (l *life) overcome(ctx context.Context, s *segmentRun) {
-	if s.failure == nil {
-		return
-	}
-	if err := l.store.Recover(ctx, s.key()); err != nil {
-		l.log.Warn("an event was handled, but its failure could not be cleared; trying again", "group", s.group.name, "segment", s.Token.Segment, "error", err)
-		s.overcome = true
-		time.AfterFunc(jittered(clearAgain), func() { l.runnable.push(s) })
-		return
-	}
-	s.failure, s.overcome = nil, false
 }
 
 // retryDelay is how long to wait after so many attempts.

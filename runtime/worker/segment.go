@@ -27,7 +27,6 @@ type segmentRun struct {
 	notBefore time.Time  // when the next batch may begin, after a failure
 	wait      backoff
 	failure   *tokenstore.Failure // stored, as far as is known: the event that it stands still at
-	overcome  bool                // the failure is to be cleared: its event has been handled
 	fault     *tokenstore.Fault   // what it stands still for, for reports
 	replay    *replayed           // what it had handled when it was reset; nil outside of a replay
 }

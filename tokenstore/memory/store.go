@@ -269,6 +269,9 @@ func (s Store) InTx(_ context.Context, advances []tokenstore.Advance, work func(
 	}
 	for i, a := range advances {
 		s.groups[a.Group].put(moved[i])
+		if a.Recovers {
+			delete(s.failures, a.Key)
+		}
 	}
 	maps.Copy(s.rows, tx.writes)
 	return nil
@@ -288,14 +291,6 @@ func (s Store) Fail(_ context.Context, epoch, version int64, f tokenstore.Failur
 	f.FailedAt = s.now()
 	f.RetryAt = f.FailedAt.Add(retryIn)
 	s.failures[f.Key] = f
-	return nil
-}
-
-// Recover implements tokenstore.Store.
-func (s Store) Recover(_ context.Context, key tokenstore.Key) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.failures, key)
 	return nil
 }
 

@@ -192,15 +192,6 @@ func (s *Store) Fail(ctx context.Context, epoch, version int64, f tokenstore.Fai
 	return nil
 }
 
-// Recover implements tokenstore.Store.
-func (s *Store) Recover(ctx context.Context, key tokenstore.Key) error {
-	_, err := s.pool.Exec(ctx, s.in(`DELETE FROM {{schema}}.failure WHERE tenant = $1 AND group_name = $2 AND segment = $3`), tenant, key.Group, key.Segment)
-	if err != nil {
-		return fmt.Errorf("clearing the failure of segment %d of %s: %w", key.Segment, key.Group, err)
-	}
-	return nil
-}
-
 // fenced turns the fence's SQLSTATE into tokenstore.ErrFenced.
 func fenced(err error) error {
 	var pg *pgconn.PgError

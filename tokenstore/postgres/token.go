@@ -116,6 +116,9 @@ func (s *Store) queueFence(batch *pgx.Batch, advances []tokenstore.Advance) {
 		if a.WasParted || len(a.Parts) > 1 {
 			s.queueParts(batch, a.Key, a.Parts)
 		}
+		if a.Recovers {
+			batch.Queue(s.in(`DELETE FROM {{schema}}.failure WHERE tenant = $1 AND group_name = $2 AND segment = $3`), tenant, a.Group, a.Segment)
+		}
 	}
 	if released {
 		batch.Queue(`SELECT pg_notify($1, '')`, s.notify)

@@ -88,11 +88,25 @@ var claims = map[string]func(*world){
 		if len(got) != 1 || got[0].Attempts != 2 || got[0].Message != "still none" || got[0].Position != 3 || got[0].RetryAt.Sub(got[0].FailedAt).Round(time.Second) != 20*time.Second {
 			w.Fatalf("failures %+v", got)
 		}
-		w.must(w.Store.Recover(w.ctx, t.Key))
-		w.must(w.Store.Recover(w.ctx, t.Key))
-		if got, err = w.Store.Failures(w.ctx, processor); err != nil || len(got) != 0 {
-			w.Errorf("cleared: %+v, %v", got, err)
+		failures := func() int {
+			all, err := w.Store.Failures(w.ctx, processor)
+			w.must(err)
+			return len(all)
 		}
+		recovering := func(a tokenstore.Advance) []tokenstore.Advance {
+			a.Recovers = true
+			return []tokenstore.Advance{a}
+		}
+		stale := to(t, 1)
+		stale.Version--
+		if err := w.Store.Advance(w.ctx, recovering(stale)); !errors.Is(err, tokenstore.ErrFenced) {
+			w.Errorf("recovering by a batch that is fenced off: %v", err)
+		}
+		w.must(w.Store.Advance(w.ctx, []tokenstore.Advance{to(t, 1)}))
+		w.same("failures after a move that does not recover", 1, failures())
+		t.Version++
+		w.must(w.Store.Advance(w.ctx, recovering(to(t, 2))))
+		w.same("failures after one that does", 0, failures())
 	},
 }
 

@@ -30,7 +30,7 @@ func Lockstep(t *testing.T, store Harness) {
 		m.declare(t)
 		m.define(t)
 		t.Repeat(map[string]func(*rapid.T){
-			"declare": m.declare, "claim": m.claim, "claim more": m.claim, "commit": m.commit, "commit more": m.commit, "fail": m.fail, "recover": m.recover,
+			"declare": m.declare, "claim": m.claim, "claim more": m.claim, "commit": m.commit, "commit more": m.commit, "fail": m.fail,
 			"split": m.split, "merge": m.merge, "towards": m.towards, "define": m.define, "request": m.request, "begin": m.begin, "reset": m.reset,
 			"end reset": m.endReset, "complete": m.complete, "abandon": m.abandon, "drop": m.drop, "register": m.register, "beat": m.beat,
 			"state": m.state, "elapse": m.elapse, "assign": m.assign, "adopt": m.adopt, "replay": m.replayed, "apart": m.apart, "": m.compare,
@@ -193,7 +193,7 @@ func (m *lockstep) commit(t *rapid.T) {
 		if slices.ContainsFunc(advances, func(a tokenstore.Advance) bool { return a.Key == token.Key }) {
 			continue
 		}
-		a := tokenstore.Advance{Key: token.Key, Epoch: token.Epoch, Version: token.Version, WasParted: len(token.Parts) > 1, Release: rapid.Bool().Draw(t, "release")}
+		a := tokenstore.Advance{Key: token.Key, Epoch: token.Epoch, Version: token.Version, WasParted: len(token.Parts) > 1, Release: rapid.Bool().Draw(t, "release"), Recovers: rapid.Bool().Draw(t, "recovers")}
 		if rapid.IntRange(0, 9).Draw(t, "wrong") == 0 {
 			a.Epoch += rapid.Int64Range(-1, 1).Draw(t, "epoch")
 			a.Version += rapid.Int64Range(-1, 1).Draw(t, "version")
@@ -232,13 +232,6 @@ func (m *lockstep) fail(t *rapid.T) {
 	m.step(t, "fail", func(h Harness) error {
 		return h.Store.Fail(m.ctx, token.Epoch, token.Version, tokenstore.Failure{Key: token.Key, Position: 1, Attempts: 1, Message: "m"}, time.Second)
 	})
-}
-
-func (m *lockstep) recover(t *rapid.T) {
-	if len(m.believed) > 0 {
-		key := rapid.SampledFrom(m.believed).Draw(t, "believed").Key
-		m.step(t, "recover", func(h Harness) error { return h.Store.Recover(m.ctx, key) })
-	}
 }
 
 // anySequencing is the default one mostly.
