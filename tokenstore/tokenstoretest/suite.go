@@ -68,7 +68,10 @@ func At(position int64) tokenstore.Progress {
 func Run(t *testing.T, open func(t *testing.T) Harness) {
 	for _, part := range []map[string]func(*world){groups, sequencings, claims, fence, shapes, replays, resets, workers, plans} {
 		for name, test := range part {
-			t.Run(name, func(t *testing.T) { test(&world{t, t.Context(), open(t)}) })
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				test(&world{t, t.Context(), open(t)})
+			})
 		}
 	}
 }
