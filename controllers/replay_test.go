@@ -238,6 +238,7 @@ var _ = Describe("A replay", func() {
 			id := fmt.Sprintf("r%d", i)
 			w.edit("orders", declaring(id))
 			Eventually(w.ledger(id, "phase")).Should(Equal("Pending"))
+			Eventually(w.replaySays("orders."+id, "Accepted")).Should(Equal("True/Accepted"), "seen before it is over, or it counts as one that ran before")
 			w.advance(id, isOver)
 			Eventually(w.replaySays("orders."+id, "Complete")).Should(Equal("True/ReplayComplete"))
 		}
@@ -256,6 +257,7 @@ var _ = Describe("A replay", func() {
 		w := running(resettable)
 		w.create(w.newReplay("mine", "orders-view"))
 		Eventually(w.ledger("mine", "phase")).Should(Equal("Pending"))
+		Eventually(w.replaySays("mine", "Accepted")).Should(Equal("True/Accepted"))
 		w.advance("mine", isOver)
 		Eventually(w.replaySays("mine", "Complete")).Should(Equal("True/ReplayComplete"))
 		w.create(w.newReplay("waiting", "orders-view"))
