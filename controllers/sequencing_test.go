@@ -94,7 +94,7 @@ var _ = Describe("A change of a sequencing", func() {
 		w.edit("orders", all(perStream, declaring("back")))
 		Eventually(w.says("orders", "Reconciling")).Should(Equal("True/SequencingChanged"))
 		Expect(w.says("orders", "Stalled")()).To(Equal("absent"), "it passes")
-		Expect(w.message("orders", "Ready")()).To(ContainSubstring("the end of replay change"))
+		Eventually(w.message("orders", "Ready")).Should(ContainSubstring("the end of replay change"))
 		Consistently(w.rolledOut, "1s").Should(Equal(now))
 		w.desire("orders.change", v1alpha1.ReplayAbandoned)
 		Eventually(w.ledger("change", "state")).Should(Equal("Abandoned"), "it can be abandoned meanwhile")
@@ -102,7 +102,7 @@ var _ = Describe("A change of a sequencing", func() {
 		Expect(w.pool.Exec(context.Background(), `UPDATE sluice.processing_group SET replay = NULL`)).Error().NotTo(HaveOccurred())
 		Eventually(w.rolledOut).Should(Equal(before), "the definition is the first one again")
 		Eventually(w.says("orders", "Reconciling")).Should(Equal("True/SequencingChanged"))
-		Expect(w.message("orders", "Ready")()).To(ContainSubstring("replay back"))
+		Eventually(w.message("orders", "Ready")).Should(ContainSubstring("replay back"))
 	})
 
 	It("whose replay fails says so, and leaves a way back", func() {
