@@ -63,7 +63,7 @@ func (l *life) give(ctx context.Context, s *segmentRun, again bool) {
 
 // step applies one batch and reports whether there may be another one.
 func (l *life) step(ctx context.Context, s *segmentRun) (again bool) {
-	b := assemble(s.member.Peek(), s.limit, s.group.handler.Wants, s.replay)
+	b := assemble(s.member.Peek(), min(s.limit, l.maxBatchSize(s.group.name)), s.group.handler.Wants, s.replay)
 	if b.delivered == 0 && b.cut == 0 && len(b.events) == 0 {
 		return false
 	}
@@ -94,6 +94,12 @@ func (l *life) step(ctx context.Context, s *segmentRun) (again bool) {
 	return true
 }
 
+func (l *life) maxBatchSize(group string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.settings.maxBatchSize(group)
+}
+
 // apply runs the handler; when it returns nil, the handler's writes and the token's move have committed.
 func (l *life) apply(ctx context.Context, s *segmentRun, b batch, advance tokenstore.Advance) error {
 	ctx, cancel := context.WithTimeout(ctx, l.options.HandlerTimeout)
@@ -119,8 +125,8 @@ func (t transaction) InTx(ctx context.Context, work func(pgx.Tx) error) error {
 
 // succeeded clears what failed before and lets batches grow while they are quick.
 func (l *life) succeeded(s *segmentRun, took time.Duration) {
+	largest := l.maxBatchSize(s.group.name)
 	l.mu.Lock()
-	largest := l.settings.maxBatchSize(s.group.name)
 	s.fault, s.notBefore = nil, time.Time{}
 	s.wait.reset()
 	l.mu.Unlock()
