@@ -37,7 +37,7 @@ lint: ## Run golangci-lint (builds it first)
 ##@ Testing
 
 .PHONY: test
-test: cluster postgres test-verify test-unit test-postgres test-faults test-apiserver test-charts test-e2e test-mutants ## Run all tests; installs and starts what they need
+test: cluster postgres test-verify test-unit test-postgres test-faults test-apiserver test-charts test-e2e test-bench test-mutants ## Run all tests; installs and starts what they need
 
 .PHONY: test-verify
 test-verify: generate ## Check format, vet, and that what is generated is up to date
@@ -72,6 +72,16 @@ RUNS ?= 5
 .PHONY: bench-takeover
 bench-takeover: cluster postgres ## Measure how long segments stand still when their owner goes away (RUNS=5, ONLY=sigkill,cut)
 	go run ./test/bench/takeover -runs $(RUNS) -only '$(ONLY)'
+
+EVENTS ?= 1000000
+
+.PHONY: bench
+bench: postgres ## Measure how fast a worker catches up, against what server and driver allow (EVENTS=1000000, RUNS=5, ONLY='scan;loop;Sluice')
+	go run ./test/bench/throughput -events $(EVENTS) -runs $(RUNS) -only '$(ONLY)'
+
+.PHONY: test-bench
+test-bench: ## Run the short form of the benches, which fails where a figure is missed by more than a factor of three
+	go run ./test/bench/throughput -events 100000 -runs 1 -slack 3
 
 .PHONY: test-nightly
 test-nightly: ## Run the fault tests for long: a storm of ten minutes, 50 interleavings of rollouts and replays

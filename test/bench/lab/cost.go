@@ -1,0 +1,121 @@
+package lab
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Cost of a run. CPU time is what other users of the machine disturb least.
+type Cost struct {
+	Client, Server time.Duration // CPU time of this process, and of all of the server's
+	PeakRSS        int64         // of this process, in bytes
+}
+
+// Meter measures what is spent from Measure to Stop.
+type Meter struct {
+	server         int // the postmaster's process
+	clientAt, from time.Duration
+}
+
+// Measure begins. Memory that this process does not need any more goes back to the system first.
+func (s *Server) Measure() (*Meter, error) {
+	debug.FreeOSMemory()
+	data, err := os.ReadFile(filepath.Join(s.DataDir(), "postmaster.pid"))
+	if err != nil {
+		return nil, err
+	}
+	first, _, _ := strings.Cut(string(data), "\n")
+	m := &Meter{}
+	if m.server, err = strconv.Atoi(first); err != nil {
+		return nil, fmt.Errorf("postmaster.pid: %w", err)
+	}
+	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil { // the peak begins anew
+		return nil, err
+	}
+	m.clientAt, m.from, err = m.read()
+	return m, err
+}
+
+// Stop returns what has been spent.
+func (m *Meter) Stop() (Cost, error) {
+	client, server, err := m.read()
+	if err != nil {
+		return Cost{}, err
+	}
+	peak, err := peakRSS()
+	return Cost{Client: client - m.clientAt, Server: server - m.from, PeakRSS: peak}, err
+}
+
+// read returns the CPU times spent so far.
+func (m *Meter) read() (client, server time.Duration, err error) {
+	own, err := readStat(os.Getpid())
+	if err != nil {
+		return 0, 0, err
+	}
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, path := range stats {
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			return 0, 0, err
+		}
+		s, err := readStat(pid)
+		switch {
+		case err != nil: // it has ended meanwhile
+		case pid == m.server:
+			server += s.own + s.children // children that have ended
+		case s.parent == m.server:
+			server += s.own
+		}
+	}
+	return own.own, server, nil
+}
+
+// stat is what /proc says of a process.
+type stat struct {
+	parent        int
+	own, children time.Duration
+}
+
+// tick is the unit of times in /proc, which is the same on all machines that Go runs on.
+const tick = 10 * time.Millisecond
+
+func readStat(pid int) (stat, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return stat{}, err
+	}
+	_, after, _ := strings.Cut(string(data), ") ") // behind the name
+	fields := strings.Fields(after)
+	if len(fields) < 15 {
+		return stat{}, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
+	}
+	var n [15]int64
+	for _, i := range []int{1, 11, 12, 13, 14} {
+		if n[i], err = strconv.ParseInt(fields[i], 10, 64); err != nil {
+			return stat{}, err
+		}
+	}
+	return stat{int(n[1]), time.Duration(n[11]+n[12]) * tick, time.Duration(n[13]+n[14]) * tick}, nil
+}
+
+func peakRSS() (int64, error) {
+	data, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		if text, found := strings.CutPrefix(line, "VmHWM:"); found {
+			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(text), "kB")), 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, fmt.Errorf("/proc/self/status has no VmHWM")
+}

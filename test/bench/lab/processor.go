@@ -1,0 +1,81 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sluice-project/sluice/definition"
+	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/runtime/access"
+	"github.com/sluice-project/sluice/runtime/handler"
+	"github.com/sluice-project/sluice/runtime/worker"
+	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
+)
+
+// Processor is one that a bench declares as the operator would, and whose worker it runs in its own process.
+type Processor struct {
+	Name     string // a DNS label; group names of a database are not used by two processors at once
+	Groups   string // the YAML of spec.processingGroups
+	Handlers map[string]handler.Handler
+	OnBatch  func(worker.Batch) // may be nil; called by several goroutines
+	URL      string             // of the database, which the worker connects to
+	DB       *pgxpool.Pool      // of the same database, for what the operator does
+}
+
+func (p *Processor) key() string { return "bench/default/" + p.Name }
+
+func (p *Processor) spec() (definition.Spec, error) {
+	document, err := definition.ParseYAML([]byte("apiVersion: sluice.dev/v1alpha1\nkind: EventProcessor\nmetadata: {name: " + p.Name + "}\nspec:\n" +
+		"  store: {type: Postgres, postgres: {urlSecretRef: {name: unused}}}\n  processingGroups:\n" + p.Groups))
+	return document.Spec, err
+}
+
+// Declare makes the processor and its tokens, which start at a place.
+func (p *Processor) Declare(ctx context.Context, at tokenstore.Place) error {
+	spec, err := p.spec()
+	if err != nil {
+		return fmt.Errorf("the processor %s: %w", p.Name, err)
+	}
+	var groups []tokenstore.Group
+	for _, g := range spec.ProcessingGroups {
+		groups = append(groups, tokenstore.Group{Name: g.Name, Segments: int(g.Segments), Sequencing: g.Sequencing.Policy().String()})
+	}
+	live, err := json.Marshal(spec.Live(1))
+	if err != nil {
+		return err
+	}
+	source := eventspostgres.NewSource(p.DB, Schema)
+	err = postgres.NewStore(p.DB, Schema).Declare(ctx, p.key(), groups, nil, func(string) (tokenstore.Progress, error) { return source.Start(ctx, at) })
+	if err != nil {
+		return err
+	}
+	return postgres.NewDirectory(p.DB, Schema).DeclareProcessor(ctx, tokenstore.Processor{Name: p.key(), Definition: spec.Definition().ID(), Replicas: 1, Live: live})
+}
+
+// Run runs a worker of the processor until the context ends, and then lets it drain.
+func (p *Processor) Run(ctx context.Context, pod string) error {
+	spec, err := p.spec()
+	if err != nil {
+		return err
+	}
+	target, err := access.FromURL(p.URL)
+	if err != nil {
+		return err
+	}
+	def := spec.Definition()
+	return worker.New(worker.Options{Processor: p.key(), Pod: pod, Definition: def, DefinitionID: def.ID(), Handlers: p.Handlers, Target: target,
+		Schema: Schema, Version: "bench", OnBatch: p.OnBatch, DrainTimeout: 1, // nobody is there to take its segments
+		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})).With("processor", p.Name)}).Run(ctx)
+}
+
+// Drop takes the processor and its tokens away again.
+func (p *Processor) Drop(ctx context.Context) error {
+	return errors.Join(postgres.NewStore(p.DB, Schema).Drop(ctx, p.key()), postgres.NewDirectory(p.DB, Schema).RemoveProcessor(ctx, p.key()))
+}
