@@ -107,6 +107,8 @@ func (h happened) note(kind string, before, after *state) {
 		add("release after a batch", len(after.writes) == len(before.writes))
 	case "write: its connection is lost":
 		add("unknown and committed", before.applied != 0)
+	case "write is taken for failed":
+		add("taken for failed, and committed", before.applied != 0)
 	case "claim", "claim, the answer is lost":
 		add("takeover of a busy segment", slices.ContainsFunc(before.writes, func(w write) bool { return !w.done }))
 	case "merge":
@@ -219,7 +221,8 @@ func TestAllInterleavingsOfASmallWorld(t *testing.T) {
 		})
 	}
 	for _, what := range []string{"fenced", "unknown and committed", "takeover of a busy segment", "merge of unequal halves", "split of unmet halves", "split in a replay",
-		"merge in a replay", "reset fences a batch", "replay complete", "replay abandoned halfway", "second reset", "release after a batch"} {
+		"merge in a replay", "reset fences a batch", "replay complete", "replay abandoned halfway", "second reset", "release after a batch",
+		"taken for failed, and committed"} {
 		if met[what] == 0 {
 			t.Errorf("no state tells anything of: %s", what)
 		}

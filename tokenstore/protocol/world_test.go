@@ -244,6 +244,7 @@ func (s *state) steps() []step {
 		add("write fails", i, 0, func(n *state) error { return n.fail(i) })
 		add("write is answered", i, 0, func(n *state) error { return n.answer(i) })
 		add("write: its connection is lost", i, 0, func(n *state) error { return n.lose(i) })
+		add("write is taken for failed", i, 0, func(n *state) error { return n.misjudge(i) })
 	}
 	for kind, change := range map[string]func(*state) error{
 		"split": (*state).split, "merge": (*state).merge, "a reset begins": (*state).beginReset, "the reset is given up": (*state).endReset,
@@ -466,6 +467,19 @@ func (s *state) lose(i int) error {
 	lost := *w
 	s.forget()
 	return s.settle(lost, protocol.Unknown)
+}
+
+// misjudge has the owner of a write take it for failed, as when a handler's time is over while its commit is on the way: it believes
+// its token to be as it was, and may send the same events again. The write may be carried out all the same.
+func (s *state) misjudge(i int) error {
+	w := &s.writes[i]
+	if err := s.spend(&s.left.failures); err != nil || w.lost || w.advance.Release {
+		return errNot
+	}
+	w.lost = true
+	lost := *w
+	s.forget()
+	return s.settle(lost, protocol.RolledBack)
 }
 
 func (s *state) settle(w write, o protocol.Outcome) error {
