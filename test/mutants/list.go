@@ -19,6 +19,7 @@ var (
 	conformance   = test{"./tokenstore/postgres", "TestTheStoreKeepsItsPromises|TestTheStoreGoesInStep"}
 	reading       = test{"./eventsource/postgres", "ReadersGet|LargeLate"}
 	replaying     = test{"./runtime/worker", "Replay"}
+	sequencing    = test{"./runtime/worker", "Sequencing"}
 	clocks        = test{"./test/faults", "WhateverTheWorkersClocksSay"}
 )
 
@@ -29,6 +30,7 @@ const (
 	tokens   = "tokenstore/protocol/token.go"
 	bounds   = "tokenstore/protocol/boundary.go"
 	holdings = "tokenstore/protocol/holding.go"
+	marks    = "runtime/worker/boundary.go"
 )
 
 // mutants are the mistakes that we are afraid of.
@@ -53,8 +55,10 @@ var mutants = []mutant{
 	{"a reset is done again", []edit{{resetSQL, "case phase != tokenstore.ReplayResetting:", "case phase == tokenstore.ReplayComplete:"}}, conformance},
 	{"a second reset forgets the first one's boundary", []edit{{bounds, "if len(before) == 0 {", "if len(before) >= 0 {"}}, boundaries},
 	{"an abandoned replay forgets what it has handled", []edit{{bounds, "union, err := n.Union(b.Progress, p.Progress)", "union, err := n.Union(b.Progress, b.Progress)"}}, interleavings},
-	{"a split forgets the replay", []edit{{"runtime/worker/replaying.go", "if !b.Segment.Includes(t.Range()) && !t.Range().Includes(b.Segment) {", "if b.Segment != t.Range() {"}}, replaying},
-	{"an event counts as a replay by its position", []edit{{"runtime/worker/segment.go", "if p.Coverage.Covers(e) {", "if e.Position <= p.Coverage.Position() {"}}, replaying},
+	{"a split forgets the replay", []edit{{marks, "if !bound.Segment.Includes(t.Range()) && !t.Range().Includes(bound.Segment) {", "if bound.Segment != t.Range() {"}}, replaying},
+	{"an event counts as a replay by its position", []edit{{marks, "there && r.parts[i].Coverage.Covers(e) {", "there && e.Position <= r.parts[i].Coverage.Position() {"}}, replaying},
+	{"a claim does not look at the sequencing", []edit{{tokenSQL, "AND g.sequencing || '/' || g.hash = c.sequencing", ""}}, conformance},
+	{"replays are told by the new sequencing's hash", []edit{{marks, "	if r.moved {", "	if r.moved && r.by.Type == segment.Broadcast {"}}, sequencing},
 	{"epochs begin anew after a drop", []edit{{"tokenstore/postgres/store.go", "progress.Position, progress.Snapshot, floor+1)", "progress.Position, progress.Snapshot, floor-floor+1)"}}, conformance},
 	{"late events of transactions that ran are not looked for", []edit{{"eventsource/postgres/read.go", "WHERE pg_visible_in_snapshot(ended.txid, pg_current_snapshot()))", "WHERE false)"}}, reading},
 	{"late events of transactions that had not begun are not looked for", []edit{{"eventsource/postgres/read.go", "WHERE e.txid >= pg_snapshot_xmax(band.snapshot::pg_snapshot) AND", "WHERE false AND"}}, reading},

@@ -62,6 +62,11 @@ func run(chosen []mutant, known bool) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	for _, m := range chosen {
+		if _, err := m.overlay(dir); err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
+		}
+	}
 	sound := map[test]bool{}
 	caught := 0
 	for _, m := range chosen {
