@@ -83,6 +83,10 @@ bench: postgres ## Measure how fast a worker catches up, against what server and
 test-bench: ## Run the short form of the benches, which fails where a figure is missed by more than a factor of three
 	go run ./test/bench/throughput -events 100000 -runs 1 -slack 3
 
+.PHONY: bench-tokens
+bench-tokens: ## Measure what ten thousand segments cost: claims, takeover, splits and merges, heap-only updates (RUNS=5, ONLY=own,hot)
+	go run ./test/bench/tokens -runs $(RUNS) -only '$(ONLY)'
+
 .PHONY: test-nightly
 test-nightly: ## Run the fault tests for long: a storm of ten minutes, 50 interleavings of rollouts and replays
 	SLUICE_FAULTS_DURATION=10m SLUICE_FAULTS_INTERLEAVINGS=50 go test -count=1 -timeout 60m ./test/faults/...

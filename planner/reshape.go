@@ -4,35 +4,36 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
-// stepsAtOnce bounds the splits and merges of one step of the planner, so that plans are written in between.
-const stepsAtOnce = 64
+// The splits and merges of one step of the planner are bounded, so that plans are written in between: halves have no owner before. So
+// many are done at least, and more as long as it takes no longer than this.
+const (
+	stepsAtOnce = 64
+	stepsWithin = 400 * time.Millisecond
+)
 
 // reshape splits and merges towards the number of segments that each group wants, each in a transaction of its own, and
 // returns how many it did. Whoever comes after a crash goes on from the layout that there is.
 func (p *Planner) reshape(ctx context.Context, groups []tokenstore.Group, tokens []tokenstore.Token) (int, error) {
-	done := 0
+	done, began := 0, time.Now()
 	for _, group := range groups {
-		layout := layoutOf(group.Name, tokens)
-		for done < stepsAtOnce {
-			step, due, err := segment.Next(layout, group.Segments)
-			if err != nil {
-				return done, fmt.Errorf("group %s: %w", group.Name, err)
-			}
-			if !due {
-				break
+		steps, err := segment.Steps(layoutOf(group.Name, tokens), group.Segments)
+		if err != nil {
+			return done, fmt.Errorf("group %s: %w", group.Name, err)
+		}
+		for step := range steps {
+			if done >= stepsAtOnce && time.Since(began) > stepsWithin {
+				return done, nil
 			}
 			if err := p.carryOut(ctx, group.Name, step); errors.Is(err, tokenstore.ErrLayoutChanged) {
 				return done + 1, nil // somebody else did something: look again
 			} else if err != nil {
 				return done, err
-			}
-			if layout, err = step.Apply(layout); err != nil {
-				return done, fmt.Errorf("group %s: %w", group.Name, err)
 			}
 			done++
 		}

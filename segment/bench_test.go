@@ -6,19 +6,28 @@ import (
 	"github.com/sluice-project/sluice/segment"
 )
 
-// BenchmarkNext is one step somewhere between one segment and the largest number of them.
-func BenchmarkNext(b *testing.B) {
-	layout, err := segment.Layout(20_000)
+// BenchmarkSteps goes from one segment to the largest number of them and back.
+func BenchmarkSteps(b *testing.B) {
+	most, err := segment.Layout(segment.MaxSegments)
 	if err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		step, due, err := segment.Next(layout, segment.MaxSegments)
-		if err != nil || !due {
-			b.Fatal(due, err)
-		}
-		if _, err := step.Apply(layout); err != nil {
-			b.Fatal(err)
+		for _, way := range []struct {
+			from []segment.Segment
+			to   int
+		}{{[]segment.Segment{segment.Root}, segment.MaxSegments}, {most, 1}} {
+			steps, err := segment.Steps(way.from, way.to)
+			if err != nil {
+				b.Fatal(err)
+			}
+			n := 0
+			for range steps {
+				n++
+			}
+			if n != segment.MaxSegments-1 {
+				b.Fatal(n)
+			}
 		}
 	}
 }

@@ -135,3 +135,26 @@ func TestNextRefusesWhatIsNoPartitionOrOutOfRange(t *testing.T) {
 		}
 	}
 }
+
+// TestStepsMayBeLeftOffAnywhere compares the whole way with one that is looked for anew after each step.
+func TestStepsMayBeLeftOffAnywhere(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		current, want := anyPartition(t), rapid.IntRange(1, 80).Draw(t, "want")
+		steps, err := segment.Steps(current, want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for step := range steps {
+			next, more, err := segment.Next(current, want)
+			if err != nil || !more || next != step {
+				t.Fatalf("at %s: %s, and of the whole way %s (error %v)", text(current), next, step, err)
+			}
+			if current, err = step.Apply(current); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if step, more, err := segment.Next(current, want); more || err != nil {
+			t.Fatalf("the way ends before %s, error %v", step, err)
+		}
+	})
+}

@@ -19,6 +19,7 @@ type controller struct {
 	beaten    bool // the directory knows this worker and its processor
 	nextBeat  time.Time
 	nextMove  time.Time
+	restUntil time.Time // no look at the directory before
 	orphaned  map[tokenstore.Key]time.Time
 	drainFrom time.Time // when draining began; zero before
 	planning  bool      // this worker made the newest plan
@@ -76,6 +77,10 @@ func (l *life) controlLoop(ctx context.Context) error {
 // retryStore is about how soon the directory is tried again while it cannot be reached.
 const retryStore = 200 * time.Millisecond
 
+// restAfter is for how many times as long as a look took no other one begins: with many segments each costs something, and splits
+// announce themselves by the hundred.
+const restAfter = 2
+
 // turn does what is due and returns when the next turn is, unless something happens before.
 func (c *controller) turn(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -86,8 +91,12 @@ func (c *controller) turn(ctx context.Context) (time.Duration, error) {
 			return 0, err
 		}
 	}
-	if c.beaten && (c.due || c.planning || !c.pulse.Planned) {
+	if wait := time.Until(c.restUntil); wait > 0 {
+		again = min(again, wait)
+	} else if c.beaten && (c.due || c.planning || !c.pulse.Planned) {
+		began := time.Now()
 		d, err := c.observe(ctx)
+		c.restUntil = time.Now().Add(restAfter * time.Since(began))
 		if err != nil {
 			c.trouble(err)
 			c.due, again = true, min(again, jittered(retryStore))
@@ -159,6 +168,9 @@ func (c *controller) observe(ctx context.Context) (decision, error) {
 		return decision{}, err
 	}
 	c.plan(ctx)
+	if err := c.beatMeanwhile(ctx); err != nil {
+		return decision{}, err
+	}
 	view, err := c.directory.View(ctx, c.options.Processor)
 	if err != nil {
 		return decision{}, err
@@ -166,6 +178,9 @@ func (c *controller) observe(ctx context.Context) (decision, error) {
 	c.meet(view.Workers)
 	tokens, err := c.store.Tokens(ctx, c.options.Processor)
 	if err != nil {
+		return decision{}, err
+	}
+	if err := c.beatMeanwhile(ctx); err != nil {
 		return decision{}, err
 	}
 	if err := c.apply(view.Processor); err != nil {
@@ -182,6 +197,14 @@ func (c *controller) observe(ctx context.Context) (decision, error) {
 	}
 	c.judgeReadiness(&d, view)
 	return d, nil
+}
+
+// beatMeanwhile beats where a look takes long: the lease must not end over it.
+func (c *controller) beatMeanwhile(ctx context.Context) error {
+	if time.Now().Before(c.nextBeat) {
+		return nil
+	}
+	return c.beat(ctx)
 }
 
 // meet takes note of who else lives: whom to watch, and whether there is anybody to hand over to.

@@ -142,6 +142,18 @@ func (o Options) session() map[string]string {
 	return settings
 }
 
+// withConn gives work a connection, and ends a transaction that it left open because something failed in it.
+func withConn(ctx context.Context, pool *pgxpool.Pool, work func(*pgxpool.Conn) error) error {
+	return pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+		err := work(conn)
+		if err != nil && !conn.Conn().IsClosed() && conn.Conn().PgConn().TxStatus() != 'I' {
+			_, rollback := conn.Exec(ctx, `ROLLBACK`)
+			err = errors.Join(err, rollback)
+		}
+		return err
+	})
+}
+
 // quoted returns a schema's name as it stands in statements.
 func quoted(schema string) string { return pgx.Identifier{schema}.Sanitize() }
 

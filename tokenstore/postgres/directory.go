@@ -203,7 +203,7 @@ func (d *Directory) View(ctx context.Context, processor string) (tokenstore.View
 			return err
 		})
 	batch.Queue(`COMMIT`)
-	err := d.withConn(ctx, func(conn *pgxpool.Conn) error { return conn.SendBatch(ctx, batch).Close() })
+	err := withConn(ctx, d.pool, func(conn *pgxpool.Conn) error { return conn.SendBatch(ctx, batch).Close() })
 	if errors.Is(err, pgx.ErrNoRows) {
 		return v, tokenstore.ErrNoProcessor
 	}
@@ -211,18 +211,6 @@ func (d *Directory) View(ctx context.Context, processor string) (tokenstore.View
 		return v, fmt.Errorf("looking at processor %s: %w", processor, err)
 	}
 	return v, nil
-}
-
-// withConn gives work a connection and ends a transaction that it left open because something failed in it.
-func (d *Directory) withConn(ctx context.Context, work func(*pgxpool.Conn) error) error {
-	return d.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
-		err := work(conn)
-		if err != nil && !conn.Conn().IsClosed() && conn.Conn().PgConn().TxStatus() != 'I' {
-			_, rollback := conn.Exec(ctx, `ROLLBACK`)
-			err = errors.Join(err, rollback)
-		}
-		return err
-	})
 }
 
 func scanAssignment(row pgx.CollectableRow) (a tokenstore.Assignment, err error) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -13,72 +14,67 @@ import (
 
 // Split implements tokenstore.Store.
 func (s *Store) Split(ctx context.Context, group string, whole segment.Segment) error {
-	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		tokens, err := s.lock(ctx, tx, group, whole)
-		if err != nil {
-			return fmt.Errorf("splitting segment %s of %s: %w", whole, group, err)
-		}
+	err := s.reshape(ctx, group, []segment.Segment{whole}, func(tokens []tokenstore.Token, batch *pgx.Batch) error {
 		low, high, err := protocol.Halves(tokens[0])
 		if err != nil {
 			return err
 		}
-		for _, half := range []tokenstore.Token{low, high} {
-			if err := s.put(ctx, tx, half); err != nil {
-				return fmt.Errorf("splitting segment %s of %s: %w", whole, group, err)
-			}
-		}
-		return s.announce(ctx, tx)
+		s.queuePut(batch, low)
+		s.queuePut(batch, high)
+		return nil
 	})
+	if err != nil {
+		return fmt.Errorf("splitting segment %s of %s: %w", whole, group, err)
+	}
+	return nil
 }
 
 // Merge implements tokenstore.Store.
 func (s *Store) Merge(ctx context.Context, group string, half segment.Segment) error {
 	low, high := half.Pair()
-	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		tokens, err := s.lock(ctx, tx, group, low, high)
-		if err != nil {
-			return fmt.Errorf("merging segments %s and %s of %s: %w", low, high, group, err)
+	err := s.reshape(ctx, group, []segment.Segment{low, high}, func(tokens []tokenstore.Token, batch *pgx.Batch) error {
+		batch.Queue(s.in(`DELETE FROM {{schema}}.token WHERE tenant = $1 AND group_name = $2 AND segment = $3`), tenant, group, high.ID)
+		s.queuePut(batch, protocol.Whole(tokens[0], tokens[1]))
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("merging segments %s and %s of %s: %w", low, high, group, err)
+	}
+	return nil
+}
+
+// reshape locks the tokens of segments, given in the order of their ids, and writes what is made of them: one transaction of two round
+// trips, since a group may have thousands. ErrLayoutChanged when one is not there as such.
+func (s *Store) reshape(ctx context.Context, group string, segments []segment.Segment, change func([]tokenstore.Token, *pgx.Batch) error) error {
+	return withConn(ctx, s.pool, func(conn *pgxpool.Conn) error {
+		var tokens []tokenstore.Token
+		ids, masks := columns(segments)
+		begin := &pgx.Batch{}
+		begin.Queue(`BEGIN`)
+		begin.Queue(s.in(`SELECT FROM {{schema}}.token t WHERE tenant = $1 AND group_name = $2 AND segment = ANY ($3) ORDER BY segment FOR UPDATE`), tenant, group, ids)
+		begin.Queue(s.in(`SELECT `+tokenColumns+` FROM {{schema}}.token t JOIN unnest($3::integer[], $4::integer[]) AS l (segment, mask) USING (segment, mask) `+joinParts+`
+			WHERE t.tenant = $1 AND t.group_name = $2 ORDER BY t.segment, p.part_segment`), tenant, group, ids, masks).
+			Query(func(rows pgx.Rows) (err error) {
+				tokens, err = collect(rows)
+				return err
+			})
+		if err := conn.SendBatch(ctx, begin).Close(); err != nil {
+			return err
 		}
-		_, err = tx.Exec(ctx, s.in(`DELETE FROM {{schema}}.token WHERE tenant = $1 AND group_name = $2 AND segment = $3`), tenant, group, high.ID)
-		if err == nil {
-			err = s.put(ctx, tx, protocol.Whole(tokens[0], tokens[1]))
+		if len(tokens) != len(segments) {
+			return tokenstore.ErrLayoutChanged
 		}
-		if err != nil {
-			return fmt.Errorf("merging segments %s and %s of %s: %w", low, high, group, err)
+		end := &pgx.Batch{}
+		if err := change(tokens, end); err != nil {
+			return err
 		}
-		return s.announce(ctx, tx)
+		end.Queue(`SELECT pg_notify($1, '')`, s.notify)
+		end.Queue(`COMMIT`)
+		return conn.SendBatch(ctx, end).Close()
 	})
 }
 
-// lock locks the tokens of segments given in the order of their ids; ErrLayoutChanged when one is not there as such.
-func (s *Store) lock(ctx context.Context, tx pgx.Tx, group string, segments ...segment.Segment) ([]tokenstore.Token, error) {
-	ids, masks := columns(segments)
-	_, err := tx.Exec(ctx, s.in(`SELECT FROM {{schema}}.token t WHERE tenant = $1 AND group_name = $2 AND segment = ANY ($3) ORDER BY segment FOR UPDATE`), tenant, group, ids)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := tx.Query(ctx, s.in(`SELECT `+tokenColumns+` FROM {{schema}}.token t JOIN unnest($3::integer[], $4::integer[]) AS l (segment, mask) USING (segment, mask) `+joinParts+`
-		WHERE t.tenant = $1 AND t.group_name = $2 ORDER BY t.segment, p.part_segment`), tenant, group, ids, masks)
-	if err != nil {
-		return nil, err
-	}
-	tokens, err := collect(rows)
-	if err != nil {
-		return nil, err
-	}
-	if len(tokens) != len(segments) {
-		return nil, tokenstore.ErrLayoutChanged
-	}
-	return tokens, nil
-}
-
-// put writes a token whole, without an owner. What failed before is tried anew: its half may be another one now.
-func (s *Store) put(ctx context.Context, tx pgx.Tx, t tokenstore.Token) error {
-	batch := &pgx.Batch{}
-	s.queuePut(batch, t)
-	return tx.SendBatch(ctx, batch).Close()
-}
-
+// queuePut writes a token whole, without an owner. What failed before is tried anew: its half may be another one now.
 func (s *Store) queuePut(batch *pgx.Batch, t tokenstore.Token) {
 	first := protocol.Lowest(t.Parts)
 	batch.Queue(s.in(`INSERT INTO {{schema}}.token AS t (tenant, group_name, segment, mask, position, snapshot, generation, epoch, version, owner)

@@ -80,7 +80,7 @@ func bench(ctx context.Context, o options) error {
 }
 
 func once(ctx context.Context, o options, m measure, table *summary) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Minute)
 	defer cancel()
 	w, err := newWorld(ctx, o)
 	if err != nil {

@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"syscall"
 	"time"
 
 	"github.com/sluice-project/sluice/planner"
+	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
@@ -73,29 +75,46 @@ func ownAll(ctx context.Context, w *world, table *summary) error {
 	return nil
 }
 
-// reshape has a planner carry out the way from one segment to the largest number and back.
+// reshape goes from one segment to the largest number and back, with a planner alone, and then with workers, which plan by themselves and
+// own what there is.
 func reshape(ctx context.Context, w *world, table *summary) error {
-	if err := w.declare(ctx, 1); err != nil {
-		return err
-	}
 	p := planner.Planner{Directory: postgres.NewDirectory(w.pool, postgres.DefaultSchema), Store: w.store, Processor: processor, Name: "bench"}
-	for _, to := range []int{32767, 1} {
-		if err := w.declare(ctx, to); err != nil {
-			return err
-		}
-		began, segments := time.Now(), 0
-		for segments != to {
+	alone := func(to int) error {
+		for segments := 0; segments != to; {
 			outcome, err := p.Step(ctx)
 			if err != nil {
 				return err
 			}
 			segments = len(outcome.Tokens)
 		}
-		name := "1 segment split into 32,767, a transaction each"
-		if to == 1 {
-			name = "32,767 segments merged into 1, a transaction each"
+		return nil
+	}
+	owned := func(to int) error {
+		_, err := w.until(ctx, time.Now(), `SELECT count(*) = $1 AND bool_and(owner <> 0) FROM sluice.token`, to)
+		return err
+	}
+	if err := w.declare(ctx, 1); err != nil {
+		return err
+	}
+	for _, way := range []struct {
+		by   string
+		wait func(to int) error
+	}{{"by a planner alone", alone}, {fmt.Sprintf("with %d workers, until all are owned", w.options.workers), owned}} {
+		for _, to := range []int{segment.MaxSegments, 1} {
+			began := time.Now()
+			if err := w.declare(ctx, to); err != nil {
+				return err
+			}
+			if err := way.wait(to); err != nil {
+				return err
+			}
+			table.seconds(fmt.Sprintf("%d segments from %d, a transaction a step, %s", to, segment.MaxSegments+1-to, way.by), 0, time.Since(began).Seconds())
 		}
-		table.seconds(name, 0, time.Since(began).Seconds())
+		if len(w.workers) == 0 {
+			if err := errors.Join(w.start(), owned(1)); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
