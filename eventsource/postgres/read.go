@@ -1,10 +1,12 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
@@ -25,6 +27,10 @@ const window = 200_000
 // running and that has ended since, its events in the band; and the events above the tail. Each of the three is written so that one index
 // only can answer it, with generic plans too: the first two by (txid, position + 0), the third by the primary key. The filter stands
 // in a CASE because the planner, knowing nothing of it, would take it to select next to nothing, and sort rather than walk an index.
+//
+// Bands lie below the tail, so late events come before all others and only they are sorted: sorting whole pages took more time than
+// reading them. PostgreSQL runs the parts of a UNION ALL one after another where it may not run them in parallel, which their limits
+// forbid; that the rows do come in order is checked. There may be more of them than the limit, but not twice as many.
 const readStatement = `
 SELECT 0 AS position, 0::text::xid8 AS txid, '' AS stream_id, (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {{schema}}.event_position_seq) AS version,
        CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE '' END AS id, pg_current_snapshot()::text AS type, '' AS data, '' AS metadata, 'epoch'::timestamptz AS recorded_at
@@ -47,13 +53,15 @@ UNION ALL (
          WHERE e.txid = ended.txid AND e.position + 0 > band.above AND e.position + 0 <= band.through AND {{wanted}}
          ORDER BY e.position + 0 LIMIT $6) AS late
       WHERE pg_visible_in_snapshot(ended.txid, pg_current_snapshot()))
-    UNION ALL
-    (SELECT {{columns}} FROM {{schema}}.event e
-      WHERE e.position > $4 AND e.position <= $5 AND {{wanted}}
-      ORDER BY e.position LIMIT $6)
   ) AS u
   ORDER BY u.position LIMIT $6)
-ORDER BY position`
+UNION ALL (
+  SELECT u.position, u.txid, u.stream_id, u.version, u.id::text, u.type, u.data::text, u.metadata::text, u.recorded_at
+  FROM (
+    SELECT {{columns}} FROM {{schema}}.event e
+     WHERE e.position > $4 AND e.position <= $5 AND {{wanted}}
+     ORDER BY e.position LIMIT $6
+  ) AS u)`
 
 func readStatementFor(schema string) string {
 	return strings.NewReplacer("{{schema}}", schema,
@@ -94,8 +102,12 @@ func (s *Source) read(ctx context.Context, from []*coverage, filter sliceFilter,
 		return eventsource.Page{}, err
 	}
 	defer rows.Close()
-	var p pageBuilder
+	p := builders.Get().(*pageBuilder)
+	defer p.release()
 	for rows.Next() {
+		if len(p.rows) == limit {
+			continue // the arms have a limit each
+		}
 		if err := rows.Scan(&p.position, &p.txid, &p.stream, &p.version, &p.id, &p.kind, &p.data, &p.metadata, &p.recordedAt); err != nil {
 			return eventsource.Page{}, err
 		}
@@ -114,11 +126,12 @@ func (s *Source) read(ctx context.Context, from []*coverage, filter sliceFilter,
 			return eventsource.Page{}, err
 		}
 	}
-	r := reached(from, p.snapshot, len(p.events) == limit, p.position, windowEnd, p.head)
+	r := reached(from, p.snapshot, len(p.rows) == limit, p.last(), windowEnd, p.head)
 	return eventsource.Page{Events: p.finish(), More: r.more, After: r.after}, nil
 }
 
-// pageBuilder collects rows: one text and one block of bytes a page, instead of some for each event.
+// pageBuilder collects rows. It is used again for other pages, so that a page costs three pieces of memory, as large as they have
+// to be, instead of some for each event.
 type pageBuilder struct {
 	// the row at hand
 	position   int64
@@ -135,35 +148,59 @@ type pageBuilder struct {
 	snapshot Snapshot
 	head     int64
 
-	events []eventsource.Event
-	ends   []ends
-	text   []byte
-	json   []byte
+	rows []entry
+	text []byte
+	json []byte
 }
 
-// ends of an event's columns in the page's text and bytes.
-type ends struct{ stream, id, kind, data, metadata int }
+// entry is what is kept of a row until the page is complete. The ends of its columns are in the page's text and bytes.
+type entry struct {
+	position, version int64
+	txid              uint64
+	recordedAt        time.Time
+
+	stream, id, kind, data, metadata int
+}
+
+var builders = sync.Pool{New: func() any { return new(pageBuilder) }}
+
+// keptBytes is how large a builder may be that is kept for the next page.
+const keptBytes = 4 << 20
+
+// release makes the builder another page's.
+func (p *pageBuilder) release() {
+	if cap(p.text)+cap(p.json) <= keptBytes {
+		builders.Put(&pageBuilder{rows: p.rows[:0], text: p.text[:0], json: p.json[:0]})
+	}
+}
+
+// last is the position of the last event, 0 without any.
+func (p *pageBuilder) last() int64 {
+	if len(p.rows) == 0 {
+		return 0
+	}
+	return p.rows[len(p.rows)-1].position
+}
 
 func (p *pageBuilder) add() error {
 	if !p.started {
 		return p.start()
 	}
-	if n := len(p.events); n > 0 && p.events[n-1].Position >= p.position {
-		return fmt.Errorf("the server returned position %d after %d", p.position, p.events[n-1].Position)
+	if p.position <= p.last() {
+		return fmt.Errorf("the server returned position %d after %d", p.position, p.last())
 	}
-	var at ends
+	r := entry{position: p.position, version: p.version, txid: p.txid, recordedAt: p.recordedAt}
 	p.text = append(p.text, p.stream...)
-	at.stream = len(p.text)
+	r.stream = len(p.text)
 	p.text = append(p.text, p.id...)
-	at.id = len(p.text)
+	r.id = len(p.text)
 	p.text = append(p.text, p.kind...)
-	at.kind = len(p.text)
+	r.kind = len(p.text)
 	p.json = append(p.json, p.data...)
-	at.data = len(p.json)
+	r.data = len(p.json)
 	p.json = append(p.json, p.metadata...)
-	at.metadata = len(p.json)
-	p.ends = append(p.ends, at)
-	p.events = append(p.events, eventsource.Event{Position: p.position, Version: p.version, RecordedAt: p.recordedAt, Txn: p.txid})
+	r.metadata = len(p.json)
+	p.rows = append(p.rows, r)
 	return nil
 }
 
@@ -183,14 +220,20 @@ func (p *pageBuilder) start() (err error) {
 
 // finish hands out the events.
 func (p *pageBuilder) finish() []eventsource.Event {
-	text := string(p.text)
-	var last ends
-	for i, at := range p.ends {
-		e := &p.events[i]
-		e.StreamID, e.ID, e.Type = text[last.kind:at.stream], text[at.stream:at.id], text[at.id:at.kind]
-		e.Data, e.Metadata = p.json[last.metadata:at.data:at.data], p.json[at.data:at.metadata:at.metadata]
-		e.Hash = segment.PG1(e.StreamID)
-		last = at
+	if len(p.rows) == 0 {
+		return nil
 	}
-	return p.events
+	text, json := string(p.text), bytes.Clone(p.json)
+	events := make([]eventsource.Event, len(p.rows))
+	var last entry
+	for i, r := range p.rows {
+		stream := text[last.kind:r.stream]
+		events[i] = eventsource.Event{
+			Position: r.position, StreamID: stream, Version: r.version, ID: text[r.stream:r.id], Type: text[r.id:r.kind],
+			Data: json[last.metadata:r.data:r.data], Metadata: json[r.data:r.metadata:r.metadata],
+			RecordedAt: r.recordedAt, Hash: segment.PG1(stream), Txn: r.txid,
+		}
+		last = r
+	}
+	return events
 }

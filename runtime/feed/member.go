@@ -36,9 +36,10 @@ func (p Parts) Progress(whole segment.Segment) []tokenstore.Part {
 // Delivery is what a page held for one segment.
 type Delivery struct {
 	// Events of the segment, by position; may be empty: then only the coverage has moved.
-	Events []eventsource.Event
-	before Parts
-	page   eventsource.Page
+	Events   []eventsource.Event
+	before   Parts
+	page     eventsource.Page
+	expected int // events, roughly
 }
 
 // Until returns the segment's parts after the delivery's events up to and including the position.

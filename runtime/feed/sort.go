@@ -12,7 +12,7 @@ func sortOut(members []*Member, page eventsource.Page) []*Delivery {
 	deliveries := make([]*Delivery, len(members))
 	var indexes []*index
 	for i, m := range members {
-		deliveries[i] = &Delivery{before: m.parts, page: page}
+		deliveries[i] = &Delivery{before: m.parts, page: page, expected: expected(m, len(page.Events))}
 		at := slices.IndexFunc(indexes, func(x *index) bool { return x.by == m.by })
 		if at < 0 {
 			at = len(indexes)
@@ -77,7 +77,19 @@ func (x *index) give(event *eventsource.Event) {
 	}
 }
 
+// expected is how many of a page's events a member will get, where its hashes come as often as others.
+func expected(m *Member, events int) int {
+	if m.by.Type == segment.Broadcast {
+		return events
+	}
+	share := events * m.whole.Share() / segment.MaxSlices
+	return min(share+share/8+8, events)
+}
+
 func (d *Delivery) add(event *eventsource.Event, hash uint32) {
+	if d.Events == nil {
+		d.Events = make([]eventsource.Event, 0, d.expected)
+	}
 	d.Events = append(d.Events, *event)
 	d.Events[len(d.Events)-1].Hash = hash
 }

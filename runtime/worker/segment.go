@@ -73,8 +73,13 @@ func (b batch) replayed() int {
 // it covers all that was delivered.
 func assemble(deliveries []*feed.Delivery, limit int, wants func(eventType string) bool, replay *replayed) batch {
 	var b batch
+	waiting := 0
 	for _, d := range deliveries {
-		for i, event := range d.Events {
+		waiting += len(d.Events)
+	}
+	for _, d := range deliveries {
+		for i := range d.Events {
+			event := &d.Events[i]
 			if !wants(event.Type) {
 				b.skipped++
 				continue
@@ -85,8 +90,11 @@ func assemble(deliveries []*feed.Delivery, limit int, wants func(eventType strin
 				}
 				return b
 			}
-			event.Replay = replay.mark(&event)
-			b.events = append(b.events, event)
+			if b.events == nil {
+				b.events = make([]eventsource.Event, 0, min(waiting, limit))
+			}
+			b.events = append(b.events, *event)
+			b.events[len(b.events)-1].Replay = replay.mark(event)
 		}
 		b.delivered++
 		b.after = d.All()
