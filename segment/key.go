@@ -42,6 +42,7 @@ func (s Sequencing) Of(f Fields) uint32 {
 		return s.hash(f.ID)
 	case Broadcast:
 		return 0
+	case Stream:
 	}
 	return s.hash(f.StreamID)
 }
@@ -67,6 +68,7 @@ func (s Sequencing) ofValue(value gjson.Result, streamID string) uint32 {
 			return javaBoolean(value.Type == gjson.True)
 		}
 		return s.hash(value.Raw)
+	case gjson.Null, gjson.JSON:
 	}
 	return s.hash(streamID)
 }

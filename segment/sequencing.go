@@ -76,6 +76,7 @@ func (s Sequencing) Columns() (policy, hash string) {
 		policy += ":" + s.Metadata
 	case Broadcast:
 		hash = string(HashPG1)
+	case Stream, Sequential, Concurrent:
 	}
 	return policy, hash
 }

@@ -176,6 +176,7 @@ func anySequencing() *rapid.Generator[segment.Sequencing] {
 			s.Metadata = rapid.StringMatching(`[a-z/:. ]{1,6}`).Draw(t, "key")
 		case segment.Broadcast:
 			s.Hash = segment.HashPG1 // it hashes nothing
+		case segment.Stream, segment.Sequential, segment.Concurrent:
 		}
 		return s
 	})

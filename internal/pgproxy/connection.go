@@ -55,7 +55,7 @@ func (c *connection) startUp() bool {
 			}
 		case *pgproto3.CancelRequest:
 			if !c.proxy.isCut(m.ProcessID) {
-				c.send(m) // how it goes, nobody is told: not by a server either
+				_ = c.send(m) // how it goes, nobody is told: not by a server either
 			}
 			return false
 		case *pgproto3.StartupMessage:
@@ -125,7 +125,7 @@ func (c *connection) passRequests() {
 // hangUp tells the server that its client sends nothing more; it may still be answering.
 func (c *connection) hangUp() {
 	if tcp, ok := c.server.(*net.TCPConn); ok {
-		tcp.CloseWrite() // it may be gone already
+		_ = tcp.CloseWrite() // it may be gone already
 	}
 }
 
@@ -161,6 +161,7 @@ func (c *connection) spring(trap *Trap, request pgproto3.FrontendMessage) bool {
 		case <-trap.settled:
 		case <-c.proxy.ended:
 		}
+	case Forward, CutBefore:
 	}
 	return trap.rule.Do == Forward
 }
@@ -175,6 +176,7 @@ func (c *connection) expect(trap *Trap, request pgproto3.FrontendMessage) {
 		c.mutedFrom = c.request
 	case CutBefore, CutAfter:
 		c.mutedFrom = 1
+	case Forward:
 	}
 }
 

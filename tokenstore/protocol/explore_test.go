@@ -22,12 +22,15 @@ func (s *state) check(before *state) error {
 			return fmt.Errorf("the epoch of segment %s goes back from %d to %d", t.Range(), s.highest[t.Segment], t.Epoch)
 		}
 		s.highest[t.Segment] = t.Epoch
-		var parts []segment.Segment
+		share := 0
 		for _, p := range t.Parts {
-			parts = append(parts, p.Segment)
+			share += p.Segment.Share()
 			if !t.Range().Includes(p.Segment) {
 				return fmt.Errorf("part %s is none of segment %s", p.Segment, t.Range())
 			}
+		}
+		if share != t.Range().Share() {
+			return fmt.Errorf("the parts of segment %s are %d slices of it", t.Range(), share)
 		}
 		for _, old := range before.tokens {
 			if old.Key != t.Key {

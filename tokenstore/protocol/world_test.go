@@ -218,7 +218,7 @@ func (s *state) steps() []step {
 	add := func(kind string, at, who int, change func(*state) error) {
 		next := s.clone()
 		err := change(next)
-		if err == errNot {
+		if errors.Is(err, errNot) {
 			return
 		}
 		if err == nil {

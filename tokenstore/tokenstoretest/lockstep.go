@@ -74,9 +74,10 @@ func both[T any](m *lockstep, t *rapid.T, what string, operation func(Harness) (
 	return want, wantErr
 }
 
-func (m *lockstep) step(t *rapid.T, what string, operation func(Harness) error) error {
+// step is both for operations that answer nothing but whether they are done; it reports that.
+func (m *lockstep) step(t *rapid.T, what string, operation func(Harness) error) bool {
 	_, err := both(m, t, what, func(h Harness) (struct{}, error) { return struct{}{}, operation(h) })
-	return err
+	return err == nil
 }
 
 // sameTimes leaves out what depends on when, or on what other runs have done.
@@ -122,7 +123,7 @@ func (m *lockstep) compare(t *rapid.T) {
 		Replaying map[string]*tokenstore.Replaying
 		View      tokenstore.View
 	}
-	both(m, t, "all", func(h Harness) (k known, err error) {
+	_, err := both(m, t, "all", func(h Harness) (k known, err error) {
 		var errs [6]error
 		k.Tokens, errs[0] = h.Store.Tokens(m.ctx, m.processor)
 		k.Groups, errs[1] = h.Store.Groups(m.ctx, m.processor)
@@ -139,6 +140,9 @@ func (m *lockstep) compare(t *rapid.T) {
 		}
 		return k, segment.Partition(layout)
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (m *lockstep) tokens() []tokenstore.Token {
@@ -211,8 +215,7 @@ func (m *lockstep) commit(t *rapid.T) {
 	}
 	m.row++
 	rows := map[string]string{fmt.Sprintf("%d/%d", m.run, m.row): "written"}
-	err := m.step(t, "commit", func(h Harness) error { return h.Commit(m.ctx, advances, rows) })
-	if err != nil {
+	if !m.step(t, "commit", func(h Harness) error { return h.Commit(m.ctx, advances, rows) }) {
 		m.counted["fenced commit"]++
 		return
 	}
@@ -254,7 +257,7 @@ func (m *lockstep) merge(t *rapid.T) {
 }
 
 func (m *lockstep) join(t *rapid.T, s segment.Segment) {
-	if err := m.step(t, "merge", func(h Harness) error { return h.Store.Merge(m.ctx, m.group, s) }); err == nil {
+	if m.step(t, "merge", func(h Harness) error { return h.Store.Merge(m.ctx, m.group, s) }) {
 		for _, token := range m.tokens() {
 			if token.Range() == s.Parent() && len(token.Parts) > 1 {
 				m.counted["unequal merge"]++
@@ -447,7 +450,7 @@ func (m *lockstep) assign(t *rapid.T) {
 
 func (m *lockstep) adopt(t *rapid.T) {
 	orphan, w := m.anyAssignment(t), m.self(t)
-	both(m, t, "adopt", func(h Harness) ([]tokenstore.Key, error) {
+	_, _ = both(m, t, "adopt", func(h Harness) ([]tokenstore.Key, error) { // refusals are compared
 		return h.Directory.Adopt(m.ctx, m.processor, w.Incarnation, []tokenstore.Assignment{orphan})
 	})
 }

@@ -193,8 +193,8 @@ func (w *world) until(ctx context.Context, since time.Time, query string, args .
 func (w *world) close() error {
 	var all error
 	for _, cmd := range w.workers {
-		cmd.Process.Kill() // it may have ended
-		cmd.Wait()         // by the signal
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()         // by the signal
 	}
 	if w.pool != nil {
 		w.pool.Close()
