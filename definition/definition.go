@@ -85,7 +85,7 @@ func ParseDefinition(data []byte) (Definition, error) {
 		return Definition{}, fmt.Errorf("reading a definition: %w", err)
 	}
 	c := &checker{}
-	c.oneOf("source.type", definition.Source.Type, SourceStore)
+	c.source("source", definition.Source)
 	c.items("groups", len(definition.Groups), 1, 32)
 	for i, group := range definition.Groups {
 		at := fmt.Sprintf("groups[%d]", i)

@@ -97,13 +97,67 @@ const (
 	TLSVerifyFull = "VerifyFull"
 )
 
-// Source is where events come from.
+// Source is where events come from; Type names the field that is set.
 type Source struct {
-	Type string `json:"type"`
+	Type  string `json:"type"`
+	Table *Table `json:"table,omitempty"`
 }
 
-// SourceStore is the type of Sluice's own event table in the store.
-const SourceStore = "Store"
+// Types of a source.
+const (
+	SourceStore = "Store" // Sluice's own event table in the store
+	SourceTable = "Table" // a table of the user's in the store's database
+)
+
+// Table says how events stand in a table.
+type Table struct {
+	Name      string       `json:"name"` // schema.table
+	Positions string       `json:"positions,omitempty"`
+	Columns   TableColumns `json:"columns"`
+	Data      Payload      `json:"data"`
+	Metadata  *Payload     `json:"metadata,omitempty"`
+}
+
+// Ways in which writers take positions.
+const (
+	PositionsInserted    = "Inserted"    // by the statement that inserts the event
+	PositionsTransaction = "Transaction" // earlier in its transaction
+	PositionsReserved    = "Reserved"    // in blocks, at any time before
+)
+
+// TableColumns are the columns of a table that have an event's fields.
+type TableColumns struct {
+	Position    string `json:"position"`
+	Transaction string `json:"transaction"`
+	Stream      string `json:"stream"`
+	Version     string `json:"version,omitempty"`
+	Type        string `json:"type"`
+	ID          string `json:"id,omitempty"`
+	RecordedAt  string `json:"recordedAt"`
+}
+
+// Payload is a column with an event's data or metadata.
+type Payload struct {
+	Column  string `json:"column"`
+	Type    string `json:"type,omitempty"`
+	Content string `json:"content,omitempty"`
+}
+
+// Types of a payload's column.
+const (
+	PayloadJSONB       = "JSONB"
+	PayloadJSON        = "JSON"
+	PayloadText        = "Text"
+	PayloadBytea       = "Bytea"
+	PayloadLargeObject = "LargeObject"
+)
+
+// What a payload's column holds.
+const (
+	ContentJSON   = "JSON"   // JSON, handed on as it is
+	ContentText   = "Text"   // any text, handed on as a JSON string
+	ContentBase64 = "Base64" // any bytes, handed on as a JSON string in base64
+)
 
 // Group is a processing group.
 type Group struct {

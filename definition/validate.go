@@ -40,7 +40,7 @@ func (s Spec) Validate() []Problem {
 	}
 	c.oneOf("spec.deletionPolicy", s.DeletionPolicy, Retain, Delete)
 	c.store(s.Store)
-	c.oneOf("spec.source.type", s.Source.Type, SourceStore)
+	c.source("spec.source", s.Source)
 	c.groups(s.ProcessingGroups)
 	c.replay(s)
 	c.template(s.Template)

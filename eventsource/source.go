@@ -86,3 +86,8 @@ type Source interface {
 type PlaceError struct{ Problem string }
 
 func (e *PlaceError) Error() string { return e.Problem }
+
+// InvalidError says what in the database is not as the source is declared, and what to change. Nothing was read.
+type InvalidError struct{ Problem string }
+
+func (e *InvalidError) Error() string { return "spec.source: " + e.Problem }

@@ -20,6 +20,14 @@ const (
 	TLSDisabled     = "mode Disable takes no secrets: remove caSecretRef and certificateSecretRef," +
 		" or choose Require, VerifyCA or VerifyFull"
 
+	SourceUnion       = "type Table needs table, and type Store takes none"
+	SourceImmutable   = "type cannot be changed, because tokens are progress in that source: create a processor with other groups instead"
+	TableName         = "must be schema.table, both as PostgreSQL has them, in the same case: letters, digits, '_' and '$', not beginning with a digit"
+	TableImmutable    = "name cannot be changed, because tokens are progress in that table: create a processor with other groups instead"
+	PositionImmutable = "position cannot be changed, because tokens are positions of that column: create a processor with other groups instead"
+	ColumnName        = "must be a column's name as PostgreSQL has it, in the same case: letters, digits, '_' and '$', not beginning with a digit"
+	PayloadContent    = "content Text needs a column of type Text, Bytea or LargeObject, and content Base64 one of type Bytea or LargeObject"
+
 	InitialPositionImmutable = "initialPosition is used once, when the group first starts, and cannot be changed:" +
 		" create a Replay to read events again"
 	SequencingUnion = "type Property needs property, type Metadata needs metadata, and the other types take neither"
@@ -74,6 +82,13 @@ func All() []Rule {
 		{"SchemaImmutable", processor, SchemaImmutable},
 		{"StoreID", processor, StoreID},
 		{"TLSDisabled", processor, TLSDisabled},
+		{"SourceUnion", processor, SourceUnion},
+		{"SourceImmutable", processor, SourceImmutable},
+		{"TableName", processor, TableName},
+		{"TableImmutable", processor, TableImmutable},
+		{"PositionImmutable", processor, PositionImmutable},
+		{"ColumnName", processor, ColumnName},
+		{"PayloadContent", processor, PayloadContent},
 		{"InitialPositionImmutable", processor, InitialPositionImmutable},
 		{"SequencingUnion", processor, SequencingUnion},
 		{"PropertyPath", processor, PropertyPath},

@@ -152,6 +152,8 @@ const (
 	ReasonReplayDenied = "ReplayDenied"
 	// ReasonPlaceInvalid: the source has no such place to begin at. (Accepted; of a new group's initialPosition, Ready and Stalled)
 	ReasonPlaceInvalid = "PlaceInvalid"
+	// ReasonSourceInvalid: the table of spec.source is not as it is declared, or not prepared. (Ready, Stalled)
+	ReasonSourceInvalid = "SourceInvalid"
 	// ReasonPending: the replay has not been looked at by a worker yet. (Complete)
 	ReasonPending = "Pending"
 	// ReasonWaiting: another replay of one of the groups runs first. (Complete)

@@ -115,18 +115,3 @@ const (
 	DeletionPolicyRetain DeletionPolicy = "Retain"
 	DeletionPolicyDelete DeletionPolicy = "Delete"
 )
-
-// Source is where events come from.
-type Source struct {
-	// type names the kind of source: Store is Sluice's own event table in the store.
-	// +required
-	Type SourceType `json:"type"`
-}
-
-// SourceType names a kind of source.
-//
-// +kubebuilder:validation:Enum=Store
-type SourceType string
-
-// SourceTypeStore is Sluice's own event table in the store.
-const SourceTypeStore SourceType = "Store"

@@ -1,8 +1,10 @@
 package postgres
 
 import (
+	"fmt"
 	"slices"
 
+	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -20,7 +22,7 @@ func (c *coverage) meet(other *coverage) *coverage {
 	for _, s := range slices.Concat(c.steps, other.steps) {
 		ends = append(ends, s.through)
 	}
-	m := &coverage{}
+	m := &coverage{table: c.table}
 	for _, end := range ends {
 		if both := c.at(end).Meet(other.at(end)); both.xmax > 0 {
 			m = m.with(step{end, both})
@@ -36,7 +38,7 @@ func (c *coverage) contains(other *coverage) bool {
 
 // upTo covers what c covers up to a position.
 func (c *coverage) upTo(through int64) *coverage {
-	cut := &coverage{}
+	cut := &coverage{table: c.table}
 	for _, s := range c.steps {
 		cut = cut.with(step{min(s.through, through), s.snapshot})
 	}
@@ -45,35 +47,63 @@ func (c *coverage) upTo(through int64) *coverage {
 
 // Union implements tokenstore.Notation.
 func (s *Source) Union(a, b tokenstore.Progress) (tokenstore.Progress, error) {
-	return combine(a, b, (*coverage).union)
+	return s.combine(a, b, (*coverage).union)
 }
 
 // Meet implements tokenstore.Notation.
 func (s *Source) Meet(a, b tokenstore.Progress) (tokenstore.Progress, error) {
-	return combine(a, b, (*coverage).meet)
+	return s.combine(a, b, (*coverage).meet)
 }
 
 // Contains implements tokenstore.Notation.
 func (s *Source) Contains(a, b tokenstore.Progress) (bool, error) {
-	x, err := parseProgress(a)
+	x, err := s.parse(a)
 	if err != nil {
 		return false, err
 	}
-	y, err := parseProgress(b)
+	y, err := s.parse(b)
 	if err != nil {
 		return false, err
 	}
 	return x.contains(y), nil
 }
 
-func combine(a, b tokenstore.Progress, with func(x, y *coverage) *coverage) (tokenstore.Progress, error) {
-	x, err := parseProgress(a)
+func (s *Source) combine(a, b tokenstore.Progress, with func(x, y *coverage) *coverage) (tokenstore.Progress, error) {
+	x, err := s.parse(a)
 	if err != nil {
 		return tokenstore.Progress{}, err
 	}
-	y, err := parseProgress(b)
+	y, err := s.parse(b)
 	if err != nil {
 		return tokenstore.Progress{}, err
 	}
 	return with(x, y).Progress(), nil
+}
+
+// parse reads progress in this source's table.
+func (s *Source) parse(p tokenstore.Progress) (*coverage, error) {
+	c, err := parseProgress(p)
+	if err != nil {
+		return nil, err
+	}
+	if len(c.steps) == 0 {
+		c.table = s.events.name() // nothing is nothing in any table
+	}
+	return c, s.own(c.table)
+}
+
+// own returns an error unless progress is in this source's table: elsewhere the same positions are other events.
+func (s *Source) own(table string) error {
+	if table == s.events.name() {
+		return nil
+	}
+	return &eventsource.InvalidError{Problem: fmt.Sprintf("the group's tokens are progress in %s, and spec.source is %s, where the same positions are other events: put the source back, or declare a group with another name",
+		described(table), described(s.events.name()))}
+}
+
+func described(table string) string {
+	if table == "" {
+		return "Sluice's own event table"
+	}
+	return "the positions " + table
 }

@@ -24,8 +24,8 @@ const checkStatement = `
 SELECT pg_is_in_recovery(), m.system_identifier, c.system_identifier, current_setting('server_encoding')
 FROM {{schema}}.meta m, pg_control_system() c`
 
-// Check tells whether events can be read from this server: ErrStandby, ErrStoreChanged or ErrHashMismatch say that not, wrapped with what was
-// found. To be called before the first read and after each lost connection.
+// Check tells whether events can be read from this server: ErrStandby, ErrStoreChanged, ErrHashMismatch or, for a table of the user's, a
+// *eventsource.InvalidError say that not, wrapped with what was found. To be called before the first read and after each lost connection.
 func (s *Source) Check(ctx context.Context) error {
 	var standby bool
 	var known, found int64
@@ -42,6 +42,9 @@ func (s *Source) Check(ctx context.Context) error {
 		return fmt.Errorf("%w: system identifier %d instead of %d", ErrStoreChanged, uint64(found), uint64(known))
 	case encoding != "UTF8":
 		return fmt.Errorf("%w: its encoding is %s", ErrHashMismatch, encoding)
+	}
+	if s.events.table != nil {
+		return s.checkTable(ctx) // hashes are Sluice's own: the database filters nothing
 	}
 	return s.checkHashes(ctx, segment.Vectors())
 }

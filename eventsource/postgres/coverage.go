@@ -18,7 +18,10 @@ type step struct {
 
 // coverage is a staircase of steps: positions rise and snapshots shrink from one to the next. No steps means that nothing
 // has been given. Most of the time there is one step; there are more while late events are drained in several pages.
-type coverage struct{ steps []step }
+type coverage struct {
+	table string // whose events these are, schema.table.column; empty for Sluice's own
+	steps []step
+}
 
 // Covers reports whether the event has been given.
 func (c *coverage) Covers(e *eventsource.Event) bool { return c.at(e.Position).Visible(e.Txn) }
@@ -58,7 +61,7 @@ func (c *coverage) with(s step) *coverage {
 		}
 	}
 	steps = append(steps, s)
-	return &coverage{append(steps, c.steps[above:]...)}
+	return &coverage{c.table, append(steps, c.steps[above:]...)}
 }
 
 // contained returns an error unless the snapshot sees all that was seen before, as later ones of one server do.
@@ -73,12 +76,16 @@ func (c *coverage) contained(snapshot Snapshot) error {
 }
 
 // Progress writes the coverage as the position and the snapshot of the highest step, followed by " through@snapshot" for
-// each lower one, from high to low.
+// each lower one, from high to low. Before that stand the names of the table and of the position's column and a blank, where the table is not Sluice's own.
 func (c *coverage) Progress() tokenstore.Progress {
 	if len(c.steps) == 0 {
 		return tokenstore.Progress{}
 	}
 	var b strings.Builder
+	if c.table != "" {
+		b.WriteString(c.table)
+		b.WriteByte(' ')
+	}
 	for i, s := range slices.Backward(c.steps) {
 		if i < len(c.steps)-1 {
 			b.WriteByte(' ')
@@ -98,8 +105,12 @@ func parseProgress(p tokenstore.Progress) (*coverage, error) {
 	if p.Position <= 0 {
 		return nil, fmt.Errorf("progress: position %d with snapshot %q: only 0 without a snapshot and positions above 0 mean something", p.Position, p.Snapshot)
 	}
+	table, text := "", p.Snapshot
+	if first, rest, _ := strings.Cut(text, " "); !strings.Contains(first, ":") {
+		table, text = first, rest
+	}
 	var steps []step
-	for i, text := range strings.Split(p.Snapshot, " ") {
+	for i, text := range strings.Split(text, " ") {
 		through := p.Position
 		if i > 0 {
 			number, rest, _ := strings.Cut(text, "@")
@@ -119,7 +130,7 @@ func parseProgress(p tokenstore.Progress) (*coverage, error) {
 		steps = append(steps, step{through, snapshot})
 	}
 	slices.Reverse(steps)
-	return &coverage{steps}, nil
+	return &coverage{table, steps}, nil
 }
 
 func parseThrough(text string, above int64) (int64, error) {

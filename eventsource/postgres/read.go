@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -32,43 +31,36 @@ const window = 200_000
 // reading them. PostgreSQL runs the parts of a UNION ALL one after another where it may not run them in parallel, which their limits
 // forbid; that the rows do come in order is checked. There may be more of them than the limit, but not twice as many.
 const readStatement = `
-SELECT 0 AS position, 0::text::xid8 AS txid, '' AS stream_id, (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {{schema}}.event_position_seq) AS version,
-       CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE '' END AS id, pg_current_snapshot()::text AS type, '' AS data, '' AS metadata, 'epoch'::timestamptz AS recorded_at
+SELECT 0::bigint AS position, 0::text::xid8 AS txid, '' AS stream_id, ({{head}}) AS version,
+       {{state}} AS id, pg_current_snapshot()::text AS type, '' AS data, '' AS metadata, 'epoch'::timestamptz AS recorded_at
 UNION ALL (
   SELECT u.position, u.txid, u.stream_id, u.version, u.id::text, u.type, u.data::text, u.metadata::text, u.recorded_at
   FROM (
     (SELECT late.*
        FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS band (above, through, snapshot)
       CROSS JOIN LATERAL (
-        SELECT {{columns}} FROM {{schema}}.event e
-         WHERE e.txid >= pg_snapshot_xmax(band.snapshot::pg_snapshot) AND e.txid < pg_snapshot_xmax(pg_current_snapshot())
-           AND e.position + 0 > band.above AND e.position + 0 <= band.through AND {{wanted}}
-         ORDER BY e.position + 0 LIMIT $6) AS late)
+        SELECT {{events}} FROM {{table}} e
+         WHERE e.{{txid}} >= pg_snapshot_xmax(band.snapshot::pg_snapshot) AND e.{{txid}} < pg_snapshot_xmax(pg_current_snapshot())
+           AND e.{{position}} + 0 > band.above AND e.{{position}} + 0 <= band.through AND {{wanted}}
+         ORDER BY e.{{position}} + 0 LIMIT $6) AS late)
     UNION ALL
     (SELECT late.*
        FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS band (above, through, snapshot)
       CROSS JOIN LATERAL pg_snapshot_xip(band.snapshot::pg_snapshot) AS ended (txid)
       CROSS JOIN LATERAL (
-        SELECT {{columns}} FROM {{schema}}.event e
-         WHERE e.txid = ended.txid AND e.position + 0 > band.above AND e.position + 0 <= band.through AND {{wanted}}
-         ORDER BY e.position + 0 LIMIT $6) AS late
+        SELECT {{events}} FROM {{table}} e
+         WHERE e.{{txid}} = ended.txid AND e.{{position}} + 0 > band.above AND e.{{position}} + 0 <= band.through AND {{wanted}}
+         ORDER BY e.{{position}} + 0 LIMIT $6) AS late
       WHERE pg_visible_in_snapshot(ended.txid, pg_current_snapshot()))
   ) AS u
   ORDER BY u.position LIMIT $6)
 UNION ALL (
   SELECT u.position, u.txid, u.stream_id, u.version, u.id::text, u.type, u.data::text, u.metadata::text, u.recorded_at
   FROM (
-    SELECT {{columns}} FROM {{schema}}.event e
-     WHERE e.position > $4 AND e.position <= $5 AND {{wanted}}
-     ORDER BY e.position LIMIT $6
+    SELECT {{events}} FROM {{table}} e
+     WHERE e.{{position}} > $4::bigint AND e.{{position}} <= $5::bigint AND {{wanted}}
+     ORDER BY e.{{position}} LIMIT $6
   ) AS u)`
-
-func readStatementFor(schema string) string {
-	return strings.NewReplacer("{{schema}}", schema,
-		"{{columns}}", "e.position, e.txid, e.stream_id, e.version, e.id, e.type, e.data, e.metadata, e.recorded_at",
-		"{{wanted}}", "CASE WHEN get_bit($8::bytea, e.slice & $7::integer) = 1 THEN true ELSE false END",
-	).Replace(readStatement)
-}
 
 // Read returns the next events that any of the coverages lacks; see [eventsource.Source]. At most limit events, at least 1.
 // ErrStandby and ErrStoreChanged say that this server cannot be read with these coverages.
@@ -81,6 +73,9 @@ func (s *Source) Read(ctx context.Context, from []eventsource.Coverage, segments
 		var ok bool
 		if own[i], ok = c.(*coverage); !ok {
 			return eventsource.Page{}, fmt.Errorf("reading events: a coverage of type %T is of another source", c)
+		}
+		if err := s.own(own[i].table); err != nil {
+			return eventsource.Page{}, fmt.Errorf("reading events: %w", err)
 		}
 	}
 	page, err := s.read(ctx, own, filterFor(segments), limit)
@@ -97,7 +92,11 @@ func (s *Source) read(ctx context.Context, from []*coverage, filter sliceFilter,
 	for i, b := range bands {
 		above[i], through[i], snapshots[i] = b.above, b.through, b.snapshot.String()
 	}
-	rows, err := s.db.Query(ctx, s.readSQL, above, through, snapshots, tail, windowEnd, limit, filter.mask, filter.bits)
+	args := []any{above, through, snapshots, tail, windowEnd, limit}
+	if s.events.sliced {
+		args = append(args, filter.mask, filter.bits)
+	}
+	rows, err := s.db.Query(ctx, s.readSQL, args...)
 	if err != nil {
 		return eventsource.Page{}, err
 	}
@@ -189,6 +188,9 @@ func (p *pageBuilder) add() error {
 	if p.position <= p.last() {
 		return fmt.Errorf("the server returned position %d after %d", p.position, p.last())
 	}
+	if !p.snapshot.Visible(p.txid) {
+		return &stampError{position: p.position, txid: p.txid}
+	}
 	r := entry{position: p.position, version: p.version, txid: p.txid, recordedAt: p.recordedAt}
 	p.text = append(p.text, p.stream...)
 	r.stream = len(p.text)
@@ -210,8 +212,12 @@ func (p *pageBuilder) start() (err error) {
 	if p.position != 0 {
 		return errors.New("the server did not return first the row that tells of the page")
 	}
-	if len(p.id) > 0 {
+	switch string(p.id) {
+	case "":
+	case standby:
 		return ErrStandby
+	default:
+		return errBelowOne
 	}
 	p.head = p.version
 	p.snapshot, err = ParseSnapshot(string(p.kind))

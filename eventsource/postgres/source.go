@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -23,10 +24,11 @@ type DB interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
-// Source reads the event table of one schema. It holds no state: several goroutines may use it at once.
+// Source reads the event table of one schema, or a table of the user's. It holds no state: several goroutines may use it at once.
 type Source struct {
 	db                          DB
 	schema                      string
+	events                      mapping
 	readSQL, startSQL, checkSQL string
 	headSQL, timeSQL, oldestSQL string
 	window                      int64
@@ -36,20 +38,31 @@ var _ eventsource.Source = (*Source)(nil)
 
 // NewSource returns the source that reads the event table of the schema. It asks the server for nothing yet: call
 // [Source.Check] before the first read, and after each lost connection.
-func NewSource(db DB, schema string) *Source {
+func NewSource(db DB, schema string) *Source { return newSource(db, schema, ownMapping(schema)) }
+
+// Open returns the source that a definition declares, in the store of the schema: Sluice's own table, or one of the user's in the same
+// database. As with [NewSource], call [Source.Check] first.
+func Open(db DB, schema string, source definition.Source) *Source {
+	if source.Table == nil {
+		return NewSource(db, schema)
+	}
+	return newSource(db, schema, tableMapping(*source.Table))
+}
+
+func newSource(db DB, schema string, events mapping) *Source {
 	quoted := pgx.Identifier{schema}.Sanitize()
-	statement := func(text string) string { return strings.ReplaceAll(text, "{{schema}}", quoted) }
+	inSchema := func(text string) string { return strings.ReplaceAll(text, "{{schema}}", quoted) }
 	return &Source{
-		db: db, schema: schema, window: window,
-		readSQL: readStatementFor(quoted), startSQL: statement(startStatement), headSQL: statement(headStatement), timeSQL: statement(timeStatement), oldestSQL: statement(oldestStatement), checkSQL: statement(checkStatement),
+		db: db, schema: schema, events: events, window: window,
+		readSQL: events.in(readStatement), startSQL: events.in(startStatement), headSQL: events.head, timeSQL: events.in(timeStatement),
+		oldestSQL: inSchema(oldestStatement), checkSQL: inSchema(checkStatement),
 	}
 }
 
 const (
 	// The subquery keeps the planner from walking the primary key up to the first event of the time.
-	timeStatement  = `SELECT coalesce((SELECT min(position) FROM (SELECT position FROM {{schema}}.event WHERE recorded_at >= $1 OFFSET 0) AS since), 0)`
-	headStatement  = `SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {{schema}}.event_position_seq`
-	startStatement = `SELECT CASE WHEN is_called THEN last_value ELSE 0 END, pg_current_snapshot()::text, pg_is_in_recovery() FROM {{schema}}.event_position_seq`
+	timeStatement  = `SELECT coalesce((SELECT min({{position}}) FROM (SELECT {{position}} FROM {{table}} WHERE {{time}} >= $1 OFFSET 0) AS since), 0)::bigint`
+	startStatement = `SELECT ({{head}}), pg_current_snapshot()::text, pg_is_in_recovery()`
 )
 
 // Start implements eventsource.Source. Latest begins with the first event whose transaction had not ended when the server took the
@@ -100,14 +113,14 @@ func (s *Source) since(ctx context.Context, at time.Time) (tokenstore.Progress, 
 
 // below is what a progress has been given up to a position.
 func (s *Source) below(all tokenstore.Progress, through int64) (tokenstore.Progress, error) {
-	c, err := parseProgress(all)
+	c, err := s.parse(all)
 	if err != nil {
 		return tokenstore.Progress{}, err
 	}
 	return c.upTo(through).Progress(), nil
 }
 
-// latest is one statement: its snapshot is taken before it reads the sequence, so every event that the snapshot sees has a position up to
+// latest is one statement: its snapshot is taken before it reads the sequence, or the positions that the snapshot sees, so every event that the snapshot sees has a position up to
 // that number. Events up to it that the snapshot does not see are found by their transactions. It has been given nothing above through.
 func (s *Source) latest(ctx context.Context, through int64) (tokenstore.Progress, error) {
 	var head int64
@@ -123,12 +136,12 @@ func (s *Source) latest(ctx context.Context, through int64) (tokenstore.Progress
 	if err != nil {
 		return tokenstore.Progress{}, fmt.Errorf("looking for the latest position: %w", err)
 	}
-	return (&coverage{}).with(step{min(head, through), snapshot}).Progress(), nil
+	return (&coverage{table: s.events.name()}).with(step{min(head, through), snapshot}).Progress(), nil
 }
 
 // Parse reads a token's progress.
 func (s *Source) Parse(p tokenstore.Progress) (eventsource.Coverage, error) {
-	c, err := parseProgress(p)
+	c, err := s.parse(p)
 	if err != nil {
 		return nil, err
 	}

@@ -12,16 +12,12 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
-
-	"github.com/sluice-project/sluice/eventsource/postgres"
 )
 
 // writers do to the event table whatever a reader might stumble over.
 type writers struct {
-	t   *testing.T
-	db  *pgxpool.Pool
-	log *postgres.Log
+	t  *testing.T
+	on *subject
 
 	committed, rolledBack, savepoints, prepared, bulk, copied, deadlocks atomic.Int64
 	names                                                                atomic.Int64
@@ -29,7 +25,7 @@ type writers struct {
 
 // run starts the writers and waits until all of them have ended after about the time given.
 func (w *writers) run(count int, during time.Duration) {
-	exec(w.t, w.db, "CREATE TABLE elsewhere (n integer)")
+	exec(w.t, w.on.db, "CREATE TABLE elsewhere (n integer)")
 	ctx, cancel := context.WithTimeout(context.Background(), during)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -67,7 +63,7 @@ func hold(random *rand.Rand) {
 
 func (w *writers) transaction(random *rand.Rand) error {
 	if random.IntN(4) == 0 {
-		_, err := w.log.Append(context.Background(), stream(random), postgres.Any, someEvents(random)...)
+		err := w.on.append(context.Background(), stream(random), 1+random.IntN(5))
 		w.committed.Add(1)
 		return err
 	}
@@ -84,7 +80,7 @@ func (w *writers) transaction(random *rand.Rand) error {
 			}
 		}
 		for range 1 + random.IntN(2) {
-			if _, err := w.log.AppendTx(ctx, tx, stream(random), postgres.Any, someEvents(random)...); err != nil {
+			if err := w.on.appendTx(ctx, tx, stream(random), 1+random.IntN(5)); err != nil {
 				return err
 			}
 		}
@@ -97,7 +93,7 @@ func (w *writers) transaction(random *rand.Rand) error {
 func (w *writers) savepoint(ctx context.Context, random *rand.Rand, tx pgx.Tx) error {
 	undo := errors.New("back to the savepoint")
 	err := pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
-		if _, err := w.log.AppendTx(ctx, tx, stream(random), postgres.Any, someEvents(random)...); err != nil {
+		if err := w.on.appendTx(ctx, tx, stream(random), 1+random.IntN(5)); err != nil {
 			return err
 		}
 		if random.IntN(2) == 0 {
@@ -115,7 +111,7 @@ func (w *writers) savepoint(ctx context.Context, random *rand.Rand, tx pgx.Tx) e
 // in does something in a transaction and ends it somehow: commit, rollback, or two phases with another hold between them.
 func (w *writers) in(random *rand.Rand, do func(context.Context, pgx.Tx) error) error {
 	ctx := context.Background()
-	conn, err := w.db.Acquire(ctx)
+	conn, err := w.on.db.Acquire(ctx)
 	if err != nil {
 		return err
 	}
@@ -157,7 +153,7 @@ func (w *writers) in(random *rand.Rand, do func(context.Context, pgx.Tx) error) 
 // insertMany writes 5,000 rows with one statement.
 func (w *writers) insertMany(random *rand.Rand) error {
 	return w.in(random, func(ctx context.Context, tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, `INSERT INTO sluice.event (stream_id, version, type, data)
+		_, err := tx.Exec(ctx, w.on.insert+`
 			SELECT $1 || (n - 1) / 100, 1 + (n - 1) % 100, 'Imported', '{}' FROM generate_series(1, 5000) n`, fmt.Sprintf("many-%d-", w.names.Add(1)))
 		time.Sleep(time.Duration(random.Int64N(int64(1500 * time.Millisecond))))
 		w.bulk.Add(1)
@@ -168,7 +164,7 @@ func (w *writers) insertMany(random *rand.Rand) error {
 func (w *writers) copy(random *rand.Rand) error {
 	return w.in(random, func(ctx context.Context, tx pgx.Tx) error {
 		name := fmt.Sprintf("copy-%d", w.names.Add(1))
-		n, err := tx.CopyFrom(ctx, pgx.Identifier{"sluice", "event"}, []string{"stream_id", "version", "type", "data"},
+		n, err := tx.CopyFrom(ctx, w.on.copyTo, w.on.columns,
 			pgx.CopyFromSlice(200, func(i int) ([]any, error) { return []any{name, i + 1, "Copied", "{}"}, nil }))
 		time.Sleep(time.Duration(random.Int64N(int64(800 * time.Millisecond))))
 		w.copied.Add(n)
@@ -179,8 +175,8 @@ func (w *writers) copy(random *rand.Rand) error {
 // storm appends and rolls back, as fast as it can.
 func (w *writers) storm(random *rand.Rand) error {
 	undo := errors.New("rolled back")
-	err := pgx.BeginFunc(context.Background(), w.db, func(tx pgx.Tx) error {
-		if _, err := w.log.AppendTx(context.Background(), tx, "storm", postgres.NoStream, happened, happened); err != nil {
+	err := pgx.BeginFunc(context.Background(), w.on.db, func(tx pgx.Tx) error {
+		if err := w.on.appendTx(context.Background(), tx, "storm", 2); err != nil {
 			return err
 		}
 		return undo
@@ -193,7 +189,3 @@ func (w *writers) storm(random *rand.Rand) error {
 }
 
 func stream(random *rand.Rand) string { return fmt.Sprint("stream-", random.IntN(150)) }
-
-func someEvents(random *rand.Rand) []postgres.NewEvent {
-	return []postgres.NewEvent{happened, happened, happened, happened, happened}[:1+random.IntN(5)]
-}

@@ -76,6 +76,12 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.SQLStatementApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Store"):
 		return &apiv1alpha1.StoreApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("TableColumns"):
+		return &apiv1alpha1.TableColumnsApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("TablePayload"):
+		return &apiv1alpha1.TablePayloadApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("TableSource"):
+		return &apiv1alpha1.TableSourceApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("URLSecretReference"):
 		return &apiv1alpha1.URLSecretReferenceApplyConfiguration{}
 

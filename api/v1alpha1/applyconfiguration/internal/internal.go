@@ -34,6 +34,8 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
       default: 1m0s
+- name: com.github.sluice-project.sluice.api.v1alpha1.ColumnName
+  scalar: string
 - name: com.github.sluice-project.sluice.api.v1alpha1.ContextValue
   scalar: string
 - name: com.github.sluice-project.sluice.api.v1alpha1.DeletionPolicy
@@ -220,6 +222,10 @@ var schemaYAML = typed.YAMLObject(`types:
         namedType: com.github.sluice-project.sluice.api.v1alpha1.OnErrorAction
       default: Block
 - name: com.github.sluice-project.sluice.api.v1alpha1.OnErrorAction
+  scalar: string
+- name: com.github.sluice-project.sluice.api.v1alpha1.PayloadContent
+  scalar: string
+- name: com.github.sluice-project.sluice.api.v1alpha1.PayloadType
   scalar: string
 - name: com.github.sluice-project.sluice.api.v1alpha1.PostgresConnection
   map:
@@ -546,6 +552,9 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.sluice-project.sluice.api.v1alpha1.Source
   map:
     fields:
+    - name: table
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.TableSource
     - name: type
       type:
         namedType: com.github.sluice-project.sluice.api.v1alpha1.SourceType
@@ -564,6 +573,65 @@ var schemaYAML = typed.YAMLObject(`types:
   scalar: string
 - name: com.github.sluice-project.sluice.api.v1alpha1.TLSMode
   scalar: string
+- name: com.github.sluice-project.sluice.api.v1alpha1.TableColumns
+  map:
+    fields:
+    - name: id
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.ColumnName
+    - name: position
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.ColumnName
+    - name: recordedAt
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.ColumnName
+    - name: stream
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.ColumnName
+    - name: transaction
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.ColumnName
+    - name: type
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.ColumnName
+    - name: version
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.ColumnName
+- name: com.github.sluice-project.sluice.api.v1alpha1.TablePayload
+  map:
+    fields:
+    - name: column
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.ColumnName
+    - name: content
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.PayloadContent
+      default: JSON
+    - name: type
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.PayloadType
+      default: JSONB
+- name: com.github.sluice-project.sluice.api.v1alpha1.TablePositions
+  scalar: string
+- name: com.github.sluice-project.sluice.api.v1alpha1.TableSource
+  map:
+    fields:
+    - name: columns
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.TableColumns
+    - name: data
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.TablePayload
+    - name: metadata
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.TablePayload
+    - name: name
+      type:
+        scalar: string
+    - name: positions
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.TablePositions
+      default: Inserted
 - name: com.github.sluice-project.sluice.api.v1alpha1.URLSecretReference
   map:
     fields:

@@ -11,8 +11,11 @@ import (
 //
 // Source is where events come from.
 type SourceApplyConfiguration struct {
-	// type names the kind of source: Store is Sluice's own event table in the store.
+	// type names the kind of source: Store is Sluice's own event table in the store, Table a table of your own in the store's database.
+	// It cannot be changed.
 	Type *apiv1alpha1.SourceType `json:"type,omitempty"`
+	// table says how events stand in a table of your own, for type Table.
+	Table *TableSourceApplyConfiguration `json:"table,omitempty"`
 }
 
 // SourceApplyConfiguration constructs a declarative configuration of the Source type for use with
@@ -26,5 +29,13 @@ func Source() *SourceApplyConfiguration {
 // If called multiple times, the Type field is set to the value of the last call.
 func (b *SourceApplyConfiguration) WithType(value apiv1alpha1.SourceType) *SourceApplyConfiguration {
 	b.Type = &value
+	return b
+}
+
+// WithTable sets the Table field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Table field is set to the value of the last call.
+func (b *SourceApplyConfiguration) WithTable(value *TableSourceApplyConfiguration) *SourceApplyConfiguration {
+	b.Table = value
 	return b
 }

@@ -1,0 +1,134 @@
+package postgres
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sluice-project/sluice/definition"
+)
+
+// mapping says how events stand in a table: Sluice's own, or one of the user's. Both are read by the same statements.
+type mapping struct {
+	table    *definition.Table // nil for Sluice's own
+	relation string            // the table, quoted
+	position string            // its column, quoted; so are the next ones
+	txid     string
+	time     string
+	events   string // the columns of a page, of the row e
+	head     string // a query for the highest position that the statement's snapshot can see, or a higher one
+	// state is empty, or says what keeps the server from being read; it is asked with each page.
+	state string
+	// sliced says that the database can tell which segments an event belongs to.
+	sliced bool
+}
+
+const standby = "standby"
+
+// ownMapping is that of Sluice's own table in a schema.
+func ownMapping(schema string) mapping {
+	quoted := pgx.Identifier{schema}.Sanitize()
+	return mapping{
+		relation: quoted + ".event", position: "position", txid: "txid", time: "recorded_at", sliced: true,
+		events: "e.position, e.txid, e.stream_id, e.version, e.id, e.type, e.data, e.metadata, e.recorded_at",
+		head:   "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM " + quoted + ".event_position_seq",
+		state:  "CASE WHEN pg_is_in_recovery() THEN '" + standby + "' ELSE '' END",
+	}
+}
+
+// tableMapping is that of a user's table. Its head is its highest position that is visible: what takes a lower one, and is not visible
+// yet, is found by its transaction.
+func tableMapping(t definition.Table) mapping {
+	c := t.Columns
+	m := mapping{table: &t, relation: identifier(t.Name), position: column(c.Position), txid: column(c.Transaction), time: column(c.RecordedAt) + "::timestamptz"}
+	m.events = fmt.Sprintf("e.%s::bigint AS position, e.%s AS txid, %s AS stream_id, %s AS version, %s AS id, %s AS type, %s AS data, %s AS metadata, e.%s AS recorded_at",
+		m.position, m.txid, text("e", c.Stream), version("e", c), id("e", c), text("e", c.Type), payload("e", t.Data, "null"), metadata("e", t.Metadata), m.time)
+	m.head = fmt.Sprintf("SELECT coalesce(max(%s), 0)::bigint FROM %s", m.position, m.relation)
+	// Nothing below 1 would ever be read.
+	m.state = fmt.Sprintf("CASE WHEN pg_is_in_recovery() THEN '%s' WHEN EXISTS (SELECT FROM %s WHERE %s < 1) THEN 'below' ELSE '' END", standby, m.relation, m.position)
+	return m
+}
+
+// in fills the mapping into a statement.
+func (m mapping) in(statement string) string {
+	wanted := "true"
+	if m.sliced {
+		wanted = "CASE WHEN get_bit($8::bytea, e.slice & $7::integer) = 1 THEN true ELSE false END"
+	}
+	return strings.NewReplacer("{{table}}", m.relation, "{{position}}", m.position, "{{txid}}", m.txid, "{{time}}", m.time, "{{events}}", m.events,
+		"{{head}}", m.head, "{{state}}", m.state, "{{wanted}}", wanted).Replace(statement)
+}
+
+// name of the table and its positions in tokens, schema.table.column; empty for Sluice's own.
+func (m mapping) name() string {
+	if m.table == nil {
+		return ""
+	}
+	return m.table.Name + "." + m.table.Columns.Position
+}
+
+// JoinEvents is a join that gives for each row r, by its position, the event e of a source, with the columns position, stream_id, type,
+// data, metadata and recorded_at.
+func JoinEvents(schema string, source definition.Source) string {
+	if source.Table == nil {
+		return fmt.Sprintf("JOIN %s.event e ON e.position = r.position", pgx.Identifier{schema}.Sanitize())
+	}
+	// Lateral, because large objects are read by a volatile function: without it the server would read those of all rows.
+	t, c := source.Table, source.Table.Columns
+	position := column(c.Position)
+	return fmt.Sprintf("CROSS JOIN LATERAL (SELECT t.%s::bigint AS position, %s AS stream_id, %s AS type, (%s)::jsonb AS data, (%s)::jsonb AS metadata, t.%s::timestamptz AS recorded_at FROM %s t WHERE t.%[1]s = r.position) AS e",
+		position, text("t", c.Stream), text("t", c.Type), payload("t", t.Data, "null"), metadata("t", t.Metadata), column(c.RecordedAt), identifier(t.Name))
+}
+
+func identifier(table string) string {
+	schema, name, _ := strings.Cut(table, ".")
+	return pgx.Identifier{schema, name}.Sanitize()
+}
+
+func column(name string) string { return pgx.Identifier{name}.Sanitize() }
+
+func text(row, name string) string { return row + "." + column(name) + "::text" }
+
+func version(row string, c definition.TableColumns) string {
+	if c.Version == "" {
+		return "0::bigint"
+	}
+	return row + "." + column(c.Version) + "::bigint"
+}
+
+// id is the position where events have no other.
+func id(row string, c definition.TableColumns) string {
+	if c.ID == "" {
+		return text(row, c.Position)
+	}
+	return "coalesce(" + text(row, c.ID) + ", '')"
+}
+
+func metadata(row string, p *definition.Payload) string {
+	if p == nil {
+		return "'{}'"
+	}
+	return payload(row, *p, "{}")
+}
+
+// payload is a column's content as JSON, or what stands for NULL.
+func payload(row string, p definition.Payload, null string) string {
+	value := row + "." + column(p.Column)
+	if p.Type == definition.PayloadLargeObject {
+		value = "lo_get(" + value + ")"
+	}
+	binary := p.Type == definition.PayloadLargeObject || p.Type == definition.PayloadBytea
+	switch {
+	case p.Content == definition.ContentBase64:
+		value = "to_json(translate(encode(" + value + ", 'base64'), E'\\n', ''))::text"
+	case binary:
+		value = "convert_from(" + value + ", 'UTF8')"
+	default:
+		value += "::text"
+	}
+	if p.Content == definition.ContentText {
+		value = "to_json(" + value + ")::text"
+	}
+	return "coalesce(" + value + ", '" + null + "')"
+}

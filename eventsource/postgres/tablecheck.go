@@ -1,0 +1,253 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/eventsource"
+)
+
+// errBelowOne says that a table has a position that no reader looks at.
+var errBelowOne = &eventsource.InvalidError{Problem: "the table has positions below 1, and events are read from 1 on: give those rows others"}
+
+// stampError says that a row, although it is visible, does not carry the transaction that inserted it: such rows would be read twice, or never.
+type stampError struct {
+	position int64
+	txid     uint64
+}
+
+func (e *stampError) Error() string {
+	return fmt.Sprintf("%v: the event at position %d carries transaction %d, which has not ended in this server: its row was restored or copied from another one, or was inserted with a value for that column",
+		ErrStoreChanged, e.position, e.txid)
+}
+
+func (e *stampError) Unwrap() error { return ErrStoreChanged }
+
+// tableFacts are what the catalogs say of a table.
+type tableFacts struct {
+	oid                        uint32
+	kind, persistence          string
+	position, transaction      string // the columns' names as the catalogs write them
+	children, secured, mayRead bool
+	columns                    map[string]columnFacts
+	indexes                    []indexFacts
+	sequences                  []sequenceFacts // that the position's default takes numbers from
+}
+
+type columnFacts struct {
+	kind, expression string
+	notNull          bool
+	generated        bool
+}
+
+// indexFacts are those of one that is valid, of all rows, and a B-tree.
+type indexFacts struct {
+	unique bool
+	keys   []string // as PostgreSQL writes them
+}
+
+type sequenceFacts struct {
+	name             string
+	cache, increment int64
+	cycle            bool
+}
+
+const (
+	tableStatement = `SELECT c.oid, c.relkind::text, c.relpersistence::text, EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid), row_security_active(c.oid), quote_ident($3), quote_ident($4),
+       has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind <> 'i'`
+	columnsStatement = `SELECT a.attname, t.typname, coalesce(pg_get_expr(d.adbin, d.adrelid), ''), a.attnotnull, a.attgenerated <> ''
+  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+ WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped`
+	indexesStatement = `SELECT i.indisunique, ARRAY(SELECT pg_get_indexdef(i.indexrelid, k, true) FROM generate_series(1, i.indnkeyatts) AS k ORDER BY k)
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
+ WHERE i.indrelid = $1 AND i.indisvalid AND i.indisready AND i.indpred IS NULL AND m.amname = 'btree'`
+	sequencesStatement = `SELECT s.oid::regclass::text, q.seqcache, q.seqincrement, q.seqcycle
+  FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+  JOIN pg_depend x ON x.classid = 'pg_attrdef'::regclass AND x.objid = d.oid AND x.refclassid = 'pg_class'::regclass
+    OR x.classid = 'pg_class'::regclass AND x.refclassid = 'pg_class'::regclass AND x.refobjid = a.attrelid AND x.refobjsubid = a.attnum AND x.deptype = 'i' AND a.attidentity <> ''
+  JOIN pg_class s ON s.relkind = 'S' AND s.oid = CASE WHEN x.classid = 'pg_class'::regclass THEN x.objid ELSE x.refobjid END
+  JOIN pg_sequence q ON q.seqrelid = s.oid
+ WHERE a.attrelid = $1 AND a.attname = $2`
+)
+
+// lookUp asks the catalogs for a table; nil without an error where there is none.
+func lookUp(ctx context.Context, db DB, t definition.Table) (*tableFacts, error) {
+	schema, name, _ := strings.Cut(t.Name, ".")
+	f := &tableFacts{columns: map[string]columnFacts{}}
+	err := db.QueryRow(ctx, tableStatement, schema, name, t.Columns.Position, t.Columns.Transaction).
+		Scan(&f.oid, &f.kind, &f.persistence, &f.children, &f.secured, &f.position, &f.transaction, &f.mayRead)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	rows, err := db.Query(ctx, columnsStatement, f.oid)
+	if err != nil {
+		return nil, err
+	}
+	var column string
+	var c columnFacts
+	if _, err := pgx.ForEachRow(rows, []any{&column, &c.kind, &c.expression, &c.notNull, &c.generated}, func() error { f.columns[column] = c; return nil }); err != nil {
+		return nil, err
+	}
+	if rows, err = db.Query(ctx, indexesStatement, f.oid); err != nil {
+		return nil, err
+	}
+	if f.indexes, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (i indexFacts, err error) { return i, row.Scan(&i.unique, &i.keys) }); err != nil {
+		return nil, err
+	}
+	if rows, err = db.Query(ctx, sequencesStatement, f.oid, t.Columns.Position); err != nil {
+		return nil, err
+	}
+	f.sequences, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s sequenceFacts, err error) {
+		return s, row.Scan(&s.name, &s.cache, &s.increment, &s.cycle)
+	})
+	return f, err
+}
+
+// CheckTable tells whether the role of this connection can read events from a table of the user's: a *eventsource.InvalidError says what to
+// change.
+func CheckTable(ctx context.Context, db DB, t definition.Table) error {
+	return newSource(db, "", tableMapping(t)).checkTable(ctx)
+}
+
+// checkTable returns a *eventsource.InvalidError that names all that is wrong with the table.
+func (s *Source) checkTable(ctx context.Context) error {
+	t := *s.events.table
+	facts, err := lookUp(ctx, s.db, t)
+	if err != nil {
+		return fmt.Errorf("looking at the table %s: %w", t.Name, err)
+	}
+	problems := tableProblems(t, facts)
+	if len(problems) == 0 {
+		// Transactions of this server only: those of another one would become visible at some time, and their events be read again.
+		var below, ahead bool
+		err := s.db.QueryRow(ctx, s.events.in(`SELECT EXISTS (SELECT FROM {{table}} WHERE {{position}} < 1), EXISTS (SELECT FROM {{table}} WHERE {{txid}} >= pg_snapshot_xmax(pg_current_snapshot()))`)).Scan(&below, &ahead)
+		switch {
+		case err != nil:
+			return fmt.Errorf("looking at the events of %s: %w", t.Name, err)
+		case below:
+			return errBelowOne
+		case ahead:
+			problems = append(problems, fmt.Sprintf("rows of %s carry transactions in %s that this server has not had: they were restored or copied from another one; "+
+				"drop that column, run `sluice source prepare`, and start the processing groups anew", t.Name, t.Columns.Transaction))
+		}
+	}
+	if len(problems) == 0 {
+		return nil
+	}
+	return &eventsource.InvalidError{Problem: strings.Join(problems, "; ")}
+}
+
+// tableProblems says what has to be changed before a table can be read.
+func tableProblems(t definition.Table, f *tableFacts) (problems []string) {
+	if problem := relationProblem(t.Name, f); problem != "" {
+		return []string{problem}
+	}
+	problems = append(columnProblems(t, f), transactionProblems(t, f)...)
+	if !slices.ContainsFunc(f.indexes, func(i indexFacts) bool { return i.unique && slices.Equal(i.keys, []string{f.position}) }) {
+		problems = append(problems, fmt.Sprintf("table.columns.position: %s has no unique index on %s alone: make it the primary key, or name the column that is", t.Name, t.Columns.Position))
+	}
+	if t.Positions == definition.PositionsInserted {
+		problems = append(problems, sequenceProblems(t, f)...)
+	}
+	return problems
+}
+
+func relationProblem(name string, f *tableFacts) string {
+	switch {
+	case f == nil:
+		return fmt.Sprintf("table.name: the store's database has no table %s: correct the name, with its schema and in the same case, or create it", name)
+	case f.kind != "r" || f.children:
+		return fmt.Sprintf("table.name: %s is not a plain table: views, foreign and partitioned tables and those with children cannot be read", name)
+	case f.persistence != "p":
+		return fmt.Sprintf("table.name: %s is not logged, so a crash empties it: ALTER TABLE %s SET LOGGED", name, identifier(name))
+	case !f.mayRead:
+		return fmt.Sprintf("table.name: the role that workers connect as may not read %s: GRANT USAGE on its schema and GRANT SELECT on it", name)
+	case f.secured:
+		return fmt.Sprintf("table.name: row level security hides rows of %s from the role that workers connect as: give the role BYPASSRLS, or exempt it", name)
+	}
+	return ""
+}
+
+// columnProblems looks at what every column has to be.
+func columnProblems(t definition.Table, f *tableFacts) (problems []string) {
+	numbers, texts := []string{"int8", "int4", "int2"}, []string{"text", "varchar", "bpchar"}
+	look := func(field, name string, required bool, kinds ...string) {
+		if name == "" {
+			return
+		}
+		at := "table." + field
+		c, there := f.columns[name]
+		switch {
+		case !there:
+			problems = append(problems, fmt.Sprintf("%s: %s has no column %s", at, t.Name, name))
+		case len(kinds) > 0 && !slices.Contains(kinds, c.kind):
+			problems = append(problems, fmt.Sprintf("%s: the column %s has the type %s, and can have %s", at, name, c.kind, strings.Join(kinds, ", ")))
+		case required && !c.notNull:
+			problems = append(problems, fmt.Sprintf("%s: the column %s may be null: ALTER TABLE %s ALTER COLUMN %s SET NOT NULL", at, name, identifier(t.Name), column(name)))
+		}
+	}
+	look("columns.position", t.Columns.Position, true, numbers...)
+	look("columns.stream", t.Columns.Stream, true)
+	look("columns.version", t.Columns.Version, true, numbers...)
+	look("columns.type", t.Columns.Type, true)
+	look("columns.id", t.Columns.ID, false)
+	look("columns.recordedAt", t.Columns.RecordedAt, true, append(texts, "timestamptz", "timestamp")...)
+	kinds := map[string][]string{definition.PayloadJSONB: {"jsonb"}, definition.PayloadJSON: {"json"}, definition.PayloadText: texts,
+		definition.PayloadBytea: {"bytea"}, definition.PayloadLargeObject: {"oid"}}
+	look("data", t.Data.Column, false, kinds[t.Data.Type]...)
+	if t.Metadata != nil {
+		look("metadata", t.Metadata.Column, false, kinds[t.Metadata.Type]...)
+	}
+	return problems
+}
+
+// transactionProblems looks at the column and the index that sluice source prepare makes.
+func transactionProblems(t definition.Table, f *tableFacts) []string {
+	const at = "table.columns.transaction"
+	c, there := f.columns[t.Columns.Transaction]
+	switch {
+	case !there:
+		return []string{fmt.Sprintf("%s: %s has no column %s: run `sluice source prepare`, which adds it", at, t.Name, t.Columns.Transaction)}
+	case c.kind != "xid8":
+		return []string{fmt.Sprintf("%s: the column %s has the type %s, and has to be xid8: name another one, which `sluice source prepare` adds", at, t.Columns.Transaction, c.kind)}
+	case c.expression != "pg_current_xact_id()" || c.generated:
+		return []string{fmt.Sprintf("%s: the column %s has not the default pg_current_xact_id(): drop it, and run `sluice source prepare`", at, t.Columns.Transaction)}
+	case !c.notNull:
+		return []string{fmt.Sprintf("%s: the column %s may be null: ALTER TABLE %s ALTER COLUMN %s SET NOT NULL", at, t.Columns.Transaction, identifier(t.Name), column(t.Columns.Transaction))}
+	}
+	if !f.indexed() {
+		return []string{fmt.Sprintf("%s: %s has no valid index on (%s, (%s + 0)): run `sluice source prepare`, which creates it", at, t.Name, f.transaction, f.position)}
+	}
+	return nil
+}
+
+// indexed reports whether there is the index that finds late events.
+func (f *tableFacts) indexed() bool {
+	keys := []string{f.transaction, "(" + f.position + " + 0)"}
+	return slices.ContainsFunc(f.indexes, func(i indexFacts) bool { return slices.Equal(i.keys, keys) })
+}
+
+// sequenceProblems looks at what takes positions where they are taken by the insert.
+func sequenceProblems(t definition.Table, f *tableFacts) (problems []string) {
+	const at = "table.positions"
+	const others = "or declare positions: Transaction or Reserved"
+	if len(f.sequences) != 1 {
+		return []string{fmt.Sprintf("%s: Inserted needs a column %s that takes its default from a sequence, or is an identity, and it has %d: change it, %s", at, t.Columns.Position, len(f.sequences), others)}
+	}
+	s := f.sequences[0]
+	if s.cache != 1 || s.increment < 1 || s.cycle {
+		problems = append(problems, fmt.Sprintf("%s: Inserted needs a sequence whose numbers rise in the order in which they are taken, and %[2]s has CACHE %[3]d, INCREMENT %[4]d, CYCLE %[5]t: ALTER SEQUENCE %[2]s CACHE 1 NO CYCLE, %[6]s",
+			at, s.name, s.cache, s.increment, s.cycle, others))
+	}
+	return problems
+}
