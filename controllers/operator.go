@@ -21,7 +21,7 @@ import (
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
 	"github.com/sluice-project/sluice/controllers/stores"
-	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/definition"
 	eventpostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/tokenstore/postgres/connection"
 )
@@ -118,8 +118,8 @@ func addReconciler(manager ctrl.Manager, o Options) error {
 	observed := &notices{}
 	s := stores.New(stores.Options{
 		Secrets: func(namespace string) connection.Secrets { return stores.SecretsOf(manager.GetAPIReader(), namespace) },
-		Source: func(pool *pgxpool.Pool, schema string) eventsource.Source {
-			return eventpostgres.NewSource(pool, schema)
+		Source: func(pool *pgxpool.Pool, schema string, declared definition.Source) stores.Source {
+			return eventpostgres.Open(pool, schema, declared)
 		},
 		Changed:       observed.add,
 		Planner:       "operator/" + hostname(),

@@ -80,6 +80,7 @@ func TestConditions(t *testing.T) {
 		"store changed":     {[]func(*scope){problem("StoreChanged")}, "False/StoreChanged True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"no tables":         {[]func(*scope){problem("MigrationRequired")}, "False/MigrationRequired True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"group conflict":    {[]func(*scope){problem("GroupConflict")}, "False/GroupConflict True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
+		"table not ready":   {[]func(*scope){problem("SourceInvalid")}, "False/SourceInvalid True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"no such place":     {[]func(*scope){problem("PlaceInvalid")}, "False/PlaceInvalid True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"sequencing":        {[]func(*scope){problem("SequencingChanged")}, "False/SequencingChanged True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"one that passes":   {[]func(*scope){problem("SequencingChanged"), func(s *scope) { s.store.Problem.Passes = true }}, "False/SequencingChanged True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Reconciling"},

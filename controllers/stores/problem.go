@@ -19,7 +19,7 @@ import (
 
 // Problem is why the operator cannot do in a store what it should.
 type Problem struct {
-	// Reason is one of the API's: of StoreReachable, or StoreChanged, MigrationRequired, GroupConflict, SequencingChanged.
+	// Reason is one of the API's: of StoreReachable, or StoreChanged, MigrationRequired, GroupConflict, SourceInvalid, SequencingChanged.
 	Reason string
 	// Message says what to change. It is the same for as long as the problem is.
 	Message string
@@ -38,6 +38,7 @@ func problemOf(err error, place string) Problem {
 		protocol  *postgres.ProtocolError
 		conflict  *tokenstore.GroupConflictError
 		noPlace   *eventsource.PlaceError
+		unfit     *eventsource.InvalidError
 		sequence  *tokenstore.SequencingChangedError
 		changed   *storeChangedError
 		refused   *RefusedAddressError
@@ -56,6 +57,8 @@ func problemOf(err error, place string) Problem {
 		return Problem{Reason: v1alpha1.ReasonGroupConflict, Message: conflict.Error()}
 	case errors.As(err, &noPlace):
 		return Problem{Reason: v1alpha1.ReasonPlaceInvalid, Message: err.Error()}
+	case errors.As(err, &unfit):
+		return Problem{Reason: v1alpha1.ReasonSourceInvalid, Message: unfit.Error()}
 	case errors.As(err, &sequence):
 		return Problem{Reason: v1alpha1.ReasonSequencingChanged, Message: sequence.Error(), Passes: sequence.Running != ""}
 	case errors.As(err, &changed):

@@ -285,7 +285,15 @@ func (p *processor) write(ctx context.Context, l *link, w Wanted) (refusal, err 
 	if err != nil {
 		return nil, err
 	}
-	source := p.options.Source(l.pool, w.store().Schema)
+	var unfit *eventsource.InvalidError
+	source := p.options.Source(l.pool, w.store().Schema, w.Spec.Source)
+	if w.Spec.Source.Table != nil {
+		if err := source.Check(ctx); errors.As(err, &unfit) {
+			return err, nil
+		} else if err != nil {
+			return nil, err
+		}
+	}
 	start := func(group string) (tokenstore.Progress, error) {
 		place, err := w.initial(group)
 		if err != nil {

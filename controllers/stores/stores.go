@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/tokenstore/postgres/connection"
 )
@@ -17,8 +18,8 @@ import (
 type Options struct {
 	// Secrets reads a namespace's Secrets.
 	Secrets func(namespace string) connection.Secrets
-	// Source gives the source of events in a schema.
-	Source func(pool *pgxpool.Pool, schema string) eventsource.Source
+	// Source gives the source of events that a spec declares, in the store of a schema.
+	Source func(pool *pgxpool.Pool, schema string, declared definition.Source) Source
 	// Changed is called, from any goroutine, when there is something new to tell of a processor. It must not block.
 	Changed func(types.NamespacedName)
 	// Planner names this operator in plans.
@@ -31,6 +32,13 @@ type Options struct {
 	MaxPause time.Duration
 	Metrics  *Metrics
 	Log      logr.Logger
+}
+
+// Source is a source of events that can tell whether the database has it as it is declared.
+type Source interface {
+	eventsource.Source
+	// Check returns a *eventsource.InvalidError that says what to change.
+	Check(ctx context.Context) error
 }
 
 // Stores knows the stores of all processors. It is a Runnable of the manager, for the leader.

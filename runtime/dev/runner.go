@@ -146,7 +146,10 @@ func (r *runner) requireHandlers(spec definition.Spec) error {
 // declare does what the operator does: it writes the processor and its groups into directory and store. The groups come
 // first, since they may be another processor's.
 func (r *runner) declare(ctx context.Context, m manifest, def definition.Definition) error {
-	source := eventspostgres.NewSource(r.pool, r.schema)
+	source := eventspostgres.Open(r.pool, r.schema, m.document.Spec.Source)
+	if err := source.Check(ctx); err != nil {
+		return err
+	}
 	var groups []tokenstore.Group
 	starts := map[string]tokenstore.Place{}
 	for _, g := range m.document.Spec.ProcessingGroups {

@@ -31,25 +31,25 @@ const (
 	eventName  = "event"
 )
 
-// NewSQL makes a handler of statements over the event table in a schema.
-func NewSQL(spec definition.SQLHandler, schema string) *SQL {
+// NewSQL makes a handler of statements over events, given as a join that finds the event e for each row r by its position.
+func NewSQL(spec definition.SQLHandler, join string) *SQL {
 	h := &SQL{reset: spec.Reset}
 	for _, s := range spec.Statements {
 		name, text := eventsName, s.Batch
 		if s.Each != "" {
 			name, text = eventName, s.Each
 		}
-		h.statements = append(h.statements, statement{types: s.EventTypes, text: withEvents(name, text, schema), each: s.Each != ""})
+		h.statements = append(h.statements, statement{types: s.EventTypes, text: withEvents(name, text, join), each: s.Each != ""})
 	}
 	return h
 }
 
 // withEvents puts the events, as a common table expression of that name, before a user's statement.
-func withEvents(name, text, schema string) string {
+func withEvents(name, text, join string) string {
 	cte := fmt.Sprintf(`%s AS (SELECT e.position, e.stream_id, e.type, e.data, e.metadata, e.recorded_at, r.replay,
   CASE WHEN r.replay THEN $3::jsonb END AS replay_context
-  FROM unnest($1::bigint[], $2::boolean[]) AS r (position, replay) JOIN %s.event e ON e.position = r.position ORDER BY e.position)
-`, name, pgx.Identifier{schema}.Sanitize())
+  FROM unnest($1::bigint[], $2::boolean[]) AS r (position, replay) %s ORDER BY e.position)
+`, name, join)
 	before, rest := splitLeading(strings.TrimRight(text, "; \t\r\n"))
 	word, after := firstWord(rest)
 	if !strings.EqualFold(word, "WITH") {

@@ -18,7 +18,7 @@ import (
 )
 
 func sqlHandler(statements ...definition.Statement) *SQL {
-	return NewSQL(definition.SQLHandler{Statements: statements}, "sluice")
+	return NewSQL(definition.SQLHandler{Statements: statements}, `JOIN "sluice".event e ON e.position = r.position`)
 }
 
 func on(eventType string) definition.Statement {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/definition"
+	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -40,7 +41,7 @@ func (l *life) newGroups() map[string]*group {
 	for _, spec := range l.options.Definition.Groups {
 		g := &group{name: spec.Name, spec: spec.Handler, by: spec.Sequencing.Policy(), wait: backoff{initial: 500 * time.Millisecond, max: 15 * time.Second}}
 		if spec.Handler.SQL != nil {
-			g.handler = handler.NewSQL(*spec.Handler.SQL, l.options.Schema)
+			g.handler = handler.NewSQL(*spec.Handler.SQL, eventspostgres.JoinEvents(l.options.Schema, l.options.Definition.Source))
 		} else {
 			g.handler = l.options.Handlers[spec.Handler.Go.Handler]
 		}

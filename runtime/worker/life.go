@@ -143,7 +143,7 @@ func (l *life) openPools(incarnation int64) (err error) {
 func (l *life) openStores(ctx context.Context) error {
 	l.directory = postgres.NewDirectory(l.control, l.options.Schema)
 	l.store = postgres.NewStore(l.data, l.options.Schema)
-	source := eventspostgres.NewSource(l.data, l.options.Schema)
+	source := eventspostgres.Open(l.data, l.options.Schema, l.options.Definition.Source)
 	if err := source.Check(ctx); err != nil {
 		return err
 	}

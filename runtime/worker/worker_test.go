@@ -109,7 +109,7 @@ spec:
 		declared = append(declared, tokenstore.Group{Name: g.Name, Segments: int(g.Segments), Sequencing: g.Sequencing.Policy().String()})
 	}
 	directory := postgres.NewDirectory(w.pool, postgres.DefaultSchema)
-	source := eventspostgres.NewSource(w.pool, postgres.DefaultSchema)
+	source := eventspostgres.Open(w.pool, postgres.DefaultSchema, w.spec.Source)
 	w.complete(replays)
 	err = postgres.NewStore(w.pool, postgres.DefaultSchema).Declare(ctx, processor, declared, replays, func(string) (tokenstore.Progress, error) {
 		return source.Start(ctx, tokenstore.Place{Type: tokenstore.Earliest})
