@@ -43,14 +43,14 @@ BEGIN
     to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'), p_stream, p_n - 1, 'Card');
 END $$`
 
-func axon(bytes, bytesOf string) string {
+func axonSchema(bytes, bytesOf string) string {
 	return strings.NewReplacer("{{bytes}}", bytes, "{{bytes_of}}", bytesOf).Replace(axonTable)
 }
 
 var userTables = map[string]userTable{
 	"outbox":                  {"outbox.yaml", "OrderPlaced", outboxTable, definition.PayloadJSONB},
-	"Axon with large objects": {"axon.yaml", "com.example.cards.CardIssued", axon("oid", "lo_from_bytea(0, "), definition.PayloadLargeObject},
-	"Axon with bytea":         {"axon.yaml", "com.example.cards.CardIssued", axon("bytea", "("), definition.PayloadBytea},
+	"Axon with large objects": {"axon.yaml", "com.example.cards.CardIssued", axonSchema("oid", "lo_from_bytea(0, "), definition.PayloadLargeObject},
+	"Axon with bytea":         {"axon.yaml", "com.example.cards.CardIssued", axonSchema("bytea", "("), definition.PayloadBytea},
 }
 
 // TestAUsersTableIsFolded reads tables of users by the samples' mappings, while late transactions end and segments move.
