@@ -50,7 +50,7 @@ func generate(ctx context.Context, server *lab.Server, d distribution, events in
 // drawn are the events' streams and amounts, in the order in which they are to be appended; repeatable, by the seed.
 const drawn = `CREATE UNLOGGED TABLE drawn AS
 	SELECT i, stream_id, row_number() OVER (PARTITION BY stream_id ORDER BY i) AS version, 1 + i * 7919 %% 1000 AS amount
-	  FROM (SELECT i, 'account-' || %s AS stream_id FROM generate_series(1, %d) AS i OFFSET 0) AS d`
+	  FROM (SELECT i, 'account-' || %s AS stream_id FROM generate_series(1, %d::bigint) AS i OFFSET 0) AS d`
 
 // shares are those of Zipf's law with s = 1: the k-th stream gets 1/k of what the first one gets. None is above the last one.
 const shares = `CREATE TEMPORARY TABLE shares AS SELECT array_agg(upto / total ORDER BY k) AS upto FROM (

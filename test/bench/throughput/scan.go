@@ -3,9 +3,15 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sluice-project/sluice/eventsource"
+	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/test/bench/lab"
+	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // columns are those that Sluice reads of an event.
@@ -77,4 +83,33 @@ func (r *run) scan(ctx context.Context, all func(*pgx.Conn, *scanned) error) err
 		}
 		return err
 	})
+}
+
+// readSource reads all events as the feed does, without a worker.
+func readSource(size int) func(context.Context, *run) error {
+	return func(ctx context.Context, r *run) error {
+		source := eventspostgres.NewSource(r.db, lab.Schema)
+		coverage, err := source.Parse(tokenstore.Progress{})
+		if err != nil {
+			return err
+		}
+		read := int64(0)
+		err = r.time(func() error {
+			for {
+				page, err := source.Read(ctx, []eventsource.Coverage{coverage}, nil, size)
+				if err != nil {
+					return err
+				}
+				read += int64(len(page.Events))
+				if !page.More {
+					return nil
+				}
+				coverage = page.After(coverage, math.MaxInt64)
+			}
+		})
+		if err == nil && read != r.events {
+			err = fmt.Errorf("%d events were read of %d", read, r.events)
+		}
+		return err
+	}
 }
