@@ -2,8 +2,10 @@
 //
 // Segments that have come about equally far are read for together: one page serves them all, also segments of several
 // groups. Each takes from it what its own coverage lacks, so joining and leaving a common page need no agreement. A segment
-// far behind the others is read for apart, so that it holds nobody back. A segment whose buffer is full does not take part
-// until it has room; whoever falls behind by that is read for apart.
+// far behind the others is read for apart, so that it holds nobody back. A read begins when a segment has room in its buffer, and
+// serves those near it too, whose buffers may become fuller by it, up to a limit: so that segments that are handled about equally
+// fast stay together, and events are read once for all of them. A segment at that limit does not take part until it has room; whoever
+// falls behind by that is read for apart.
 //
 // What must always hold: what a segment is given, in order, are exactly the events of its own that its coverage lacked, each with
 // the hash of its group's sequencing; a delivery's coverage is what the segment had before, plus the delivery (eventsource.Source
@@ -14,6 +16,7 @@ package feed
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,6 +31,8 @@ type Options struct {
 	PageSize int
 	// Buffer is how many events a segment may have waiting; a read for it begins only below that. 2,000 by default.
 	Buffer int
+	// Ahead is how many events a segment may have waiting when a read for others takes it along. 8,000 by default.
+	Ahead int
 	// Near is how many positions apart segments may be to be read for together, 10,000 by default.
 	Near int64
 	// Readers is how many reads may run at once, 3 by default.
@@ -44,6 +49,7 @@ func (o Options) withDefaults() Options {
 	}
 	set(&o.PageSize, 2000)
 	set(&o.Buffer, 2000)
+	set(&o.Ahead, max(8000, o.Buffer))
 	set(&o.Readers, 3)
 	if o.Near == 0 {
 		o.Near = 10_000
@@ -154,13 +160,16 @@ func (f *Feed) Run(ctx context.Context) {
 	}
 }
 
-// startReads begins a read for each cluster of members that want one, as far as readers are free.
+// startReads begins a read for each cluster of members of which one has room, as far as readers are free.
 func (f *Feed) startReads(ctx context.Context) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, members := range clusters(f.wanting(), f.options.Near) {
 		if f.reading >= f.options.Readers {
 			return
+		}
+		if !slices.ContainsFunc(members, func(m *Member) bool { return m.buffered < f.options.Buffer }) {
+			continue
 		}
 		f.reading++
 		for _, m := range members {
@@ -171,11 +180,11 @@ func (f *Feed) startReads(ctx context.Context) {
 	}
 }
 
-// wanting returns the members to read for. The caller holds the lock.
+// wanting returns the members that a read may serve. The caller holds the lock.
 func (f *Feed) wanting() []*Member {
 	var all []*Member
 	for _, m := range f.members {
-		if m.hungry && !m.reading && m.buffered < f.options.Buffer {
+		if m.hungry && !m.reading && m.buffered < f.options.Ahead {
 			all = append(all, m)
 		}
 	}
