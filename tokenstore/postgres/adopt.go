@@ -27,11 +27,13 @@ func (s *Store) Adopt(ctx context.Context, tx pgx.Tx, g tokenstore.Group, tokens
 	if err != nil {
 		return fmt.Errorf("making group %s: %w", g.Name, err)
 	}
+	batch := &pgx.Batch{}
 	for _, t := range tokens {
 		t.Group, t.Generation, t.Epoch, t.Version = g.Name, 1, floor+1, floor+1
-		if err := s.put(ctx, tx, t); err != nil {
-			return fmt.Errorf("making the token of segment %d of %s: %w", t.Segment, g.Name, err)
-		}
+		s.queuePut(batch, t)
+	}
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return fmt.Errorf("making the tokens of group %s: %w", g.Name, err)
 	}
 	return nil
 }
