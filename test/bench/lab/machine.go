@@ -17,7 +17,7 @@ func Introduce(ctx context.Context, db *pgxpool.Pool) (string, error) {
 	var server, set string
 	err := db.QueryRow(ctx, `SELECT current_setting('server_version'), string_agg(name || ' = ' || current_setting(name), ', ' ORDER BY name)
 		FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes', 'wal_level', 'wal_sync_method', 'shared_buffers', 'max_wal_size',
-		  'checkpoint_timeout', 'autovacuum')`).Scan(&server, &set)
+		  'checkpoint_timeout', 'autovacuum', 'track_commit_timestamp')`).Scan(&server, &set)
 	if err != nil {
 		return "", fmt.Errorf("asking the server for its settings: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -32,8 +33,9 @@ type Server struct {
 	dir string
 }
 
-// StartServer starts a server with new data, of the binaries that SLUICE_TEST_POSTGRES_BIN names or the machine has.
-func StartServer(ctx context.Context) (*Server, error) {
+// StartServer starts a server with new data, of the binaries that SLUICE_TEST_POSTGRES_BIN names or the machine has. Further
+// settings, by name, may be nil.
+func StartServer(ctx context.Context, further map[string]string) (*Server, error) {
 	bin := os.Getenv("SLUICE_TEST_POSTGRES_BIN")
 	if bin == "" {
 		var err error
@@ -48,7 +50,9 @@ func StartServer(ctx context.Context) (*Server, error) {
 	if err := os.Chmod(dir, 0o755); err != nil { // the server runs as another user where this process is root
 		return nil, err
 	}
-	server, err := localpostgres.Start(ctx, localpostgres.Options{BinDir: bin, DataDir: filepath.Join(dir, "data"), Settings: settings})
+	set := maps.Clone(settings)
+	maps.Copy(set, further)
+	server, err := localpostgres.Start(ctx, localpostgres.Options{BinDir: bin, DataDir: filepath.Join(dir, "data"), Settings: set})
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}

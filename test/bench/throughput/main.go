@@ -39,7 +39,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "runs to make: those whose distribution and name, as printed, contain one of these texts, with semicolons between")
 	flag.IntVar(&o.segments, "segments", 4, "segments of a processing group")
 	flag.IntVar(&o.batch, "batch", 500, "maxBatchSize of a processing group; 500 is the default")
-	flag.Float64Var(&o.slack, "slack", 0, "fail where a figure misses what is asked of it by more than this factor; 0 never does, and lists what is missed")
+	flag.Float64Var(&o.slack, "slack", 0, "fail where a ratio misses what is asked of it by more than this factor; 0 never does, and lists what is missed")
 	flag.StringVar(&o.profile, "profile", "", "file for a CPU profile of this process")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -51,7 +51,7 @@ func main() {
 }
 
 func bench(ctx context.Context, o options) (err error) {
-	server, err := lab.StartServer(ctx)
+	server, err := lab.StartServer(ctx, nil)
 	if err != nil {
 		return err
 	}
@@ -149,12 +149,12 @@ func (o options) wants(name string) bool {
 // judge says what is missed. Its error says that the bench has failed.
 func (o options) judge(all *results) error {
 	if o.slack == 0 {
-		for _, miss := range all.misses(1) {
+		for _, miss := range all.misses(1, true) {
 			fmt.Println("missed:", miss)
 		}
 		return nil
 	}
-	if missed := all.misses(o.slack); len(missed) > 0 {
+	if missed := all.misses(o.slack, false); len(missed) > 0 {
 		return fmt.Errorf("%s\nmissed by more than a factor of %g:\n  %s", o.form(), o.slack, strings.Join(missed, "\n  "))
 	}
 	fmt.Printf("Nothing is missed by more than a factor of %g (%s).\n", o.slack, o.form())

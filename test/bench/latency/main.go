@@ -1,0 +1,66 @@
+// Latency measures how long it takes from the commit of an event to the commit of its projection's row, while events arrive at a
+// steady rate, and what an idle worker costs.
+//
+// Both commits are those of the server: it notes the time of each commit (track_commit_timestamp), before it writes it to the disk. So
+// the event's own sync counts, and the projection's does not; both ends are measured alike. Events are appended when they are due,
+// however long those before them took.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/sluice-project/sluice/test/bench/lab"
+)
+
+// options of the bench.
+type options struct {
+	rate     int
+	duration time.Duration
+	backlog  int64
+}
+
+func main() {
+	var o options
+	flag.IntVar(&o.rate, "rate", 1000, "events appended a second")
+	flag.DurationVar(&o.duration, "duration", 30*time.Second, "of each scenario")
+	flag.Int64Var(&o.backlog, "backlog", 1_000_000, "events that another group replays meanwhile, in one of the scenarios")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := bench(ctx, o); err != nil {
+		fmt.Fprintf(os.Stderr, "\nbench/latency: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func bench(ctx context.Context, o options) (err error) {
+	server, err := lab.StartServer(ctx, map[string]string{"track_commit_timestamp": "on"})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }()
+	url, db, err := server.NewDatabase(ctx, "latency")
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	text, err := lab.Introduce(ctx, db)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("bench/latency: %d events/s, %s each, 16 segments\n%s\n| scenario | events | p50 | p99 | maximum | appended late, p99 |\n|---|---|---|---|---|---|\n", o.rate, o.duration, text)
+	w := &world{options: o, server: server, url: url, db: db}
+	for _, s := range scenarios {
+		if err := w.measure(ctx, s); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	return w.idle(ctx)
+}

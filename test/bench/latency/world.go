@@ -1,0 +1,283 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/test/bench/lab"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// world is a database and what is measured in it.
+type world struct {
+	options
+	server *lab.Server
+	url    string
+	db     *pgxpool.Pool
+}
+
+// scenario is what else happens.
+type scenario struct {
+	name      string
+	rollbacks float64 // share of the transactions that append and are rolled back
+	open      bool    // a transaction has appended, and stays open
+	replay    bool    // another group goes through a backlog
+}
+
+var scenarios = []scenario{
+	{name: "nothing else"},
+	{name: "a writer stays open", open: true},
+	{name: "one append of ten is rolled back", rollbacks: 0.1},
+	{name: "another group replays a backlog", replay: true},
+}
+
+// writes gives each event a row, whose transaction is that of its batch.
+const writes = `  - name: %[1]s
+    segments: 16
+    handler:
+      type: SQL
+      sql:
+        statements:
+        - eventTypes: [Ticked]
+          batch: INSERT INTO %[1]s (position) SELECT position FROM events
+`
+
+// replays adds a backlog up.
+const replays = `  - name: replaying
+    segments: 16
+    handler:
+      type: SQL
+      sql:
+        statements:
+        - eventTypes: [Old]
+          batch: |
+            INSERT INTO summed AS s (stream_id, events) SELECT stream_id, count(*) FROM events GROUP BY 1
+            ON CONFLICT (stream_id) DO UPDATE SET events = s.events + excluded.events
+`
+
+// measure runs a scenario and prints its line.
+func (w *world) measure(ctx context.Context, s scenario) (err error) {
+	table := fmt.Sprintf("seen%d", slices.IndexFunc(scenarios, func(other scenario) bool { return other.name == s.name }))
+	if _, err := w.db.Exec(ctx, "CREATE TABLE "+table+" (position bigint PRIMARY KEY)"); err != nil {
+		return err
+	}
+	if s.replay {
+		if err := w.fill(ctx); err != nil {
+			return err
+		}
+	}
+	running, stop := context.WithCancel(ctx)
+	var workers sync.WaitGroup
+	var ended []error
+	defer func() {
+		stop()
+		workers.Wait()
+		err = errors.Join(append(ended, err)...)
+	}()
+	run := func(p *lab.Processor, at tokenstore.PlaceType) error {
+		if err := p.Declare(ctx, tokenstore.Place{Type: at}); err != nil {
+			return err
+		}
+		ended = append(ended, nil)
+		i := len(ended) - 1
+		workers.Go(func() { ended[i] = p.Run(running, p.Name) })
+		return nil
+	}
+	if err := run(&lab.Processor{Name: table, Groups: fmt.Sprintf(writes, table), URL: w.url, DB: w.db}, tokenstore.Latest); err != nil {
+		return err
+	}
+	if err := w.handled(ctx, table); err != nil { // it is at work before it is measured
+		return err
+	}
+	if s.replay {
+		if err := run(&lab.Processor{Name: "replaying", Groups: replays, URL: w.url, DB: w.db}, tokenstore.Earliest); err != nil {
+			return err
+		}
+	}
+	if s.open {
+		tx, err := w.db.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback(ctx)
+		if _, err := tx.Exec(ctx, "SET LOCAL idle_in_transaction_session_timeout = 0"); err != nil {
+			return err
+		}
+		if _, err := eventspostgres.NewLog(w.db, lab.Schema).AppendTx(ctx, tx, "open", eventspostgres.Any, eventspostgres.NewEvent{Type: "Ticked"}); err != nil {
+			return err
+		}
+	}
+	first, late, err := w.tick(ctx, s.rollbacks)
+	if err != nil {
+		return err
+	}
+	if err := w.handled(ctx, table); err != nil {
+		return err
+	}
+	return w.print(ctx, s, table, first, late)
+}
+
+// tick appends events when they are due. It returns the position above which they are, and by how much the appends began late.
+func (w *world) tick(ctx context.Context, rollbacks float64) (first int64, late []time.Duration, err error) {
+	if err := w.db.QueryRow(ctx, "SELECT max(position) FROM sluice.event").Scan(&first); err != nil {
+		return 0, nil, err
+	}
+	const writers = 8
+	log := eventspostgres.NewLog(w.db, lab.Schema)
+	began := time.Now()
+	var mu sync.Mutex
+	var running sync.WaitGroup
+	failed := make([]error, writers)
+	for writer := range writers {
+		running.Go(func() {
+			for i := writer; i < w.rate*int(w.duration.Seconds()) && failed[writer] == nil; i += writers {
+				due := began.Add(time.Duration(i) * time.Second / time.Duration(w.rate))
+				time.Sleep(time.Until(due))
+				mu.Lock()
+				late = append(late, time.Since(due))
+				mu.Unlock()
+				failed[writer] = w.append(ctx, log, fmt.Sprintf("stream-%d", rand.N(10_000)), rand.Float64() < rollbacks)
+			}
+		})
+	}
+	running.Wait()
+	return first, late, errors.Join(append(failed, log.Close())...)
+}
+
+var errUndo = errors.New("to be rolled back")
+
+// append appends an event, or does so and takes it back.
+func (w *world) append(ctx context.Context, log *eventspostgres.Log, stream string, undo bool) error {
+	event := eventspostgres.NewEvent{Type: "Ticked", Data: map[string]string{"text": "about as much as an event says that somebody wrote with no more than one thing in mind"}}
+	if !undo {
+		_, err := log.Append(ctx, stream, eventspostgres.Any, event)
+		return err
+	}
+	err := pgx.BeginFunc(ctx, w.db, func(tx pgx.Tx) error {
+		if _, err := log.AppendTx(ctx, tx, stream, eventspostgres.Any, event); err != nil {
+			return err
+		}
+		return errUndo
+	})
+	if errors.Is(err, errUndo) {
+		return nil
+	}
+	return err
+}
+
+// handled appends an event and waits until it has been handled, and with it all that came before it in its segment; then for all others.
+func (w *world) handled(ctx context.Context, table string) error {
+	log := eventspostgres.NewLog(w.db, lab.Schema)
+	if _, err := log.Append(ctx, "last", eventspostgres.Any, eventspostgres.NewEvent{Type: "Ticked"}); err != nil {
+		return err
+	}
+	deadline := time.Now().Add(2 * time.Minute)
+	for {
+		var all bool
+		err := w.db.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM sluice.event e WHERE type = 'Ticked' AND position NOT IN (SELECT position FROM `+table+`)
+			AND position > coalesce((SELECT min(position) - 1 FROM `+table+`), 0)) AND EXISTS (SELECT FROM `+table+`)`).Scan(&all)
+		if err != nil || all {
+			return errors.Join(err, log.Close())
+		}
+		if time.Now().After(deadline) {
+			return errors.New("not all events were handled in two minutes")
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// print writes a line of the table.
+func (w *world) print(ctx context.Context, s scenario, table string, first int64, late []time.Duration) error {
+	rows, err := w.db.Query(ctx, `SELECT pg_xact_commit_timestamp(s.xmin) - pg_xact_commit_timestamp(e.xmin)
+		FROM sluice.event e JOIN `+table+` s USING (position) WHERE position > $1 AND stream_id LIKE 'stream-%'`, first)
+	if err != nil {
+		return err
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowTo[time.Duration])
+	if err != nil {
+		return err
+	}
+	if want := float64(w.rate) * w.duration.Seconds() * (1 - s.rollbacks); float64(len(all)) < 0.9*want {
+		return fmt.Errorf("%d events were handled of about %.0f", len(all), want)
+	}
+	fmt.Printf("| %s | %d | %s | %s | %s | %s |\n", s.name, len(all), ms(lab.Quantile(all, 0.5)), ms(lab.Quantile(all, 0.99)), ms(slices.Max(all)), ms(lab.Quantile(late, 0.99)))
+	return nil
+}
+
+func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond)) }
+
+// fill makes the backlog.
+func (w *world) fill(ctx context.Context) error {
+	if _, err := w.db.Exec(ctx, "CREATE TABLE summed (stream_id text PRIMARY KEY, events bigint NOT NULL)"); err != nil {
+		return err
+	}
+	for from := int64(0); from < w.backlog; from += 10_000 {
+		_, err := w.db.Exec(ctx, `INSERT INTO sluice.event (stream_id, version, type, data)
+			SELECT 'old-' || i % 10000, 1 + i / 10000, 'Old', jsonb_build_object('text', repeat(md5(i::text), 7)) FROM generate_series($1::bigint, $1 + 9999) AS i ORDER BY i`, from)
+		if err != nil {
+			return err
+		}
+	}
+	_, err := w.db.Exec(ctx, "VACUUM (ANALYZE) sluice.event")
+	return err
+}
+
+// idle measures what a worker costs that has nothing to do.
+func (w *world) idle(ctx context.Context) error {
+	if _, err := w.db.Exec(ctx, "CREATE TABLE idle (position bigint PRIMARY KEY)"); err != nil {
+		return err
+	}
+	p := &lab.Processor{Name: "idle", Groups: fmt.Sprintf(writes, "idle"), URL: w.url, DB: w.db}
+	if err := p.Declare(ctx, tokenstore.Place{Type: tokenstore.Latest}); err != nil {
+		return err
+	}
+	running, stop := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- p.Run(running, "idle") }()
+	err := w.handled(ctx, "idle")
+	time.Sleep(15 * time.Second) // for its looks to become rare, and the server to have counted what came before
+	if err == nil {
+		err = w.count(ctx)
+	}
+	stop()
+	return errors.Join(err, <-done)
+}
+
+// count prints transactions and CPU time a second.
+func (w *world) count(ctx context.Context) error {
+	transactions := func() (n int64, err error) {
+		err = w.db.QueryRow(ctx, "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()").Scan(&n)
+		return n, err
+	}
+	before, err := transactions()
+	if err != nil {
+		return err
+	}
+	meter, err := w.server.Measure()
+	if err != nil {
+		return err
+	}
+	const period = 20 * time.Second
+	time.Sleep(period)
+	cost, err := meter.Stop()
+	if err != nil {
+		return err
+	}
+	after, err := transactions()
+	if err != nil {
+		return err
+	}
+	share := func(d time.Duration) float64 { return 100 * d.Seconds() / period.Seconds() }
+	fmt.Printf("\nIdle, 16 segments: %.1f transactions/s; of a core, the worker %.2f %% and the server %.2f %%\n",
+		float64(after-before)/period.Seconds(), share(cost.Client), share(cost.Server))
+	return nil
+}
