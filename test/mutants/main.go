@@ -120,7 +120,11 @@ func (m mutant) try(dir string) (by string, err error) {
 func (t test) do(overlay string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout+time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-failfast", "-timeout", timeout.String(), "-run", t.run, t.pkg, "-args", "-rapid.nofailfile")
+	args := []string{"test", "-count=1", "-failfast", "-timeout", timeout.String(), "-run", t.run, t.pkg}
+	if t.rapid {
+		args = append(args, "-args", "-rapid.nofailfile")
+	}
+	cmd := exec.CommandContext(ctx, "go", args...)
 	if overlay != "" {
 		cmd.Env = append(os.Environ(), "GOFLAGS=-overlay="+overlay) // also for what the tests build
 	}
