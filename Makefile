@@ -86,7 +86,7 @@ bench-latency: postgres ## Measure the time from an event's commit to its projec
 	go run ./test/bench/latency -duration $(DURATION) -backlog $(EVENTS)
 
 .PHONY: test-bench
-test-bench: ## Run the short form of the benches, which fails where a ratio is missed by more than a factor of five
+test-bench: ## Run the short form of the benches, which fails where a ratio, by CPU time, is missed by more than a factor of five
 	go run ./test/bench/throughput -events 100000 -runs 1 -slack 5
 
 .PHONY: bench-tokens
