@@ -49,7 +49,7 @@ func readersGetEveryEvent(t *testing.T, on *subject) {
 			}
 		})
 	}
-	w.run(14, 8*time.Second)
+	w.run(14, on.during)
 	done.Store(true)
 	wg.Wait()
 

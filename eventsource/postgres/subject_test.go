@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -20,7 +21,8 @@ type subject struct {
 	insert   string // without rows: of stream, version, type and data
 	copyTo   pgx.Identifier
 	columns  []string
-	truth    string // position, stream and version of all events
+	truth    string        // position, stream and version of all events
+	during   time.Duration // for which is written
 	// unordered says that positions are not taken in the order of a stream's events.
 	unordered bool
 }
@@ -36,7 +38,7 @@ func ownTable(t testing.TB) *subject {
 	db := database(t)
 	log := newLog(t, db)
 	return &subject{
-		db: db, source: postgres.NewSource(db, schema),
+		db: db, source: postgres.NewSource(db, schema), during: 8 * time.Second,
 		append: func(ctx context.Context, stream string, n int) error {
 			_, err := log.Append(ctx, stream, postgres.Any, events(n)...)
 			return err
@@ -94,7 +96,7 @@ func outboxTable(t testing.TB, position string, unordered bool) *subject {
 		t.Fatal(err)
 	}
 	return &subject{
-		db: db, source: source, unordered: unordered,
+		db: db, source: source, unordered: unordered, during: 4 * time.Second,
 		append: func(ctx context.Context, stream string, n int) error {
 			_, err := db.Exec(ctx, "SELECT outbox_append($1, $2)", stream, n)
 			return err

@@ -20,7 +20,7 @@ var (
 	interleavings = test{"./tokenstore/protocol", "TestAllInterleavings", true}
 	boundaries    = test{"./tokenstore/protocol", "TestBoundaries", true}
 	conformance   = test{"./tokenstore/postgres", "TestTheStoreKeepsItsPromises|TestTheStoreGoesInStep", true}
-	reading       = test{"./eventsource/postgres", "ReadersGet|LargeLate", true}
+	reading       = test{"./eventsource/postgres", "(ReadersGet|LargeLate)/own", true}
 	replaying     = test{"./runtime/worker", "Replay", false}
 	sequencing    = test{"./runtime/worker", "Sequencing", false}
 	clocks        = test{"./test/faults", "WhateverTheWorkersClocksSay", false}
