@@ -25,7 +25,7 @@ type writers struct {
 
 // run starts the writers and waits until all of them have ended after about the time given.
 func (w *writers) run(count int, during time.Duration) {
-	exec(w.t, w.on.db, "CREATE TABLE elsewhere (n integer)")
+	exec(w.t, w.on.db, "CREATE TABLE IF NOT EXISTS elsewhere (n integer)")
 	ctx, cancel := context.WithTimeout(context.Background(), during)
 	defer cancel()
 	var wg sync.WaitGroup
