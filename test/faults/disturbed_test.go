@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/internal/localpostgres"
+	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // readings are what the programs' clock is read by in Go's own source, how often each occurs there, and by what it is replaced.
@@ -63,15 +64,37 @@ func disturbTime(dir string) (overlay string, err error) {
 		return "", err
 	}
 	changed := filepath.Join(dir, "time.go")
-	replace, err := json.Marshal(map[string]map[string]string{"Replace": {
-		filepath.Join(original, "time.go"):      changed,
-		filepath.Join(original, "disturbed.go"): added,
-	}})
+	files, err := overlaid()
+	if err != nil {
+		return "", err
+	}
+	files[filepath.Join(original, "time.go")], files[filepath.Join(original, "disturbed.go")] = changed, added
+	replace, err := json.Marshal(map[string]map[string]string{"Replace": files})
 	if err != nil {
 		return "", err
 	}
 	overlay = filepath.Join(dir, "overlay.json")
 	return overlay, errors.Join(os.WriteFile(changed, []byte(text), 0o644), os.WriteFile(overlay, replace, 0o644))
+}
+
+// overlaid are the files that this test itself was built with in the place of others: a build has one overlay.
+func overlaid() (map[string]string, error) {
+	for _, flag := range strings.Fields(os.Getenv("GOFLAGS")) {
+		path, is := strings.CutPrefix(flag, "-overlay=")
+		if !is {
+			continue
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		var overlay struct{ Replace map[string]string }
+		if err := json.Unmarshal(text, &overlay); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		return overlay.Replace, nil
+	}
+	return map[string]string{}, nil
 }
 
 // replaceReadings fails unless the source reads the clock in just the places that are known: else some would go undisturbed.
@@ -169,7 +192,7 @@ func TestEachEventOnceAndInOrderWhateverTheWorkersClocksSay(t *testing.T) {
 	}
 }
 
-func TestLagIsToldByTheDatabasesClock(t *testing.T) {
+func TestLagAndLeaseAreToldByTheDatabasesClock(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"skew=-3h", "skew=3h"} {
 		t.Run(mode, func(t *testing.T) {
@@ -180,6 +203,7 @@ func TestLagIsToldByTheDatabasesClock(t *testing.T) {
 			w.exec(`ALTER TABLE stream_view ADD CONSTRAINT none CHECK (events = 0)`)
 			w.exec(`SELECT sluice.append('stream-1', NULL, '[{"type": "Counted", "data": {"n": "1"}}]')`)
 			w.until("the event that waits to be told of", `SELECT EXISTS (SELECT FROM sluice.worker WHERE (report #>> '{groups,view,lag}')::float8 > 2)`)
+			w.until("a lease by the database's clock", `SELECT lease_until BETWEEN clock_timestamp() AND clock_timestamp() + $1::interval FROM sluice.worker`, tokenstore.Lease)
 			var lag, age, lasted float64
 			err := w.pool.QueryRow(t.Context(), `SELECT (report #>> '{groups,view,lag}')::float8, (report #>> '{groups,view,fault,lasted}')::float8,
 				(SELECT extract(epoch FROM clock_timestamp() - min(recorded_at)) FROM sluice.event) FROM sluice.worker`).Scan(&lag, &lasted, &age)

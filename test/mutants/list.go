@@ -23,7 +23,7 @@ var (
 	reading       = test{"./eventsource/postgres", "(ReadersGet|LargeLate)/own", true}
 	replaying     = test{"./runtime/worker", "Replay", false}
 	sequencing    = test{"./runtime/worker", "Sequencing", false}
-	clocks        = test{"./test/faults", "WhateverTheWorkersClocksSay", false}
+	clocks        = test{"./test/faults", "ByTheDatabasesClock", false}
 )
 
 const (
