@@ -56,13 +56,14 @@ func decidePods(s *scope) podDecision {
 	return d
 }
 
-// rolling reports whether pods are being replaced.
+// rolling reports whether pods are being replaced. A change that the Deployment's controller has not looked at yet does not count: nothing is
+// replaced before, and where it is the number of pods, those that leave go on leaving.
 func rolling(s *scope) bool {
 	if s.deployment.Spec.Template.Labels[desired.LabelDefinition] != s.desired.ID {
 		return true
 	}
 	return slices.ContainsFunc(s.pods, func(pod corev1.Pod) bool { return pod.Labels[desired.LabelDefinition] != s.desired.ID }) ||
-		s.deployment.Status.ObservedGeneration < s.deployment.Generation || s.deployment.Status.UpdatedReplicas < s.deployment.Status.Replicas
+		s.deployment.Status.UpdatedReplicas < s.deployment.Status.Replicas
 }
 
 // costs are the segments that the newest plan gives each pod.

@@ -91,6 +91,9 @@ func TestWhichPodsGoAndWhen(t *testing.T) {
 			change("c", func(_ *corev1.Pod, w *stores.Worker) { w.Owned, w.Leaving = 1, time.Minute })}, plan{2, []string{"c"}, map[string]int{"a": 3, "b": 3, "c": 0}}},
 		"costs stay until the pod is gone": {[]func(*scope){withPods(3, 3, 0), wanting(2), leaves("c"), func(s *scope) { s.deployment.Spec.Replicas = ptr.To[int32](2) }},
 			plan{2, []string{"c"}, map[string]int{"a": 3, "b": 3, "c": 0}}},
+		"it goes on leaving while the Deployment's controller has not seen that there are to be fewer": {[]func(*scope){withPods(3, 3, 0), wanting(2), leaves("c"), func(s *scope) {
+			s.deployment.Spec.Replicas, s.deployment.Generation = ptr.To[int32](2), s.deployment.Status.ObservedGeneration+1
+		}}, plan{2, []string{"c"}, map[string]int{"a": 3, "b": 3, "c": 0}}},
 		"to zero there is nobody to hand over to": {[]func(*scope){withPods(3, 3), wanting(0)}, plan{Replicas: 0}},
 		"without the store Kubernetes chooses":    {[]func(*scope){withPods(3, 3), wanting(1), problem("ConnectionFailed")}, plan{Replicas: 1}},
 		"in a rollout the plan says who goes first": {[]func(*scope){withPods(0, 3, 3), wanting(2), change("a", func(pod *corev1.Pod, _ *stores.Worker) { pod.Labels[desired.LabelDefinition] = "old" })},

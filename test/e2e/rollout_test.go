@@ -21,6 +21,14 @@ func watchMoves(ctx context.Context, db *pgxpool.Pool) {
 		Error().NotTo(HaveOccurred())
 }
 
+// moves returns the claims that the database wrote down since watchMoves, one a line.
+func moves(ctx context.Context, db *pgxpool.Pool) string {
+	GinkgoHelper()
+	return scan[string](ctx, db, `
+		SELECT string_agg(format('%s segment %s to %s', m.at::time, m.segment, coalesce(w.pod, m.owner::text)), E'\n' ORDER BY m.at)
+		FROM move AS m LEFT JOIN sluice.worker AS w ON w.incarnation = m.owner`)
+}
+
 // writing appends to streams until the function that it returns is called, which tells how many events there are.
 func writing(ctx context.Context, db *pgxpool.Pool) (stop func() int) {
 	GinkgoHelper()
@@ -59,7 +67,7 @@ var _ = Describe("A rollout", func() {
 		Expect(err).NotTo(HaveOccurred())
 		Eventually(ctx, func() []string { return strings.Split(s.pods(ctx, "view"), "\n") }).Should(HaveLen(3))
 		Expect(scan[string](ctx, db, "SELECT string_agg(n::text, ' ' ORDER BY n) FROM (SELECT count(*) AS n FROM move GROUP BY segment) AS m")).To(
-			Equal(strings.TrimSpace(strings.Repeat("1 ", 16))), "how often each of the segments moved")
+			Equal(strings.TrimSpace(strings.Repeat("1 ", 16))), func() string { return "how often each of the segments moved: " + moves(ctx, db) })
 
 		By("scaling in")
 		Expect(db.Exec(ctx, "TRUNCATE move")).Error().NotTo(HaveOccurred())
@@ -68,7 +76,7 @@ var _ = Describe("A rollout", func() {
 		Expect(err).NotTo(HaveOccurred())
 		Expect(two.Moved(after)).To(Equal(5), "what the pod that left had")
 		s.ready(ctx, "view")
-		Expect(scan[int](ctx, db, "SELECT count(*) FROM move")).To(Equal(5))
+		Expect(scan[int](ctx, db, "SELECT count(*) FROM move")).To(Equal(5), func() string { return moves(ctx, db) })
 		Eventually(ctx, func() string {
 			return s.kubectl(ctx, "get", "pods", "-l", "sluice.dev/processor=view", "-o", `jsonpath={.items[*].metadata.annotations.controller\.kubernetes\.io/pod-deletion-cost}`)
 		}).Should(BeEmpty(), "costs are for as long as something is pending")
