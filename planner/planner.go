@@ -41,11 +41,12 @@ type Outcome struct {
 
 // Step looks once and does what is due. tokenstore.ErrPlanOutdated says that another planner was faster: look again.
 func (p *Planner) Step(ctx context.Context) (Outcome, error) {
+	began := time.Now()
 	o, err := p.observe(ctx)
 	if err != nil {
 		return o, err
 	}
-	if o.Reshaped, err = p.reshape(ctx, o.Groups, o.Tokens); err != nil {
+	if o.Reshaped, err = p.reshape(ctx, o.Groups, o.Tokens, time.Since(began)); err != nil {
 		return o, err
 	}
 	if o.Reshaped > 0 {

@@ -11,23 +11,25 @@ import (
 )
 
 // The splits and merges of one step of the planner are bounded, so that plans are written in between: halves have no owner before. So
-// many are done at least, and more as long as it takes no longer than this.
+// many are done at least, and more for about as long as the look before them took, within these bounds. A worker that plans
+// has its lease to renew.
 const (
-	stepsAtOnce = 64
-	stepsWithin = 400 * time.Millisecond
+	stepsAtOnce  = 64
+	stepsAtLeast = 400 * time.Millisecond
+	stepsAtMost  = time.Second
 )
 
 // reshape splits and merges towards the number of segments that each group wants, each in a transaction of its own, and
-// returns how many it did. Whoever comes after a crash goes on from the layout that there is.
-func (p *Planner) reshape(ctx context.Context, groups []tokenstore.Group, tokens []tokenstore.Token) (int, error) {
-	done, began := 0, time.Now()
+// returns how many it did. looked is how long the look before took. Whoever comes after a crash goes on from the layout that there is.
+func (p *Planner) reshape(ctx context.Context, groups []tokenstore.Group, tokens []tokenstore.Token, looked time.Duration) (int, error) {
+	done, began, within := 0, time.Now(), min(max(looked, stepsAtLeast), stepsAtMost)
 	for _, group := range groups {
 		steps, err := segment.Steps(layoutOf(group.Name, tokens), group.Segments)
 		if err != nil {
 			return done, fmt.Errorf("group %s: %w", group.Name, err)
 		}
 		for step := range steps {
-			if done >= stepsAtOnce && time.Since(began) > stepsWithin {
+			if done >= stepsAtOnce && time.Since(began) > within {
 				return done, nil
 			}
 			if err := p.carryOut(ctx, group.Name, step); errors.Is(err, tokenstore.ErrLayoutChanged) {

@@ -90,7 +90,9 @@ func (d *Directory) TerminateBackends(ctx context.Context, incarnations []int64)
 func (d *Directory) PlannerLock(ctx context.Context, processor string, plan func() error) (bool, error) {
 	got := false
 	err := pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
-		if err := tx.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock(hashtextextended($1, $2))", processor, lockClass).Scan(&got); err != nil || !got {
+		// Planning may take longer than a handler may be idle: there may be thousands of segments.
+		const try = `SELECT pg_try_advisory_xact_lock(hashtextextended($1, $2)) FROM set_config('idle_in_transaction_session_timeout', '10s', true)`
+		if err := tx.QueryRow(ctx, try, processor, lockClass).Scan(&got); err != nil || !got {
 			return err
 		}
 		return plan()
