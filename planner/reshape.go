@@ -20,7 +20,8 @@ const (
 )
 
 // reshape splits and merges towards the number of segments that each group wants, each in a transaction of its own, and
-// returns how many it did. looked is how long the look before took. Whoever comes after a crash goes on from the layout that there is.
+// returns how many it did. looked is how long the look before took. The plan that follows announces them: it has halves to give to
+// somebody, or wholes whose halves are gone. Whoever comes after a crash goes on from the layout that there is.
 func (p *Planner) reshape(ctx context.Context, groups []tokenstore.Group, tokens []tokenstore.Token, looked time.Duration) (int, error) {
 	done, began, within := 0, time.Now(), min(max(looked, stepsAtLeast), stepsAtMost)
 	for _, group := range groups {

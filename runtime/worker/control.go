@@ -77,8 +77,7 @@ func (l *life) controlLoop(ctx context.Context) error {
 // retryStore is about how soon the directory is tried again while it cannot be reached.
 const retryStore = 200 * time.Millisecond
 
-// restAfter is for how many times as long as a look took no other one begins: with many segments each costs something, and splits
-// announce themselves by the hundred.
+// restAfter is for how many times as long as a look took no other one begins: with many segments each costs something.
 const restAfter = 2
 
 // turn does what is due and returns when the next turn is, unless something happens before.

@@ -44,7 +44,8 @@ func (s *Store) Merge(ctx context.Context, group string, half segment.Segment) e
 }
 
 // reshape locks the tokens of segments, given in the order of their ids, and writes what is made of them: one transaction of two round
-// trips, since a group may have thousands. ErrLayoutChanged when one is not there as such.
+// trips, since a group may have thousands. It announces nothing: the plan that gives what was made an owner does, and many steps go
+// before it. ErrLayoutChanged when one is not there as such.
 func (s *Store) reshape(ctx context.Context, group string, segments []segment.Segment, change func([]tokenstore.Token, *pgx.Batch) error) error {
 	return withConn(ctx, s.pool, func(conn *pgxpool.Conn) error {
 		var tokens []tokenstore.Token
@@ -68,7 +69,6 @@ func (s *Store) reshape(ctx context.Context, group string, segments []segment.Se
 		if err := change(tokens, end); err != nil {
 			return err
 		}
-		end.Queue(`SELECT pg_notify($1, '')`, s.notify)
 		end.Queue(`COMMIT`)
 		return conn.SendBatch(ctx, end).Close()
 	})

@@ -60,6 +60,11 @@ func ownAll(ctx context.Context, w *world, table *summary) error {
 		return err
 	}
 	table.seconds(fmt.Sprintf("… and shared evenly by %d workers", w.options.workers), 5, took)
+	atRest, err := w.cpu(ctx, 10*time.Second)
+	if err != nil {
+		return err
+	}
+	table.add("CPU of a worker at rest, of one core", "%", 0, false, 100*atRest)
 	var victim int64
 	if err := w.pool.QueryRow(ctx, `SELECT incarnation FROM sluice.worker WHERE pod = 'worker-1'`).Scan(&victim); err != nil {
 		return err

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -187,6 +189,42 @@ func (w *world) until(ctx context.Context, since time.Time, query string, args .
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// cpu is how much of a core a worker takes on average, over a time. It reads what Linux tells of processes.
+func (w *world) cpu(ctx context.Context, over time.Duration) (float64, error) {
+	before, err := w.cpuTime()
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	select {
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-time.After(over):
+	}
+	after, err := w.cpuTime()
+	return (after - before).Seconds() / time.Since(began).Seconds() / float64(len(w.workers)), err
+}
+
+// cpuTime is what all workers have had.
+func (w *world) cpuTime() (all time.Duration, err error) {
+	for _, cmd := range w.workers {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
+		if err != nil {
+			return 0, err
+		}
+		_, rest, _ := strings.Cut(string(text), ") ")
+		fields := strings.Fields(rest)
+		for _, field := range fields[11:13] { // utime and stime, in hundredths of a second
+			ticks, err := strconv.Atoi(field)
+			if err != nil {
+				return 0, fmt.Errorf("reading /proc/%d/stat: %w", cmd.Process.Pid, err)
+			}
+			all += time.Duration(ticks) * 10 * time.Millisecond
+		}
+	}
+	return all, nil
 }
 
 // close ends all that was started. Logs of workers are kept where KEEP is set.
