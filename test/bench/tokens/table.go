@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 )
@@ -21,7 +22,7 @@ type summary struct {
 	figures  []*figure
 }
 
-// add enters what a run has measured.
+// add enters what a run has measured, and tells of it at once.
 func (s *summary) add(name, unit string, goal float64, atLeast bool, value float64) {
 	i := slices.IndexFunc(s.figures, func(f *figure) bool { return f.name == name })
 	if i < 0 {
@@ -29,6 +30,7 @@ func (s *summary) add(name, unit string, goal float64, atLeast bool, value float
 		s.figures = append(s.figures, &figure{name: name, unit: unit, goal: goal, atLeast: atLeast})
 	}
 	s.figures[i].runs = append(s.figures[i].runs, value)
+	fmt.Fprintf(os.Stderr, "  %s: %s\n", name, s.figures[i].text(value))
 }
 
 // seconds enters a time, with the longest that is good, or 0.
