@@ -140,6 +140,59 @@ func TestEventsComeBeforeAnyStatement(t *testing.T) {
 	}
 }
 
+// The server plans a statement's first five runs, and then again only where the plan for any parameters looks worse to it.
+func TestAStatementForEachEventIsNotPlannedForEach(t *testing.T) {
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, postgrestest.New(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, `CREATE SCHEMA sluice; CREATE TABLE seen (position bigint, replay boolean, why text);
+		CREATE TABLE sluice.event (position bigint PRIMARY KEY, stream_id text, type text, data jsonb, metadata jsonb, recorded_at timestamptz);
+		INSERT INTO sluice.event (position, data) SELECT n, jsonb_build_object('text', repeat('x', 200)) FROM generate_series(1, 50000) n`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(ctx, "ANALYZE sluice.event"); err != nil {
+		t.Fatal(err)
+	}
+	h := sqlHandler(definition.Statement{EventTypes: []string{"A"}, Each: "INSERT INTO seen SELECT position, replay, replay_context ->> 'why' FROM event"})
+	all := events(strings.Repeat("x:A ", 20))
+	for i := range all[:10] {
+		all[i].Replay = &Replay{ID: "r", Context: map[string]string{"why": "so"}}
+	}
+	if err := h.Apply(ctx, alone{conn}, all); err != nil {
+		t.Fatal(err)
+	}
+	var seen, again, why, custom int
+	err = conn.QueryRow(ctx, `SELECT count(DISTINCT position), count(*) FILTER (WHERE replay AND position <= 10), count(why),
+		(SELECT custom_plans FROM pg_prepared_statements WHERE statement LIKE 'WITH event AS%') FROM seen`).Scan(&seen, &again, &why, &custom)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if seen != 20 || again != 10 || why != 10 {
+		t.Errorf("it saw %d events, %d of them again, %d with the replay's context; want 20, 10 and 10", seen, again, why)
+	}
+	if custom > 5 {
+		t.Errorf("%d of 20 runs were planned by themselves, want 5", custom)
+	}
+}
+
+// alone is a transaction without a fence.
+type alone struct{ conn *pgx.Conn }
+
+func (a alone) Pipeline(ctx context.Context, queue func(*pgx.Batch) error) error {
+	batch := &pgx.Batch{}
+	if err := queue(batch); err != nil {
+		return err
+	}
+	return a.conn.SendBatch(ctx, batch).Close()
+}
+
+func (a alone) InTx(ctx context.Context, work func(pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, a.conn, work)
+}
+
 func TestAStatementThatIsNoneIsTheDefinitionsFault(t *testing.T) {
 	ctx := context.Background()
 	conn, err := pgx.Connect(ctx, postgrestest.New(t))
