@@ -43,6 +43,7 @@ test: cluster postgres test-verify test-unit test-postgres test-faults test-apis
 test-verify: generate ## Check format, vet, and that what is generated is up to date
 	@unformatted="$$(gofmt -l $$(git ls-files '*.go'))"; if [ -n "$$unformatted" ]; then echo "not formatted: $$unformatted"; exit 1; fi
 	go vet ./...
+	go vet -C test/bench/peers ./...
 	git diff --exit-code -- api config/crd charts/sluice-crds
 
 .PHONY: test-unit
@@ -79,6 +80,12 @@ EVENTS ?= 1000000
 bench: postgres ## Measure how fast a worker catches up, against what server and driver allow (EVENTS=1000000, RUNS=5, ONLY='scan;loop;Sluice')
 	go run ./test/bench/throughput -events $(EVENTS) -runs $(RUNS) -only '$(ONLY)'
 
+PEER_EVENTS ?= 20000
+
+.PHONY: bench-peers
+bench-peers: postgres ## Measure catching up against watermill-sql and River, on the same projection (PEER_EVENTS=20000, RUNS=5, ONLY='watermill;queued')
+	go run -C test/bench/peers . -events $(PEER_EVENTS) -runs $(RUNS) -only '$(ONLY)'
+
 DURATION ?= 30s
 
 .PHONY: bench-latency
@@ -88,6 +95,7 @@ bench-latency: postgres ## Measure the time from an event's commit to its projec
 .PHONY: test-bench
 test-bench: ## Run the short form of the benches, which fails where a ratio, by CPU time, is missed by more than a factor of five
 	go run ./test/bench/throughput -events 100000 -runs 1 -slack 5
+	go run -C test/bench/peers . -events 2000 -runs 1
 
 .PHONY: bench-tokens
 bench-tokens: ## Measure what ten thousand segments cost: claims, takeover, splits and merges, heap-only updates (RUNS=5, ONLY=own,hot)

@@ -22,7 +22,7 @@ func Introduce(ctx context.Context, db *pgxpool.Pool) (string, error) {
 		return "", fmt.Errorf("asking the server for its settings: %w", err)
 	}
 	return fmt.Sprintf("%s, %d cores (%s), load %s; %s, pgx %s, Sluice %s\nPostgreSQL %s: %s\n",
-		runtime.GOOS+"/"+runtime.GOARCH, runtime.NumCPU(), processorModel(), load(), runtime.Version(), moduleVersion("github.com/jackc/pgx/v5"), revision(), server, set), nil
+		runtime.GOOS+"/"+runtime.GOARCH, runtime.NumCPU(), processorModel(), load(), runtime.Version(), ModuleVersion("github.com/jackc/pgx/v5"), revision(), server, set), nil
 }
 
 // processorModel is what Linux calls the processor.
@@ -49,7 +49,8 @@ func load() string {
 	return average
 }
 
-func moduleVersion(path string) string {
+// ModuleVersion is the version of a module that this program is made of.
+func ModuleVersion(path string) string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"

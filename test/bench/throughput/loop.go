@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/sluice-project/sluice/test/bench/ledger"
 )
 
 // The loops written by hand: read a page above the token, and apply it in one transaction with the token's move. They are no
@@ -27,7 +29,7 @@ WITH page AS MATERIALIZED (
 ), applied AS (
   INSERT INTO %s AS a (stream_id, events, balance, hash, first, last, late)
   SELECT stream_id, count(*), sum(amount), sum(position %% 1000003 * amount), min(position), max(position), 0 FROM page GROUP BY 1
-  ` + onConflict + `
+  ` + ledger.OnConflict + `
 )
 SELECT count(*), coalesce(max(position), 0) FROM page`
 
@@ -52,7 +54,7 @@ func loopInDatabase(workers int) func(context.Context, *run) error {
 func loopInGo(workers int) func(context.Context, *run) error {
 	return func(ctx context.Context, r *run) error {
 		upsert := fmt.Sprintf(`INSERT INTO %s AS a (stream_id, events, balance, hash, first, last, late)
-			SELECT *, 0 FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[]) `+onConflict, r.table)
+			SELECT *, 0 FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[]) `+ledger.OnConflict, r.table)
 		return r.loops(ctx, workers, func(ctx context.Context, conn *pgx.Conn, worker int) error {
 			for position := int64(0); ; {
 				f := newFold()
@@ -114,7 +116,7 @@ func (f *fold) add(position int64, stream, data []byte) error {
 	f.count++
 	f.events[i]++
 	f.balances[i] += amount
-	f.hashes[i] += hash(position, amount)
+	f.hashes[i] += ledger.Hash(position, amount)
 	f.lasts[i] = position
 	return nil
 }
@@ -139,13 +141,13 @@ func (r *run) loops(ctx context.Context, workers int, work func(ctx context.Cont
 	}
 	for _, sql := range []string{"DROP TABLE IF EXISTS bench_token", "CREATE TABLE bench_token (worker integer PRIMARY KEY, position bigint NOT NULL) WITH (fillfactor = 25)",
 		fmt.Sprintf("INSERT INTO bench_token SELECT i, 0 FROM generate_series(0, %d) AS i", workers-1)} {
-		if _, err := r.db.Exec(ctx, sql); err != nil {
+		if _, err := r.DB.Exec(ctx, sql); err != nil {
 			return err
 		}
 	}
 	conns := make([]*pgx.Conn, workers)
 	for i := range conns {
-		conn, err := r.db.Acquire(ctx)
+		conn, err := r.DB.Acquire(ctx)
 		if err != nil {
 			return err
 		}
@@ -164,5 +166,5 @@ func (r *run) loops(ctx context.Context, workers int, work func(ctx context.Cont
 	if err != nil {
 		return err
 	}
-	return r.verify(ctx, r.table, 0)
+	return r.Verify(ctx, r.table, 0)
 }

@@ -19,7 +19,10 @@ import (
 	"syscall"
 
 	"github.com/sluice-project/sluice/test/bench/lab"
+	"github.com/sluice-project/sluice/test/bench/ledger"
 )
+
+var distributions = []ledger.Distribution{ledger.Uniform, ledger.Zipf}
 
 // options of the bench.
 type options struct {
@@ -85,18 +88,18 @@ func (o options) form() string {
 	if o.events < 1_000_000 || o.rounds < 5 {
 		name = "SHORT FORM, whose figures tell only of gross misses"
 	}
-	return fmt.Sprintf("%s: %d events over %d streams, %d rounds, %d segments, batches of at most %d", name, o.events, streams, o.rounds, o.segments, o.batch)
+	return fmt.Sprintf("%s: %d events over %d streams, %d rounds, %d segments, batches of at most %d", name, o.events, ledger.Streams, o.rounds, o.segments, o.batch)
 }
 
-func (o options) generate(ctx context.Context, server *lab.Server) ([]*workload, error) {
-	var all []*workload
+func (o options) generate(ctx context.Context, server *lab.Server) ([]*ledger.Ledger, error) {
+	var all []*ledger.Ledger
 	for i, d := range distributions {
-		w, err := generate(ctx, server, d, o.events)
+		w, err := ledger.Generate(ctx, server, d, o.events)
 		if err != nil {
 			return nil, err
 		}
 		if i == 0 {
-			text, err := lab.Introduce(ctx, w.db)
+			text, err := lab.Introduce(ctx, w.DB)
 			if err != nil {
 				return nil, err
 			}
@@ -108,7 +111,7 @@ func (o options) generate(ctx context.Context, server *lab.Server) ([]*workload,
 }
 
 // measure makes the rounds.
-func (o options) measure(ctx context.Context, server *lab.Server, loads []*workload) (*results, error) {
+func (o options) measure(ctx context.Context, server *lab.Server, loads []*ledger.Ledger) (*results, error) {
 	all := &results{}
 	count := 0
 	for round := range o.rounds {
@@ -117,13 +120,13 @@ func (o options) measure(ctx context.Context, server *lab.Server, loads []*workl
 		for _, w := range loads {
 			for i := range kinds {
 				k := kinds[(i+round*5)%len(kinds)]
-				if !o.wants(w.name + " " + k.name) {
+				if !o.wants(w.Name + " " + k.name) {
 					continue
 				}
 				count++
-				r := &run{kind: k, workload: w, server: server, table: tableFor(count), segments: o.segments, batch: o.batch}
+				r := &run{kind: k, Ledger: w, server: server, table: tableFor(count), segments: o.segments, batch: o.batch}
 				if err := errors.Join(k.do(ctx, r), r.end(ctx)); err != nil {
-					return nil, fmt.Errorf("%s, %s: %w", w.name, k.name, err)
+					return nil, fmt.Errorf("%s, %s: %w", w.Name, k.name, err)
 				}
 				fmt.Println(r)
 				runs = append(runs, r)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/test/bench/lab"
+	"github.com/sluice-project/sluice/test/bench/ledger"
 )
 
 // kind is one way to go through the events.
@@ -51,7 +52,7 @@ var kinds = []kind{
 // run is one run of a kind.
 type run struct {
 	kind
-	*workload
+	*ledger.Ledger
 	server   *lab.Server
 	table    string // the projection's; also the name of processor and group
 	segments int
@@ -68,20 +69,20 @@ func (r *run) rate() float64 { return float64(r.handled) / r.took.Seconds() }
 
 func (r *run) String() string {
 	perMillion := func(d time.Duration) float64 { return d.Seconds() * 1e6 / float64(r.handled) }
-	return fmt.Sprintf("%-8s %-48s %9.0f events/s  CPU s/M: client %5.2f server %5.2f  peak %3d MB", r.workload.name, r.kind.name, r.rate(),
+	return fmt.Sprintf("%-8s %-48s %9.0f events/s  CPU s/M: client %5.2f server %5.2f  peak %3d MB", r.Ledger.Name, r.kind.name, r.rate(),
 		perMillion(r.cost.Client), perMillion(r.cost.Server), r.cost.PeakRSS>>20)
 }
 
 // begin makes an empty projection.
 func (r *run) begin(ctx context.Context) error {
-	_, err := r.db.Exec(ctx, fmt.Sprintf(projection, r.table))
+	_, err := r.DB.Exec(ctx, fmt.Sprintf(ledger.Projection, r.table))
 	return err
 }
 
 // end drops it and has the server write down what it holds, so that it does not do so in the next run.
 func (r *run) end(ctx context.Context) error {
 	for _, sql := range []string{"DROP TABLE IF EXISTS " + r.table, "CHECKPOINT"} {
-		if _, err := r.db.Exec(ctx, sql); err != nil {
+		if _, err := r.DB.Exec(ctx, sql); err != nil {
 			return err
 		}
 	}
@@ -98,7 +99,7 @@ func (r *run) time(work func() error) error {
 	if err := work(); err != nil {
 		return err
 	}
-	r.took, r.handled = time.Since(began), r.events
+	r.took, r.handled = time.Since(began), r.Events
 	r.cost, err = meter.Stop()
 	return err
 }

@@ -75,11 +75,11 @@ func scanStream(ctx context.Context, r *run) error {
 }
 
 func (r *run) scan(ctx context.Context, all func(*pgx.Conn, *scanned) error) error {
-	return r.db.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+	return r.DB.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
 		var s scanned
 		err := r.time(func() error { return all(conn.Conn(), &s) })
-		if err == nil && (s.rows != r.events || s.bytes < 250*s.rows) {
-			err = fmt.Errorf("%d rows were read of %d", s.rows, r.events)
+		if err == nil && (s.rows != r.Events || s.bytes < 250*s.rows) {
+			err = fmt.Errorf("%d rows were read of %d", s.rows, r.Events)
 		}
 		return err
 	})
@@ -88,7 +88,7 @@ func (r *run) scan(ctx context.Context, all func(*pgx.Conn, *scanned) error) err
 // readSource reads all events as the feed does, without a worker.
 func readSource(size int) func(context.Context, *run) error {
 	return func(ctx context.Context, r *run) error {
-		source := eventspostgres.NewSource(r.db, lab.Schema)
+		source := eventspostgres.NewSource(r.DB, lab.Schema)
 		coverage, err := source.Parse(tokenstore.Progress{})
 		if err != nil {
 			return err
@@ -107,8 +107,8 @@ func readSource(size int) func(context.Context, *run) error {
 				coverage = page.After(coverage, math.MaxInt64)
 			}
 		})
-		if err == nil && read != r.events {
-			err = fmt.Errorf("%d events were read of %d", read, r.events)
+		if err == nil && read != r.Events {
+			err = fmt.Errorf("%d events were read of %d", read, r.Events)
 		}
 		return err
 	}

@@ -17,7 +17,7 @@ func (r *results) of(distribution, kind string) []*run {
 	var all []*run
 	for _, round := range r.rounds {
 		for _, one := range round {
-			if one.workload.name == distribution && one.kind.name == kind {
+			if one.Ledger.Name == distribution && one.kind.name == kind {
 				all = append(all, one)
 			}
 		}
@@ -43,7 +43,7 @@ func (r *results) compare(distribution, kind string, to class, figure func(*run)
 	for _, round := range r.rounds {
 		var own, best float64
 		for _, one := range round {
-			if one.workload.name != distribution {
+			if one.Ledger.Name != distribution {
 				continue
 			}
 			if one.kind.name == kind {
@@ -65,10 +65,10 @@ func (r *results) String() string {
 	b.WriteString("\n| events | run | events/s, median | min – max | × L1 | × L2 | × L2, 4 workers | CPU s per million, client + server | peak memory |\n|---|---|---|---|---|---|---|---|---|\n")
 	for _, d := range distributions {
 		for _, k := range kinds {
-			if runs := r.of(d.name, k.name); len(runs) > 0 {
-				fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", d.name, k.name, thousands(lab.Median(rates(runs))),
+			if runs := r.of(d.Name, k.name); len(runs) > 0 {
+				fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", d.Name, k.name, thousands(lab.Median(rates(runs))),
 					thousands(slices.Min(rates(runs)))+" – "+thousands(slices.Max(rates(runs))),
-					ratio(r.ratios(d.name, k.name, scan)), ratio(r.ratios(d.name, k.name, loop)), ratio(r.ratios(d.name, k.name, fourfold)), cpu(runs), peak(runs))
+					ratio(r.ratios(d.Name, k.name, scan)), ratio(r.ratios(d.Name, k.name, loop)), ratio(r.ratios(d.Name, k.name, fourfold)), cpu(runs), peak(runs))
 			}
 		}
 	}
@@ -125,13 +125,13 @@ func (r *results) misses(slack float64, quiet bool) []string {
 	var missed []string
 	for _, d := range distributions {
 		for _, k := range kinds {
-			runs := r.of(d.name, k.name)
+			runs := r.of(d.Name, k.name)
 			if len(runs) == 0 {
 				continue
 			}
 			miss := func(what string, got, want float64, format string) {
 				if want > 0 && got < want/slack {
-					missed = append(missed, fmt.Sprintf("%s, %s: "+format+" %s, want "+format, d.name, k.name, got, what, want/slack))
+					missed = append(missed, fmt.Sprintf("%s, %s: "+format+" %s, want "+format, d.Name, k.name, got, what, want/slack))
 				}
 			}
 			ratios, unit := r.perCPU, " by CPU time"
@@ -139,10 +139,10 @@ func (r *results) misses(slack float64, quiet bool) []string {
 				ratios, unit = r.ratios, ""
 				miss("events/s", lab.Median(rates(runs)), k.perSecond, "%.0f")
 			}
-			if all := ratios(d.name, k.name, scan); len(all) > 0 {
+			if all := ratios(d.Name, k.name, scan); len(all) > 0 {
 				miss("× L1"+unit, lab.Median(all), k.ofScan, "%.2f")
 			}
-			if all := ratios(d.name, k.name, loop); len(all) > 0 {
+			if all := ratios(d.Name, k.name, loop); len(all) > 0 {
 				miss("× L2"+unit, lab.Median(all), k.ofLoop, "%.2f")
 			}
 		}

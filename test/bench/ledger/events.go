@@ -1,4 +1,4 @@
-package main
+package ledger
 
 import (
 	"context"
@@ -10,41 +10,44 @@ import (
 	"github.com/sluice-project/sluice/test/bench/lab"
 )
 
-// streams is how many there are.
-const streams = 10_000
+// Streams is how many there are.
+const Streams = 10_000
 
 // chunk is how many events one transaction appends.
 const chunk = 10_000
 
-// distribution says how events are spread over the streams: an expression that gives a stream's number, from 1. The table shares
+// Distribution says how events are spread over the streams: an expression that gives a stream's number, from 1. The table shares
 // holds an array with the share of the streams up to each one.
-type distribution struct{ name, stream string }
+type Distribution struct{ Name, stream string }
 
-var distributions = []distribution{
-	{"uniform", fmt.Sprintf("1 + floor(random() * %d)::integer", streams)},
-	{"zipf", "1 + width_bucket(random(), (SELECT upto FROM shares))"}, // s = 1: the first stream has about a tenth of all events
+var (
+	// Uniform spreads them evenly.
+	Uniform = Distribution{"uniform", fmt.Sprintf("1 + floor(random() * %d)::integer", Streams)}
+	// Zipf spreads them by Zipf's law with s = 1: the first stream has about a tenth of all events.
+	Zipf = Distribution{"zipf", "1 + width_bucket(random(), (SELECT upto FROM shares))"}
+)
+
+// Ledger is a database with events in it.
+type Ledger struct {
+	Distribution
+	URL    string
+	DB     *pgxpool.Pool
+	Events int64 // their positions are 1 to Events
 }
 
-// workload is a database with events in it.
-type workload struct {
-	distribution
-	url    string
-	db     *pgxpool.Pool
-	events int64 // their positions are 1 to events
-}
-
-// generate makes the events: 250 bytes of data each, in order, versions right, one transaction a chunk.
-func generate(ctx context.Context, server *lab.Server, d distribution, events int64) (*workload, error) {
-	url, pool, err := server.NewDatabase(ctx, d.name)
+// Generate makes a database, of the distribution's name, and events in it: 250 bytes of data each, in order, versions right, one
+// transaction a chunk.
+func Generate(ctx context.Context, server *lab.Server, d Distribution, events int64) (*Ledger, error) {
+	url, pool, err := server.NewDatabase(ctx, d.Name)
 	if err != nil {
 		return nil, err
 	}
-	w := &workload{distribution: d, url: url, db: pool, events: events}
-	err = pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error { return w.fill(ctx, conn.Conn()) })
+	l := &Ledger{Distribution: d, URL: url, DB: pool, Events: events}
+	err = pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error { return l.fill(ctx, conn.Conn()) })
 	if err != nil {
-		return nil, fmt.Errorf("making %d events, %s: %w", events, d.name, err)
+		return nil, fmt.Errorf("making %d events, %s: %w", events, d.Name, err)
 	}
-	return w, nil
+	return l, nil
 }
 
 // drawn are the events' streams and amounts, in the order in which they are to be appended; repeatable, by the seed.
@@ -61,20 +64,20 @@ const insert = `INSERT INTO sluice.event (stream_id, version, type, data)
 	  FROM (SELECT i, stream_id, version, jsonb_build_object('account', stream_id, 'amount', amount, 'note', '') AS data FROM drawn WHERE i > $1 AND i <= $2 ORDER BY i) AS d
 	 ORDER BY i`
 
-func (w *workload) fill(ctx context.Context, conn *pgx.Conn) error {
+func (l *Ledger) fill(ctx context.Context, conn *pgx.Conn) error {
 	if _, err := conn.Exec(ctx, `SELECT setseed(0.5)`); err != nil {
 		return err
 	}
-	if _, err := conn.Exec(ctx, fmt.Sprintf(shares, streams)); err != nil {
+	if _, err := conn.Exec(ctx, fmt.Sprintf(shares, Streams)); err != nil {
 		return err
 	}
-	if _, err := conn.Exec(ctx, fmt.Sprintf(drawn, w.stream, w.events)); err != nil {
+	if _, err := conn.Exec(ctx, fmt.Sprintf(drawn, l.stream, l.Events)); err != nil {
 		return err
 	}
 	if _, err := conn.Exec(ctx, "CREATE INDEX ON drawn (i)"); err != nil {
 		return err
 	}
-	for from := int64(0); from < w.events; from += chunk {
+	for from := int64(0); from < l.Events; from += chunk {
 		if _, err := conn.Exec(ctx, insert, from, from+chunk); err != nil {
 			return err
 		}
@@ -84,18 +87,18 @@ func (w *workload) fill(ctx context.Context, conn *pgx.Conn) error {
 			return err
 		}
 	}
-	return w.checkEvents(ctx, conn)
+	return l.checkEvents(ctx, conn)
 }
 
 // checkEvents fails where the events are not what they are to be.
-func (w *workload) checkEvents(ctx context.Context, conn *pgx.Conn) error {
+func (l *Ledger) checkEvents(ctx context.Context, conn *pgx.Conn) error {
 	var count, last, length int64
 	err := conn.QueryRow(ctx, `SELECT count(*), max(position), avg(length(data::text))::bigint FROM sluice.event`).Scan(&count, &last, &length)
 	if err != nil {
 		return err
 	}
-	if count != w.events || last != w.events || length != 250 {
-		return fmt.Errorf("there are %d events up to position %d with %d bytes of data on average, want %d with 250", count, last, length, w.events)
+	if count != l.Events || last != l.Events || length != 250 {
+		return fmt.Errorf("there are %d events up to position %d with %d bytes of data on average, want %d with 250", count, last, length, l.Events)
 	}
 	return nil
 }
