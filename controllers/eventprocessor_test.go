@@ -198,6 +198,29 @@ var _ = Describe("An EventProcessor", func() {
 		w.ready("orders")
 	})
 
+	It("names who keeps transactions open, for as long as they are", func(ctx SpecContext) {
+		w := running()
+		since := time.Date(2026, 1, 2, 3, 4, 5, 6789, time.UTC)
+		w.set(func() {
+			w.report = func(tokenstore.Worker) tokenstore.Report {
+				return tokenstore.Report{Ready: true, Proven: true, OpenWriters: []tokenstore.OpenWriter{
+					{Transaction: "7", PID: 42, Application: "importer", User: "app", Since: since}, {Transaction: "8", Prepared: "left", User: "app", Since: since.Add(time.Minute)}}}
+			}
+		})
+		writers := func() []v1alpha1.OpenWriter { return w.get("orders").Status.OpenWriters }
+		Eventually(writers, "20s").Should(HaveLen(2))
+		first := writers()[0]
+		Expect(first.Since.Time).To(BeTemporally("==", since.Truncate(time.Second)))
+		first.Since = metav1.Time{}
+		Expect(first).To(Equal(v1alpha1.OpenWriter{PID: 42, Application: "importer", User: "app"}))
+		Expect(writers()[1].Prepared).To(Equal("left"))
+		Expect(w.says("orders", "Ready")()).To(Equal("True/Ready"))
+		written := w.get("orders").ResourceVersion
+		Consistently(func() string { return w.get("orders").ResourceVersion }, "2s").Should(Equal(written), "the status changes while the writers do not")
+		w.set(func() { w.report = nil })
+		Eventually(writers, "20s").Should(BeEmpty())
+	})
+
 	It("writes nothing at rest", func(ctx SpecContext) {
 		w := running()
 		versions := func() []string {

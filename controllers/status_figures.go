@@ -3,7 +3,9 @@ package controllers
 import (
 	"fmt"
 	"slices"
+	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/utils/ptr"
 
@@ -31,8 +33,17 @@ func figures(s *scope, status *v1alpha1.EventProcessorStatus) {
 		}
 		status.Lag = lagText(worst)
 		status.Runtime = versions(s.store.Facts.Workers)
+		status.OpenWriters = openWriters(s)
 	}
 	status.Segments.Summary = fmt.Sprintf("%d/%d", status.Segments.Owned, status.Segments.Desired)
+}
+
+func openWriters(s *scope) (open []v1alpha1.OpenWriter) {
+	for _, w := range s.store.Facts.OpenWriters {
+		open = append(open, v1alpha1.OpenWriter{PID: w.PID, Prepared: w.Prepared, Application: w.Application, User: w.User,
+			Since: metav1.NewTime(w.Since.Truncate(time.Second))})
+	}
+	return open
 }
 
 func desiredSegments(s *scope) int32 {

@@ -234,6 +234,10 @@ func TestOnlyFiguresCanWait(t *testing.T) {
 	if cmp.Equal(before, lag) || urgent(before, lag) {
 		t.Error("a figure is urgent")
 	}
+	waiting := statusOf(healthy(t, func(s *scope) { s.store.Facts.OpenWriters = []tokenstore.OpenWriter{{PID: 1, Since: now}} }))
+	if cmp.Equal(before, waiting) || urgent(before, waiting) {
+		t.Error("an open writer is urgent, or is not told")
+	}
 	if !urgent(before, statusOf(healthy(t, problem("ConnectionFailed")))) {
 		t.Error("a condition is not urgent")
 	}

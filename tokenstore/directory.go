@@ -1,6 +1,7 @@
 package tokenstore
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"time"
@@ -53,6 +54,24 @@ type Report struct {
 	Failing string `json:"failing,omitempty"`
 	// Groups by name.
 	Groups map[string]GroupReport `json:"groups,omitempty"`
+	// OpenWriters are the oldest of the transactions that have written to the event table and stay open, oldest first.
+	OpenWriters []OpenWriter `json:"openWriters,omitempty"`
+}
+
+// OpenWriter is a transaction that has written to the event table and has not ended. Its own events wait for that; no others do.
+type OpenWriter struct {
+	Transaction string `json:"transaction"`        // its id, as pg_stat_activity and pg_prepared_xacts have it
+	PID         int32  `json:"pid,omitempty"`      // of the backend; 0 where it is prepared
+	Prepared    string `json:"prepared,omitempty"` // the gid, where it is prepared for two-phase commit
+	Application string `json:"application,omitempty"`
+	User        string `json:"user,omitempty"`
+	// Since when, by the database's clock: its start, or when it was prepared; where the reader's role may not know that, when it was first seen.
+	Since time.Time `json:"since"`
+}
+
+// Compare orders the oldest first.
+func (w OpenWriter) Compare(other OpenWriter) int {
+	return cmp.Or(w.Since.Compare(other.Since), cmp.Compare(w.Transaction, other.Transaction))
 }
 
 // GroupReport is a worker's share of a group.

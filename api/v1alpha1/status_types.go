@@ -39,6 +39,31 @@ type EventProcessorStatus struct {
 	// +listType=map
 	// +listMapKey=name
 	Groups []GroupStatus `json:"groups,omitempty"`
+	// openWriters are the oldest of the transactions that have written to the event table and have been open for ten seconds or
+	// longer, as workers see them. The events of each wait for its end, and no others do.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=5
+	OpenWriters []OpenWriter `json:"openWriters,omitempty"`
+}
+
+// OpenWriter is a transaction that has written to the event table and stays open.
+type OpenWriter struct {
+	// pid of the backend in the database; absent where the transaction is prepared.
+	// +optional
+	PID int32 `json:"pid,omitempty"`
+	// prepared is the transaction's name where it is prepared for a two-phase commit.
+	// +optional
+	Prepared string `json:"prepared,omitempty"`
+	// application is what the writer calls itself, its application_name.
+	// +optional
+	Application string `json:"application,omitempty"`
+	// user is the writer's role in the database.
+	// +optional
+	User string `json:"user,omitempty"`
+	// since is when the transaction began or was prepared, or when it was first seen where the workers' role may not know that.
+	// +optional
+	Since metav1.Time `json:"since,omitempty,omitzero"`
 }
 
 // SegmentCounts counts segments by state.

@@ -21,6 +21,8 @@ type Facts struct {
 	Replays []tokenstore.Replay // the ledger, oldest first
 	// Plan is the newest one's number; Assigned of the workers is what it says.
 	Plan int64
+	// OpenWriters are the oldest of the transactions that have written to the event table and stay open, oldest first.
+	OpenWriters []tokenstore.OpenWriter
 	// Quarantined says that the wanted definition failed before it was proven.
 	Quarantined bool
 }
@@ -118,6 +120,7 @@ func factsOf(outcome planner.Outcome, orphaned map[tokenstore.Key]time.Time, now
 		Plan:        outcome.View.Processor.Plan,
 		Quarantined: outcome.View.Processor.Quarantined,
 		Faults:      faultsOf(outcome),
+		OpenWriters: openWritersOf(outcome),
 	}
 }
 

@@ -92,6 +92,24 @@ func TestFailuresNobodyReportsAreTold(t *testing.T) {
 	}
 }
 
+func TestOpenWritersAreToldOnce(t *testing.T) {
+	open := func(transaction string, ago time.Duration) tokenstore.OpenWriter {
+		return tokenstore.OpenWriter{Transaction: transaction, Since: now.Add(-ago)}
+	}
+	reports := func(n int64, alive bool, writers ...tokenstore.OpenWriter) tokenstore.Worker {
+		return tokenstore.Worker{Incarnation: n, Alive: alive, Report: tokenstore.Report{OpenWriters: writers}}
+	}
+	outcome := planner.Outcome{View: tokenstore.View{Workers: []tokenstore.Worker{
+		reports(1, true, open("a", time.Hour), open("b", time.Minute), open("d", 4*time.Minute)),
+		reports(2, true, open("b", 2*time.Minute), open("c", 3*time.Minute), open("e", 5*time.Minute), open("f", time.Second)),
+		reports(3, false, open("gone", 10*time.Hour)),
+	}}}
+	want := []tokenstore.OpenWriter{open("a", time.Hour), open("e", 5*time.Minute), open("d", 4*time.Minute), open("c", 3*time.Minute), open("b", 2*time.Minute)}
+	if diff := cmp.Diff(want, factsOf(outcome, nil, now).OpenWriters); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestLagBuckets(t *testing.T) {
 	for seconds, want := range map[float64]Lag{-1: 0, 0: 0, 0.1: 1, 1: 10, 9.9: 10, 10: 60, 60: 600, 600: 3600, 3600: LagOverHour, 1e9: LagOverHour} {
 		if got := lagOf(seconds); got != want {

@@ -73,6 +73,7 @@ const (
 
 	lookEvery       = 250 * time.Millisecond // of a feed at rest
 	moveTokensEvery = 5 * time.Second        // of a worker
+	lookForWriters  = 10 * time.Second       // too
 )
 
 func isBeat(m pgproxy.Message) bool { return m.Runs() && m.Ran(beat) }
@@ -110,7 +111,7 @@ func count(proxy *pgproxy.Proxy) tally {
 }
 
 // TestWhatAnIdleWorkerSends counts all statements of workers at rest: a heartbeat a second and a look for events every quarter of
-// one, whatever the number of segments and of groups.
+// one, whatever the number of segments and of groups. Every ten seconds it looks who keeps a transaction open.
 func TestWhatAnIdleWorkerSends(t *testing.T) {
 	t.Parallel()
 	several := ""
@@ -135,7 +136,11 @@ func TestWhatAnIdleWorkerSends(t *testing.T) {
 			}
 			// The pool asks a connection whether it lives, when it has rested for a second, before it gives it out.
 			pings := c.of("-- ping")
-			if other := c.total() - c.of(beat) - c.of(poll) - pings; other > 0 || pings > int(c.within/tokenstore.Heartbeat)+1 {
+			writers := c.of("pg_prepared_xacts")
+			if most := int(c.within/lookForWriters) + 1; writers > most {
+				t.Errorf("%d looks for open writers in %s, want one in %s", writers, c.within, lookForWriters)
+			}
+			if other := c.total() - c.of(beat) - c.of(poll) - pings - writers; other > 0 || pings > int(c.within/tokenstore.Heartbeat)+1 {
 				t.Errorf("%d pings and %d other statements", pings, other)
 			}
 			t.Log(c)

@@ -46,6 +46,8 @@ type life struct {
 	epoch      time.Time     // with a monotonic reading
 	storeClock storeClock
 
+	openWriters atomic.Pointer[[]tokenstore.OpenWriter] // that the report tells of
+
 	mu       sync.Mutex
 	groups   map[string]*group
 	segments map[tokenstore.Key]*segmentRun
@@ -176,6 +178,7 @@ func (l *life) run(ctx context.Context, sessions *sessionKeeper) error {
 	running.Go(func() { (&watcher{life: l}).run(parts) })
 	running.Go(func() { l.prepare(parts) })
 	running.Go(func() { l.replays(parts) })
+	running.Go(func() { l.watchWriters(parts) })
 	for range l.options.Executors {
 		running.Go(func() { l.execute(parts) })
 	}

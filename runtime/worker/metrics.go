@@ -17,6 +17,7 @@ type metrics struct {
 	segments, lag, rate, blocked         *prometheus.GaugeVec
 	latency                              *prometheus.HistogramVec
 	readErrors                           prometheus.Counter
+	openWriters, openWriterAge           prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -44,6 +45,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		takeovers: counter("takeovers_total", "Segments claimed from workers that had not released them, by what told of their end: "+
 			"SessionLock, Lease or Operator.", "detector"),
 		readErrors: f.NewCounter(prometheus.CounterOpts{Name: "sluice_read_errors_total", Help: "Reads of events that failed."}),
+		openWriters: f.NewGauge(prometheus.GaugeOpts{Name: "sluice_open_writers",
+			Help: "Transactions that have written to the event table and have been open for 10 s or longer."}),
+		openWriterAge: f.NewGauge(prometheus.GaugeOpts{Name: "sluice_open_writer_age_seconds",
+			Help: "Age of the oldest of these transactions, 0 without any. The log and status name it."}),
 	}
 }
 
@@ -68,6 +73,11 @@ func (m *metrics) skipped(group string, events int) {
 }
 func (m *metrics) fenced(group string)  { m.fences.WithLabelValues(group).Inc() }
 func (m *metrics) attempt(group string) { m.attempts.WithLabelValues(group).Inc() }
+
+func (m *metrics) writers(open int, oldest time.Duration) {
+	m.openWriters.Set(float64(open))
+	m.openWriterAge.Set(oldest.Seconds())
+}
 
 func (m *metrics) group(name string, r tokenstore.GroupReport) {
 	m.segments.WithLabelValues(name).Set(float64(r.Segments))

@@ -46,6 +46,9 @@ func (l *life) makeReport() tokenstore.Report {
 	now := time.Now()
 	report := tokenstore.Report{Ready: l.Worker.ready.Load(), Groups: map[string]tokenstore.GroupReport{}}
 	l.proof.report(&report)
+	if open := l.openWriters.Load(); open != nil {
+		report.OpenWriters = *open
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for name, g := range l.groups {

@@ -36,6 +36,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.MetadataSequencingApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("OnError"):
 		return &apiv1alpha1.OnErrorApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("OpenWriter"):
+		return &apiv1alpha1.OpenWriterApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("PostgresConnection"):
 		return &apiv1alpha1.PostgresConnectionApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("PostgresStore"):

@@ -44,9 +44,19 @@ func head(out io.Writer, s sight) {
 	if c := condition(p, v1alpha1.ConditionReplaying); c != nil && c.Reason != v1alpha1.ReasonNotReplaying && c.Status != metav1.ConditionUnknown {
 		fmt.Fprintf(out, "  %s: %s\n", c.Reason, c.Message)
 	}
+	for _, w := range p.Status.OpenWriters {
+		fmt.Fprintf(out, "! %s by %s has been open for %s, and the events that it has written wait for its end\n", transaction(w), orDash(w.User), duration.HumanDuration(s.now.Sub(w.Since.Time)))
+	}
 	if p.Spec.DesiredState == v1alpha1.DesiredStatePaused {
 		fmt.Fprintf(out, "! paused: `kubectl sluice resume %s` goes on\n", p.Name)
 	}
+}
+
+func transaction(w v1alpha1.OpenWriter) string {
+	if w.Prepared != "" {
+		return fmt.Sprintf("the prepared transaction %q", w.Prepared)
+	}
+	return fmt.Sprintf("a transaction of %q (pid %d)", w.Application, w.PID)
 }
 
 func readiness(ready *metav1.Condition) string {

@@ -67,8 +67,13 @@ func TestScreens(t *testing.T) {
 	refused := replayWith(is(v1alpha1.ConditionAccepted, metav1.ConditionFalse, "NoReset", ""), is(v1alpha1.ConditionComplete, metav1.ConditionFalse, "NoReset", ""))
 	refused.Name, refused.Spec.Groups = "mine", []string{"validation", "payments-view"}
 
+	waiting := payments(ready)
+	waiting.Status.OpenWriters = []v1alpha1.OpenWriter{{PID: 4242, Application: "nightly-import", User: "importer", Since: metav1.NewTime(now.Add(-12 * time.Minute))},
+		{Prepared: "left-behind", User: "app", Since: metav1.NewTime(now.Add(-time.Minute))}}
+
 	for name, s := range map[string]sight{
-		"replaying": {processor: replayed, pods: []podSight{one, two}, replays: []v1alpha1.Replay{*running, *refused}},
+		"open-writers": {processor: waiting, pods: []podSight{one, two}},
+		"replaying":    {processor: replayed, pods: []podSight{one, two}, replays: []v1alpha1.Replay{*running, *refused}},
 		"blocked": {processor: payments(ready, is(v1alpha1.ConditionDegraded, metav1.ConditionTrue, "SegmentBlocked",
 			"group payments-view, segment 3, event at position 1042, 4 attempts: ERROR: division by zero")), pods: []podSight{one, two}},
 		"a-pod-does-not-start": {processor: payments(is(v1alpha1.ConditionAvailable, metav1.ConditionTrue, "AllSegmentsOwned", ""),

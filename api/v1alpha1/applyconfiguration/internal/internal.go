@@ -125,6 +125,12 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: observedGeneration
       type:
         scalar: numeric
+    - name: openWriters
+      type:
+        list:
+          elementType:
+            namedType: com.github.sluice-project.sluice.api.v1alpha1.OpenWriter
+          elementRelationship: atomic
     - name: replicas
       type:
         scalar: numeric
@@ -223,6 +229,24 @@ var schemaYAML = typed.YAMLObject(`types:
       default: Block
 - name: com.github.sluice-project.sluice.api.v1alpha1.OnErrorAction
   scalar: string
+- name: com.github.sluice-project.sluice.api.v1alpha1.OpenWriter
+  map:
+    fields:
+    - name: application
+      type:
+        scalar: string
+    - name: pid
+      type:
+        scalar: numeric
+    - name: prepared
+      type:
+        scalar: string
+    - name: since
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: user
+      type:
+        scalar: string
 - name: com.github.sluice-project.sluice.api.v1alpha1.PayloadContent
   scalar: string
 - name: com.github.sluice-project.sluice.api.v1alpha1.PayloadType

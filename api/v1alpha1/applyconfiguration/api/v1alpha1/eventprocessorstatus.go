@@ -33,6 +33,9 @@ type EventProcessorStatusApplyConfiguration struct {
 	Runtime *RuntimeVersionsApplyConfiguration `json:"runtime,omitempty"`
 	// groups are the processing groups.
 	Groups []GroupStatusApplyConfiguration `json:"groups,omitempty"`
+	// openWriters are the oldest of the transactions that have written to the event table and have been open for ten seconds or
+	// longer, as workers see them. The events of each wait for its end, and no others do.
+	OpenWriters []OpenWriterApplyConfiguration `json:"openWriters,omitempty"`
 }
 
 // EventProcessorStatusApplyConfiguration constructs a declarative configuration of the EventProcessorStatus type for use with
@@ -127,6 +130,19 @@ func (b *EventProcessorStatusApplyConfiguration) WithGroups(values ...*GroupStat
 			panic("nil value passed to WithGroups")
 		}
 		b.Groups = append(b.Groups, *values[i])
+	}
+	return b
+}
+
+// WithOpenWriters adds the given value to the OpenWriters field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the OpenWriters field.
+func (b *EventProcessorStatusApplyConfiguration) WithOpenWriters(values ...*OpenWriterApplyConfiguration) *EventProcessorStatusApplyConfiguration {
+	for i := range values {
+		if values[i] == nil {
+			panic("nil value passed to WithOpenWriters")
+		}
+		b.OpenWriters = append(b.OpenWriters, *values[i])
 	}
 	return b
 }
