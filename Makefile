@@ -86,6 +86,10 @@ PEER_EVENTS ?= 20000
 bench-peers: postgres ## Measure catching up against watermill-sql and River, on the same projection (PEER_EVENTS=20000, RUNS=5, ONLY='watermill;queued')
 	go run -C test/bench/peers . -events $(PEER_EVENTS) -runs $(RUNS) -only '$(ONLY)'
 
+.PHONY: bench-append
+bench-append: ## Measure appending by the API against a plain INSERT, at 1 and 64 clients, and what the table's own columns cost (RUNS=5)
+	go run ./test/bench/append -runs $(RUNS)
+
 DURATION ?= 30s
 
 .PHONY: bench-latency

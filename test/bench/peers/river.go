@@ -30,7 +30,7 @@ type riverAs struct {
 
 var (
 	riverDefaults = riverAs{workers: 100} // as its README has it: the number has no default; cooldown 100 ms
-	riverBest     = riverAs{workers: 200, conns: 16, cooldown: time.Millisecond}
+	riverBest     = riverAs{workers: 1000, conns: 32, cooldown: 20 * time.Millisecond}
 )
 
 // Booking is a job for an event.

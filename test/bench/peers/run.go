@@ -22,10 +22,10 @@ type kind struct {
 
 var kinds = []kind{
 	{name: "watermill-sql, defaults", share: 1, prepare: watermillDefaults.prepare, do: watermillDefaults.run},
-	{name: "watermill-sql, best: pages of 1,000", share: 1, prepare: watermillPages.prepare, do: watermillPages.run},
-	{name: "watermill-sql, best: pages of 1,000, 4 topics", share: 1, prepare: watermillTopics.prepare, do: watermillTopics.run},
+	{name: "watermill-sql, best: pages of 10,000", share: 1, prepare: watermillPages.prepare, do: watermillPages.run},
+	{name: "watermill-sql, best: pages of 10,000, 4 topics", share: 1, prepare: watermillTopics.prepare, do: watermillTopics.run},
 	{name: "River, defaults", share: 5, unordered: true, prepare: riverDefaults.prepare, do: riverDefaults.run},
-	{name: "River, best", share: 5, unordered: true, prepare: riverBest.prepare, do: riverBest.run},
+	{name: "River, best: 1,000 workers, 32 connections", share: 5, unordered: true, prepare: riverBest.prepare, do: riverBest.run},
 	{name: "Sluice: a statement and its answer an event", share: 1, prepare: nothing, do: sluiceEach},
 	{name: "Sluice: a queued statement an event", share: 1, prepare: nothing, do: sluiceQueued},
 }

@@ -27,8 +27,8 @@ type watermillAs struct {
 
 var (
 	watermillDefaults = watermillAs{topics: 1}
-	watermillPages    = watermillAs{topics: 1, page: 1000}
-	watermillTopics   = watermillAs{topics: 4, page: 1000}
+	watermillPages    = watermillAs{topics: 1, page: 10_000}
+	watermillTopics   = watermillAs{topics: 4, page: 10_000}
 )
 
 func (w watermillAs) topic(i int) string { return fmt.Sprintf("ledger_%d_of_%d", i, w.topics) }
