@@ -35,6 +35,11 @@ func (e *Event) Fields() segment.Fields {
 	return segment.Fields{StreamID: e.StreamID, ID: e.ID, Data: e.Data, Metadata: e.Metadata}
 }
 
+// Size is the memory in bytes that the event's texts take, not counting the Event itself.
+func (e *Event) Size() int {
+	return len(e.StreamID) + len(e.ID) + len(e.Type) + len(e.Data) + len(e.Metadata)
+}
+
 // Replay is what handlers are told about the one that has them handle events again.
 type Replay struct {
 	ID      string
@@ -57,7 +62,7 @@ type Coverage interface {
 // Page is what one read gave.
 type Page struct {
 	Events []Event // by position; all those that some of the coverages asked for lack, and maybe some that they have
-	// More says that the page ended at its limit: reading on at once is worth it.
+	// More says that the page ended at its limit, or at one of the source's own on its size: reading on at once is worth it.
 	More bool
 	// After returns the coverage c, which was among those that the page was read from, with the events of this page up to
 	// and including the position added. Where position is that of the last event or higher, all that the page vouches for
@@ -76,7 +81,8 @@ type Source interface {
 	// Parse reads a token's progress. An error says that it is not in this source's notation.
 	Parse(p tokenstore.Progress) (Coverage, error)
 	// Read returns the next events that any of the coverages lacks, at most limit, oldest position first. Only events of
-	// the segments are needed, an empty list means all; a page may hold others.
+	// the segments are needed, an empty list means all; a page may hold others. A page may end before the limit, but not before
+	// its first event.
 	Read(ctx context.Context, from []Coverage, segments []segment.Segment, limit int) (Page, error)
 	// Head is a position such that a coverage at it has, but for late events, all that there is: for figures of lag.
 	Head(ctx context.Context) (int64, error)

@@ -103,9 +103,11 @@ func (s *Source) read(ctx context.Context, from []*coverage, filter sliceFilter,
 	defer rows.Close()
 	p := builders.Get().(*pageBuilder)
 	defer p.release()
+	full, excess := false, excess{limit: s.pageBytes}
 	for rows.Next() {
-		if len(p.rows) == limit {
-			continue // the arms have a limit each
+		if full = full || len(p.rows) == limit || p.size() >= s.pageBytes; full {
+			excess.add(ctx, rows)
+			continue
 		}
 		if err := rows.Scan(&p.position, &p.txid, &p.stream, &p.version, &p.id, &p.kind, &p.data, &p.metadata, &p.recordedAt); err != nil {
 			return eventsource.Page{}, err
@@ -114,7 +116,7 @@ func (s *Source) read(ctx context.Context, from []*coverage, filter sliceFilter,
 			return eventsource.Page{}, err
 		}
 	}
-	if err := rows.Err(); err != nil {
+	if err := rows.Err(); err != nil && !excess.ended(err) {
 		return eventsource.Page{}, err
 	}
 	if !p.started {
@@ -125,7 +127,8 @@ func (s *Source) read(ctx context.Context, from []*coverage, filter sliceFilter,
 			return eventsource.Page{}, err
 		}
 	}
-	r := reached(from, p.snapshot, len(p.rows) == limit, p.last(), windowEnd, p.head)
+	full = full || len(p.rows) == limit
+	r := reached(from, p.snapshot, full, p.last(), windowEnd, p.head)
 	return eventsource.Page{Events: p.finish(), More: r.more, After: r.after}, nil
 }
 
@@ -172,6 +175,9 @@ func (p *pageBuilder) release() {
 		builders.Put(&pageBuilder{rows: p.rows[:0], text: p.text[:0], json: p.json[:0]})
 	}
 }
+
+// size is that of the events' texts so far.
+func (p *pageBuilder) size() int64 { return int64(len(p.text) + len(p.json)) }
 
 // last is the position of the last event, 0 without any.
 func (p *pageBuilder) last() int64 {

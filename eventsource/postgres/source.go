@@ -32,6 +32,7 @@ type Source struct {
 	readSQL, startSQL, checkSQL string
 	headSQL, timeSQL, oldestSQL string
 	window                      int64
+	pageBytes                   int64 // of the events' texts
 }
 
 var _ eventsource.Source = (*Source)(nil)
@@ -53,7 +54,7 @@ func newSource(db DB, schema string, events mapping) *Source {
 	quoted := pgx.Identifier{schema}.Sanitize()
 	inSchema := func(text string) string { return strings.ReplaceAll(text, "{{schema}}", quoted) }
 	return &Source{
-		db: db, schema: schema, events: events, window: window,
+		db: db, schema: schema, events: events, window: window, pageBytes: defaultPageBytes,
 		readSQL: events.in(readStatement), startSQL: events.in(startStatement), headSQL: events.head, timeSQL: events.in(timeStatement),
 		oldestSQL: inSchema(oldestStatement), checkSQL: inSchema(checkStatement),
 	}

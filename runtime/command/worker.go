@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,7 +23,7 @@ import (
 
 // workerFlags are what the operator gives a worker by environment variables.
 type workerFlags struct {
-	processor, pod, definitionFile, store, secrets, metrics, probes string
+	processor, pod, definitionFile, store, secrets, metrics, probes, memory string
 }
 
 // Worker is the command that runs in a pod.
@@ -50,12 +51,29 @@ func Worker(handlers map[string]handler.Handler) *cobra.Command {
 	flag(&f.secrets, "secrets-dir", "SLUICE_SECRETS_DIR", "/etc/sluice/secrets", "folder with a folder for each Secret that the store names")
 	flag(&f.metrics, "metrics-address", "SLUICE_METRICS_ADDRESS", ":9090", "address for /metrics; empty for none")
 	flag(&f.probes, "probe-address", "SLUICE_PROBE_ADDRESS", ":8081", "address for /readyz and /healthz; empty for none")
+	flag(&f.memory, "event-memory", "SLUICE_EVENT_MEMORY", "", "MiB that events may take which have been read and not handled yet; by default 64, or an eighth of the memory limit where that is less")
 	return cmd
+}
+
+// number reads a flag that is a whole number; 0 where it is not set.
+func number(flag, text string, least int64) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 32)
+	if err != nil || n < least {
+		return 0, &usageError{fmt.Errorf("--%s is %q: want a whole number, at least %d", flag, text, least)}
+	}
+	return n, nil
 }
 
 func runWorker(cmd *cobra.Command, f workerFlags, handlers map[string]handler.Handler) error {
 	if f.processor == "" {
 		return &usageError{fmt.Errorf("no processor given: set --processor or SLUICE_PROCESSOR; pods get it from the operator")}
+	}
+	memory, err := number("event-memory", f.memory, 1)
+	if err != nil {
+		return err
 	}
 	text, err := os.ReadFile(f.definitionFile)
 	if err != nil {
@@ -79,7 +97,7 @@ func runWorker(cmd *cobra.Command, f workerFlags, handlers map[string]handler.Ha
 	w := worker.New(worker.Options{
 		Processor: f.processor, Pod: f.pod, Definition: def, DefinitionID: def.ID(), Handlers: handlers,
 		Target: target, Schema: schemaOf(store), Migrate: store.Postgres.Migrations != definition.MigrationsManual,
-		Version: Version, Log: log, Registry: registry,
+		Version: Version, Log: log, Registry: registry, Memory: memory << 20,
 	})
 	serve(f.probes, probes(w), log)
 	serve(f.metrics, metricsHandler(registry, w), log)

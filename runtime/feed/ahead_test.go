@@ -15,7 +15,7 @@ func TestASlowerSegmentIsTakenAlongUpToALimit(t *testing.T) {
 	l := newLine(1000)
 	f := New(l, Options{PageSize: 20, Buffer: 10, Ahead: 40}, slog.New(slog.DiscardHandler), func(tokenstore.Key) {}, func(error) {})
 	low, high := segment.Root.Split()
-	quick, slow := member(t, f, "a", low, segment.PerStream, 0), member(t, f, "a", high, segment.PerStream, 0)
+	quick, slow := add(t, f, "a", low, segment.PerStream, 0), add(t, f, "a", high, segment.PerStream, 0)
 	for range 20 {
 		before := len(l.segments)
 		full := slow.buffered >= 40
@@ -34,7 +34,7 @@ func TestASlowerSegmentIsTakenAlongUpToALimit(t *testing.T) {
 	}
 
 	f = New(l, Options{PageSize: 20, Buffer: 10, Ahead: 40}, slog.New(slog.DiscardHandler), func(tokenstore.Key) {}, func(error) {})
-	first, second := member(t, f, "a", low, segment.PerStream, 0), member(t, f, "a", high, segment.PerStream, 0)
+	first, second := add(t, f, "a", low, segment.PerStream, 0), add(t, f, "a", high, segment.PerStream, 0)
 	for first.buffered < 10 || second.buffered < 10 {
 		f.startReads(context.Background())
 		f.running.Wait()

@@ -7,6 +7,12 @@
 // fast stay together, and events are read once for all of them. A segment at that limit does not take part until it has room; whoever
 // falls behind by that is read for apart.
 //
+// Memory is bounded by bytes, by one budget for all: what waits to be taken, and a page for each read that runs, count against it. The
+// texts of a page are in memory as long as somebody points into them, and count as long, once; a segment that has fallen behind copies
+// what is its own instead. A part of the budget, and one of the readers, are there for segments near the tail alone, so that no backlog
+// holds up what happens now. Where the budget is used up, segments with nothing waiting are read for nevertheless, in small
+// pages: others may never take what they were given, because they are paused or stand still at an event.
+//
 // What must always hold: what a segment is given, in order, are exactly the events of its own that its coverage lacked, each with
 // the hash of its group's sequencing; a delivery's coverage is what the segment had before, plus the delivery (eventsource.Source
 // guarantees the same of pages). Of a group that broadcasts, all events are a segment's own: it is given those that any of its
@@ -16,7 +22,6 @@ package feed
 import (
 	"context"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -35,8 +40,10 @@ type Options struct {
 	Ahead int
 	// Near is how many positions apart segments may be to be read for together, 10,000 by default.
 	Near int64
-	// Readers is how many reads may run at once, 3 by default.
+	// Readers is how many reads may run at once, 3 by default, at least 2: one is for segments near the tail alone, one for others.
 	Readers int
+	// Memory is the budget in bytes, 64 MiB by default; see [PageBytes] for what the source has to know of it.
+	Memory int64
 	// Slowest is the longest time between two looks for new events, 250 ms by default.
 	Slowest time.Duration
 }
@@ -51,6 +58,10 @@ func (o Options) withDefaults() Options {
 	set(&o.Buffer, 2000)
 	set(&o.Ahead, max(8000, o.Buffer))
 	set(&o.Readers, 3)
+	o.Readers = max(o.Readers, 2)
+	if o.Memory == 0 {
+		o.Memory = DefaultMemory
+	}
 	if o.Near == 0 {
 		o.Near = 10_000
 	}
@@ -59,6 +70,12 @@ func (o Options) withDefaults() Options {
 	}
 	return o
 }
+
+// DefaultMemory is the budget where none is given.
+const DefaultMemory = 64 << 20
+
+// PageBytes is the size at which the source has to end a page, of a feed with a budget.
+func PageBytes(memory int64) int64 { return memory / pageShare }
 
 // fastest is the time between two looks for new events while there are some.
 const fastest = 2 * time.Millisecond
@@ -73,7 +90,11 @@ type Feed struct {
 
 	mu       sync.Mutex
 	members  map[tokenstore.Key]*Member
+	budget   budget
+	refused  bool // the budget kept a read from beginning
 	reading  int
+	behind   int           // of these, reads for segments that are not near the tail
+	tail     int64         // the highest position up to which a read has found that there is no more
 	interval time.Duration // until the next look, when nothing wakes the feed before
 	wake     chan struct{}
 	running  sync.WaitGroup
@@ -82,8 +103,10 @@ type Feed struct {
 // New returns a feed over a source. deliver is called whenever a member has got events, failed when a read did not
 // succeed (with nil when one does again); both must not block.
 func New(source eventsource.Source, options Options, log *slog.Logger, deliver func(tokenstore.Key), failed func(error)) *Feed {
-	return &Feed{source: source, options: options.withDefaults(), log: log, deliver: deliver, failed: failed,
-		members: map[tokenstore.Key]*Member{}, wake: make(chan struct{}, 1), interval: fastest}
+	options = options.withDefaults()
+	return &Feed{source: source, options: options, log: log, deliver: deliver, failed: failed, interval: fastest,
+		budget:  budget{total: options.Memory, page: PageBytes(options.Memory)},
+		members: map[tokenstore.Key]*Member{}, wake: make(chan struct{}, 1)}
 }
 
 // Add begins to read for a token, whose group takes its events by a sequencing. Only one member of a key may be there at a time.
@@ -103,11 +126,19 @@ func (f *Feed) Add(token tokenstore.Token, by segment.Sequencing) (*Member, erro
 	return m, nil
 }
 
-// Remove stops reading for a member.
+// Remove stops reading for a member, and forgets what it has not taken. What a batch of it still points into does not count any more.
 func (f *Feed) Remove(m *Member) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if m.removed {
+		return
+	}
 	m.removed = true
+	for _, d := range m.queue {
+		m.drop(d)
+	}
+	m.queue = nil
+	f.signal()
 	if f.members[m.key] == m {
 		delete(f.members, m.key)
 	}
@@ -157,104 +188,5 @@ func (f *Feed) Run(ctx context.Context) {
 		f.mu.Lock()
 		timer.Reset(time.Until(looked.Add(f.interval)))
 		f.mu.Unlock()
-	}
-}
-
-// startReads begins a read for each cluster of members of which one has room, as far as readers are free.
-func (f *Feed) startReads(ctx context.Context) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, members := range clusters(f.wanting(), f.options.Near) {
-		if f.reading >= f.options.Readers {
-			return
-		}
-		if !slices.ContainsFunc(members, func(m *Member) bool { return m.buffered < f.options.Buffer }) {
-			continue
-		}
-		f.reading++
-		for _, m := range members {
-			m.reading, m.hungry = true, false
-		}
-		r := &read{members: members, coverages: coverages(members)}
-		f.running.Go(func() { f.read(ctx, r) })
-	}
-}
-
-// wanting returns the members that a read may serve. The caller holds the lock.
-func (f *Feed) wanting() []*Member {
-	var all []*Member
-	for _, m := range f.members {
-		if m.hungry && !m.reading && m.buffered < f.options.Ahead {
-			all = append(all, m)
-		}
-	}
-	return all
-}
-
-// read is one read for some members; while it runs nobody else changes their coverage.
-type read struct {
-	members   []*Member
-	coverages []eventsource.Coverage
-}
-
-func coverages(members []*Member) []eventsource.Coverage {
-	var all []eventsource.Coverage
-	for _, m := range members {
-		for _, part := range m.parts {
-			all = append(all, part.Coverage)
-		}
-	}
-	return all
-}
-
-// segments are what the source may leave the rest out for: it knows the hashes of stream ids alone.
-func segments(members []*Member) []segment.Segment {
-	var all []segment.Segment
-	for _, m := range members {
-		if m.by != segment.PerStream {
-			return nil
-		}
-		all = append(all, m.whole)
-	}
-	return all
-}
-
-func (f *Feed) read(ctx context.Context, r *read) {
-	page, err := f.source.Read(ctx, r.coverages, segments(r.members), f.options.PageSize)
-	f.finish(ctx, r, page, err)
-	f.signal()
-}
-
-// finish hands out a page. After an error its members are read for again when the next look is due.
-func (f *Feed) finish(ctx context.Context, r *read, page eventsource.Page, err error) {
-	if err != nil && ctx.Err() != nil {
-		err = nil // the reader is being stopped
-	} else {
-		f.failed(err)
-	}
-	f.mu.Lock()
-	f.reading--
-	for _, m := range r.members {
-		m.reading = false
-	}
-	if err != nil || page.After == nil {
-		f.interval = f.options.Slowest
-		f.mu.Unlock()
-		return
-	}
-	given := f.distribute(r.members, page)
-	switch {
-	case page.More:
-		for _, m := range r.members {
-			m.hungry = true
-		}
-	case len(page.Events) > 0:
-		f.interval = fastest
-	default:
-		f.interval = min(f.interval*2, f.options.Slowest)
-	}
-	f.mu.Unlock()
-	for _, m := range given {
-		f.deliver(m.key)
 	}
 }

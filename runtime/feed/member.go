@@ -33,29 +33,6 @@ func (p Parts) Progress(whole segment.Segment) []tokenstore.Part {
 	return parts
 }
 
-// Delivery is what a page held for one segment.
-type Delivery struct {
-	// Events of the segment, by position; may be empty: then only the coverage has moved.
-	Events   []eventsource.Event
-	before   Parts
-	page     eventsource.Page
-	expected int // events, roughly
-}
-
-// Until returns the segment's parts after the delivery's events up to and including the position.
-func (d *Delivery) Until(position int64) Parts {
-	after := make(Parts, len(d.before))
-	for i, part := range d.before {
-		after[i] = Part{part.Segment, d.page.After(part.Coverage, position)}
-	}
-	return after
-}
-
-// All returns the segment's parts after the whole page.
-func (d *Delivery) All() Parts { return d.Until(maxPosition) }
-
-const maxPosition = 1<<63 - 1
-
 // Member is a segment that the feed reads for.
 type Member struct {
 	feed  *Feed
@@ -66,8 +43,10 @@ type Member struct {
 	// Under the feed's lock.
 	parts    Parts // after all that was delivered
 	queue    []*Delivery
-	buffered int  // events in the queue
-	hungry   bool // a look for new events is due
+	buffered int   // events in the queue
+	retained int64 // bytes that the queue keeps in memory, those included that others keep too
+	typical  int64 // bytes of an event, as they were lately; 0 where that is not known
+	hungry   bool  // a look for new events is due
 	reading  bool
 	removed  bool
 }
@@ -79,24 +58,33 @@ func (m *Member) Peek() []*Delivery {
 	return slices.Clone(m.queue)
 }
 
-// Take removes the first n deliveries, and the first events of the one after them.
+// Take removes the first n deliveries, and the first events of the one after them: nobody points into them any more.
 func (m *Member) Take(n, events int) {
 	m.feed.mu.Lock()
+	if m.removed {
+		m.feed.mu.Unlock()
+		return
+	}
 	for _, d := range m.queue[:n] {
-		m.buffered -= len(d.Events)
+		m.drop(d)
 	}
 	m.queue = m.queue[n:]
 	if events > 0 {
-		d := *m.queue[0]
-		d.Events, d.before = d.Events[events:], d.Until(d.Events[events-1].Position)
-		m.queue = append([]*Delivery{&d}, m.queue[1:]...)
+		m.queue = append([]*Delivery{m.queue[0].split(events)}, m.queue[1:]...)
 		m.buffered -= events
 	}
-	hungry := m.hungry && !m.reading
+	room := m.hungry && !m.reading || m.feed.refused
 	m.feed.mu.Unlock()
-	if hungry {
+	if room {
 		m.feed.signal()
 	}
+}
+
+// drop takes note that a delivery is not kept any more. The caller holds the feed's lock.
+func (m *Member) drop(d *Delivery) {
+	m.buffered -= len(d.Events)
+	m.retained -= d.retained()
+	m.feed.budget.release(d)
 }
 
 // Oldest returns when the oldest event was recorded that has been delivered and not taken yet.
@@ -114,7 +102,7 @@ func (m *Member) Oldest() (time.Time, bool) {
 // distribute gives each member what it lacks of the page, and returns those that got events.
 // The caller holds the feed's lock.
 func (f *Feed) distribute(members []*Member, page eventsource.Page) []*Member {
-	deliveries := sortOut(members, page)
+	deliveries, shared := sortOut(members, page), textsOf(page.Events)
 	var given []*Member
 	for i, m := range members {
 		if m.removed {
@@ -122,10 +110,17 @@ func (f *Feed) distribute(members []*Member, page eventsource.Page) []*Member {
 		}
 		d := deliveries[i]
 		m.parts = d.All()
-		m.append(d)
+		if len(page.Events) > 0 {
+			m.typical = max(shared.bytes/int64(len(page.Events))+eventBytes, m.typical*3/4)
+		}
 		if len(d.Events) > 0 {
+			d.own, d.texts = int64(cap(d.Events))*eventBytes, shared
+			if !f.roomFor(m) {
+				d.copyTexts() // it has fallen behind: it must not keep what the others have taken
+			}
 			given = append(given, m)
 		}
+		m.append(d)
 	}
 	return given
 }
@@ -133,11 +128,14 @@ func (f *Feed) distribute(members []*Member, page eventsource.Page) []*Member {
 // append adds a delivery. One without events replaces one without events: both only move the coverage.
 func (m *Member) append(d *Delivery) {
 	if n := len(m.queue); n > 0 && len(d.Events) == 0 && len(m.queue[n-1].Events) == 0 {
+		m.drop(m.queue[n-1])
 		m.queue[n-1] = d
 		return
 	}
 	m.queue = append(m.queue, d)
 	m.buffered += len(d.Events)
+	m.retained += d.retained()
+	m.feed.budget.keep(d)
 }
 
 // clusters groups members such that neighbours in a cluster are at most near positions apart.

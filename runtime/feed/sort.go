@@ -12,7 +12,7 @@ func sortOut(members []*Member, page eventsource.Page) []*Delivery {
 	deliveries := make([]*Delivery, len(members))
 	var indexes []*index
 	for i, m := range members {
-		deliveries[i] = &Delivery{before: m.parts, page: page, expected: expected(m, len(page.Events))}
+		deliveries[i] = &Delivery{before: m.parts, after: page.After, expected: expected(m, len(page.Events))}
 		at := slices.IndexFunc(indexes, func(x *index) bool { return x.by == m.by })
 		if at < 0 {
 			at = len(indexes)

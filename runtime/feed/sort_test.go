@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/sluice-project/sluice/eventsource"
@@ -22,8 +23,13 @@ func (c upTo) Progress() tokenstore.Progress    { return tokenstore.Progress{Pos
 // line is a source whose events are there from the beginning. It notes what it was asked to leave out.
 type line struct {
 	eventsource.Source
-	events   []eventsource.Event
+	events    []eventsource.Event
+	pageBytes int64 // pages end at it; 0 for never
+	before    func(low int64)
+
+	mu       sync.Mutex
 	segments [][]segment.Segment
+	ended    int // pages that ended at pageBytes
 }
 
 func (l *line) Parse(p tokenstore.Progress) (eventsource.Coverage, error) {
@@ -31,12 +37,24 @@ func (l *line) Parse(p tokenstore.Progress) (eventsource.Coverage, error) {
 }
 
 func (l *line) Read(_ context.Context, from []eventsource.Coverage, segments []segment.Segment, limit int) (eventsource.Page, error) {
-	l.segments = append(l.segments, segments)
 	low := slices.MinFunc(from, func(a, b eventsource.Coverage) int { return int(a.Position() - b.Position()) }).Position()
+	if l.before != nil {
+		l.before(low)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.segments = append(l.segments, segments)
 	events := l.events[min(int(low), len(l.events)):]
 	events = events[:min(limit, len(events))]
+	more := len(events) == limit
+	for i, size := 0, int64(0); i < len(events) && l.pageBytes > 0; i++ {
+		if size += int64(events[i].Size()); size >= l.pageBytes && i < len(events)-1 {
+			events, more = events[:i+1], true
+			l.ended++
+		}
+	}
 	last := low + int64(len(events))
-	return eventsource.Page{Events: events, More: len(events) == limit, After: func(c eventsource.Coverage, position int64) eventsource.Coverage {
+	return eventsource.Page{Events: events, More: more, After: func(c eventsource.Coverage, position int64) eventsource.Coverage {
 		return upTo(max(c.Position(), min(position, last)))
 	}}, nil
 }
@@ -51,8 +69,14 @@ func newLine(n int) *line {
 	return l
 }
 
-// member is one of a group, with its parts at positions.
-func member(t testing.TB, f *Feed, group string, s segment.Segment, by segment.Sequencing, at ...int64) *Member {
+// failer is a test, also one of rapid's.
+type failer interface {
+	Helper()
+	Fatal(args ...any)
+}
+
+// add adds a member of a group, with its parts at positions.
+func add(t failer, f *Feed, group string, s segment.Segment, by segment.Sequencing, at ...int64) *Member {
 	t.Helper()
 	token := tokenstore.Token{Key: tokenstore.Key{Group: group, Segment: s.ID}, Mask: s.Mask}
 	low, high := s.Split()
@@ -72,7 +96,9 @@ func member(t testing.TB, f *Feed, group string, s segment.Segment, by segment.S
 
 func readFor(members ...*Member) {
 	f := members[0].feed
-	f.read(context.Background(), &read{members: members, coverages: coverages(members)})
+	r := &read{members: members, coverages: coverages(members), limit: f.options.PageSize}
+	f.began(r)
+	f.read(context.Background(), r)
 }
 
 func newFeed(l *line) *Feed {
@@ -87,6 +113,7 @@ func got(m *Member) (events []eventsource.Event) {
 }
 
 var (
+	byStream   = segment.Sequencing{Type: segment.Stream, Hash: segment.HashJava}
 	byCustomer = segment.Sequencing{Type: segment.Property, Property: "customer", Hash: segment.HashJava}
 	broadcast  = segment.Sequencing{Type: segment.Broadcast, Hash: segment.HashPG1}
 )
@@ -104,7 +131,7 @@ func TestOnePageServesGroupsOfEverySequencing(t *testing.T) {
 	groups := map[string]segment.Sequencing{"a": segment.PerStream, "b": byCustomer, "c": broadcast, "d": {Type: segment.Sequential, Hash: segment.HashPG1}, "e": byCustomer}
 	for name, by := range groups {
 		for _, s := range layout {
-			members = append(members, member(t, f, name, s, by, 10))
+			members = append(members, add(t, f, name, s, by, 10))
 		}
 	}
 	readFor(members...)
@@ -140,7 +167,7 @@ func TestOnePageServesGroupsOfEverySequencing(t *testing.T) {
 func TestABroadcastSegmentIsGivenWhatAnyOfItsPartsLacks(t *testing.T) {
 	l := newLine(40)
 	f := newFeed(l)
-	m := member(t, f, "a", segment.Root, broadcast, 30, 10)
+	m := add(t, f, "a", segment.Root, broadcast, 30, 10)
 	readFor(m)
 	if events := got(m); len(events) != 30 || events[0].Position != 11 {
 		t.Fatalf("%d events, from %d on", len(events), events[0].Position)
@@ -170,7 +197,7 @@ func TestTheSourceLeavesNothingOutThatAGroupNeeds(t *testing.T) {
 	} {
 		l := newLine(10)
 		f := newFeed(l)
-		readFor(member(t, f, "a", low, segment.PerStream, 0), member(t, f, "b", high, test.by, 0))
+		readFor(add(t, f, "a", low, segment.PerStream, 0), add(t, f, "b", high, test.by, 0))
 		if asked := l.segments[0]; test.filtered != (len(asked) == 2) || !test.filtered && len(asked) != 0 {
 			t.Errorf("%s: the source was asked for %v", name, asked)
 		}
@@ -189,7 +216,7 @@ func BenchmarkDistribute(b *testing.B) {
 			}
 			var members []*Member
 			for _, s := range layout {
-				members = append(members, member(b, f, "a", s, by, 0))
+				members = append(members, add(b, f, "a", s, by, 0))
 			}
 			page, err := l.Read(context.Background(), coverages(members), nil, 2000)
 			if err != nil {

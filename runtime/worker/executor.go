@@ -63,7 +63,7 @@ func (l *life) give(ctx context.Context, s *segmentRun, again bool) {
 
 // step applies one batch and reports whether there may be another one.
 func (l *life) step(ctx context.Context, s *segmentRun) (again bool) {
-	b := assemble(s.member.Peek(), min(s.limit, l.maxBatchSize(s.group.name)), s.group.handler.Wants, s.replay)
+	b := assemble(s.member.Peek(), min(s.limit, l.maxBatchSize(s.group.name)), l.batchBytes(), s.group.handler.Wants, s.replay)
 	if b.delivered == 0 && b.cut == 0 && len(b.events) == 0 {
 		return false
 	}
@@ -93,6 +93,9 @@ func (l *life) step(ctx context.Context, s *segmentRun) (again bool) {
 	l.committed(s.group)
 	return true
 }
+
+// batchBytes is the size at which a batch ends.
+func (l *life) batchBytes() int { return int(l.options.Memory / 8) }
 
 func (l *life) maxBatchSize(group string) int {
 	l.mu.Lock()

@@ -151,7 +151,7 @@ func (l *life) openStores(ctx context.Context) error {
 	}
 	l.source = source
 	l.events = eventspostgres.NewLog(l.control, l.options.Schema)
-	l.feed = feed.New(source, feed.Options{}, l.log, l.delivered, l.readFailed)
+	l.feed = feed.New(source.WithPageBytes(feed.PageBytes(l.options.Memory)), feed.Options{Memory: l.options.Memory}, l.log, l.delivered, l.readFailed)
 	return nil
 }
 

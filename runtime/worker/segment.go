@@ -69,11 +69,11 @@ func (b batch) replayed() int {
 	return count
 }
 
-// assemble makes a batch of at most limit events that the handler wants out of what was delivered. Without wanted events
-// it covers all that was delivered.
-func assemble(deliveries []*feed.Delivery, limit int, wants func(eventType string) bool, replay *replayed) batch {
+// assemble makes a batch of at most limit events that the handler wants out of what was delivered; it ends with the event with which it
+// reaches a size in bytes. Without wanted events it covers all that was delivered.
+func assemble(deliveries []*feed.Delivery, limit, bytes int, wants func(eventType string) bool, replay *replayed) batch {
 	var b batch
-	waiting := 0
+	waiting, size := 0, 0
 	for _, d := range deliveries {
 		waiting += len(d.Events)
 	}
@@ -84,7 +84,7 @@ func assemble(deliveries []*feed.Delivery, limit int, wants func(eventType strin
 				b.skipped++
 				continue
 			}
-			if len(b.events) == limit {
+			if len(b.events) == limit || size >= bytes {
 				if b.cut = i; i > 0 {
 					b.after = d.Until(d.Events[i-1].Position)
 				}
@@ -93,6 +93,7 @@ func assemble(deliveries []*feed.Delivery, limit int, wants func(eventType strin
 			if b.events == nil {
 				b.events = make([]eventsource.Event, 0, min(waiting, limit))
 			}
+			size += event.Size()
 			b.events = append(b.events, *event)
 			b.events[len(b.events)-1].Replay = replay.mark(event)
 		}

@@ -51,6 +51,10 @@ type Options struct {
 	Version string
 	// Executors is how many batches run at once, 4 by default.
 	Executors int
+	// Memory is the budget in bytes for events that have been read and not handled yet, at least 1 MiB; 64 MiB by default, or an
+	// eighth of GOMEMLIMIT or of the container's memory limit where that is less, but not below 8 MiB. A page takes a sixteenth
+	// of it, a batch an eighth.
+	Memory int64
 	// HandlerTimeout after which a batch is cancelled, one minute by default.
 	HandlerTimeout time.Duration
 	// DrainTimeout is how long a draining worker waits for others to take its segments before it releases them anyway,
@@ -93,6 +97,10 @@ func New(o Options) *Worker {
 	if o.Executors == 0 {
 		o.Executors = 4
 	}
+	if o.Memory == 0 {
+		o.Memory = defaultMemory()
+	}
+	o.Memory = max(o.Memory, 1<<20)
 	if o.HandlerTimeout == 0 {
 		o.HandlerTimeout = time.Minute
 	}

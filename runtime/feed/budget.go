@@ -1,0 +1,65 @@
+package feed
+
+import "github.com/sluice-project/sluice/eventsource"
+
+// budget counts the bytes that a feed keeps in memory: the texts of each page once, however many deliveries point into them, until
+// the last of these has been taken; the events of each delivery, until it has been taken; and for each read that runs two pages, as
+// a source may have what it reads in memory twice. It is
+// under the feed's lock.
+type budget struct {
+	total int64 // not to be exceeded, but by what must be read whatever there is
+	page  int64 // the largest page, but for those of one event
+	used  int64
+}
+
+// The shares of a budget.
+const (
+	liveShare  = 4  // a quarter is there for segments near the tail alone, so that a backlog cannot take everything
+	aheadShare = 4  // a quarter may wait for one segment
+	roomShare  = 8  // below an eighth a read begins for a segment
+	pageShare  = 16 // a page takes a sixteenth at most
+	smallShare = 4  // a page that must be read whatever there is takes a quarter of a page
+)
+
+// allows reports whether another page may be read, for segments near the tail or for others.
+func (b *budget) allows(live bool) bool {
+	limit := b.total
+	if !live {
+		limit -= b.total / liveShare
+	}
+	return b.used+2*b.page <= limit
+}
+
+func (b *budget) begin() { b.used += 2 * b.page }
+func (b *budget) end()   { b.used -= 2 * b.page }
+
+// keep adds a delivery.
+func (b *budget) keep(d *Delivery) {
+	b.used += d.own
+	if d.texts == nil {
+		return
+	}
+	if d.texts.sharers++; d.texts.sharers == 1 {
+		b.used += d.texts.bytes
+	}
+}
+
+// release takes a delivery away.
+func (b *budget) release(d *Delivery) {
+	b.used -= d.own
+	if d.texts == nil {
+		return
+	}
+	if d.texts.sharers--; d.texts.sharers == 0 {
+		b.used -= d.texts.bytes
+	}
+}
+
+// textsOf measures the texts of a page.
+func textsOf(events []eventsource.Event) *texts {
+	t := &texts{}
+	for i := range events {
+		t.bytes += int64(events[i].Size())
+	}
+	return t
+}

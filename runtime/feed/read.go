@@ -1,0 +1,180 @@
+package feed
+
+import (
+	"context"
+	"slices"
+
+	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/segment"
+)
+
+// read is one read for some members; while it runs nobody else changes their coverage.
+type read struct {
+	members   []*Member
+	coverages []eventsource.Coverage
+	limit     int  // events
+	behind    bool // its members are not near the tail
+}
+
+// startReads begins a read for each cluster of members of which one has room, as far as readers are free and the budget allows it.
+func (f *Feed) startReads(ctx context.Context) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refused = false
+	for _, members := range clusters(f.wanting(), f.options.Near) {
+		behind := !f.isNearTail(members[0])
+		if !f.freeReader(behind) {
+			continue
+		}
+		r := f.readFor(members, behind)
+		if r == nil {
+			continue
+		}
+		f.began(r)
+		f.running.Go(func() { f.read(ctx, r) })
+	}
+}
+
+// freeReader reports whether a read may begin, of members near the tail or of others. Neither may have all readers.
+func (f *Feed) freeReader(behind bool) bool {
+	same := f.reading - f.behind
+	if behind {
+		same = f.behind
+	}
+	return f.reading < f.options.Readers && same < f.options.Readers-1
+}
+
+// isNearTail reports whether a member is near the tail, as far as that is known. The caller holds the lock.
+func (f *Feed) isNearTail(m *Member) bool { return f.tail > 0 && m.position() >= f.tail-f.options.Near }
+
+// readFor returns the read for a cluster, or nil where none is due.
+func (f *Feed) readFor(members []*Member, behind bool) *read {
+	bytes := f.budget.page
+	if !f.budget.allows(!behind) {
+		f.refused = true
+		bytes /= smallShare
+		members = slices.DeleteFunc(members, func(m *Member) bool { return m.buffered > 0 })
+	}
+	if !slices.ContainsFunc(members, f.roomFor) {
+		return nil
+	}
+	return &read{members: members, coverages: coverages(members), limit: f.limit(members, bytes), behind: behind}
+}
+
+// roomFor reports whether a read may begin for a member.
+func (f *Feed) roomFor(m *Member) bool {
+	return m.buffered < f.options.Buffer && m.retained < f.budget.total/roomShare
+}
+
+// limit is how many events make a page of a size, going by the size that events had lately.
+func (f *Feed) limit(members []*Member, bytes int64) int {
+	typical := eventBytes
+	for _, m := range members {
+		typical = max(typical, m.typical)
+	}
+	// Half of it, so that the source has to end only pages of which events are unlike those before them.
+	return int(min(max(bytes/2/typical, 1), int64(f.options.PageSize)))
+}
+
+// began takes note that a read begins.
+func (f *Feed) began(r *read) {
+	f.reading++
+	f.budget.begin()
+	if r.behind {
+		f.behind++
+	}
+	for _, m := range r.members {
+		m.reading, m.hungry = true, false
+	}
+}
+
+// ended takes note that a read has ended.
+func (f *Feed) ended(r *read) {
+	f.reading--
+	f.budget.end()
+	if r.behind {
+		f.behind--
+	}
+	for _, m := range r.members {
+		m.reading = false
+	}
+}
+
+// wanting returns the members that a read may serve. The caller holds the lock.
+func (f *Feed) wanting() []*Member {
+	var all []*Member
+	for _, m := range f.members {
+		if m.hungry && !m.reading && m.buffered < f.options.Ahead && m.retained < f.budget.total/aheadShare {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+func coverages(members []*Member) []eventsource.Coverage {
+	var all []eventsource.Coverage
+	for _, m := range members {
+		for _, part := range m.parts {
+			all = append(all, part.Coverage)
+		}
+	}
+	return all
+}
+
+// segments are what the source may leave the rest out for: it knows the hashes of stream ids alone.
+func segments(members []*Member) []segment.Segment {
+	var all []segment.Segment
+	for _, m := range members {
+		if m.by != segment.PerStream {
+			return nil
+		}
+		all = append(all, m.whole)
+	}
+	return all
+}
+
+func (f *Feed) read(ctx context.Context, r *read) {
+	page, err := f.source.Read(ctx, r.coverages, segments(r.members), r.limit)
+	f.finish(ctx, r, page, err)
+	f.signal()
+}
+
+// finish hands out a page. After an error its members are read for again when the next look is due.
+func (f *Feed) finish(ctx context.Context, r *read, page eventsource.Page, err error) {
+	if err != nil && ctx.Err() != nil {
+		err = nil // the reader is being stopped
+	} else {
+		f.failed(err)
+	}
+	f.mu.Lock()
+	f.ended(r)
+	if err != nil || page.After == nil {
+		f.interval = f.options.Slowest
+		f.mu.Unlock()
+		return
+	}
+	given := f.distribute(r.members, page)
+	f.plan(r.members, page)
+	f.mu.Unlock()
+	for _, m := range given {
+		f.deliver(m.key)
+	}
+}
+
+// plan says when the members of a page are read for next. The caller holds the lock.
+func (f *Feed) plan(members []*Member, page eventsource.Page) {
+	switch {
+	case page.More:
+		for _, m := range members {
+			m.hungry = true
+		}
+		return
+	case len(page.Events) > 0:
+		f.interval = fastest
+	default:
+		f.interval = min(f.interval*2, f.options.Slowest)
+	}
+	for _, m := range members {
+		f.tail = max(f.tail, m.position())
+	}
+}
