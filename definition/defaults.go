@@ -28,7 +28,7 @@ var defaults = []struct{ path, value string }{
 	{"processingGroups[].sequencing", `{"type":"Stream","hash":"Default"}`},
 	{"processingGroups[].sequencing.hash", `"Default"`},
 	{"processingGroups[].initialPosition", `{"type":"Earliest"}`},
-	{"processingGroups[].maxBatchSize", `500`},
+	{"processingGroups[].maxBatchSize", `5000`},
 	{"processingGroups[].desiredState", `"Running"`},
 	{"processingGroups[].onError", `{"maxAttempts":5,"backoff":{"initial":"1s","max":"1m0s"},"then":"Block"}`},
 	{"processingGroups[].onError.maxAttempts", `5`},

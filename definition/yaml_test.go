@@ -76,7 +76,7 @@ func TestParseYAMLFillsInDefaults(t *testing.T) {
 			Segments:        16,
 			Sequencing:      definition.Sequencing{Type: definition.PerStream, Hash: definition.HashDefault},
 			InitialPosition: definition.InitialPosition{Type: definition.Earliest},
-			MaxBatchSize:    500,
+			MaxBatchSize:    5000,
 			DesiredState:    definition.Running,
 			Handler:         definition.Handler{Type: definition.HandlerGo, Go: &definition.GoHandler{Handler: "view"}},
 			OnError: definition.OnError{

@@ -28,9 +28,10 @@ type ProcessingGroup struct {
 	// +kubebuilder:default={type: Earliest}
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="initialPosition is used once, when the group first starts, and cannot be changed: create a Replay to read events again"
 	InitialPosition InitialPosition `json:"initialPosition,omitempty,omitzero"`
-	// maxBatchSize is how many events at most are handled in one transaction. A live field.
+	// maxBatchSize is how many events at most are handled in one transaction. Batches grow towards it while there is a backlog,
+	// as long as they take less than a quarter of a second. A live field.
 	// +optional
-	// +kubebuilder:default=500
+	// +kubebuilder:default=5000
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=10000
 	MaxBatchSize int32 `json:"maxBatchSize,omitempty"`

@@ -34,9 +34,9 @@ import (
 type Options struct {
 	// PageSize is the largest number of events that one read returns, 2,000 by default.
 	PageSize int
-	// Buffer is how many events a segment may have waiting; a read for it begins only below that. 2,000 by default.
+	// Buffer is how many events a segment may have waiting; a read for it begins only below that. 10,000 by default.
 	Buffer int
-	// Ahead is how many events a segment may have waiting when a read for others takes it along. 8,000 by default.
+	// Ahead is how many events a segment may have waiting when a read for others takes it along. 20,000 by default.
 	Ahead int
 	// Near is how many positions apart segments may be to be read for together, 10,000 by default.
 	Near int64
@@ -55,8 +55,8 @@ func (o Options) withDefaults() Options {
 		}
 	}
 	set(&o.PageSize, 2000)
-	set(&o.Buffer, 2000)
-	set(&o.Ahead, max(8000, o.Buffer))
+	set(&o.Buffer, 10_000)
+	set(&o.Ahead, max(20_000, o.Buffer))
 	set(&o.Readers, 3)
 	o.Readers = max(o.Readers, 2)
 	if o.Memory == 0 {

@@ -49,6 +49,7 @@ type Member struct {
 	hungry   bool  // a look for new events is due
 	reading  bool
 	removed  bool
+	behind   bool // the last page ended before the last event
 }
 
 // Peek returns what has been delivered and not taken yet, oldest first.
@@ -87,6 +88,22 @@ func (m *Member) drop(d *Delivery) {
 	m.feed.budget.release(d)
 }
 
+// Waiting returns how many events have been delivered and not taken yet, and whether more are about to be: there are some, and
+// they are being read or will be without anybody having to take these first.
+func (m *Member) Waiting() (events int, more bool) {
+	m.feed.mu.Lock()
+	defer m.feed.mu.Unlock()
+	more = m.behind && !m.removed && (m.reading || m.hungry && !m.feed.refused && m.feed.roomFor(m))
+	return m.buffered, more
+}
+
+// Behind reports whether the segment has a backlog: its last page ended before the last event.
+func (m *Member) Behind() bool {
+	m.feed.mu.Lock()
+	defer m.feed.mu.Unlock()
+	return m.behind
+}
+
 // Oldest returns when the oldest event was recorded that has been delivered and not taken yet.
 func (m *Member) Oldest() (time.Time, bool) {
 	m.feed.mu.Lock()
@@ -118,9 +135,13 @@ func (f *Feed) distribute(members []*Member, page eventsource.Page) []*Member {
 			if !f.roomFor(m) {
 				d.copyTexts() // it has fallen behind: it must not keep what the others have taken
 			}
-			given = append(given, m)
 		}
 		m.append(d)
+		caughtUp := m.behind && !page.More
+		m.behind = page.More
+		if len(d.Events) > 0 || caughtUp && m.buffered > 0 { // nobody is to wait for more
+			given = append(given, m)
+		}
 	}
 	return given
 }

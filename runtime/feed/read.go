@@ -18,8 +18,16 @@ type read struct {
 
 // startReads begins a read for each cluster of members of which one has room, as far as readers are free and the budget allows it.
 func (f *Feed) startReads(ctx context.Context) {
+	for _, m := range f.beginReads(ctx) {
+		f.deliver(m.key)
+	}
+}
+
+// beginReads begins reads, and returns the members for which nobody should wait for more, as the budget has come to an end.
+func (f *Feed) beginReads(ctx context.Context) (full []*Member) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	refused := f.refused
 	f.refused = false
 	for _, members := range clusters(f.wanting(), f.options.Near) {
 		behind := !f.isNearTail(members[0])
@@ -33,6 +41,14 @@ func (f *Feed) startReads(ctx context.Context) {
 		f.began(r)
 		f.running.Go(func() { f.read(ctx, r) })
 	}
+	if f.refused && !refused {
+		for _, m := range f.members {
+			if m.behind && m.buffered > 0 {
+				full = append(full, m)
+			}
+		}
+	}
+	return full
 }
 
 // freeReader reports whether a read may begin, of members near the tail or of others. Neither may have all readers.

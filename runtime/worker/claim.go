@@ -107,18 +107,15 @@ func (c *controller) failures(ctx context.Context) (map[tokenstore.Key]*tokensto
 	return failures, nil
 }
 
-// firstBatch is how many events the first batch after a claim has at most; the ones after it double while they are quick.
-const firstBatch = 50
-
 // hold begins to process a token that was claimed. Where an event failed before, the segment goes on alone with that event.
 func (c *controller) hold(t tokenstore.Token, failure *tokenstore.Failure, bounds *boundaries) error {
 	replay, err := bounds.around(t)
 	if err != nil {
 		return err
 	}
-	s := &segmentRun{group: c.groups[t.Group], Holding: protocol.Hold(t), moved: time.Now(), claimed: time.Now(), limit: firstBatch, failure: failure, replay: replay}
+	s := &segmentRun{group: c.groups[t.Group], Holding: protocol.Hold(t), moved: time.Now(), claimed: time.Now(), size: batchSize{limit: firstBatch}, failure: failure, replay: replay}
 	if failure != nil {
-		s.limit, s.inherited = 1, failure.Position
+		s.size.limit, s.inherited = 1, failure.Position
 	}
 	member, err := c.feed.Add(t, s.group.by)
 	if err != nil {

@@ -11,9 +11,6 @@ import (
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
-// slowBatch is the time beyond which a batch is made smaller: long transactions keep others waiting.
-const slowBatch = time.Second
-
 // delivered is told by the feed that a segment has got events.
 func (l *life) delivered(key tokenstore.Key) {
 	l.mu.Lock()
@@ -27,15 +24,17 @@ func (l *life) delivered(key tokenstore.Key) {
 // execute runs batches until the queue is closed.
 func (l *life) execute(ctx context.Context) {
 	for {
-		s, ok := l.runnable.pop()
-		if !ok {
+		s, behind := l.runnable.pop()
+		if s == nil {
 			return
 		}
-		if !l.take(s) {
-			continue
+		if l.take(s) {
+			again := l.step(ctx, s)
+			l.give(ctx, s, again)
 		}
-		again := l.step(ctx, s)
-		l.give(ctx, s, again)
+		if behind {
+			l.runnable.done()
+		}
 	}
 }
 
@@ -63,7 +62,11 @@ func (l *life) give(ctx context.Context, s *segmentRun, again bool) {
 
 // step applies one batch and reports whether there may be another one.
 func (l *life) step(ctx context.Context, s *segmentRun) (again bool) {
-	b := assemble(s.member.Peek(), min(s.limit, l.maxBatchSize(s.group.name)), l.batchBytes(), s.group.handler.Wants, s.replay)
+	limit := s.size.next(l.maxBatchSize(s.group.name))
+	if l.letFill(s, limit) {
+		return false
+	}
+	b := assemble(s.member.Peek(), limit, l.batchBytes(), s.group.handler.Wants, s.replay)
 	if b.delivered == 0 && b.cut == 0 && len(b.events) == 0 {
 		return false
 	}
@@ -89,13 +92,32 @@ func (l *life) step(ctx context.Context, s *segmentRun) (again bool) {
 	if s.group.spec.Go != nil {
 		l.events.Notify() // the handler may have appended
 	}
-	l.succeeded(s, took)
+	l.succeeded(s, len(b.events), took)
 	l.committed(s.group)
 	return true
 }
 
 // batchBytes is the size at which a batch ends.
 func (l *life) batchBytes() int { return int(l.options.Memory / 8) }
+
+// letFill reports whether to leave a segment's events for a larger batch: it has a backlog, of which more is being read, and has not
+// waited for longer than a batch may take. The next delivery, or the end of that time, brings the segment back.
+func (l *life) letFill(s *segmentRun, limit int) bool {
+	waiting, more := s.member.Waiting()
+	first := s.filling == nil
+	if !more || waiting == 0 || waiting >= limit || !first && !time.Now().Before(s.fillUntil) {
+		if !first {
+			s.filling.Stop()
+			s.filling = nil
+		}
+		return false
+	}
+	if first {
+		s.fillUntil = time.Now().Add(batchTime)
+		s.filling = time.AfterFunc(batchTime, func() { l.runnable.push(s) })
+	}
+	return true
+}
 
 func (l *life) maxBatchSize(group string) int {
 	l.mu.Lock()
@@ -127,16 +149,11 @@ func (t transaction) InTx(ctx context.Context, work func(pgx.Tx) error) error {
 }
 
 // succeeded clears what failed before and lets batches grow while they are quick.
-func (l *life) succeeded(s *segmentRun, took time.Duration) {
-	largest := l.maxBatchSize(s.group.name)
+func (l *life) succeeded(s *segmentRun, events int, took time.Duration) {
+	s.size.committed(events, took, l.maxBatchSize(s.group.name))
 	l.mu.Lock()
 	s.fault, s.notBefore = nil, time.Time{}
 	s.wait.reset()
 	l.mu.Unlock()
-	if took > slowBatch {
-		s.limit = max(1, s.limit/2)
-	} else {
-		s.limit = min(max(s.limit, 1)*2, largest)
-	}
 	s.failure = nil
 }

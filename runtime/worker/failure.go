@@ -38,7 +38,7 @@ func (l *life) failed(ctx context.Context, s *segmentRun, b batch, err error) (a
 		s.wait = wait
 		l.speaksAgainst(s, 0, fault.Message)
 	case tokenstore.ContentionFault:
-		s.limit = max(1, len(b.events)/2)
+		s.size.contended(len(b.events))
 		l.pause(s, fault, contentionWait+rand.N(contentionWait))
 	default:
 		if postgres.IsLost(err) && ctx.Err() == nil {
@@ -56,7 +56,7 @@ func (l *life) failed(ctx context.Context, s *segmentRun, b batch, err error) (a
 // waits.
 func (l *life) eventFailed(ctx context.Context, s *segmentRun, b batch, fault tokenstore.Fault) (again bool) {
 	if n := len(b.events); n > 1 {
-		s.limit = n / 2
+		s.size.failed(n, fault.Reason != "HandlerTimedOut")
 		return true
 	}
 	event := b.events[0]

@@ -65,7 +65,7 @@ func (w *Worker) live(ctx context.Context) (lived bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	l := &life{Worker: w, nudge: make(chan struct{}, 1), replayNews: make(chan struct{}, 1), known: make(chan struct{}), epoch: time.Now(), segments: map[tokenstore.Key]*segmentRun{}}
+	l := &life{Worker: w, runnable: runQueue{most: w.options.Executors - 1}, nudge: make(chan struct{}, 1), replayNews: make(chan struct{}, 1), known: make(chan struct{}), epoch: time.Now(), segments: map[tokenstore.Key]*segmentRun{}}
 	defer l.close()
 	sessions := &sessionKeeper{life: l, session: session}
 	if err := l.begin(ctx, session); err != nil {

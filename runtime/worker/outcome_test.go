@@ -134,6 +134,7 @@ func abandoned() transaction {
 			request := tokenstore.ReplayRequest{ID: "stuck"}
 			w.ask(request)
 			w.replay("stuck", "running", in(tokenstore.ReplayRunning))
+			w.until("an attempt", `SELECT EXISTS (SELECT FROM sluice.failure)`)
 			request.State = tokenstore.ReplayToBeAbandoned
 			w.ask(request)
 		},

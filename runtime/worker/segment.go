@@ -23,8 +23,10 @@ type segmentRun struct {
 	// Of whoever has it running; of the control loop when nobody has.
 	parts     feed.Parts // handled so far, ahead of the token by events that nobody wants; nil before the first
 	moved     time.Time  // when the token was written last
-	limit     int        // events in the next batch
-	notBefore time.Time  // when the next batch may begin, after a failure
+	size      batchSize
+	filling   *time.Timer // there while the next batch waits until it is large enough
+	fillUntil time.Time   // at the latest
+	notBefore time.Time   // when the next batch may begin, after a failure
 	wait      backoff
 	failure   *tokenstore.Failure // stored, as far as is known: the event that it stands still at
 	fault     *tokenstore.Fault   // what it stands still for, for reports

@@ -55,7 +55,7 @@ var _ = Describe("An EventProcessor", func() {
 		group.Segments = 16
 		group.Sequencing = v1alpha1.Sequencing{Type: v1alpha1.SequencingStream, Hash: v1alpha1.SequenceHashDefault}
 		group.InitialPosition.Type = v1alpha1.InitialPositionEarliest
-		group.MaxBatchSize = 500
+		group.MaxBatchSize = 5000
 		group.DesiredState = v1alpha1.DesiredStateRunning
 		group.OnError = v1alpha1.OnError{
 			MaxAttempts: 5,

@@ -41,7 +41,7 @@ func main() {
 	flag.IntVar(&o.rounds, "runs", 5, "rounds, of one run of each kind")
 	flag.StringVar(&o.only, "only", "", "runs to make: those whose distribution and name, as printed, contain one of these texts, with semicolons between")
 	flag.IntVar(&o.segments, "segments", 4, "segments of a processing group")
-	flag.IntVar(&o.batch, "batch", 500, "maxBatchSize of a processing group; 500 is the default")
+	flag.IntVar(&o.batch, "batch", 5000, "maxBatchSize of a processing group; 5000 is the default")
 	flag.Float64Var(&o.slack, "slack", 0, "fail where a ratio, by CPU time, misses what is asked of it by more than this factor; 0 never does, and lists what is missed")
 	flag.StringVar(&o.profile, "profile", "", "file for a CPU profile of this process")
 	flag.Parse()

@@ -324,7 +324,7 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: maxBatchSize
       type:
         scalar: numeric
-      default: 500
+      default: 5000
     - name: name
       type:
         scalar: string

@@ -22,7 +22,8 @@ type ProcessingGroupApplyConfiguration struct {
 	// initialPosition is where the group begins when it has no tokens yet. It is used once and cannot be changed. A
 	// definition field.
 	InitialPosition *InitialPositionApplyConfiguration `json:"initialPosition,omitempty"`
-	// maxBatchSize is how many events at most are handled in one transaction. A live field.
+	// maxBatchSize is how many events at most are handled in one transaction. Batches grow towards it while there is a backlog,
+	// as long as they take less than a quarter of a second. A live field.
 	MaxBatchSize *int32 `json:"maxBatchSize,omitempty"`
 	// desiredState of this group; the processor's Paused goes before it. A live field.
 	DesiredState *apiv1alpha1.DesiredState `json:"desiredState,omitempty"`

@@ -1,0 +1,91 @@
+package worker
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"testing"
+
+	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/runtime/feed"
+	"github.com/sluice-project/sluice/segment"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// endless is a source with always one more event, or with none.
+type endless struct {
+	eventsource.Source
+	more bool
+}
+
+type place int64
+
+func (p place) Covers(e *eventsource.Event) bool { return e.Position <= int64(p) }
+func (p place) Position() int64                  { return int64(p) }
+func (p place) Progress() tokenstore.Progress    { return tokenstore.Progress{Position: int64(p)} }
+
+func (s endless) Parse(p tokenstore.Progress) (eventsource.Coverage, error) {
+	return place(p.Position), nil
+}
+
+func (s endless) Read(_ context.Context, from []eventsource.Coverage, _ []segment.Segment, _ int) (eventsource.Page, error) {
+	next := from[0].Position() + 1
+	return eventsource.Page{Events: []eventsource.Event{{Position: next}}, More: s.more,
+		After: func(_ eventsource.Coverage, position int64) eventsource.Coverage { return place(min(position, next)) }}, nil
+}
+
+// segmentOf returns a segment that has got its first events from a source.
+func segmentOf(t *testing.T, source endless) *segmentRun {
+	t.Helper()
+	delivered := make(chan struct{}, math.MaxInt16)
+	f := feed.New(source, feed.Options{}, slog.New(slog.DiscardHandler), func(tokenstore.Key) {
+		select {
+		case delivered <- struct{}{}:
+		default:
+		}
+	}, func(error) {})
+	token := tokenstore.Token{Key: tokenstore.Key{Group: "view"}, Parts: []tokenstore.Part{{}}}
+	m, err := f.Add(token, segment.PerStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go f.Run(t.Context())
+	<-delivered
+	return &segmentRun{member: m}
+}
+
+func TestSegmentsNearTheTailGoFirst(t *testing.T) {
+	behind, other, live := segmentOf(t, endless{more: true}), segmentOf(t, endless{more: true}), segmentOf(t, endless{})
+	q := &runQueue{most: 1}
+	q.push(behind)
+	q.push(other)
+	q.push(live)
+	q.push(live) // is there already
+	if s, backlog := q.pop(); s != live || backlog {
+		t.Fatalf("first comes %p, with a backlog: %t; want the segment near the tail, %p", s, backlog, live)
+	}
+	if s, backlog := q.pop(); s != behind || !backlog {
+		t.Fatalf("then comes %p, with a backlog: %t; want the one that was there first, %p", s, backlog, behind)
+	}
+	popped := make(chan *segmentRun)
+	go func() {
+		for {
+			s, _ := q.pop()
+			if popped <- s; s == nil {
+				return
+			}
+		}
+	}()
+	q.push(live)
+	if s := <-popped; s != live {
+		t.Fatal("a second segment with a backlog runs, where one at most may")
+	}
+	q.done()
+	if s := <-popped; s != other {
+		t.Fatal("the second segment with a backlog does not come when the first has ended")
+	}
+	q.close()
+	if s := <-popped; s != nil {
+		t.Fatal("a closed queue gives a segment")
+	}
+}

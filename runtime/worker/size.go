@@ -1,0 +1,62 @@
+package worker
+
+import "time"
+
+const (
+	// firstBatch is how many events the first batch after a claim has at most.
+	firstBatch = 50
+	// batchTime is what a batch may take. Beyond it larger batches save next to nothing, while everything that a batch holds up waits
+	// longer: rows that it has locked, a hand-over of its segment, other segments of this worker, and what it does again after a failure.
+	batchTime = 250 * time.Millisecond
+)
+
+// batchSize is how many events a segment's next batch has at most. It doubles while batches are quick, and follows their speed when
+// they take too long. After contention it comes back slowly: large transactions that lock rows of each other in different
+// orders would deadlock again at once, and a deadlock costs the server a second to find.
+type batchSize struct {
+	limit   int
+	ceiling int // 0 for none
+}
+
+// next is the size of the next batch, where the group's setting allows so many.
+func (b *batchSize) next(largest int) int {
+	n := min(b.limit, largest)
+	if b.ceiling > 0 {
+		n = min(n, b.ceiling)
+	}
+	return max(n, 1)
+}
+
+// committed takes note of a batch that has committed.
+func (b *batchSize) committed(events int, took time.Duration, largest int) {
+	inTime := largest // that many events would have been handled in time, at this speed
+	if took > 0 {
+		inTime = int(min(float64(largest), float64(events)*float64(batchTime)/float64(took)))
+	}
+	if took > batchTime {
+		b.limit = max(1, min(inTime, b.limit))
+	} else {
+		b.limit = min(max(b.limit, 1)*2, max(b.limit, inTime))
+	}
+	if b.ceiling > 0 {
+		if b.ceiling += max(1, b.ceiling/16); b.ceiling >= largest {
+			b.ceiling = 0
+		}
+	}
+}
+
+// contended takes note of a batch that others were in the way of.
+func (b *batchSize) contended(events int) {
+	b.limit = max(1, events/2)
+	b.ceiling = b.limit
+}
+
+// failed takes note of a batch of several events in which one failed: the next ones look for it by halving. One that ran out of time
+// tells of its size rather than of an event.
+func (b *batchSize) failed(events int, inTime bool) {
+	if inTime {
+		b.limit = max(1, events/2)
+	} else {
+		b.limit = max(1, events/10)
+	}
+}

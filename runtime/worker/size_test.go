@@ -1,0 +1,79 @@
+package worker
+
+import (
+	"testing"
+	"time"
+)
+
+// run has batches of an handler that takes a time for each event, on top of what each batch takes, and returns the size that they end at.
+func (b *batchSize) run(batches int, perEvent, perBatch time.Duration, largest int) int {
+	for range batches {
+		n := b.next(largest)
+		b.committed(n, perBatch+time.Duration(n)*perEvent, largest)
+	}
+	return b.next(largest)
+}
+
+func TestBatchesGrowUntilTheyTakeTheirTime(t *testing.T) {
+	for name, test := range map[string]struct {
+		perEvent  time.Duration
+		largest   int
+		low, high int
+	}{
+		"quick handlers come to the largest":       {time.Microsecond, 5000, 5000, 5000},
+		"slower ones as far as the time goes":      {time.Millisecond, 5000, 200, 250},
+		"the slowest handle one event at a time":   {time.Second, 5000, 1, 1},
+		"the group's setting is never gone beyond": {time.Microsecond, 7, 7, 7},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := batchSize{limit: firstBatch}
+			if got := b.run(20, test.perEvent, 2*time.Millisecond, test.largest); got < test.low || got > test.high {
+				t.Errorf("after 20 batches there are %d events in one, want %d to %d", got, test.low, test.high)
+			}
+		})
+	}
+}
+
+func TestBatchesFollowAHandlerThatGetsSlower(t *testing.T) {
+	b := batchSize{limit: firstBatch}
+	b.run(20, time.Microsecond, 0, 5000)
+	b.committed(b.next(5000), 5*time.Second, 5000)
+	if got := b.next(5000); got != 250 {
+		t.Errorf("after 5,000 events in 5 s the next batch has %d, want 250", got)
+	}
+}
+
+// One slow batch of few events, which waited for a lock say, must not keep the ones after it small for long.
+func TestBatchesComeBackAfterOneThatWaited(t *testing.T) {
+	b := batchSize{limit: 5000}
+	b.committed(3, 2*time.Second, 5000)
+	if got := b.run(13, time.Microsecond, time.Millisecond, 5000); got != 5000 {
+		t.Errorf("13 quick batches later there are %d events in one, want 5000", got)
+	}
+}
+
+func TestBatchesComeBackSlowlyAfterContention(t *testing.T) {
+	b := batchSize{limit: 4000}
+	b.contended(4000)
+	if got := b.next(5000); got != 2000 {
+		t.Errorf("the next one has %d events, want half of the 4000", got)
+	}
+	if got := b.run(4, time.Microsecond, 0, 5000); got < 2000 || got > 3000 {
+		t.Errorf("four batches later there are %d in one, want 2000 to 3000", got)
+	}
+	if got := b.run(20, time.Microsecond, 0, 5000); got != 5000 {
+		t.Errorf("24 batches later there are %d in one, want 5000", got)
+	}
+}
+
+func TestABatchThatRanOutOfTimeTellsOfItsSize(t *testing.T) {
+	b := batchSize{limit: 5000}
+	b.failed(5000, false)
+	if got := b.next(5000); got != 500 {
+		t.Errorf("the next one has %d events, want a tenth", got)
+	}
+	b.failed(500, true)
+	if got := b.next(5000); got != 250 {
+		t.Errorf("after another failure the next one has %d events, want half", got)
+	}
+}
