@@ -133,6 +133,62 @@ func TestConcurrentAppendsToAnyVersionAllSucceed(t *testing.T) {
 	}
 }
 
+// One event goes another way than several do. It finds out that its version is taken when it is written.
+func TestASingleEventWaitsForTheOneThatTakesItsVersion(t *testing.T) {
+	db := database(t)
+	log := newLog(t, db)
+	inTx := func(expected postgres.Version) (version postgres.Version, err error) {
+		err = pgx.BeginFunc(t.Context(), db, func(tx pgx.Tx) error {
+			version, err = log.AppendTx(t.Context(), tx, "a", expected, happened)
+			return err
+		})
+		return version, err
+	}
+	alone := func(expected postgres.Version) (postgres.Version, error) {
+		return log.Append(t.Context(), "a", expected, happened)
+	}
+	for i, appending := range []func(postgres.Version) (postgres.Version, error){alone, inTx} {
+		other, err := db.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Rollback(t.Context())
+		before, err := log.AppendTx(t.Context(), other, "a", postgres.Any, happened)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var any, exactly postgres.Version
+		var failed, conflicting error
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			concurrently(2, func(n int) {
+				if n == 0 {
+					any, failed = appending(postgres.Any)
+				} else {
+					exactly, conflicting = appending(before - 1)
+				}
+			})
+		}()
+		for query[int](t, db, "SELECT count(*) FROM pg_locks WHERE NOT granted") < 2 {
+		}
+		if err := other.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		<-done
+		if failed != nil || any != before+1 {
+			t.Errorf("way %d: expecting none: version %d, error %v", i, any, failed)
+		}
+		conflict, ok := errors.AsType[*postgres.ConflictError](conflicting)
+		if !ok || conflict.Actual < before || conflict.Expected != before-1 {
+			t.Errorf("way %d: version %d, error %v", i, exactly, conflicting)
+		}
+	}
+	if gaps := query[int](t, db, "SELECT count(*) FROM (SELECT FROM sluice.event GROUP BY stream_id HAVING max(version) <> count(*)) s"); gaps > 0 {
+		t.Errorf("%d streams have gaps", gaps)
+	}
+}
+
 func concurrently(n int, do func(i int)) {
 	var wg sync.WaitGroup
 	for i := range n {

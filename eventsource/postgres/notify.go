@@ -55,6 +55,10 @@ func (n *notifier) notify() {
 	n.due = time.AfterFunc(time.Until(n.last.Add(notifyInterval)), n.send)
 }
 
+// notifyStatement notifies in a transaction that does not wait until it is on the disk: what it says is worth nothing after a crash,
+// and would take a sync from those who append.
+const notifyStatement = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, '')"
+
 // send sends the one that is due. Whoever commits from here on makes another one due.
 func (n *notifier) send() {
 	defer n.sent.Done()
@@ -63,7 +67,7 @@ func (n *notifier) send() {
 	n.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), notifyTimeout)
 	defer cancel()
-	_, err := n.db.Exec(ctx, "SELECT pg_notify($1, '')", n.channel)
+	_, err := n.db.Exec(ctx, notifyStatement, n.channel)
 	n.mu.Lock()
 	n.err = err
 	n.mu.Unlock()
