@@ -81,6 +81,7 @@ bench: postgres ## Measure how fast a worker catches up, against what server and
 	go run ./test/bench/throughput -events $(EVENTS) -runs $(RUNS) -only '$(ONLY)'
 
 PEER_EVENTS ?= 20000
+POD_EVENTS ?= 1000000
 
 .PHONY: bench-peers
 bench-peers: postgres ## Measure catching up against watermill-sql and River, on the same projection (PEER_EVENTS=20000, RUNS=5, ONLY='watermill;queued')
@@ -89,6 +90,10 @@ bench-peers: postgres ## Measure catching up against watermill-sql and River, on
 .PHONY: bench-append
 bench-append: ## Measure appending by the API against a plain INSERT, at 1 and 64 clients, and what the table's own columns cost (RUNS=5)
 	go run ./test/bench/append -runs $(RUNS)
+
+.PHONY: bench-pods
+bench-pods: ## Measure how many rows the database sends to four workers that share sixteen segments (RUNS=5, POD_EVENTS=1000000)
+	go run ./test/bench/pods -runs $(RUNS) -events $(POD_EVENTS)
 
 DURATION ?= 30s
 

@@ -23,6 +23,7 @@ import (
 type Processor struct {
 	Name     string // a DNS label; group names of a database are not used by two processors at once
 	Groups   string // the YAML of spec.processingGroups
+	Replicas int    // 1 where it is 0
 	Handlers map[string]handler.Handler
 	OnBatch  func(worker.Batch) // may be nil; called by several goroutines
 	URL      string             // of the database, which the worker connects to
@@ -56,7 +57,7 @@ func (p *Processor) Declare(ctx context.Context, at tokenstore.Place) error {
 	if err != nil {
 		return err
 	}
-	return postgres.NewDirectory(p.DB, Schema).DeclareProcessor(ctx, tokenstore.Processor{Name: p.key(), Definition: spec.Definition().ID(), Replicas: 1, Live: live})
+	return postgres.NewDirectory(p.DB, Schema).DeclareProcessor(ctx, tokenstore.Processor{Name: p.key(), Definition: spec.Definition().ID(), Replicas: max(p.Replicas, 1), Live: live})
 }
 
 // Run runs a worker of the processor until the context ends, and then lets it drain.
