@@ -95,6 +95,12 @@ bench-append: ## Measure appending by the API against a plain INSERT, at 1 and 6
 bench-pods: ## Measure how many rows the database sends to four workers that share sixteen segments (RUNS=5, POD_EVENTS=1000000)
 	go run ./test/bench/pods -runs $(RUNS) -events $(POD_EVENTS)
 
+MEMORY_EVENTS ?= 10000000
+
+.PHONY: bench-memory
+bench-memory: ## Measure memory and speed of catching up on many events against their last tenth (MEMORY_EVENTS=10000000, RUNS=5)
+	go run ./test/bench/memory -runs $(RUNS) -events $(MEMORY_EVENTS)
+
 DURATION ?= 30s
 
 .PHONY: bench-latency

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -53,11 +51,10 @@ func loopInDatabase(workers int) func(context.Context, *run) error {
 // loopInGo reads what the projection needs, adds it up in memory and writes it as one set.
 func loopInGo(workers int) func(context.Context, *run) error {
 	return func(ctx context.Context, r *run) error {
-		upsert := fmt.Sprintf(`INSERT INTO %s AS a (stream_id, events, balance, hash, first, last, late)
-			SELECT *, 0 FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[]) `+ledger.OnConflict, r.table)
+		upsert := fmt.Sprintf(ledger.Set, r.table)
 		return r.loops(ctx, workers, func(ctx context.Context, conn *pgx.Conn, worker int) error {
 			for position := int64(0); ; {
-				f := newFold()
+				f := ledger.NewFold()
 				rows, err := conn.Query(ctx, `SELECT position, stream_id, data FROM sluice.event WHERE position > $1 AND (slice & $4) = $2 ORDER BY position LIMIT $3`,
 					position, worker, loopPage, workers-1)
 				if err != nil {
@@ -67,71 +64,26 @@ func loopInGo(workers int) func(context.Context, *run) error {
 				for rows.Next() {
 					v := rows.RawValues()
 					position = integer(v[0])
-					if err := f.add(position, v[1], v[2]); err != nil {
+					if err := f.Add(position, v[1], v[2]); err != nil {
 						return err
 					}
 				}
-				if rows.Err() != nil || f.count == 0 {
+				if rows.Err() != nil || f.Count == 0 {
 					return rows.Err()
 				}
 				// Statements that are sent together are one transaction.
 				batch := &pgx.Batch{}
-				batch.Queue(upsert, f.streams, f.events, f.balances, f.hashes, f.firsts, f.lasts)
+				batch.Queue(upsert, f.Columns()...)
 				batch.Queue("UPDATE bench_token SET position = $1 WHERE worker = $2 AND position = $3", position, worker, before)
 				if err := conn.SendBatch(ctx, batch).Close(); err != nil {
 					return err
 				}
-				if f.count < loopPage {
+				if f.Count < loopPage {
 					return nil
 				}
 			}
 		})
 	}
-}
-
-// fold adds events up by stream.
-type fold struct {
-	count                                   int
-	at                                      map[string]int
-	streams                                 []string
-	events, balances, hashes, firsts, lasts []int64
-}
-
-func newFold() *fold { return &fold{at: map[string]int{}} }
-
-func (f *fold) add(position int64, stream, data []byte) error {
-	amount, err := amountOf(data)
-	if err != nil {
-		return err
-	}
-	i, there := f.at[string(stream)]
-	if !there {
-		i = len(f.streams)
-		name := string(stream)
-		f.at[name] = i
-		f.streams = append(f.streams, name)
-		f.events, f.balances, f.hashes = append(f.events, 0), append(f.balances, 0), append(f.hashes, 0)
-		f.firsts, f.lasts = append(f.firsts, position), append(f.lasts, 0)
-	}
-	f.count++
-	f.events[i]++
-	f.balances[i] += amount
-	f.hashes[i] += ledger.Hash(position, amount)
-	f.lasts[i] = position
-	return nil
-}
-
-var amountKey = []byte(`"amount": `)
-
-// amountOf finds the amount in an event's data without decoding the rest.
-func amountOf(data []byte) (int64, error) {
-	at := bytes.Index(data, amountKey)
-	if at < 0 {
-		return 0, fmt.Errorf("no amount in %q", data)
-	}
-	digits := data[at+len(amountKey):]
-	end := bytes.IndexAny(digits, ",}")
-	return strconv.ParseInt(string(digits[:max(end, 0)]), 10, 64)
 }
 
 // loops runs workers, each on a connection of its own, on a new projection, and checks what they have made.

@@ -44,7 +44,7 @@ var kinds = []kind{
 	{name: "Sluice: Go, nothing", writesNothing: true, do: viaGo(nothing, 1), ofScan: 0.8},
 	{name: "Sluice: Go, a statement and its answer an event", do: viaGo(statements, 10)},
 	{name: "Sluice: Go, a queued statement an event", do: viaGo(queued, 2), perSecond: 60_000},
-	{name: "Sluice: Go, a set", do: viaGo(folded, 1), perSecond: 200_000, ofLoop: 0.9},
+	{name: "Sluice: Go, a set", do: viaGo(ledger.Folded, 1), perSecond: 200_000, ofLoop: 0.9},
 	{name: "Sluice: SQL each", do: viaSQL(sqlEach, 5)},
 	{name: "Sluice: SQL batch", do: viaSQL(sqlBatch, 1), perSecond: 200_000, ofLoop: 0.9},
 }

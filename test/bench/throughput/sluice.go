@@ -61,22 +61,6 @@ func queued(table string) handler.Handler {
 	})
 }
 
-// folded adds a batch up in memory and queues one statement.
-func folded(table string) handler.Handler {
-	sql := fmt.Sprintf(`INSERT INTO %s AS a (stream_id, events, balance, hash, first, last, late)
-		SELECT *, 0 FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[]) `+ledger.OnConflict, table)
-	return handler.Queue(func(batch *pgx.Batch, events []handler.Event) error {
-		f := newFold()
-		for _, event := range events {
-			if err := f.add(event.Position, []byte(event.StreamID), event.Data); err != nil {
-				return err
-			}
-		}
-		batch.Queue(sql, f.streams, f.events, f.balances, f.hashes, f.firsts, f.lasts)
-		return nil
-	})
-}
-
 // Statements of SQL handlers: one event at a time, and a batch as a set.
 const (
 	sqlEach = `each: |
