@@ -23,7 +23,7 @@ import (
 
 // workerFlags are what the operator gives a worker by environment variables.
 type workerFlags struct {
-	processor, pod, definitionFile, store, secrets, metrics, probes, memory string
+	processor, pod, definitionFile, store, secrets, metrics, probes, memory, catchUp string
 }
 
 // Worker is the command that runs in a pod.
@@ -52,6 +52,7 @@ func Worker(handlers map[string]handler.Handler) *cobra.Command {
 	flag(&f.metrics, "metrics-address", "SLUICE_METRICS_ADDRESS", ":9090", "address for /metrics; empty for none")
 	flag(&f.probes, "probe-address", "SLUICE_PROBE_ADDRESS", ":8081", "address for /readyz and /healthz; empty for none")
 	flag(&f.memory, "event-memory", "SLUICE_EVENT_MEMORY", "", "MiB that events may take which have been read and not handled yet; by default 64, or an eighth of the memory limit where that is less")
+	flag(&f.catchUp, "catch-up-workers", "SLUICE_CATCH_UP_WORKERS", "", "workers that may read a backlog from one database at a time, 4 by default, -1 for any number")
 	return cmd
 }
 
@@ -72,6 +73,10 @@ func runWorker(cmd *cobra.Command, f workerFlags, handlers map[string]handler.Ha
 		return &usageError{fmt.Errorf("no processor given: set --processor or SLUICE_PROCESSOR; pods get it from the operator")}
 	}
 	memory, err := number("event-memory", f.memory, 1)
+	if err != nil {
+		return err
+	}
+	catchUp, err := number("catch-up-workers", f.catchUp, -1)
 	if err != nil {
 		return err
 	}
@@ -97,7 +102,7 @@ func runWorker(cmd *cobra.Command, f workerFlags, handlers map[string]handler.Ha
 	w := worker.New(worker.Options{
 		Processor: f.processor, Pod: f.pod, Definition: def, DefinitionID: def.ID(), Handlers: handlers,
 		Target: target, Schema: schemaOf(store), Migrate: store.Postgres.Migrations != definition.MigrationsManual,
-		Version: Version, Log: log, Registry: registry, Memory: memory << 20,
+		Version: Version, Log: log, Registry: registry, Memory: memory << 20, CatchUpWorkers: int(catchUp),
 	})
 	serve(f.probes, probes(w), log)
 	serve(f.metrics, metricsHandler(registry, w), log)

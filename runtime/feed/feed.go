@@ -42,6 +42,8 @@ type Options struct {
 	Near int64
 	// Readers is how many reads may run at once, 3 by default, at least 2: one is for segments near the tail alone, one for others.
 	Readers int
+	// Turns are what reads for segments that are not near the tail wait for; nil where they do not wait.
+	Turns Turns
 	// Memory is the budget in bytes, 64 MiB by default; see [PageBytes] for what the source has to know of it.
 	Memory int64
 	// Slowest is the longest time between two looks for new events, 250 ms by default.
@@ -91,6 +93,7 @@ type Feed struct {
 	mu       sync.Mutex
 	members  map[tokenstore.Key]*Member
 	budget   budget
+	turn     turn
 	refused  bool // the budget kept a read from beginning
 	reading  int
 	behind   int           // of these, reads for segments that are not near the tail
@@ -104,8 +107,10 @@ type Feed struct {
 // succeed (with nil when one does again); both must not block.
 func New(source eventsource.Source, options Options, log *slog.Logger, deliver func(tokenstore.Key), failed func(error)) *Feed {
 	options = options.withDefaults()
+	turn := turn{needed: options.Turns != nil, wanted: make(chan struct{}, 1)}
 	return &Feed{source: source, options: options, log: log, deliver: deliver, failed: failed, interval: fastest,
 		budget:  budget{total: options.Memory, page: PageBytes(options.Memory)},
+		turn:    turn,
 		members: map[tokenstore.Key]*Member{}, wake: make(chan struct{}, 1)}
 }
 
@@ -170,6 +175,9 @@ func (f *Feed) feedAll() {
 // Run reads until the context ends.
 func (f *Feed) Run(ctx context.Context) {
 	defer f.running.Wait()
+	if f.options.Turns != nil {
+		f.running.Go(func() { f.takeTurns(ctx) })
+	}
 	timer := time.NewTimer(fastest)
 	defer timer.Stop()
 	looked := time.Now()

@@ -3,6 +3,7 @@ package feed
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/segment"
@@ -36,6 +37,9 @@ func (f *Feed) beginReads(ctx context.Context) (full []*Member) {
 		}
 		r := f.readFor(members, behind)
 		if r == nil {
+			continue
+		}
+		if behind && !f.mayReadBacklog() {
 			continue
 		}
 		f.began(r)
@@ -98,6 +102,7 @@ func (f *Feed) began(r *read) {
 	f.budget.begin()
 	if r.behind {
 		f.behind++
+		f.turn.used = time.Now()
 	}
 	for _, m := range r.members {
 		m.reading, m.hungry = true, false
@@ -110,6 +115,7 @@ func (f *Feed) ended(r *read) {
 	f.budget.end()
 	if r.behind {
 		f.behind--
+		f.turn.used = time.Now()
 	}
 	for _, m := range r.members {
 		m.reading = false

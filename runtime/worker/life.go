@@ -58,6 +58,9 @@ type life struct {
 // trustMargin is how much earlier than the directory a worker stops trusting its lease.
 const trustMargin = 500 * time.Millisecond
 
+// readers is how many reads of events may run at once.
+const readers = 3
+
 // live runs one incarnation until it ends or, when the context does, has drained. It reports whether it got as far as to
 // register.
 func (w *Worker) live(ctx context.Context) (lived bool, err error) {
@@ -99,7 +102,7 @@ func (l *life) begin(ctx context.Context, session *postgres.Session) error {
 	if err := l.openPools(n); err != nil {
 		return err
 	}
-	if err := l.openStores(ctx); err != nil {
+	if err := l.openStores(ctx, n, locked); err != nil {
 		return err
 	}
 	l.self = tokenstore.Worker{Incarnation: n, Nonce: newNonce(), Pod: l.options.Pod, Definition: l.options.DefinitionID,
@@ -134,7 +137,7 @@ func (l *life) checkStore(ctx context.Context, session *postgres.Session) error 
 func (l *life) openPools(incarnation int64) (err error) {
 	application := postgres.ApplicationOf(incarnation)
 	control, data := l.connection(application), l.connection(application)
-	control.MaxConns, data.MaxConns = 3, int32(l.options.Executors)+2
+	control.MaxConns, data.MaxConns = 3, int32(l.options.Executors)+readers+1 // nobody waits for one
 	if l.control, err = postgres.Open(control); err != nil {
 		return err
 	}
@@ -142,7 +145,7 @@ func (l *life) openPools(incarnation int64) (err error) {
 	return err
 }
 
-func (l *life) openStores(ctx context.Context) error {
+func (l *life) openStores(ctx context.Context, incarnation int64, locked bool) error {
 	l.directory = postgres.NewDirectory(l.control, l.options.Schema)
 	l.store = postgres.NewStore(l.data, l.options.Schema)
 	source := eventspostgres.Open(l.data, l.options.Schema, l.options.Definition.Source)
@@ -151,7 +154,11 @@ func (l *life) openStores(ctx context.Context) error {
 	}
 	l.source = source
 	l.events = eventspostgres.NewLog(l.control, l.options.Schema)
-	l.feed = feed.New(source.WithPageBytes(feed.PageBytes(l.options.Memory)), feed.Options{Memory: l.options.Memory}, l.log, l.delivered, l.readFailed)
+	o := feed.Options{Memory: l.options.Memory, Readers: readers}
+	if locked && l.options.CatchUpWorkers > 0 { // behind a pooler no lock is anybody's
+		o.Turns = postgres.NewTurns(l.connection(postgres.ApplicationOf(incarnation)), l.options.CatchUpWorkers)
+	}
+	l.feed = feed.New(source.WithPageBytes(feed.PageBytes(o.Memory)), o, l.log, l.delivered, l.readFailed)
 	return nil
 }
 

@@ -55,6 +55,9 @@ type Options struct {
 	// eighth of GOMEMLIMIT or of the container's memory limit where that is less, but not below 8 MiB. A page takes a sixteenth
 	// of it, a batch an eighth.
 	Memory int64
+	// CatchUpWorkers is how many workers may read a backlog from one database at a time, by two reads each; the others take turns with
+	// them. 4 by default; below 0 for any number. Behind a transaction pooler nothing counts them.
+	CatchUpWorkers int
 	// HandlerTimeout after which a batch is cancelled, one minute by default.
 	HandlerTimeout time.Duration
 	// DrainTimeout is how long a draining worker waits for others to take its segments before it releases them anyway,
@@ -101,6 +104,9 @@ func New(o Options) *Worker {
 		o.Memory = defaultMemory()
 	}
 	o.Memory = max(o.Memory, 1<<20)
+	if o.CatchUpWorkers == 0 {
+		o.CatchUpWorkers = 4
+	}
 	if o.HandlerTimeout == 0 {
 		o.HandlerTimeout = time.Minute
 	}
