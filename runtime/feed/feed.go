@@ -109,8 +109,8 @@ func New(source eventsource.Source, options Options, log *slog.Logger, deliver f
 	options = options.withDefaults()
 	turn := turn{needed: options.Turns != nil, wanted: make(chan struct{}, 1)}
 	return &Feed{source: source, options: options, log: log, deliver: deliver, failed: failed, interval: fastest,
-		budget:  budget{total: options.Memory, page: PageBytes(options.Memory)},
-		turn:    turn,
+		budget: budget{total: options.Memory, page: PageBytes(options.Memory)},
+		turn:   turn, tail: -1,
 		members: map[tokenstore.Key]*Member{}, wake: make(chan struct{}, 1)}
 }
 

@@ -65,7 +65,9 @@ func (f *Feed) freeReader(behind bool) bool {
 }
 
 // isNearTail reports whether a member is near the tail, as far as that is known. The caller holds the lock.
-func (f *Feed) isNearTail(m *Member) bool { return f.tail > 0 && m.position() >= f.tail-f.options.Near }
+func (f *Feed) isNearTail(m *Member) bool {
+	return f.tail >= 0 && m.position() >= f.tail-f.options.Near
+}
 
 // readFor returns the read for a cluster, or nil where none is due.
 func (f *Feed) readFor(members []*Member, behind bool) *read {

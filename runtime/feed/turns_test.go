@@ -206,3 +206,26 @@ func TestABacklogIsReadWhereTurnsCannotBeAskedFor(t *testing.T) {
 	add(t, f, "behind", segment.Root, segment.PerStream, 0)
 	awaits(t, given, "behind")
 }
+
+// TestWhereThereIsNothingNobodyTakesATurn looks at an empty source again and again.
+func TestWhereThereIsNothingNobodyTakesATurn(t *testing.T) {
+	l := newLine(0)
+	var reads atomic.Int32
+	l.before = func(int64) { reads.Add(1) }
+	turns := &taker{counter: &counter{free: 1}}
+	f, given := started(t, l, Options{Turns: turns})
+	m := add(t, f, "a", segment.Root, segment.PerStream, 0)
+	for deadline := time.Now().Add(time.Minute); reads.Load() < 20; f.Wake() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d reads", reads.Load())
+		}
+	}
+	l.grow(1)
+	awaits(t, given, "a")
+	m.Take(len(m.Peek()), 0)
+	turns.mu.Lock()
+	defer turns.mu.Unlock()
+	if turns.taken != 0 {
+		t.Errorf("%d turns were taken", turns.taken)
+	}
+}
