@@ -13,6 +13,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // DefaultSchema holds Sluice's tables unless the processor says otherwise.
@@ -48,6 +50,10 @@ type Options struct {
 // ApplicationOf is the application_name of a worker's connections.
 func ApplicationOf(incarnation int64) string { return fmt.Sprintf("sluice:%d", incarnation) }
 
+// pingAfter is for how long a connection has to have rested to be asked whether it lives before it is used: longer than from one
+// heartbeat to the next, which would cost two statements otherwise.
+const pingAfter = tokenstore.Heartbeat * 3 / 2
+
 // Open makes a pool. It does not connect yet.
 func Open(o Options) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig("postgres://unset@unset/unset?sslmode=disable")
@@ -58,6 +64,7 @@ func Open(o Options) (*pgxpool.Pool, error) {
 		config.MaxConns = 4
 	}
 	config.MaxConnIdleTime = 30 * time.Second
+	config.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool { return p.IdleDuration > pingAfter }
 	config.ConnConfig.RuntimeParams = o.session()
 	config.BeforeConnect = o.aim
 	return pgxpool.NewWithConfig(context.Background(), config)
