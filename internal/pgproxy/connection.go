@@ -151,6 +151,9 @@ func (c *connection) spring(trap *Trap, request pgproto3.FrontendMessage) bool {
 	if c.send(request) != nil {
 		return false
 	}
+	if trap.rule.Do != Forward && !c.passRest(request) {
+		return false
+	}
 	switch trap.rule.Do {
 	case CutAfter:
 		c.client.Close()
@@ -164,6 +167,23 @@ func (c *connection) spring(trap *Trap, request pgproto3.FrontendMessage) bool {
 	case Forward, CutBefore:
 	}
 	return trap.rule.Do == Forward
+}
+
+// passRest passes on what follows a message in its request: without the end of it the server does not answer.
+func (c *connection) passRest(request pgproto3.FrontendMessage) bool {
+	for !endsRequest(request) {
+		var err error
+		if request, err = c.requests.Receive(); err != nil {
+			return false
+		}
+		c.mu.Lock()
+		c.transcript.note(request)
+		c.mu.Unlock()
+		if c.send(request) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // expect has the trap told of the answer to a request, and keeps from the client what it is not to have.

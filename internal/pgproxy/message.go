@@ -31,14 +31,23 @@ func (m Message) Runs() bool {
 	return false
 }
 
-// Commits reports whether the message has the server commit what it has run: a COMMIT sent as a Query, a Query outside of a
-// transaction block, or the Sync that ends a pipeline outside of one.
+// IsQuery reports whether the message is a Query, which takes a round trip of its own.
+func (m Message) IsQuery() bool {
+	_, ok := m.Frontend.(*pgproto3.Query)
+	return ok
+}
+
+// Commits reports whether the message has the server commit what it has run: a COMMIT sent as a Query or within a pipeline, a Query
+// outside of a transaction block, or the Sync that ends a pipeline outside of one.
 func (m Message) Commits() bool {
 	switch m.Frontend.(type) {
 	case *pgproto3.Query:
 		return isCommit(m.SQL) || !m.block && !isBegin(m.SQL)
+	case *pgproto3.Execute:
+		return isCommit(m.SQL)
 	case *pgproto3.Sync:
-		return !m.block && len(m.Transaction) > 0
+		n := len(m.Transaction)
+		return !m.block && n > 0 && !isCommit(m.Transaction[n-1])
 	}
 	return false
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -89,13 +90,15 @@ func (s *Store) Pipeline(ctx context.Context, advances []tokenstore.Advance, que
 // InTx runs a batch in a transaction: the handler's writes are what work does. Errors are those of Pipeline, and what work
 // returned.
 func (s *Store) InTx(ctx context.Context, advances []tokenstore.Advance, work func(pgx.Tx) error) error {
-	return fenced(pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	return fenced(s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+		tx := &handlerTx{ctx: ctx, conn: conn.Conn()}
+		defer tx.end()
 		if err := work(tx); err != nil {
 			return err
 		}
-		batch := &pgx.Batch{}
-		s.queueFence(batch, advances)
-		return tx.SendBatch(ctx, batch).Close()
+		fence := &pgx.Batch{}
+		s.queueFence(fence, advances)
+		return tx.commit(fence)
 	}))
 }
 

@@ -1,0 +1,263 @@
+package postgres
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// handlerTx is the transaction of a handler. It begins together with its first statement and commits together with the fence, so that
+// neither costs a round trip of its own; where the handler has sent nothing, the fence is all there is.
+type handlerTx struct {
+	ctx   context.Context // of the batch, for those methods of pgx.Tx that are given none
+	conn  *pgx.Conn
+	tx    pgx.Tx // nil before it has begun
+	ended bool
+}
+
+var _ pgx.Tx = (*handlerTx)(nil)
+
+// beginPatience bounds a beginning whose caller gave no context.
+const beginPatience = 5 * time.Second
+
+// open begins the transaction unless it has begun.
+func (t *handlerTx) open(ctx context.Context) (pgx.Tx, error) {
+	if t.ended {
+		return nil, pgx.ErrTxClosed
+	}
+	if t.tx == nil {
+		tx, err := t.conn.Begin(ctx)
+		if err != nil {
+			return nil, err
+		}
+		t.tx = tx
+	}
+	return t.tx, nil
+}
+
+// mustOpen begins it where there is no context and no way to tell of an error: the connection is closed after one.
+func (t *handlerTx) mustOpen() {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), beginPatience)
+	defer cancel()
+	_, _ = t.open(ctx)
+}
+
+// first reports whether a statement is the first one, and may be sent together with the beginning. Those without arguments may be
+// several in one text, and options are not for statements that are sent together.
+func (t *handlerTx) first(args []any) bool {
+	if t.tx != nil || t.ended || len(args) == 0 {
+		return false
+	}
+	switch args[0].(type) {
+	case pgx.QueryExecMode, pgx.QueryResultFormats, pgx.QueryResultFormatsByOID:
+		return false
+	}
+	return true
+}
+
+// beginWith sends the beginning together with statements, and returns their results.
+func (t *handlerTx) beginWith(ctx context.Context, statements ...*pgx.QueuedQuery) pgx.BatchResults {
+	batch := &pgx.Batch{}
+	batch.BeginTx(pgx.TxOptions{})
+	batch.QueuedQueries = append(batch.QueuedQueries, statements...)
+	results := t.conn.SendBatch(ctx, batch)
+	t.tx = results.Tx()
+	_, _ = results.Exec() // of the beginning; its error is that of the ones after it, too
+	return results
+}
+
+// Exec implements pgx.Tx.
+func (t *handlerTx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	if t.first(args) {
+		results := t.beginWith(ctx, &pgx.QueuedQuery{SQL: sql, Arguments: args})
+		tag, err := results.Exec()
+		if closed := results.Close(); err == nil {
+			err = closed
+		}
+		return tag, err
+	}
+	tx, err := t.open(ctx)
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	return tx.Exec(ctx, sql, args...)
+}
+
+// Query implements pgx.Tx.
+func (t *handlerTx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	if t.first(args) {
+		results := t.beginWith(ctx, &pgx.QueuedQuery{SQL: sql, Arguments: args})
+		rows, err := results.Query()
+		all := &firstRows{Rows: rows, results: results}
+		if err != nil {
+			all.Close()
+		}
+		return all, err
+	}
+	tx, err := t.open(ctx)
+	if err != nil {
+		return failedRows{err}, err
+	}
+	return tx.Query(ctx, sql, args...)
+}
+
+// QueryRow implements pgx.Tx.
+func (t *handlerTx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	rows, _ := t.Query(ctx, sql, args...) // they tell of the error
+	return firstRow{rows}
+}
+
+// SendBatch implements pgx.Tx.
+func (t *handlerTx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	if t.tx == nil && !t.ended && b.Len() > 0 {
+		return t.beginWith(ctx, b.QueuedQueries...)
+	}
+	tx, err := t.open(ctx)
+	if err != nil {
+		return pgx.FailedBatchResults(b, err)
+	}
+	return tx.SendBatch(ctx, b)
+}
+
+// Begin implements pgx.Tx: it makes a savepoint.
+func (t *handlerTx) Begin(ctx context.Context) (pgx.Tx, error) {
+	tx, err := t.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return tx.Begin(ctx)
+}
+
+// CopyFrom implements pgx.Tx.
+func (t *handlerTx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, rows pgx.CopyFromSource) (int64, error) {
+	tx, err := t.open(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return tx.CopyFrom(ctx, table, columns, rows)
+}
+
+// Prepare implements pgx.Tx.
+func (t *handlerTx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error) {
+	tx, err := t.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return tx.Prepare(ctx, name, sql)
+}
+
+// LargeObjects implements pgx.Tx.
+func (t *handlerTx) LargeObjects() pgx.LargeObjects {
+	t.mustOpen()
+	if t.tx == nil {
+		return pgx.LargeObjects{}
+	}
+	return t.tx.LargeObjects()
+}
+
+// Conn implements pgx.Tx. What is sent on the connection itself is part of the transaction as well.
+func (t *handlerTx) Conn() *pgx.Conn {
+	t.mustOpen()
+	return t.conn
+}
+
+// Commit implements pgx.Tx. Handlers are not to call it: a batch that has lost its transaction fails.
+func (t *handlerTx) Commit(ctx context.Context) error {
+	tx, err := t.open(ctx)
+	if err != nil {
+		return err
+	}
+	return tx.Commit(ctx)
+}
+
+// Rollback implements pgx.Tx. Handlers are not to call it either.
+func (t *handlerTx) Rollback(ctx context.Context) error {
+	tx, err := t.open(ctx)
+	if err != nil {
+		return err
+	}
+	return tx.Rollback(ctx)
+}
+
+// commit sends the fence and the commit together.
+func (t *handlerTx) commit(fence *pgx.Batch) error {
+	if t.tx == nil {
+		return t.conn.SendBatch(t.ctx, fence).Close() // which are one transaction
+	}
+	fence.Queue("commit")
+	return t.tx.SendBatch(t.ctx, fence).Close()
+}
+
+// end takes the transaction from the handler, and undoes it unless it has been committed. Where that fails the connection is closed.
+func (t *handlerTx) end() {
+	t.ended = true
+	if t.tx != nil && !t.conn.IsClosed() && t.conn.PgConn().TxStatus() != 'I' {
+		_ = t.tx.Rollback(t.ctx)
+	}
+}
+
+// firstRows are those of a statement that was sent together with the beginning.
+type firstRows struct {
+	pgx.Rows
+	results pgx.BatchResults
+	err     error
+}
+
+// Next implements pgx.Rows.
+func (r *firstRows) Next() bool {
+	if r.Rows.Next() {
+		return true
+	}
+	r.Close()
+	return false
+}
+
+// Close implements pgx.Rows.
+func (r *firstRows) Close() {
+	r.Rows.Close()
+	r.err = r.results.Close()
+}
+
+// Err implements pgx.Rows.
+func (r *firstRows) Err() error {
+	if err := r.Rows.Err(); err != nil {
+		return err
+	}
+	return r.err
+}
+
+// firstRow is the first of rows.
+type firstRow struct{ rows pgx.Rows }
+
+// Scan implements pgx.Row.
+func (r firstRow) Scan(dest ...any) error {
+	defer r.rows.Close()
+	if !r.rows.Next() {
+		if err := r.rows.Err(); err != nil {
+			return err
+		}
+		return pgx.ErrNoRows
+	}
+	if err := r.rows.Scan(dest...); err != nil {
+		return err
+	}
+	r.rows.Close()
+	return r.rows.Err()
+}
+
+// failedRows are those of a statement that was not sent.
+type failedRows struct{ err error }
+
+func (r failedRows) Close()                                       {}
+func (r failedRows) Err() error                                   { return r.err }
+func (r failedRows) CommandTag() pgconn.CommandTag                { return pgconn.CommandTag{} }
+func (r failedRows) FieldDescriptions() []pgconn.FieldDescription { return nil }
+func (r failedRows) Next() bool                                   { return false }
+func (r failedRows) Scan(...any) error                            { return r.err }
+func (r failedRows) Values() ([]any, error)                       { return nil, r.err }
+func (r failedRows) RawValues() [][]byte                          { return nil }
+func (r failedRows) Conn() *pgx.Conn                              { return nil }
+func (r failedRows) TypeMap() *pgtype.Map                         { return nil }
