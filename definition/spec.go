@@ -113,6 +113,7 @@ const (
 type Table struct {
 	Name      string       `json:"name"` // schema.table
 	Positions string       `json:"positions,omitempty"`
+	Sequence  string       `json:"sequence,omitempty"` // schema.sequence that positions are taken from, where the column's default does not say
 	Columns   TableColumns `json:"columns"`
 	Data      Payload      `json:"data"`
 	Metadata  *Payload     `json:"metadata,omitempty"`
@@ -128,7 +129,7 @@ const (
 // TableColumns are the columns of a table that have an event's fields.
 type TableColumns struct {
 	Position    string `json:"position"`
-	Transaction string `json:"transaction"`
+	Transaction string `json:"transaction,omitempty"` // without it, gaps are watched
 	Stream      string `json:"stream"`
 	Version     string `json:"version,omitempty"`
 	Type        string `json:"type"`

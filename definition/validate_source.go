@@ -26,12 +26,15 @@ func (c *checker) table(at string, table Table) {
 		c.require(tableName.MatchString(table.Name), at+".name", rules.TableName)
 	}
 	c.oneOf(at+".positions", table.Positions, PositionsInserted, PositionsTransaction, PositionsReserved)
+	if table.Sequence != "" && c.text(at+".sequence", table.Sequence, 127) {
+		c.require(tableName.MatchString(table.Sequence), at+".sequence", rules.SequenceName)
+	}
 	columns := table.Columns
 	for _, column := range []struct {
 		field, name string
 		optional    bool
 	}{
-		{"position", columns.Position, false}, {"transaction", columns.Transaction, false}, {"stream", columns.Stream, false}, {"version", columns.Version, true},
+		{"position", columns.Position, false}, {"transaction", columns.Transaction, true}, {"stream", columns.Stream, false}, {"version", columns.Version, true},
 		{"type", columns.Type, false}, {"id", columns.ID, true}, {"recordedAt", columns.RecordedAt, false},
 	} {
 		if !column.optional || column.name != "" {

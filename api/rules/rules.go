@@ -23,7 +23,9 @@ const (
 	SourceUnion       = "type Table needs table, and type Store takes none"
 	SourceImmutable   = "type cannot be changed, because tokens are progress in that source: create a processor with other groups instead"
 	TableName         = "must be schema.table, both as PostgreSQL has them, in the same case: letters, digits, '_' and '$', not beginning with a digit"
+	SequenceName      = "must be schema.sequence, both as PostgreSQL has them, in the same case: letters, digits, '_' and '$', not beginning with a digit"
 	TableImmutable    = "name cannot be changed, because tokens are progress in that table: create a processor with other groups instead"
+	TransactionKept   = "transaction cannot be added or taken away, because tokens are written by it: create a processor with other groups instead"
 	PositionImmutable = "position cannot be changed, because tokens are positions of that column: create a processor with other groups instead"
 	ColumnName        = "must be a column's name as PostgreSQL has it, in the same case: letters, digits, '_' and '$', not beginning with a digit"
 	PayloadContent    = "content Text needs a column of type Text, Bytea or LargeObject, and content Base64 one of type Bytea or LargeObject"
@@ -85,7 +87,9 @@ func All() []Rule {
 		{"SourceUnion", processor, SourceUnion},
 		{"SourceImmutable", processor, SourceImmutable},
 		{"TableName", processor, TableName},
+		{"SequenceName", processor, SequenceName},
 		{"TableImmutable", processor, TableImmutable},
+		{"TransactionKept", processor, TransactionKept},
 		{"PositionImmutable", processor, PositionImmutable},
 		{"ColumnName", processor, ColumnName},
 		{"PayloadContent", processor, PayloadContent},

@@ -40,6 +40,13 @@ type TableSource struct {
 	// +optional
 	// +kubebuilder:default=Inserted
 	Positions TablePositions `json:"positions,omitempty"`
+	// sequence, as schema.sequence, is what positions are taken from. It is needed only without columns.transaction, and where the default of the position's
+	// column does not say.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=127
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z_][A-Za-z0-9_$]*[.][A-Za-z_][A-Za-z0-9_$]*$')",message="must be schema.sequence, both as PostgreSQL has them, in the same case: letters, digits, '_' and '$', not beginning with a digit"
+	Sequence string `json:"sequence,omitempty"`
 	// columns are those with an event's fields.
 	// +required
 	Columns TableColumns `json:"columns"`
@@ -64,14 +71,18 @@ const (
 )
 
 // TableColumns are the columns with an event's fields.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.transaction) == has(oldSelf.transaction)",message="transaction cannot be added or taken away, because tokens are written by it: create a processor with other groups instead"
 type TableColumns struct {
 	// position is a unique number from 1 on, smallint, integer or bigint, usually the primary key. It cannot be changed.
 	// +required
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="position cannot be changed, because tokens are positions of that column: create a processor with other groups instead"
 	Position ColumnName `json:"position"`
-	// transaction is the column of type xid8 that holds the transaction which inserted the event; sluice source prepare adds it.
-	// +required
-	Transaction ColumnName `json:"transaction"`
+	// transaction is the column of type xid8 that holds the transaction which inserted the event; sluice source prepare adds it. Without
+	// it, positions that have no event yet are watched until nobody can fill them any more. It cannot be added or taken away later, as tokens
+	// are written by it.
+	// +optional
+	Transaction ColumnName `json:"transaction,omitempty"`
 	// stream is the id of the event's stream, such as that of an aggregate.
 	// +required
 	Stream ColumnName `json:"stream"`

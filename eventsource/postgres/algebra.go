@@ -47,16 +47,25 @@ func (c *coverage) upTo(through int64) *coverage {
 
 // Union implements tokenstore.Notation.
 func (s *Source) Union(a, b tokenstore.Progress) (tokenstore.Progress, error) {
+	if s.gaps != nil {
+		return s.combineGapped(a, b, ranges.union)
+	}
 	return s.combine(a, b, (*coverage).union)
 }
 
 // Meet implements tokenstore.Notation.
 func (s *Source) Meet(a, b tokenstore.Progress) (tokenstore.Progress, error) {
+	if s.gaps != nil {
+		return s.combineGapped(a, b, ranges.meet)
+	}
 	return s.combine(a, b, (*coverage).meet)
 }
 
 // Contains implements tokenstore.Notation.
 func (s *Source) Contains(a, b tokenstore.Progress) (bool, error) {
+	if s.gaps != nil {
+		return s.containsGapped(a, b)
+	}
 	x, err := s.parse(a)
 	if err != nil {
 		return false, err
@@ -82,6 +91,9 @@ func (s *Source) combine(a, b tokenstore.Progress, with func(x, y *coverage) *co
 
 // parse reads progress in this source's table.
 func (s *Source) parse(p tokenstore.Progress) (*coverage, error) {
+	if isGapped(p.Snapshot) {
+		return nil, &eventsource.InvalidError{Problem: "the group's tokens are progress of the time when spec.source.table.columns.transaction was not declared: take it out again, or declare a group with another name"}
+	}
 	c, err := parseProgress(p)
 	if err != nil {
 		return nil, err

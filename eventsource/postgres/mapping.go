@@ -42,13 +42,20 @@ func ownMapping(schema string) mapping {
 func tableMapping(t definition.Table) mapping {
 	c := t.Columns
 	m := mapping{table: &t, relation: identifier(t.Name), position: column(c.Position), txid: column(c.Transaction), time: column(c.RecordedAt) + "::timestamptz"}
-	m.events = fmt.Sprintf("e.%s::bigint AS position, e.%s AS txid, %s AS stream_id, %s AS version, %s AS id, %s AS type, %s AS data, %s AS metadata, e.%s AS recorded_at",
-		m.position, m.txid, text("e", c.Stream), version("e", c), id("e", c), text("e", c.Type), payload("e", t.Data, "null"), metadata("e", t.Metadata), m.time)
+	txid := "e." + m.txid
+	if m.gapped() {
+		txid = "'3'::xid8" // one that every snapshot sees
+	}
+	m.events = fmt.Sprintf("e.%s::bigint AS position, %s AS txid, %s AS stream_id, %s AS version, %s AS id, %s AS type, %s AS data, %s AS metadata, e.%s AS recorded_at",
+		m.position, txid, text("e", c.Stream), version("e", c), id("e", c), text("e", c.Type), payload("e", t.Data, "null"), metadata("e", t.Metadata), m.time)
 	m.head = fmt.Sprintf("SELECT coalesce(max(%s), 0)::bigint FROM %s", m.position, m.relation)
 	// Nothing below 1 would ever be read.
 	m.state = fmt.Sprintf("CASE WHEN pg_is_in_recovery() THEN '%s' WHEN EXISTS (SELECT FROM %s WHERE %s < 1) THEN 'below' ELSE '' END", standby, m.relation, m.position)
 	return m
 }
+
+// gapped reports whether rows do not tell their transaction.
+func (m mapping) gapped() bool { return m.table != nil && m.table.Columns.Transaction == "" }
 
 // in fills the mapping into a statement.
 func (m mapping) in(statement string) string {

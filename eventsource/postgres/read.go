@@ -68,6 +68,13 @@ func (s *Source) Read(ctx context.Context, from []eventsource.Coverage, segments
 	if len(from) == 0 || limit < 1 {
 		return eventsource.Page{}, fmt.Errorf("reading events: %d coverages and limit %d: both have to be at least 1", len(from), limit)
 	}
+	if s.gaps != nil {
+		page, err := s.readGapped(ctx, from, limit)
+		if err != nil {
+			return eventsource.Page{}, fmt.Errorf("reading events: %w", err)
+		}
+		return page, nil
+	}
 	own := make([]*coverage, len(from))
 	for i, c := range from {
 		var ok bool

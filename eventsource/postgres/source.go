@@ -24,7 +24,8 @@ type DB interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
-// Source reads the event table of one schema, or a table of the user's. It holds no state: several goroutines may use it at once.
+// Source reads the event table of one schema, or a table of the user's. Several goroutines may use it at once. It holds no state but what it has
+// proved of the gaps of a table that has no column of transactions.
 type Source struct {
 	db                          DB
 	schema                      string
@@ -32,7 +33,8 @@ type Source struct {
 	readSQL, startSQL, checkSQL string
 	headSQL, timeSQL, oldestSQL string
 	window                      int64
-	pageBytes                   int64 // of the events' texts
+	pageBytes                   int64      // of the events' texts
+	gaps                        *gapReader // of a table without a column of transactions; nil for others
 }
 
 var _ eventsource.Source = (*Source)(nil)
@@ -53,9 +55,13 @@ func Open(db DB, schema string, source definition.Source) *Source {
 func newSource(db DB, schema string, events mapping) *Source {
 	quoted := pgx.Identifier{schema}.Sanitize()
 	inSchema := func(text string) string { return strings.ReplaceAll(text, "{{schema}}", quoted) }
+	read := readStatement
+	if events.gapped() {
+		read = readGapsStatement
+	}
 	return &Source{
-		db: db, schema: schema, events: events, window: window, pageBytes: defaultPageBytes,
-		readSQL: events.in(readStatement), startSQL: events.in(startStatement), headSQL: events.head, timeSQL: events.in(timeStatement),
+		db: db, schema: schema, events: events, window: window, pageBytes: defaultPageBytes, gaps: newGapReader(events.table),
+		readSQL: events.in(read), startSQL: events.in(startStatement), headSQL: events.head, timeSQL: events.in(timeStatement),
 		oldestSQL: inSchema(oldestStatement), checkSQL: inSchema(checkStatement),
 	}
 }
@@ -114,6 +120,13 @@ func (s *Source) since(ctx context.Context, at time.Time) (tokenstore.Progress, 
 
 // below is what a progress has been given up to a position.
 func (s *Source) below(all tokenstore.Progress, through int64) (tokenstore.Progress, error) {
+	if s.gaps != nil {
+		c, err := s.parseGapped(all)
+		if err != nil {
+			return tokenstore.Progress{}, err
+		}
+		return c.upTo(through).Progress(), nil
+	}
 	c, err := s.parse(all)
 	if err != nil {
 		return tokenstore.Progress{}, err
@@ -124,6 +137,9 @@ func (s *Source) below(all tokenstore.Progress, through int64) (tokenstore.Progr
 // latest is one statement: its snapshot is taken before it reads the sequence, or the positions that the snapshot sees, so every event that the snapshot sees has a position up to
 // that number. Events up to it that the snapshot does not see are found by their transactions. It has been given nothing above through.
 func (s *Source) latest(ctx context.Context, through int64) (tokenstore.Progress, error) {
+	if s.gaps != nil {
+		return s.latestGapped(ctx, through)
+	}
 	var head int64
 	var text string
 	var standby bool
@@ -142,6 +158,13 @@ func (s *Source) latest(ctx context.Context, through int64) (tokenstore.Progress
 
 // Parse reads a token's progress.
 func (s *Source) Parse(p tokenstore.Progress) (eventsource.Coverage, error) {
+	if s.gaps != nil {
+		c, err := s.parseGapped(p)
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
+	}
 	c, err := s.parse(p)
 	if err != nil {
 		return nil, err

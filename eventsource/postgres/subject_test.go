@@ -91,12 +91,17 @@ func outboxTable(t testing.TB, position string, unordered bool) *subject {
 		mapping.Positions = definition.PositionsReserved
 	}
 	prepare(t, db, mapping)
-	source := postgres.Open(db, schema, definition.Source{Type: definition.SourceTable, Table: &mapping})
-	if err := source.Check(t.Context()); err != nil {
+	on := outboxSubject(db, mapping)
+	on.unordered = unordered
+	if err := on.source.Check(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	return on
+}
+
+func outboxSubject(db *pgxpool.Pool, mapping definition.Table) *subject {
 	return &subject{
-		db: db, source: source, unordered: unordered, during: 4 * time.Second,
+		db: db, source: postgres.Open(db, schema, definition.Source{Type: definition.SourceTable, Table: &mapping}), during: 4 * time.Second,
 		append: func(ctx context.Context, stream string, n int) error {
 			_, err := db.Exec(ctx, "SELECT outbox_append($1, $2)", stream, n)
 			return err

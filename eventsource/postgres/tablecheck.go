@@ -53,9 +53,10 @@ type indexFacts struct {
 }
 
 type sequenceFacts struct {
-	name             string
+	name             string // with its schema, quoted
 	cache, increment int64
 	cycle            bool
+	mayRead          bool
 }
 
 const (
@@ -68,12 +69,15 @@ const (
 	indexesStatement = `SELECT i.indisunique, ARRAY(SELECT pg_get_indexdef(i.indexrelid, k, true) FROM generate_series(1, i.indnkeyatts) AS k ORDER BY k)
   FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
  WHERE i.indrelid = $1 AND i.indisvalid AND i.indisready AND i.indpred IS NULL AND m.amname = 'btree'`
-	sequencesStatement = `SELECT s.oid::regclass::text, q.seqcache, q.seqincrement, q.seqcycle
+	sequenceColumns = `format('%I.%I', n.nspname, s.relname), q.seqcache, q.seqincrement, q.seqcycle, has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(s.oid, 'SELECT')`
+	namedStatement  = `SELECT ` + sequenceColumns + `
+  FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace JOIN pg_sequence q ON q.seqrelid = s.oid WHERE n.nspname = $1 AND s.relname = $2`
+	sequencesStatement = `SELECT ` + sequenceColumns + `
   FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
   JOIN pg_depend x ON x.classid = 'pg_attrdef'::regclass AND x.objid = d.oid AND x.refclassid = 'pg_class'::regclass
     OR x.classid = 'pg_class'::regclass AND x.refclassid = 'pg_class'::regclass AND x.refobjid = a.attrelid AND x.refobjsubid = a.attnum AND x.deptype = 'i' AND a.attidentity <> ''
   JOIN pg_class s ON s.relkind = 'S' AND s.oid = CASE WHEN x.classid = 'pg_class'::regclass THEN x.objid ELSE x.refobjid END
-  JOIN pg_sequence q ON q.seqrelid = s.oid
+  JOIN pg_sequence q ON q.seqrelid = s.oid JOIN pg_namespace n ON n.oid = s.relnamespace
  WHERE a.attrelid = $1 AND a.attname = $2`
 )
 
@@ -104,13 +108,24 @@ func lookUp(ctx context.Context, db DB, t definition.Table) (*tableFacts, error)
 	if f.indexes, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (i indexFacts, err error) { return i, row.Scan(&i.unique, &i.keys) }); err != nil {
 		return nil, err
 	}
-	if rows, err = db.Query(ctx, sequencesStatement, f.oid, t.Columns.Position); err != nil {
+	f.sequences, err = lookUpSequences(ctx, db, t, f.oid)
+	return f, err
+}
+
+// lookUpSequences asks for the sequence that is named, or else for those of the default of the position's column.
+func lookUpSequences(ctx context.Context, db DB, t definition.Table, oid uint32) ([]sequenceFacts, error) {
+	statement, args := sequencesStatement, []any{oid, t.Columns.Position}
+	if t.Sequence != "" {
+		schema, name, _ := strings.Cut(t.Sequence, ".")
+		statement, args = namedStatement, []any{schema, name}
+	}
+	rows, err := db.Query(ctx, statement, args...)
+	if err != nil {
 		return nil, err
 	}
-	f.sequences, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s sequenceFacts, err error) {
-		return s, row.Scan(&s.name, &s.cache, &s.increment, &s.cycle)
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (s sequenceFacts, err error) {
+		return s, row.Scan(&s.name, &s.cache, &s.increment, &s.cycle, &s.mayRead)
 	})
-	return f, err
 }
 
 // CheckTable tells whether the role of this connection can read events from a table of the user's: a *eventsource.InvalidError says what to
@@ -130,7 +145,11 @@ func (s *Source) checkTable(ctx context.Context) error {
 	if len(problems) == 0 {
 		// Transactions of this server only: those of another one would become visible at some time, and their events be read again.
 		var below, ahead bool
-		err := s.db.QueryRow(ctx, s.events.in(`SELECT EXISTS (SELECT FROM {{table}} WHERE {{position}} < 1), EXISTS (SELECT FROM {{table}} WHERE {{txid}} >= pg_snapshot_xmax(pg_current_snapshot()))`)).Scan(&below, &ahead)
+		foreign := "EXISTS (SELECT FROM {{table}} WHERE {{txid}} >= pg_snapshot_xmax(pg_current_snapshot()))"
+		if s.gaps != nil {
+			foreign = "false" // positions mean the same on every server
+		}
+		err := s.db.QueryRow(ctx, s.events.in("SELECT EXISTS (SELECT FROM {{table}} WHERE {{position}} < 1), "+foreign)).Scan(&below, &ahead)
 		switch {
 		case err != nil:
 			return fmt.Errorf("looking at the events of %s: %w", t.Name, err)
@@ -152,11 +171,17 @@ func tableProblems(t definition.Table, f *tableFacts) (problems []string) {
 	if problem := relationProblem(t.Name, f); problem != "" {
 		return []string{problem}
 	}
-	problems = append(columnProblems(t, f), transactionProblems(t, f)...)
+	problems = columnProblems(t, f)
+	if t.Columns.Transaction != "" {
+		problems = append(problems, transactionProblems(t, f)...)
+	}
 	if !slices.ContainsFunc(f.indexes, func(i indexFacts) bool { return i.unique && slices.Equal(i.keys, []string{f.position}) }) {
 		problems = append(problems, fmt.Sprintf("table.columns.position: %s has no unique index on %s alone: make it the primary key, or name the column that is", t.Name, t.Columns.Position))
 	}
-	if t.Positions == definition.PositionsInserted {
+	switch {
+	case t.Columns.Transaction == "" && t.Positions != definition.PositionsReserved:
+		problems = append(problems, fenceProblems(t, f)...)
+	case t.Positions == definition.PositionsInserted:
 		problems = append(problems, sequenceProblems(t, f)...)
 	}
 	return problems
@@ -248,6 +273,27 @@ func sequenceProblems(t definition.Table, f *tableFacts) (problems []string) {
 	if s.cache != 1 || s.increment < 1 || s.cycle {
 		problems = append(problems, fmt.Sprintf("%s: Inserted needs a sequence whose numbers rise in the order in which they are taken, and %[2]s has CACHE %[3]d, INCREMENT %[4]d, CYCLE %[5]t: ALTER SEQUENCE %[2]s CACHE 1 NO CYCLE, %[6]s",
 			at, s.name, s.cache, s.increment, s.cycle, others))
+	}
+	return problems
+}
+
+// fenceProblems looks at what takes positions where rows do not tell their transaction: that nobody can fill a gap any more is known by the
+// sequence's lock, which those hold that took a number from it.
+func fenceProblems(t definition.Table, f *tableFacts) (problems []string) {
+	const others = "or declare columns.transaction, which `sluice source prepare` adds, or positions: Reserved"
+	if len(f.sequences) != 1 {
+		if t.Sequence != "" {
+			return []string{fmt.Sprintf("table.sequence: the store's database has no sequence %s: correct the name, with its schema and in the same case", t.Sequence)}
+		}
+		return []string{fmt.Sprintf("table.sequence: without columns.transaction the sequence has to be known that positions are taken from, and the default of %s has %d: name it, with its schema, %s", t.Columns.Position, len(f.sequences), others)}
+	}
+	s := f.sequences[0]
+	if s.cache != 1 || s.increment != 1 || s.cycle {
+		problems = append(problems, fmt.Sprintf("table.positions: without columns.transaction, %s needs a sequence that gives each number out for itself, and %[2]s has CACHE %[3]d, INCREMENT %[4]d, CYCLE %[5]t: ALTER SEQUENCE %[2]s CACHE 1 INCREMENT 1 NO CYCLE, if no client counts on blocks of numbers, %[6]s",
+			t.Positions, s.name, s.cache, s.increment, s.cycle, others))
+	}
+	if !s.mayRead {
+		problems = append(problems, fmt.Sprintf("table.sequence: the role that workers connect as may not read %[1]s: GRANT SELECT ON SEQUENCE %[1]s", s.name))
 	}
 	return problems
 }

@@ -122,7 +122,7 @@ func (w *writers) in(random *rand.Rand, do func(context.Context, pgx.Tx) error) 
 	}
 	defer tx.Rollback(ctx)
 	if err := do(ctx, tx); err != nil {
-		if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == "40P01" {
+		if isDeadlock(err) {
 			w.deadlocks.Add(1)
 			return nil
 		}
@@ -186,6 +186,11 @@ func (w *writers) storm(random *rand.Rand) error {
 		return nil
 	}
 	return err
+}
+
+func isDeadlock(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.Code == "40P01"
 }
 
 func stream(random *rand.Rand) string { return fmt.Sprint("stream-", random.IntN(150)) }

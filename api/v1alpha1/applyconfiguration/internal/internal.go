@@ -656,6 +656,9 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: com.github.sluice-project.sluice.api.v1alpha1.TablePositions
       default: Inserted
+    - name: sequence
+      type:
+        scalar: string
 - name: com.github.sluice-project.sluice.api.v1alpha1.URLSecretReference
   map:
     fields:

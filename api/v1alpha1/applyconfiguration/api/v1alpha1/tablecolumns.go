@@ -13,7 +13,9 @@ import (
 type TableColumnsApplyConfiguration struct {
 	// position is a unique number from 1 on, smallint, integer or bigint, usually the primary key. It cannot be changed.
 	Position *apiv1alpha1.ColumnName `json:"position,omitempty"`
-	// transaction is the column of type xid8 that holds the transaction which inserted the event; sluice source prepare adds it.
+	// transaction is the column of type xid8 that holds the transaction which inserted the event; sluice source prepare adds it. Without
+	// it, positions that have no event yet are watched until nobody can fill them any more. It cannot be added or taken away later, as tokens
+	// are written by it.
 	Transaction *apiv1alpha1.ColumnName `json:"transaction,omitempty"`
 	// stream is the id of the event's stream, such as that of an aggregate.
 	Stream *apiv1alpha1.ColumnName `json:"stream,omitempty"`

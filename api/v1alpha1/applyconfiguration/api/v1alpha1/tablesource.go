@@ -17,6 +17,9 @@ type TableSourceApplyConfiguration struct {
 	// Transaction, earlier in the same transaction; Reserved, in blocks at any time before. Only with Inserted a stream's events are always
 	// in their order; with Transaction they are where a writer takes the position after it knows the event before.
 	Positions *apiv1alpha1.TablePositions `json:"positions,omitempty"`
+	// sequence, as schema.sequence, is what positions are taken from. It is needed only without columns.transaction, and where the default of the position's
+	// column does not say.
+	Sequence *string `json:"sequence,omitempty"`
 	// columns are those with an event's fields.
 	Columns *TableColumnsApplyConfiguration `json:"columns,omitempty"`
 	// data is the column with an event's data.
@@ -44,6 +47,14 @@ func (b *TableSourceApplyConfiguration) WithName(value string) *TableSourceApply
 // If called multiple times, the Positions field is set to the value of the last call.
 func (b *TableSourceApplyConfiguration) WithPositions(value apiv1alpha1.TablePositions) *TableSourceApplyConfiguration {
 	b.Positions = &value
+	return b
+}
+
+// WithSequence sets the Sequence field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Sequence field is set to the value of the last call.
+func (b *TableSourceApplyConfiguration) WithSequence(value string) *TableSourceApplyConfiguration {
+	b.Sequence = &value
 	return b
 }
 

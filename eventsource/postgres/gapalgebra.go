@@ -1,0 +1,58 @@
+package postgres
+
+import (
+	"strings"
+
+	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// upTo covers what c covers up to a position.
+func (c *gapped) upTo(through int64) *gapped {
+	return &gapped{table: c.table, set: c.set.upTo(through)}
+}
+
+func (s *Source) combineGapped(a, b tokenstore.Progress, with func(x, y ranges) ranges) (tokenstore.Progress, error) {
+	x, err := s.parseGapped(a)
+	if err != nil {
+		return tokenstore.Progress{}, err
+	}
+	y, err := s.parseGapped(b)
+	if err != nil {
+		return tokenstore.Progress{}, err
+	}
+	return (&gapped{table: x.table, set: with(x.set, y.set)}).Progress(), nil
+}
+
+func (s *Source) containsGapped(a, b tokenstore.Progress) (bool, error) {
+	x, err := s.parseGapped(a)
+	if err != nil {
+		return false, err
+	}
+	y, err := s.parseGapped(b)
+	if err != nil {
+		return false, err
+	}
+	return x.set.contains(y.set), nil
+}
+
+// parseGapped reads progress in this source's table.
+func (s *Source) parseGapped(p tokenstore.Progress) (*gapped, error) {
+	if p.Snapshot != "" && !isGapped(p.Snapshot) {
+		return nil, &eventsource.InvalidError{Problem: "the group's tokens are progress by spec.source.table.columns.transaction, which is not declared any more: put it back, or declare a group with another name"}
+	}
+	c, err := parseGapped(p)
+	if err != nil {
+		return nil, err
+	}
+	if len(c.set) == 0 {
+		c.table = s.events.name() // nothing is nothing in any table
+	}
+	return c, s.own(c.table)
+}
+
+// isGapped reports whether a text is progress in a table without a column of transactions.
+func isGapped(text string) bool {
+	_, rest, _ := strings.Cut(text, " ")
+	return strings.HasPrefix(" "+rest, gapsWord)
+}

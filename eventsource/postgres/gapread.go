@@ -1,0 +1,307 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/eventsource"
+)
+
+// readGapsStatement gives a page of a table without a column of transactions. The parameters are the gaps (first and last positions), the tail, and the
+// limit. The first row tells of the page, as in readStatement. Then come the events in gaps, and those above the tail, by position: all in one statement, since
+// a stream's earlier event may stand in a gap, and its next one above the tail.
+const readGapsStatement = `
+SELECT 0::bigint AS position, '3'::xid8 AS txid, ` + serverOf + ` AS stream_id, ({{head}}) AS version,
+       {{state}} AS id, pg_current_snapshot()::text AS type, '' AS data, '' AS metadata, 'epoch'::timestamptz AS recorded_at
+UNION ALL (
+  SELECT u.position, u.txid, u.stream_id, u.version, u.id::text, u.type, u.data::text, u.metadata::text, u.recorded_at
+  FROM (
+    SELECT late.* FROM unnest($1::bigint[], $2::bigint[]) AS gap (low, high)
+     CROSS JOIN LATERAL (
+       SELECT {{events}} FROM {{table}} e WHERE e.{{position}} >= gap.low AND e.{{position}} <= gap.high
+        ORDER BY e.{{position}} LIMIT $4) AS late
+  ) AS u
+  ORDER BY u.position LIMIT $4)
+UNION ALL (
+  SELECT u.position, u.txid, u.stream_id, u.version, u.id::text, u.type, u.data::text, u.metadata::text, u.recorded_at
+  FROM (
+    SELECT {{events}} FROM {{table}} e WHERE e.{{position}} > $3::bigint ORDER BY e.{{position}} LIMIT $4
+  ) AS u)`
+
+// roundStatement gives the sequence's last number and, looked up after that was read, who holds the lock of those that take numbers from it: a
+// materialized row is copied before the correlated array is computed. What sessions of other roles do is known to members of pg_read_all_stats only; without, they
+// are not known to be still. It is one statement, so that it runs on one server.
+const roundStatement = `
+WITH read AS MATERIALIZED (SELECT last_value - CASE WHEN is_called THEN 0 ELSE 1 END AS mark FROM {{sequence}})
+SELECT read.mark, ` + serverOf + `, ARRAY(
+  SELECT l.virtualtransaction || ' ' ||
+         CASE WHEN l.pid IS NULL THEN 'prepared'
+              WHEN a.state IN ('idle in transaction', 'idle in transaction (aborted)') THEN extract(epoch FROM a.query_start)::text || '-' || extract(epoch FROM a.state_change)::text
+              ELSE '' END
+    FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+   WHERE read.mark IS NOT NULL AND l.locktype = 'relation' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+     AND l.relation = $1::regclass AND l.mode = 'RowExclusiveLock' AND l.granted)
+  FROM read`
+
+// serverOf changes whenever a server has crashed or was started.
+const serverOf = `extract(epoch FROM pg_postmaster_start_time())::text || ' ' || coalesce(extract(epoch FROM pg_stat_get_bgwriter_stat_reset_time())::text, '')`
+
+// proofEvery is the shortest time between two rounds of proof.
+const proofEvery = time.Second
+
+// gapReader is what a source knows of the gaps of a table, for all who read it. Nothing of it is needed again after a restart.
+type gapReader struct {
+	// reserved says that nothing can be proved: positions are taken at any time.
+	reserved bool
+
+	rounds sync.Mutex // held by the one that takes a round
+
+	mu       sync.Mutex
+	sequence string // quoted; found by the first round
+	server   string // of which all this is
+	fence    fence
+	proved   proved
+	round    time.Time // when the last one began
+	busy     bool      // one is running
+}
+
+// newGapReader returns nil for a table that has a column of transactions.
+func newGapReader(t *definition.Table) *gapReader {
+	if t == nil || t.Columns.Transaction != "" {
+		return nil
+	}
+	return &gapReader{reserved: t.Positions == definition.PositionsReserved}
+}
+
+var (
+	// ErrTooManyGaps is returned where nothing more can be read before writers that took positions have ended. It is worth trying again.
+	ErrTooManyGaps = errors.New("too many positions are open")
+	// ErrServerRestarted is returned where coverages in memory are of the time before a crash. Start again from stored progress.
+	ErrServerRestarted = errors.New("the server was started again, so what was read but not stored is to be read again")
+)
+
+// readGapped is Read for a table without a column of transactions.
+func (s *Source) readGapped(ctx context.Context, coverages []eventsource.Coverage, limit int) (eventsource.Page, error) {
+	from, err := s.ownGapped(coverages)
+	if err != nil {
+		return eventsource.Page{}, err
+	}
+	proved, err := s.prove(ctx, from)
+	if err != nil {
+		return eventsource.Page{}, err
+	}
+	now := time.Now()
+	q := ask(from, proved, !s.gaps.reserved || dueForAll(from, now), now)
+	p := builders.Get().(*pageBuilder)
+	defer p.release()
+	if q.server, err = s.fillGaps(ctx, q, p, limit); err != nil {
+		return eventsource.Page{}, err
+	}
+	if !s.gaps.same(q) {
+		return eventsource.Page{}, ErrServerRestarted
+	}
+	positions := make([]int64, len(p.rows))
+	for i, r := range p.rows {
+		positions[i] = r.position
+	}
+	full := len(p.rows) == limit
+	a := q.answered(positions, full)
+	if q.stuck(a) {
+		return eventsource.Page{}, s.tooMany()
+	}
+	for len(p.rows) > 0 && p.last() > a.upTo {
+		p.rows, full = p.rows[:len(p.rows)-1], true
+	}
+	return eventsource.Page{Events: p.finish(), More: full, After: a.after}, nil
+}
+
+// fillGaps asks the question, and returns which server answered.
+func (s *Source) fillGaps(ctx context.Context, q question, p *pageBuilder, limit int) (server string, err error) {
+	low, high := make([]int64, len(q.gaps)), make([]int64, len(q.gaps))
+	for i, g := range q.gaps {
+		low[i], high[i] = g.from, g.to
+	}
+	rows, err := s.db.Query(ctx, s.readSQL, low, high, q.tail, limit)
+	if err != nil {
+		return "", err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if len(p.rows) == limit {
+			continue // the arms have a limit each
+		}
+		if err := rows.Scan(&p.position, &p.txid, &p.stream, &p.version, &p.id, &p.kind, &p.data, &p.metadata, &p.recordedAt); err != nil {
+			return "", err
+		}
+		if !p.started {
+			server = string(p.stream)
+		}
+		if err := p.add(); err != nil {
+			return "", err
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return "", err
+	}
+	if !p.started {
+		return "", errors.New("the server returned no row that tells of the page")
+	}
+	return server, nil
+}
+
+// same reports whether a page comes from the server of all that its question was made of. What is known of another one is forgotten: a server that
+// crashes may give numbers out again that left nothing on disk.
+func (g *gapReader) same(q question) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.meet(q.server)
+	if q.proved.server != "" && q.proved.server != q.server {
+		return false
+	}
+	for _, c := range q.from {
+		if c.server != "" && c.server != q.server {
+			return false
+		}
+	}
+	return true
+}
+
+// meet forgets what is not of this server. The caller holds the lock.
+func (g *gapReader) meet(server string) {
+	if g.server != server {
+		g.server, g.fence, g.proved = server, fence{}, proved{}
+	}
+}
+
+// dueForAll reports whether it is time to look at all gaps again where positions are reserved: the more there are, the more rarely, every
+// second for a thousand.
+func dueForAll(from []*gapped, now time.Time) bool {
+	for _, c := range from {
+		if now.Sub(c.pace.looked) >= time.Duration(len(c.set))*time.Millisecond {
+			return true
+		}
+	}
+	return false
+}
+
+// tooMany says what is waited for.
+func (s *Source) tooMany() error {
+	if s.gaps.reserved {
+		return fmt.Errorf("%w: %d ranges of positions below the highest one have no event, and as they are Reserved it cannot be known which of them will have one: have `sluice source prepare` add the column for columns.transaction, and start the processing groups anew",
+			ErrTooManyGaps, mostGaps)
+	}
+	return fmt.Errorf("%w: %d ranges of positions below the highest one have no event yet, and reading goes on when the transactions that may hold them end: SELECT * FROM pg_locks WHERE relation = '%s'::regclass names them",
+		ErrTooManyGaps, mostGaps, s.gaps.sequence)
+}
+
+// prove returns the settled positions. If there are gaps it takes a round of proof before, unless there was one within the last second.
+func (s *Source) prove(ctx context.Context, from []*gapped) (proved, error) {
+	g := s.gaps
+	if g.reserved {
+		return proved{}, nil
+	}
+	g.mu.Lock()
+	known, first := g.proved, g.round.IsZero()
+	due := !g.busy && time.Since(g.round) >= proofEvery && (first || slicesAny(from, func(c *gapped) bool { return len(c.set) > 1 || len(c.set) == 1 && c.set[0].from > 1 }))
+	if due {
+		g.busy, g.round = true, time.Now()
+	}
+	g.mu.Unlock()
+	if !due {
+		return known, nil
+	}
+	defer func() {
+		g.mu.Lock()
+		g.busy = false
+		g.mu.Unlock()
+	}()
+	return s.takeRound(ctx, from)
+}
+
+func slicesAny(from []*gapped, is func(*gapped) bool) bool {
+	for _, c := range from {
+		if is(c) {
+			return true
+		}
+	}
+	return false
+}
+
+// takeRound reads the sequence's last number, and after that who holds its lock. Rounds come one after the other.
+func (s *Source) takeRound(ctx context.Context, from []*gapped) (proved, error) {
+	g := s.gaps
+	g.rounds.Lock()
+	defer g.rounds.Unlock()
+	if err := s.findSequence(ctx); err != nil {
+		return proved{}, err
+	}
+	var mark int64
+	var server string
+	var found []string
+	if err := s.db.QueryRow(ctx, strings.ReplaceAll(roundStatement, "{{sequence}}", g.sequence), g.sequence).Scan(&mark, &server, &found); err != nil {
+		return proved{}, fmt.Errorf("looking for writers that took positions from %s: %w", g.sequence, err)
+	}
+	for _, c := range from {
+		if mark < c.Position() {
+			return proved{}, fmt.Errorf("%w: the last number of the sequence %s is %d, and tokens have come to position %d: either it was set back, or positions do not come from there",
+				ErrStoreChanged, g.sequence, mark, c.Position())
+		}
+	}
+	now := holders{}
+	for _, h := range found {
+		id, since, _ := strings.Cut(h, " ")
+		now[id] = stillness{since, since == "prepared"}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.meet(server)
+	if err := g.fence.note(mark, now); err != nil {
+		g.fence, g.proved = fence{}, proved{}
+		return proved{}, err
+	}
+	g.proved = proved{g.fence.settled(), server}
+	return g.proved, nil
+}
+
+// findSequence asks the catalogs which sequence gives the positions, unless that is known.
+func (s *Source) findSequence(ctx context.Context) error {
+	g := s.gaps
+	g.mu.Lock()
+	known := g.sequence != ""
+	g.mu.Unlock()
+	if known {
+		return nil
+	}
+	facts, err := lookUp(ctx, s.db, *s.events.table)
+	if err != nil {
+		return fmt.Errorf("looking at the table %s: %w", s.events.table.Name, err)
+	}
+	if facts == nil || len(facts.sequences) != 1 {
+		return s.checkTable(ctx)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.sequence = facts.sequences[0].name
+	return nil
+}
+
+// ownGapped returns coverages as those of this source's table.
+func (s *Source) ownGapped(from []eventsource.Coverage) ([]*gapped, error) {
+	own := make([]*gapped, len(from))
+	for i, c := range from {
+		g, ok := c.(*gapped)
+		if !ok {
+			return nil, fmt.Errorf("a coverage of type %T is of another source", c)
+		}
+		if err := s.own(g.table); err != nil {
+			return nil, err
+		}
+		own[i] = g
+	}
+	return own, nil
+}

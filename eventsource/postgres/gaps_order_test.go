@@ -1,0 +1,89 @@
+package postgres_test
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sluice-project/sluice/definition"
+)
+
+// withoutTransactions are tables whose rows do not tell their transaction, by how writers take positions.
+var withoutTransactions = map[string]func(testing.TB) *subject{
+	"identity": func(t testing.TB) *subject {
+		return gapsTable(t, "ALTER TABLE outbox ALTER COLUMN id DROP DEFAULT; DROP SEQUENCE outbox_id_seq; ALTER TABLE outbox ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY",
+			definition.PositionsInserted, "", false)
+	},
+	"serial": func(t testing.TB) *subject { return gapsTable(t, "", definition.PositionsInserted, "", false) },
+	"taken early": func(t testing.TB) *subject {
+		return gapsTable(t, "ALTER TABLE outbox ALTER COLUMN id SET DEFAULT early()", definition.PositionsTransaction, "public.outbox_id_seq", false)
+	},
+	"reserved": func(t testing.TB) *subject {
+		return gapsTable(t, "ALTER TABLE outbox ALTER COLUMN id SET DEFAULT reserved()", definition.PositionsReserved, "", true)
+	},
+}
+
+// gapsTable is the outbox, altered, and without a column of transactions.
+func gapsTable(t testing.TB, alter, positions, sequence string, unordered bool) *subject {
+	db := database(t)
+	exec(t, db, createOutbox+";"+alter, pgx.QueryExecModeSimpleProtocol)
+	mapping := outbox
+	mapping.Positions, mapping.Sequence, mapping.Columns.Transaction = positions, sequence, ""
+	on := outboxSubject(db, mapping)
+	on.unordered = unordered
+	if err := on.source.Check(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return on
+}
+
+// Nothing is lost, nothing is given twice, and streams stay in order, also where only gaps tell of events that are to come.
+func TestReadersOfGapsGetEveryEventOnceAndInOrder(t *testing.T) {
+	for name, make := range withoutTransactions {
+		t.Run(name, func(t *testing.T) {
+			on := make(t)
+			ctx, stop := context.WithCancel(t.Context())
+			var killer sync.WaitGroup
+			killer.Go(func() { kill(ctx, t, on) })
+			readersGetEveryEvent(t, on)
+			stop()
+			killer.Wait()
+		})
+	}
+}
+
+// kill ends sessions in the middle of transactions that have taken positions.
+func kill(ctx context.Context, t *testing.T, on *subject) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for killed := 0; ; killed++ {
+		conn, err := pgx.ConnectConfig(context.Background(), on.db.Config().ConnConfig)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		tx, err := conn.Begin(context.Background())
+		if err == nil {
+			err = on.appendTx(context.Background(), tx, stream(random), 1+random.IntN(5))
+		}
+		time.Sleep(time.Duration(random.IntN(200)) * time.Millisecond)
+		if err == nil {
+			_, err = on.db.Exec(context.Background(), "SELECT pg_terminate_backend($1)", int32(conn.PgConn().PID()))
+		}
+		conn.Close(context.Background())
+		if err != nil && !isDeadlock(err) {
+			t.Error(err)
+			return
+		}
+		if ctx.Err() != nil {
+			if killed == 0 {
+				t.Error("nobody was killed: this run says nothing")
+			}
+			return
+		}
+	}
+}
+
