@@ -86,4 +86,3 @@ func kill(ctx context.Context, t *testing.T, on *subject) {
 		}
 	}
 }
-
