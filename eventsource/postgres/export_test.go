@@ -1,6 +1,13 @@
 package postgres
 
-import "github.com/sluice-project/sluice/eventsource"
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/sluice-project/sluice/eventsource"
+)
 
 // ReadSQL is the statement of a page.
 func (s *Source) ReadSQL() string { return s.readSQL }
@@ -18,4 +25,19 @@ func (s *Source) WithWindow(positions int64) *Source {
 	t := *s
 	t.window = positions
 	return &t
+}
+
+// Round takes a round of proof, and returns the sequence's last number and the transactions that held its lock then.
+func (s *Source) Round(ctx context.Context) (mark int64, ids []string, err error) {
+	if _, err := s.takeRound(ctx, nil); err != nil {
+		return 0, nil, err
+	}
+	return s.gaps.mark(), slices.Sorted(maps.Keys(s.gaps.fence.last)), nil
+}
+
+// ProveAgain has the next read take a round of proof, if there are gaps.
+func (s *Source) ProveAgain() {
+	s.gaps.mu.Lock()
+	defer s.gaps.mu.Unlock()
+	s.gaps.round = time.Unix(1, 0)
 }

@@ -35,7 +35,8 @@ type holders map[string]stillness
 type stillness struct {
 	// since is the same as before only where the transaction has done nothing in between; empty if that is not known.
 	since string
-	// prepared is a transaction of no session; before it was prepared it had another id.
+	// prepared is a transaction of no session. It may have had another id before it was prepared: PostgreSQL 15 lets it keep its id, but that is
+	// promised nowhere.
 	prepared bool
 }
 

@@ -1,0 +1,248 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/segment"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+var (
+	earliest = tokenstore.Place{Type: tokenstore.Earliest}
+	latest   = tokenstore.Place{Type: tokenstore.Latest}
+)
+
+const insertEvent = "INSERT INTO outbox (aggregate, number, type, payload) VALUES (gen_random_uuid(), 1, 'Happened', '{}')"
+
+func serialTable(t testing.TB) *subject { return withoutTransactions["serial"](t) }
+
+// begin starts a transaction that has done what the statements say.
+func begin(t testing.TB, on *subject, statements ...string) (*pgx.Conn, pgx.Tx) {
+	t.Helper()
+	conn, err := pgx.ConnectConfig(t.Context(), on.db.Config().ConnConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, statement := range statements {
+		exec(t, conn, statement)
+	}
+	return conn, tx
+}
+
+// What the proof rests on is so in this server: who takes a number holds the sequence's lock to the end, whatever happens in between.
+func TestWhoTakesANumberHoldsTheSequencesLock(t *testing.T) {
+	for table, make := range map[string]string{"serial": "serial", "identity": "identity"} {
+		for name, c := range map[string]struct {
+			statements []string
+			holders    int
+		}{
+			"an insert":                           {[]string{insertEvent}, 1},
+			"nextval alone":                       {[]string{"SELECT nextval(pg_get_serial_sequence('outbox', 'id'))"}, 1},
+			"an insert that was undone":           {[]string{"SAVEPOINT a", insertEvent, "ROLLBACK TO a"}, 1},
+			"an insert after a savepoint":         {[]string{"SAVEPOINT a", insertEvent, "RELEASE a"}, 1},
+			"an insert in a block that failed":    {[]string{"DO $$ BEGIN " + insertEvent + "; RAISE division_by_zero; EXCEPTION WHEN division_by_zero THEN NULL; END $$"}, 1},
+			"no insert":                           {[]string{"SELECT count(*) FROM outbox"}, 0},
+			"a look at the sequence":              {[]string{"SELECT last_value FROM outbox_id_seq"}, 0},
+			"a lock of the table":                 {[]string{"LOCK TABLE outbox IN ROW EXCLUSIVE MODE"}, 0},
+			"an insert with the session's number": {[]string{"SELECT nextval(pg_get_serial_sequence('outbox', 'id'))", "DECLARE c CURSOR FOR SELECT 1"}, 1},
+		} {
+			t.Run(table+"/"+name, func(t *testing.T) {
+				on := withoutTransactions[make](t)
+				holders := func(want int, when string) {
+					t.Helper()
+					_, ids, err := on.source.Round(t.Context())
+					if err != nil || len(ids) != want {
+						t.Fatalf("%s: %v hold the lock (%v), want %d", when, ids, err, want)
+					}
+				}
+				conn, _ := begin(t, on, c.statements...)
+				holders(c.holders, "while it runs")
+				exec(t, conn, "PREPARE TRANSACTION 'one'")
+				holders(c.holders, "when it is prepared")
+				exec(t, conn, "COMMIT PREPARED 'one'")
+				holders(0, "at the end")
+			})
+		}
+	}
+}
+
+// A gap stays open as long as its writer is, and is closed by what the writer does; others are closed meanwhile, where it is known that the writer does nothing.
+func TestGapsAreClosedBehindAnOpenWriter(t *testing.T) {
+	on := serialTable(t)
+	exec(t, on.db, insertEvent)
+	r := newReader(t, on.source, earliest, segment.Root)
+	r.next(10)
+	conn, open := begin(t, on, insertEvent)
+	rollBack := func() {
+		_, tx := begin(t, on, insertEvent)
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gaps := func() int { return postgres.Steps(r.coverage) - 1 }
+	for range 5 {
+		rollBack()
+		exec(t, on.db, insertEvent)
+		on.source.ProveAgain()
+		r.next(10)
+	}
+	for range 3 {
+		on.source.ProveAgain()
+		r.next(10)
+	}
+	if gaps() == 0 || gaps() > 3 {
+		t.Errorf("%d gaps are open while one writer is, which has done nothing for five others", gaps())
+	}
+	exec(t, conn, insertEvent) // it is not still now
+	if err := open.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	page := r.next(10)
+	if len(page.Events) != 2 || page.Events[0].Position != 2 {
+		t.Fatalf("what it has written is %+v", page.Events)
+	}
+	for range 3 {
+		on.source.ProveAgain()
+		r.next(10)
+	}
+	if gaps() != 0 {
+		t.Errorf("%d gaps are open when no writer is: %+v", gaps(), r.coverage.Progress())
+	}
+}
+
+// Wherever a reader starts, it is given what becomes visible later, and nothing that it starts behind.
+func TestAReaderOfGapsStartsAtAPlace(t *testing.T) {
+	for name, make := range withoutTransactions {
+		t.Run(name, func(t *testing.T) {
+			on := make(t)
+			insert := func(n int) {
+				for range n {
+					exec(t, on.db, insertEvent)
+				}
+			}
+			insert(3)
+			_, early := begin(t, on, insertEvent)
+			insert(3)
+			_, late := begin(t, on, insertEvent)
+			insert(3)
+			var positions []int64
+			rows, err := on.db.Query(t.Context(), "SELECT id::bigint FROM outbox ORDER BY id")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if positions, err = pgx.CollectRows(rows, pgx.RowTo[int64]); err != nil {
+				t.Fatal(err)
+			}
+			readers := map[string]*reader{
+				"latest":   newReader(t, on.source, latest, segment.Root),
+				"earliest": newReader(t, on.source, earliest, segment.Root),
+				"position": newReader(t, on.source, tokenstore.Place{Type: tokenstore.AtPosition, Position: fmt.Sprint(positions[4])}, segment.Root),
+			}
+			want := map[string]int{"latest": 2 + 2, "earliest": 9 + 2 + 2, "position": 5 + 2 + 2}
+			if err := errors.Join(early.Commit(t.Context()), late.Commit(t.Context())); err != nil {
+				t.Fatal(err)
+			}
+			insert(2)
+			for name, r := range readers {
+				got := 0
+				for more := true; more; {
+					page := r.next(3)
+					got, more = got+len(page.Events), len(page.Events) > 0
+				}
+				if got != want[name] {
+					t.Errorf("from %s it is given %d events, want %d", name, got, want[name])
+				}
+			}
+		})
+	}
+}
+
+// Reading stops at the limit of gaps, says why, and goes on when the writer has ended.
+func TestTooManyGapsAreWaitedFor(t *testing.T) {
+	on := serialTable(t)
+	_, open := begin(t, on, insertEvent)
+	// Every second position is a hole, of somebody who cannot be told from the writer that is open.
+	exec(t, on.db, `INSERT INTO outbox (aggregate, number, type) SELECT n, 1, 'Happened' FROM generate_series(1, 10000) AS n WHERE nextval('outbox_id_seq') > 0`)
+	r := newReader(t, on.source, earliest, segment.Root)
+	given := 0
+	read := func() error {
+		for {
+			page, err := on.source.Read(t.Context(), []eventsource.Coverage{r.coverage}, nil, 1000)
+			if err != nil {
+				return err
+			}
+			given += len(page.Events)
+			r.coverage = page.After(r.coverage, 1<<62)
+			if len(page.Events) == 0 {
+				return nil
+			}
+		}
+	}
+	if err := read(); !errors.Is(err, postgres.ErrTooManyGaps) {
+		t.Fatalf("after %d events the error is %v", given, err)
+	}
+	if size := len(r.coverage.Progress().Snapshot); given < 8000 || given > 8192 || size > 20_000 {
+		t.Errorf("it stopped after %d events, with a token of %d bytes", given, size)
+	}
+	if err := open.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		on.source.ProveAgain()
+		if err := read(); err != nil && !errors.Is(err, postgres.ErrTooManyGaps) {
+			t.Fatal(err)
+		}
+	}
+	if given != 10_001 || postgres.Steps(r.coverage) != 1 {
+		t.Errorf("it was given %d events, and has %d ranges", given, postgres.Steps(r.coverage))
+	}
+}
+
+// A table is refused where gaps cannot be proved, with what to change.
+func TestATableWhoseGapsCannotBeProved(t *testing.T) {
+	for name, c := range map[string]struct {
+		alter  string
+		change func(*definition.Table)
+		want   string
+	}{
+		"blocks of numbers":     {"ALTER SEQUENCE outbox_id_seq CACHE 20", nil, "table.positions: without columns.transaction, Inserted needs a sequence that gives each number out for itself, and public.outbox_id_seq has CACHE 20"},
+		"steps of fifty":        {"ALTER SEQUENCE outbox_id_seq INCREMENT 50", nil, "INCREMENT 50"},
+		"a cycle":               {"ALTER SEQUENCE outbox_id_seq CYCLE", nil, "CYCLE true"},
+		"no sequence":           {"ALTER TABLE outbox ALTER COLUMN id DROP DEFAULT", nil, "table.sequence: without columns.transaction the sequence has to be known"},
+		"another sequence":      {"", func(t *definition.Table) { t.Sequence = "public.none" }, "table.sequence: the store's database has no sequence public.none"},
+		"reserved, no sequence": {"ALTER TABLE outbox ALTER COLUMN id DROP DEFAULT", func(t *definition.Table) { t.Positions = definition.PositionsReserved }, ""},
+		"in the transaction":    {"ALTER TABLE outbox ALTER COLUMN id DROP DEFAULT", func(t *definition.Table) { t.Positions = definition.PositionsTransaction }, "table.sequence: without"},
+		"in it, by a sequence": {"ALTER TABLE outbox ALTER COLUMN id DROP DEFAULT", func(t *definition.Table) {
+			t.Positions, t.Sequence = definition.PositionsTransaction, "public.outbox_id_seq"
+		}, ""},
+		"in it, by another's one": {"ALTER TABLE outbox ALTER COLUMN id DROP DEFAULT; ALTER SEQUENCE blocks CACHE 5", func(t *definition.Table) { t.Positions, t.Sequence = definition.PositionsTransaction, "public.blocks" }, "public.blocks has CACHE 5"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := database(t)
+			exec(t, db, createOutbox+";"+c.alter, pgx.QueryExecModeSimpleProtocol)
+			mapping := outbox
+			mapping.Columns.Transaction = ""
+			if c.change != nil {
+				c.change(&mapping)
+			}
+			err := postgres.CheckTable(t.Context(), db, mapping)
+			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+		})
+	}
+}
