@@ -220,6 +220,14 @@ func (s *Source) prove(ctx context.Context, from []*gapped) (proved, error) {
 		g.busy = false
 		g.mu.Unlock()
 	}()
+	if first {
+		// Who is open now may have taken any position up to now. From the third round on it is known who has done nothing.
+		for range 2 {
+			if _, err := s.takeRound(ctx, from); err != nil {
+				return proved{}, err
+			}
+		}
+	}
 	return s.takeRound(ctx, from)
 }
 

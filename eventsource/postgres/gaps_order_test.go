@@ -31,14 +31,19 @@ var withoutTransactions = map[string]func(testing.TB) *subject{
 func gapsTable(t testing.TB, alter, positions, sequence string, unordered bool) *subject {
 	db := database(t)
 	exec(t, db, createOutbox+";"+alter, pgx.QueryExecModeSimpleProtocol)
-	mapping := outbox
-	mapping.Positions, mapping.Sequence, mapping.Columns.Transaction = positions, sequence, ""
-	on := outboxSubject(db, mapping)
+	on := outboxSubject(db, unaltered(positions, sequence))
 	on.unordered = unordered
 	if err := on.source.Check(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return on
+}
+
+// unaltered is a mapping of the outbox without the column of transactions.
+func unaltered(positions, sequence string) definition.Table {
+	mapping := outbox
+	mapping.Positions, mapping.Sequence, mapping.Columns.Transaction = positions, sequence, ""
+	return mapping
 }
 
 // Nothing is lost, nothing is given twice, and streams stay in order, also where only gaps tell of events that are to come.

@@ -171,6 +171,12 @@ func TestAReaderOfGapsStartsAtAPlace(t *testing.T) {
 	}
 }
 
+// Whoever goes on for a reader with gaps needs no transactions for it, and is exact also in the middle of one.
+func TestWhoGoesOnForAReaderWithGapsKeepsItsGaps(t *testing.T) {
+	on := serialTable(t)
+	goOnForReadersWithGaps(t, on, 40, func() { on.source = outboxSubject(on.db, unaltered(definition.PositionsInserted, "")).source })
+}
+
 // Reading stops at the limit of gaps, says why, and goes on when the writer has ended.
 func TestTooManyGapsAreWaitedFor(t *testing.T) {
 	on := serialTable(t)

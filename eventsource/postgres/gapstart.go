@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,16 +20,16 @@ UNION ALL (
     FROM (SELECT {{position}}::bigint AS position, lag({{position}}::bigint, 1, $1::bigint) OVER (ORDER BY {{position}}) AS before FROM {{table}} WHERE {{position}} > $1::bigint) AS e
    WHERE position > before + 1 ORDER BY position LIMIT $2)`
 
-// Looking for what has been given at a place, waits for writers to end: nobody else has to, and where they do not, gaps are looked for in all of the table.
+// Looking for what has been given at a place waits for writers to end: nobody else has to, and where they do not, gaps are looked for in all of the table.
 const (
-	settleTime  = 2 * time.Second
+	settleTime  = 300 * time.Millisecond
 	settlePause = 10 * time.Millisecond
 	mostHoles   = 100 * mostGaps
 )
 
 // latestGapped has been given what is visible up to through.
 func (s *Source) latestGapped(ctx context.Context, through int64) (tokenstore.Progress, error) {
-	set, err := s.visible(ctx, s.db.Query)
+	set, err := s.visible(ctx)
 	if err != nil {
 		return tokenstore.Progress{}, fmt.Errorf("looking for the latest position: %w", err)
 	}
@@ -39,7 +40,7 @@ func (s *Source) latestGapped(ctx context.Context, through int64) (tokenstore.Pr
 }
 
 // visible are the positions of all events that are visible, and of those that nobody can fill any more.
-func (s *Source) visible(ctx context.Context, query func(ctx context.Context, sql string, args ...any) (pgx.Rows, error)) (ranges, error) {
+func (s *Source) visible(ctx context.Context) (ranges, error) {
 	proved, err := s.settle(ctx)
 	if err != nil {
 		return nil, err
@@ -48,38 +49,76 @@ func (s *Source) visible(ctx context.Context, query func(ctx context.Context, sq
 	if len(proved.settled) > 0 && proved.settled[0].from == 1 {
 		above = proved.settled[0].to
 	}
-	rows, err := query(ctx, s.events.in(startGapsStatement), above, mostHoles)
+	set, server, err := s.look(ctx, s.db, above)
 	if err != nil {
-		return nil, err
-	}
-	var highest int64
-	var gaps ranges
-	var server string
-	if _, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (struct{}, error) {
-		var from, to int64
-		var standby bool
-		var on string
-		err := row.Scan(&from, &to, &standby, &on)
-		switch {
-		case err != nil:
-		case standby:
-			err = ErrStandby
-		case to == 0:
-			highest, server = from, on
-		default:
-			gaps = append(gaps, span{from, to})
-		}
-		return struct{}{}, err
-	}); err != nil {
 		return nil, err
 	}
 	if proved.server != "" && proved.server != server {
 		return nil, ErrServerRestarted
 	}
-	if len(gaps) == mostHoles {
-		return nil, s.tooMany()
+	return set.union(proved.settled), nil
+}
+
+// look returns all positions up to one, and above it those with a visible event; and the server that it has asked.
+func (s *Source) look(ctx context.Context, db querier, above int64) (set ranges, server string, err error) {
+	rows, err := db.Query(ctx, s.events.in(startGapsStatement), above, mostHoles)
+	if err != nil {
+		return nil, "", err
 	}
-	return gaps.rest().upTo(highest).union(proved.settled), nil
+	var from, to, highest int64
+	var standby bool
+	var on string
+	var gaps ranges
+	if _, err := pgx.ForEachRow(rows, []any{&from, &to, &standby, &on}, func() error {
+		switch {
+		case standby:
+			return ErrStandby
+		case to == 0:
+			highest, server = from, on
+		default:
+			gaps = append(gaps, span{from, to})
+		}
+		return nil
+	}); err != nil {
+		return nil, "", err
+	}
+	if len(gaps) == mostHoles {
+		return nil, "", s.tooMany()
+	}
+	return gaps.rest().upTo(max(highest, above)), server, nil
+}
+
+// querier is a source's DB, or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// givenGapped is Given, exact in any case: the coverage leaves out the positions, and those that the transaction's snapshot sees no event at, unless nobody can fill them
+// any more and nobody has done so since.
+func (s *Source) givenGapped(ctx context.Context, tx pgx.Tx, through int64, except []int64) (tokenstore.Progress, error) {
+	then, _, err := s.look(ctx, tx, 0)
+	if err != nil {
+		return tokenstore.Progress{}, fmt.Errorf("looking for events that are visible: %w", err)
+	}
+	proved, err := s.settle(ctx)
+	if err != nil {
+		return tokenstore.Progress{}, fmt.Errorf("looking for writers: %w", err)
+	}
+	now, _, err := s.look(ctx, s.db, 0)
+	if err != nil {
+		return tokenstore.Progress{}, fmt.Errorf("looking for events that are visible: %w", err)
+	}
+	var out ranges
+	for _, p := range slices.Sorted(slices.Values(except)) {
+		if p > 0 {
+			out = out.add(span{p, p})
+		}
+	}
+	set := then.union(now.rest().meet(proved.settled)).meet(out.rest()).upTo(through)
+	if len(set) > mostGaps {
+		return tokenstore.Progress{}, fmt.Errorf("looking for events that are visible: %w", s.tooMany())
+	}
+	return (&gapped{table: s.events.name(), set: set}).Progress(), nil
 }
 
 // settle takes rounds of proof until all positions that have been given out so far are settled, for some time.

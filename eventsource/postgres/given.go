@@ -25,6 +25,9 @@ func (s *Source) Given(ctx context.Context, tx pgx.Tx, through int64, except []i
 	if through <= 0 {
 		return tokenstore.Progress{}, nil
 	}
+	if s.gaps != nil {
+		return s.givenGapped(ctx, tx, through, except)
+	}
 	var text string
 	var standby bool
 	if err := tx.QueryRow(ctx, "SELECT pg_current_snapshot()::text, pg_is_in_recovery()").Scan(&text, &standby); err != nil {

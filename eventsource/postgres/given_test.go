@@ -52,11 +52,17 @@ func (g *gapReader) next(t *testing.T, db *pgxpool.Pool, limit, most int) (found
 // of a transaction.
 func TestWhoGoesOnForAReaderWithGapsGetsTheRestOnce(t *testing.T) {
 	on := outboxTable(t, "", false)
+	goOnForReadersWithGaps(t, on, 60, func() {})
+}
+
+// goOnForReadersWithGaps tries some rounds with a table that was emptied, before each of which it calls anew.
+func goOnForReadersWithGaps(t *testing.T, on *subject, rounds int, anew func()) {
 	db := on.db
 	random := rand.New(rand.NewPCG(rand.Uint64(), 1))
 	leftOut, late := 0, 0
-	for round := range 60 {
+	for round := range rounds {
 		exec(t, db, "TRUNCATE outbox RESTART IDENTITY")
+		anew()
 		g := &gapReader{handled: map[int64]int{}}
 		var open []pgx.Tx
 		end := func() {

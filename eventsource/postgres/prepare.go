@@ -42,8 +42,19 @@ func Preparation(t definition.Table) Prepared {
 func (Prepared) Grants(t definition.Table, role string) []string {
 	schema, _, _ := strings.Cut(t.Name, ".")
 	to := pgx.Identifier{role}.Sanitize()
-	return []string{fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s", column(schema), to), fmt.Sprintf("GRANT SELECT ON %s TO %s", identifier(t.Name), to)}
+	grants := []string{fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s", column(schema), to), fmt.Sprintf("GRANT SELECT ON %s TO %s", identifier(t.Name), to)}
+	switch {
+	case t.Columns.Transaction != "" || t.Positions == definition.PositionsReserved:
+	case t.Sequence != "":
+		grants = append(grants, fmt.Sprintf("GRANT SELECT ON SEQUENCE %s TO %s", identifier(t.Sequence), to))
+	default: // the column's own, whatever its name is
+		body := fmt.Sprintf("BEGIN EXECUTE 'GRANT SELECT ON SEQUENCE ' || pg_get_serial_sequence(%s, %s) || %s; END", literal(identifier(t.Name)), literal(t.Columns.Position), literal(" TO "+to))
+		grants = append(grants, "DO "+literal(body))
+	}
+	return grants
 }
+
+func literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
 
 // lockAttempts is how often the column is tried to be added. While it waits for running transactions that have written to the table, other
 // writers wait behind it: so each attempt waits for a moment only.
@@ -64,6 +75,9 @@ func Prepare(ctx context.Context, conn *pgx.Conn, t definition.Table, tell func(
 	}
 	if err := mayAlter(ctx, conn, t, facts.oid); err != nil {
 		return err
+	}
+	if t.Columns.Transaction == "" {
+		return nil // it is read as it is
 	}
 	p := Preparation(t)
 	if _, there := facts.columns[t.Columns.Transaction]; !there {

@@ -85,8 +85,12 @@ func (f *sourceFlags) grants(t definition.Table) []string {
 
 func (f *sourceFlags) script(cmd *cobra.Command, t definition.Table) {
 	out, p := cmd.OutOrStdout(), eventspostgres.Preparation(t)
-	fmt.Fprintf(out, "-- The transaction that inserts a row. No rewrite; an exclusive lock for a moment. Nobody else may set it.\n%s;\n", p.AddColumn)
-	fmt.Fprintf(out, "-- Finds events that become visible late. Beside writers; not in a transaction.\n%s;\n", p.CreateIndex)
+	if t.Columns.Transaction == "" {
+		fmt.Fprintln(out, "-- Without columns.transaction, nothing is added to the table.")
+	} else {
+		fmt.Fprintf(out, "-- The transaction that inserts a row. No rewrite; an exclusive lock for a moment. Nobody else may set it.\n%s;\n", p.AddColumn)
+		fmt.Fprintf(out, "-- Finds events that become visible late. Beside writers; not in a transaction.\n%s;\n", p.CreateIndex)
+	}
 	for _, grant := range f.grants(t) {
 		fmt.Fprintf(out, "%s;\n", grant)
 	}

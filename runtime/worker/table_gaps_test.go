@@ -1,0 +1,56 @@
+package worker_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// TestATableIsFoldedByItsGapsThroughCrashes has transactions of a table without a column for them stay open, end late and roll back, while workers lose all their connections and
+// segments are taken over, whose new owners know of open gaps what tokens say and prove the rest again.
+func TestATableIsFoldedByItsGapsThroughCrashes(t *testing.T) {
+	w := newWorld(t, "\n  - name: unused\n    segments: 1"+view)
+	table := userTables["outbox, unaltered"]
+	w.sql(table.create)
+	source, _ := sampleOf(t, table)
+	w.edit(fmt.Sprintf("\n  - name: folded\n    segments: 4%s\n  source: %s\n", strings.ReplaceAll(view, "Counted", table.event), asJSON(t, source)))
+	w.start("a")
+	w.start("b")
+	w.until("two owners", `SELECT count(DISTINCT owner) = 2 FROM sluice.token WHERE group_name = 'folded' AND owner <> 0`)
+
+	ctx := context.Background()
+	expected := 0
+	for round := range 3 {
+		late, err := w.pool.Begin(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer late.Rollback(ctx)
+		for _, statement := range []string{fmt.Sprintf("SELECT append_one('late-%d', n) FROM generate_series(1, 20) AS n", round), "SAVEPOINT one", "SELECT append_one('undone', 1)", "ROLLBACK TO one"} {
+			if _, err := late.Exec(ctx, statement); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 5 { // holes that nobody will fill
+			if _, err := w.pool.Exec(ctx, "DO $$ BEGIN PERFORM append_one('nobody', 1); RAISE division_by_zero; EXCEPTION WHEN division_by_zero THEN NULL; END $$"); err != nil {
+				t.Fatal(err)
+			}
+			w.appendOne(round*10, 1, 1)
+		}
+		expected += 5
+		w.handled(expected)
+		w.until("tokens with open gaps", `SELECT bool_and(snapshot LIKE 'public.outbox.id gaps _%') FROM sluice.token WHERE group_name = 'folded' AND position > 0 AND version > 0 HAVING count(*) > 0`)
+		w.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'sluice%' AND datname = current_database() AND pid <> pg_backend_pid()")
+		if err := late.Commit(ctx); err != nil {
+			t.Fatal(err)
+		}
+		w.appendOne(round*10, 3, 2)
+		expected += 26
+		w.handled(expected)
+	}
+	var wrong, events int
+	if err := w.pool.QueryRow(ctx, "SELECT count(*) FILTER (WHERE stream_id LIKE 'late-%' AND events <> 20), sum(events) FROM stream_view").Scan(&wrong, &events); err != nil || wrong > 0 || events != expected {
+		t.Fatalf("%d late streams are wrong, and %d events were handled, want %d (%v)", wrong, events, expected, err)
+	}
+}
