@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -201,6 +202,11 @@ func TestTooManyGapsAreWaitedFor(t *testing.T) {
 	if err := read(); !errors.Is(err, postgres.ErrTooManyGaps) {
 		t.Fatalf("after %d events the error is %v", given, err)
 	}
+	began := time.Now()
+	for range 10 {
+		read()
+	}
+	t.Logf("a read that looks at %d gaps takes %v, and the token has %d bytes", postgres.Steps(r.coverage), time.Since(began)/10, len(r.coverage.Progress().Snapshot))
 	if size := len(r.coverage.Progress().Snapshot); given < 8000 || given > 8192 || size > 20_000 {
 		t.Errorf("it stopped after %d events, with a token of %d bytes", given, size)
 	}
@@ -215,6 +221,36 @@ func TestTooManyGapsAreWaitedFor(t *testing.T) {
 	}
 	if given != 10_001 || postgres.Steps(r.coverage) != 1 {
 		t.Errorf("it was given %d events, and has %d ranges", given, postgres.Steps(r.coverage))
+	}
+}
+
+// Both arms of a page walk the index of positions, whatever PostgreSQL plans for, and however many gaps there are.
+func TestReadingGapsUsesTheIndexOfPositions(t *testing.T) {
+	url := migrated(t, schema)
+	db := pool(t, url)
+	exec(t, db, createOutbox, pgx.QueryExecModeSimpleProtocol)
+	exec(t, db, "INSERT INTO outbox (aggregate, number, type, payload) SELECT n, 1, 'Happened', '{}' FROM generate_series(1, 200000) AS n")
+	exec(t, db, "VACUUM ANALYZE outbox")
+	source := outboxSubject(db, unaltered(definition.PositionsInserted, "")).source
+	var many []int64
+	for n := range int64(5000) {
+		many = append(many, 7*n+1)
+	}
+	sql := strings.NewReplacer("$3", "$4", "$4", "$6").Replace(source.ReadSQL()) // as explain's parameters are
+	for name, args := range map[string][]any{
+		"at the head":    {[]int64{}, []int64{}, int64(199_990), 500},
+		"from the start": {[]int64{}, []int64{}, int64(0), 500},
+		"few gaps":       {[]int64{100, 90_000}, []int64{100, 90_050}, int64(199_990), 500},
+		"many gaps":      {many, many, int64(199_990), 500},
+	} {
+		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
+			t.Run(name+" "+mode, func(t *testing.T) {
+				plan := explain(t, url, mode, sql, []any{args[0], args[1], []string{}, args[2], 0, args[3], 0, []byte{}})
+				if strings.Contains(plan, "Seq Scan on outbox e") || strings.Count(plan, "Index Scan using outbox_pkey on outbox e") != 2 {
+					t.Error(plan)
+				}
+			})
+		}
 	}
 }
 

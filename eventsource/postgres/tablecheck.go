@@ -56,7 +56,7 @@ type sequenceFacts struct {
 	name             string // with its schema, quoted
 	cache, increment int64
 	cycle            bool
-	mayRead          bool
+	mayRead, logged  bool
 }
 
 const (
@@ -69,7 +69,7 @@ const (
 	indexesStatement = `SELECT i.indisunique, ARRAY(SELECT pg_get_indexdef(i.indexrelid, k, true) FROM generate_series(1, i.indnkeyatts) AS k ORDER BY k)
   FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
  WHERE i.indrelid = $1 AND i.indisvalid AND i.indisready AND i.indpred IS NULL AND m.amname = 'btree'`
-	sequenceColumns = `format('%I.%I', n.nspname, s.relname), q.seqcache, q.seqincrement, q.seqcycle, has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(s.oid, 'SELECT')`
+	sequenceColumns = `format('%I.%I', n.nspname, s.relname), q.seqcache, q.seqincrement, q.seqcycle, has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(s.oid, 'SELECT'), s.relpersistence = 'p'`
 	namedStatement  = `SELECT ` + sequenceColumns + `
   FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace JOIN pg_sequence q ON q.seqrelid = s.oid WHERE n.nspname = $1 AND s.relname = $2`
 	sequencesStatement = `SELECT ` + sequenceColumns + `
@@ -124,7 +124,7 @@ func lookUpSequences(ctx context.Context, db DB, t definition.Table, oid uint32)
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (s sequenceFacts, err error) {
-		return s, row.Scan(&s.name, &s.cache, &s.increment, &s.cycle, &s.mayRead)
+		return s, row.Scan(&s.name, &s.cache, &s.increment, &s.cycle, &s.mayRead, &s.logged)
 	})
 }
 
@@ -291,6 +291,9 @@ func fenceProblems(t definition.Table, f *tableFacts) (problems []string) {
 	if s.cache != 1 || s.increment != 1 || s.cycle {
 		problems = append(problems, fmt.Sprintf("table.positions: without columns.transaction, %s needs a sequence that gives each number out for itself, and %[2]s has CACHE %[3]d, INCREMENT %[4]d, CYCLE %[5]t: ALTER SEQUENCE %[2]s CACHE 1 INCREMENT 1 NO CYCLE, if no client counts on blocks of numbers, %[6]s",
 			t.Positions, s.name, s.cache, s.increment, s.cycle, others))
+	}
+	if !s.logged {
+		problems = append(problems, fmt.Sprintf("table.sequence: %[1]s is not logged, so a crash sets it back: ALTER SEQUENCE %[1]s SET LOGGED", s.name))
 	}
 	if !s.mayRead {
 		problems = append(problems, fmt.Sprintf("table.sequence: the role that workers connect as may not read %[1]s: GRANT SELECT ON SEQUENCE %[1]s", s.name))

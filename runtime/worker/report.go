@@ -2,9 +2,11 @@ package worker
 
 import (
 	"cmp"
+	"errors"
 	"sync"
 	"time"
 
+	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
@@ -123,7 +125,7 @@ func (l *life) report(s *segmentRun, b batch, took time.Duration, err error) {
 func (l *life) readFailed(err error) {
 	if err != nil {
 		l.metrics.readErrors.Inc()
-		if postgres.IsLost(err) {
+		if postgres.IsLost(err) && !errors.Is(err, eventspostgres.ErrTooManyGaps) {
 			l.severed.Store(true)
 			l.look()
 		}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // TestATableIsFoldedByItsGapsThroughCrashes has transactions of a table without a column for them stay open, end late and roll back, while workers lose all their connections and
@@ -52,5 +54,37 @@ func TestATableIsFoldedByItsGapsThroughCrashes(t *testing.T) {
 	var wrong, events int
 	if err := w.pool.QueryRow(ctx, "SELECT count(*) FILTER (WHERE stream_id LIKE 'late-%' AND events <> 20), sum(events) FROM stream_view").Scan(&wrong, &events); err != nil || wrong > 0 || events != expected {
 		t.Fatalf("%d late streams are wrong, and %d events were handled, want %d (%v)", wrong, events, expected, err)
+	}
+}
+
+// TestAWorkerWaitsAtTheLimitOfGaps has more holes than a token may have, that an open writer could fill: the worker keeps its segments, and goes on when that one has ended.
+func TestAWorkerWaitsAtTheLimitOfGaps(t *testing.T) {
+	w := newWorld(t, "\n  - name: unused\n    segments: 1"+view)
+	table := userTables["outbox, unaltered"]
+	w.sql(table.create)
+	source, _ := sampleOf(t, table)
+	ctx := context.Background()
+	open, err := w.pool.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Rollback(ctx)
+	if _, err := open.Exec(ctx, "SET LOCAL idle_in_transaction_session_timeout = 0; SELECT append_one('late', 1)", pgx.QueryExecModeSimpleProtocol); err != nil {
+		t.Fatal(err)
+	}
+	w.sql(`INSERT INTO outbox (aggregate_id, event_type, payload) SELECT n, 'OrderPlaced', jsonb_build_object('n', 1)
+		FROM generate_series(1, 9000) AS n WHERE nextval(pg_get_serial_sequence('outbox', 'id')) > 0`)
+	w.edit(fmt.Sprintf("\n  - name: folded\n    segments: 2%s\n  source: %s\n", strings.ReplaceAll(view, "Counted", table.event), asJSON(t, source)))
+	w.start("a")
+	w.handled(8000)
+	epochs := w.epochs()
+	w.until("tokens at the limit", `SELECT bool_and(length(snapshot) > 15000) FROM sluice.token WHERE group_name = 'folded'`)
+	if err := open.Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.handled(9001)
+	w.until("tokens without gaps", `SELECT bool_and(length(snapshot) < 100) FROM sluice.token WHERE group_name = 'folded'`)
+	if now := w.epochs(); now != epochs {
+		t.Errorf("the epochs have gone from %d to %d", epochs, now)
 	}
 }
