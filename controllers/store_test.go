@@ -122,6 +122,23 @@ var _ = Describe("A store", func() {
 		}).Should(Equal(1))
 	})
 
+	It("that was restored into another server stays untouched until it is rebased", func(ctx SpecContext) {
+		w := running()
+		conn, err := pgx.Connect(ctx, w.url)
+		Expect(err).NotTo(HaveOccurred())
+		defer conn.Close(ctx)
+		here := func(system string) {
+			_, err := conn.Exec(ctx, "UPDATE sluice.meta SET system_identifier = "+system)
+			Expect(err).NotTo(HaveOccurred())
+		}
+		here("1")
+		w.cutOff(ctx)
+		Eventually(w.says("orders", "Stalled")).Should(Equal("True/StoreChanged"))
+		Expect(w.message("orders", "Ready")()).To(ContainSubstring("sluice rebase"))
+		here("(SELECT system_identifier FROM pg_control_system())")
+		w.ready("orders")
+	})
+
 	It("in which another processor has the group is not taken", func(ctx SpecContext) {
 		w := running()
 		w.create(w.processor("second", func(p *v1alpha1.EventProcessor) { p.Spec.ProcessingGroups[0].Name = "orders-view" }))

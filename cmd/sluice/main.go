@@ -19,7 +19,7 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: displayName()},
 	}
-	root.AddCommand(operatorCommand(), command.Worker(nil), command.Dev(nil), command.Append(), command.Migrate(), command.Source(), command.Import())
+	root.AddCommand(operatorCommand(), command.Worker(nil), command.Dev(nil), command.Append(), command.Migrate(), command.Source(), command.Import(), command.Rebase())
 	root.AddCommand(kubectlCommands()...)
 	return root
 }

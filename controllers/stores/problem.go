@@ -113,7 +113,7 @@ type storeChangedError struct {
 func (e *storeChangedError) Error() string {
 	if e.elsewhere {
 		return fmt.Sprintf("store %s has been copied to another database server, where the tokens' transaction numbers mean nothing:"+
-			" nothing runs until the processor points at the original, or spec.store.postgres.expectedStoreID names the copy", e.found)
+			" nothing runs until `sluice rebase` has made the copy one of that server, or the processor points at the original", e.found)
 	}
 	return fmt.Sprintf("the processor belongs to store %s, and this is store %s: nothing is initialised and nothing runs"+
 		" until the Secret leads to the former again, or spec.store.postgres.expectedStoreID names the latter", e.belongs, e.found)

@@ -13,6 +13,7 @@ import (
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/planner"
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 const (
@@ -191,7 +192,14 @@ func (p *processor) round(ctx context.Context, l *link) error {
 	defer cancel()
 	w := p.wish()
 	if !w.accepts(l.meta.StoreID, l.meta.Elsewhere) {
-		return &storeChangedError{w.StoreID, l.meta.StoreID, l.meta.Elsewhere}
+		meta, err := postgres.Check(ctx, l.pool, w.store().Schema) // it may have been rebased since
+		switch {
+		case err != nil:
+			return err
+		case !w.accepts(meta.StoreID, meta.Elsewhere):
+			return &storeChangedError{w.StoreID, meta.StoreID, meta.Elsewhere}
+		}
+		l = &link{l.directory, l.store, l.pool, meta}
 	}
 	refusal, err := p.declare(ctx, l, w)
 	if err != nil {

@@ -15,7 +15,7 @@ var (
 	ErrStandby = errors.New("this server is a standby, and events can be read from the primary only: connect to the primary (target_session_attrs=read-write)")
 	// ErrStoreChanged is returned where transaction ids in tokens and events are not this server's. Nothing was read.
 	ErrStoreChanged = errors.New("the store has changed: transaction ids in tokens and events mean nothing in a database that was restored from a dump, copied or rolled back; " +
-		"connect to the server that the tokens were written on, or start the processing groups anew here (docs/design/reading.md, Restored databases)")
+		"connect to the server that the tokens were written on, or make the store one of this server by `sluice rebase`")
 	// ErrHashMismatch is returned where the server computes another hash of a stream id than this program: segments would be read wrong.
 	ErrHashMismatch = errors.New("the server computes other hashes than Sluice: use a database with the encoding UTF8 on a little-endian server of PostgreSQL's own hash functions")
 )

@@ -136,37 +136,6 @@ func TestTheDocumentedStatementsAppend(t *testing.T) {
 	}
 }
 
-func TestARestoredDatabaseStartsAnewAsDocumented(t *testing.T) {
-	db := database(t)
-	source := postgres.NewSource(db, schema)
-	if _, err := newLog(t, db).Append(t.Context(), "a", postgres.Any, happened, happened); err != nil {
-		t.Fatal(err)
-	}
-	// As if all this had been written by a server that had been used much longer.
-	exec(t, db, "UPDATE sluice.event SET txid = '900000000'")
-	exec(t, db, "UPDATE sluice.meta SET system_identifier = 1")
-	exec(t, db, "INSERT INTO sluice.processing_group (name, processor, segments, sequencing, hash) VALUES ('g', 'p', 1, 'Stream', 'Default')")
-	exec(t, db, "INSERT INTO sluice.token (group_name, segment, mask, position, snapshot, epoch, version, owner) VALUES ('g', 0, 0, 2, '900000001:900000001:', 1, 1, 9)")
-	if err := source.Check(t.Context()); !errors.Is(err, postgres.ErrStoreChanged) {
-		t.Errorf("before: %v", err)
-	}
-	exec(t, db, documented(t, "design/reading.md", "-- restored"))
-	if err := source.Check(t.Context()); err != nil {
-		t.Errorf("after: %v", err)
-	}
-	var p tokenstore.Progress
-	if err := db.QueryRow(t.Context(), "SELECT position, snapshot FROM sluice.token").Scan(&p.Position, &p.Snapshot); err != nil {
-		t.Fatal(err)
-	}
-	r := &reader{t: t, source: source}
-	r.resume(p)
-	for i, want := range []int{2, 0} {
-		if n := len(r.next(10).Events); n != want {
-			t.Errorf("page %d has %d events, want %d", i, n, want)
-		}
-	}
-}
-
 // documented returns the SQL block of a page below docs that begins with the line.
 func documented(t *testing.T, page, line string) string {
 	text, err := os.ReadFile("../../docs/" + page)

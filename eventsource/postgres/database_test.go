@@ -73,6 +73,7 @@ type reader struct {
 	source   *postgres.Source
 	segments []segment.Segment
 	coverage eventsource.Coverage
+	given    []eventsource.Event // where a test notes them
 }
 
 func newReader(t testing.TB, source *postgres.Source, at tokenstore.Place, segments ...segment.Segment) *reader {
@@ -109,4 +110,16 @@ func (r *reader) next(limit int) eventsource.Page {
 	}
 	r.coverage = page.After(r.coverage, last)
 	return page
+}
+
+// all reads to the end, and takes it all.
+func (r *reader) all() (events []eventsource.Event) {
+	r.t.Helper()
+	for {
+		page := r.next(500)
+		events = append(events, page.Events...)
+		if !page.More {
+			return events
+		}
+	}
 }

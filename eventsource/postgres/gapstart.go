@@ -88,11 +88,6 @@ func (s *Source) look(ctx context.Context, db querier, above int64) (set ranges,
 	return gaps.rest().upTo(max(highest, above)), server, nil
 }
 
-// querier is a source's DB, or a transaction.
-type querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}
-
 // givenGapped is Given, exact in any case: the coverage leaves out the positions, and those that the transaction's snapshot sees no event at, unless nobody can fill them
 // any more and nobody has done so since.
 func (s *Source) givenGapped(ctx context.Context, tx pgx.Tx, through int64, except []int64) (tokenstore.Progress, error) {

@@ -144,11 +144,6 @@ func (l *Log) Close() error {
 	return nil
 }
 
-// querier is a pool or a transaction.
-type querier interface {
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}
-
 func (l *Log) append(ctx context.Context, db querier, alone bool, stream string, expected Version, events []NewEvent) (Version, error) {
 	var want *int64
 	switch {

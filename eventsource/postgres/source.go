@@ -19,9 +19,14 @@ import (
 // DB is a pool of connections, or one connection; *pgxpool.Pool and *pgx.Conn are. Never a transaction: each page is to have
 // a snapshot of its own.
 type DB interface {
+	querier
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+// querier is a DB, or a transaction.
+type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
 // Source reads the event table of one schema, or a table of the user's. Several goroutines may use it at once. It holds no state but what it has

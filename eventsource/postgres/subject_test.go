@@ -34,8 +34,9 @@ var subjects = map[string]func(testing.TB) *subject{
 	"positions reserved":    func(t testing.TB) *subject { return outboxTable(t, "reserved()", true) },
 }
 
-func ownTable(t testing.TB) *subject {
-	db := database(t)
+func ownTable(t testing.TB) *subject { return ownSubject(t, database(t)) }
+
+func ownSubject(t testing.TB, db *pgxpool.Pool) *subject {
 	log := newLog(t, db)
 	return &subject{
 		db: db, source: postgres.NewSource(db, schema), during: 8 * time.Second,

@@ -157,7 +157,7 @@ func (s *Source) checkTable(ctx context.Context) error {
 			return errBelowOne
 		case ahead:
 			problems = append(problems, fmt.Sprintf("rows of %s carry transactions in %s that this server has not had: they were restored or copied from another one; "+
-				"drop that column, run `sluice source prepare`, and start the processing groups anew", t.Name, t.Columns.Transaction))
+				"run `sluice rebase -f` where the store was restored together with them; otherwise drop that column, run `sluice source prepare`, and start the processing groups anew", t.Name, t.Columns.Transaction))
 		}
 	}
 	if len(problems) == 0 {
