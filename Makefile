@@ -119,6 +119,7 @@ bench-tokens: ## Measure what ten thousand segments cost: claims, takeover, spli
 .PHONY: test-nightly
 test-nightly: ## Run the fault tests for long: a storm of ten minutes, 50 interleavings of rollouts and replays
 	SLUICE_FAULTS_DURATION=10m SLUICE_FAULTS_INTERLEAVINGS=50 go test -count=1 -timeout 60m ./test/faults/...
+	SLUICE_ORDER_DURATION=3m go test -count=1 -timeout 60m -run '(ReadersGet|RollbackStorm)' ./eventsource/postgres
 
 .PHONY: test-apiserver
 test-apiserver: ## Run the tests against a real kube-apiserver

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -50,14 +51,14 @@ func readersGetEveryEvent(t *testing.T, on *subject) {
 		})
 	}
 	for rounds := 0; rounds < 8 && !w.enough(); rounds++ { // a busy machine takes longer
-		w.run(14, on.during)
+		w.run(14, max(on.during, longRun()))
 	}
 	done.Store(true)
 	wg.Wait()
 
 	truth := committed(t, on)
-	t.Logf("%d events; %d commits, %d rollbacks, %d savepoints, %d in two phases, %d imports, %d copied, %d deadlocks", len(truth),
-		w.committed.Load(), w.rolledBack.Load(), w.savepoints.Load(), w.prepared.Load(), w.bulk.Load(), w.copied.Load(), w.deadlocks.Load())
+	t.Logf("%d events; %d commits, %d rollbacks, %d savepoints, %d in two phases, %d imports, %d copied, %d deadlocks, %d died", len(truth),
+		w.committed.Load(), w.rolledBack.Load(), w.savepoints.Load(), w.prepared.Load(), w.bulk.Load(), w.copied.Load(), w.deadlocks.Load(), w.died.Load())
 	late, stairs := 0, 0
 	for _, g := range groups {
 		for _, m := range g.members {
@@ -74,11 +75,20 @@ func readersGetEveryEvent(t *testing.T, on *subject) {
 		}
 	}
 	for what, n := range map[string]int{"events": len(truth) / leastEvents, "late events": late, "coverages of several steps": stairs, "rollbacks": int(w.rolledBack.Load()),
-		"savepoints": int(w.savepoints.Load()), "two-phase commits": int(w.prepared.Load()), "imports": int(w.bulk.Load()), "copies": int(w.copied.Load())} {
+		"savepoints": int(w.savepoints.Load()), "two-phase commits": int(w.prepared.Load()), "imports": int(w.bulk.Load()), "copies": int(w.copied.Load()), "writers that die": int(w.died.Load())} {
 		if n == 0 {
 			t.Errorf("too few %s: this run says nothing", what)
 		}
 	}
+}
+
+// longRun is for how long is written where that is asked for, as each night, and 0 otherwise.
+func longRun() time.Duration {
+	d, err := time.ParseDuration(os.Getenv("SLUICE_ORDER_DURATION"))
+	if err != nil {
+		return 0
+	}
+	return d
 }
 
 // leastEvents is how many a run has to have, to say anything.
@@ -87,7 +97,7 @@ const leastEvents = 3000
 // enough reports whether the writers have done what a run is for.
 func (w *writers) enough() bool {
 	w.t.Helper()
-	for _, n := range []int64{w.rolledBack.Load(), w.savepoints.Load(), w.prepared.Load(), w.bulk.Load(), w.copied.Load()} {
+	for _, n := range []int64{w.died.Load(), w.rolledBack.Load(), w.savepoints.Load(), w.prepared.Load(), w.bulk.Load(), w.copied.Load()} {
 		if n == 0 {
 			return false
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // writers do to the event table whatever a reader might stumble over.
@@ -20,7 +21,7 @@ type writers struct {
 	on *subject
 
 	committed, rolledBack, savepoints, prepared, bulk, copied, deadlocks atomic.Int64
-	names                                                                atomic.Int64
+	names, died                                                          atomic.Int64
 }
 
 // run starts the writers and waits until all of them have ended after about the time given.
@@ -49,12 +50,15 @@ func (w *writers) run(count int, during time.Duration) {
 	wg.Wait()
 }
 
-// hold keeps a transaction open: mostly for some milliseconds, at times for up to 1.5 seconds.
+// hold keeps a transaction open: mostly for some milliseconds, at times for up to 1.5 seconds, and ten where the run is a long one.
 func hold(random *rand.Rand) {
 	most := 20 * time.Millisecond
 	switch random.IntN(20) {
 	case 0:
 		most = 1500 * time.Millisecond
+		if longRun() > 0 {
+			most = 10 * time.Second
+		}
 	case 1, 2:
 		most = 300 * time.Millisecond
 	}
@@ -128,6 +132,10 @@ func (w *writers) in(random *rand.Rand, do func(context.Context, pgx.Tx) error) 
 		}
 		return err
 	}
+	if random.IntN(15) == 0 {
+		w.die(ctx, random, conn, tx)
+		return nil
+	}
 	switch n := random.IntN(10); {
 	case n < 2:
 		w.rolledBack.Add(1)
@@ -148,6 +156,27 @@ func (w *writers) in(random *rand.Rand, do func(context.Context, pgx.Tx) error) 
 	}
 	_, err = conn.Exec(ctx, end+name)
 	return err
+}
+
+// die ends a transaction as crashes do: its backend is terminated, at times while it commits, or its client is gone.
+func (w *writers) die(ctx context.Context, random *rand.Rand, conn *pgxpool.Conn, tx pgx.Tx) {
+	w.died.Add(1)
+	defer conn.Conn().Close(ctx) // nobody else may get it
+	if random.IntN(3) == 0 {
+		conn.Conn().PgConn().Conn().Close()
+		return
+	}
+	var terminating sync.WaitGroup
+	pid := conn.Conn().PgConn().PID()
+	terminating.Go(func() {
+		if _, err := w.on.db.Exec(ctx, "SELECT pg_terminate_backend($1)", pid); err != nil {
+			w.t.Errorf("terminating a writer: %v", err)
+		}
+	})
+	if random.IntN(2) == 0 {
+		tx.Commit(ctx) // it is not known how that ends
+	}
+	terminating.Wait()
 }
 
 // insertMany writes 5,000 rows with one statement.
