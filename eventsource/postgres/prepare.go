@@ -92,6 +92,9 @@ func Prepare(ctx context.Context, conn *pgx.Conn, t definition.Table, tell func(
 	if facts.indexed() {
 		return nil
 	}
+	if facts.kind == "p" {
+		return p.indexPartitions(ctx, conn, t, tell)
+	}
 	// One of that name that an attempt before has left unfinished is of no use.
 	drop := "DROP INDEX CONCURRENTLY IF EXISTS " + pgx.Identifier{p.schema, p.index}.Sanitize()
 	for _, command := range []string{drop, p.CreateIndex} {

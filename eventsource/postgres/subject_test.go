@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -28,8 +29,14 @@ type subject struct {
 }
 
 var subjects = map[string]func(testing.TB) *subject{
-	"own table":             ownTable,
-	"outbox":                func(t testing.TB) *subject { return outboxTable(t, "nextval('outbox_id_seq')", false) },
+	"own table": ownTable,
+	"outbox":    func(t testing.TB) *subject { return outboxTable(t, "nextval('outbox_id_seq')", false) },
+	"partitioned by range": func(t testing.TB) *subject {
+		return partitionedOutbox(t, "RANGE", "FROM (MINVALUE) TO (3000)", "FROM (3000) TO (6000)", "FROM (6000) TO (MAXVALUE)")
+	},
+	"partitioned by hash": func(t testing.TB) *subject {
+		return partitionedOutbox(t, "HASH", "WITH (MODULUS 3, REMAINDER 0)", "WITH (MODULUS 3, REMAINDER 1)", "WITH (MODULUS 3, REMAINDER 2)")
+	},
 	"positions taken early": func(t testing.TB) *subject { return outboxTable(t, "early()", true) },
 	"positions reserved":    func(t testing.TB) *subject { return outboxTable(t, "reserved()", true) },
 }
@@ -94,6 +101,32 @@ func outboxTable(t testing.TB, position string, unordered bool) *subject {
 	prepare(t, db, mapping)
 	on := outboxSubject(db, mapping)
 	on.unordered = unordered
+	if err := on.source.Check(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return on
+}
+
+// createPartitioned makes the same table in partitions. No key of it can be without the position, so a row for each stream says which
+// number comes next.
+const createPartitioned = `
+CREATE SEQUENCE outbox_id_seq;
+CREATE TABLE outbox (id bigint PRIMARY KEY DEFAULT nextval('outbox_id_seq'), aggregate text NOT NULL, number integer NOT NULL, type varchar(255) NOT NULL, payload jsonb, at timestamptz NOT NULL DEFAULT clock_timestamp()) PARTITION BY %s (id);
+ALTER SEQUENCE outbox_id_seq OWNED BY outbox.id;
+CREATE TABLE next (aggregate text PRIMARY KEY, number integer NOT NULL);
+CREATE FUNCTION outbox_append(p_aggregate text, p_n integer) RETURNS void LANGUAGE plpgsql AS $$ DECLARE v integer; BEGIN
+  INSERT INTO next AS n VALUES (p_aggregate, p_n) ON CONFLICT (aggregate) DO UPDATE SET number = n.number + p_n RETURNING number INTO v;
+  INSERT INTO outbox (aggregate, number, type, payload) SELECT p_aggregate, v - p_n + i, 'Happened', '{}' FROM generate_series(1, p_n) AS i;
+END $$`
+
+func partitionedOutbox(t testing.TB, by string, bounds ...string) *subject {
+	db := database(t)
+	exec(t, db, fmt.Sprintf(createPartitioned, by))
+	for i, bound := range bounds {
+		exec(t, db, fmt.Sprintf("CREATE TABLE outbox_%d PARTITION OF outbox FOR VALUES %s", i, bound))
+	}
+	prepare(t, db, outbox)
+	on := outboxSubject(db, outbox)
 	if err := on.source.Check(t.Context()); err != nil {
 		t.Fatal(err)
 	}

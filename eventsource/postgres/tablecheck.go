@@ -60,7 +60,9 @@ type sequenceFacts struct {
 }
 
 const (
-	tableStatement = `SELECT c.oid, c.relkind::text, c.relpersistence::text, EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid), row_security_active(c.oid), quote_ident($3), quote_ident($4),
+	// A partition that is a foreign table makes the whole one, and so does one that is not logged.
+	tableStatement = `SELECT c.oid, CASE WHEN EXISTS (SELECT FROM pg_partition_tree(c.oid) t JOIN pg_class x ON x.oid = t.relid WHERE x.relkind NOT IN ('r', 'p')) THEN 'f' ELSE c.relkind::text END,
+       CASE WHEN EXISTS (SELECT FROM pg_partition_tree(c.oid) t JOIN pg_class x ON x.oid = t.relid WHERE x.relpersistence <> 'p') THEN 'u' ELSE c.relpersistence::text END, EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid), row_security_active(c.oid), quote_ident($3), quote_ident($4),
        has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind <> 'i'`
 	columnsStatement = `SELECT a.attname, t.typname, coalesce(pg_get_expr(d.adbin, d.adrelid), ''), a.attnotnull, a.attgenerated <> ''
@@ -191,8 +193,8 @@ func relationProblem(name string, f *tableFacts) string {
 	switch {
 	case f == nil:
 		return fmt.Sprintf("table.name: the store's database has no table %s: correct the name, with its schema and in the same case, or create it", name)
-	case f.kind != "r" || f.children:
-		return fmt.Sprintf("table.name: %s is not a plain table: views, foreign and partitioned tables and those with children cannot be read", name)
+	case f.kind != "p" && (f.kind != "r" || f.children):
+		return fmt.Sprintf("table.name: %s is not a plain table, nor one of plain partitions: views, foreign tables and those with other children cannot be read", name)
 	case f.persistence != "p":
 		return fmt.Sprintf("table.name: %s is not logged, so a crash empties it: ALTER TABLE %s SET LOGGED", name, identifier(name))
 	case !f.mayRead:

@@ -72,6 +72,22 @@ func TestWhatIsWrongWithATableIsNamed(t *testing.T) {
 	}
 }
 
+// A partition need not be what its table is.
+func TestPartitionsThatCannotBeReadAreRefused(t *testing.T) {
+	for want, partition := range map[string]string{
+		"not logged": "CREATE UNLOGGED TABLE outbox_9 PARTITION OF outbox FOR VALUES WITH (MODULUS 2, REMAINDER 1)",
+		"nor one of plain partitions": `CREATE FOREIGN DATA WRAPPER none; CREATE SERVER other FOREIGN DATA WRAPPER none; ALTER TABLE outbox DROP CONSTRAINT outbox_pkey;
+			CREATE FOREIGN TABLE outbox_9 PARTITION OF outbox FOR VALUES WITH (MODULUS 2, REMAINDER 1) SERVER other`,
+	} {
+		on := partitionedOutbox(t, "HASH", "WITH (MODULUS 2, REMAINDER 0)")
+		exec(t, on.db, "DROP INDEX sluice_outbox_txid")
+		exec(t, on.db, partition)
+		if err := on.source.Check(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}
+
 // What a role must not see is not read past.
 func TestATableThatTheRoleDoesNotSeeWholeIsRefused(t *testing.T) {
 	db := database(t)

@@ -144,7 +144,7 @@ func (w *writers) in(random *rand.Rand, do func(context.Context, pgx.Tx) error) 
 		w.committed.Add(1)
 		return tx.Commit(ctx)
 	}
-	name := fmt.Sprintf("'two-phases-%d'", w.names.Add(1))
+	name := fmt.Sprintf("'two-phases-%d-%d'", conn.Conn().PgConn().PID(), w.names.Add(1)) // of all databases
 	if _, err := conn.Exec(ctx, "PREPARE TRANSACTION "+name); err != nil {
 		return err
 	}
