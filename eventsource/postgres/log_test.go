@@ -31,6 +31,20 @@ func newLog(t testing.TB, db postgres.DB) *postgres.Log {
 
 var happened = postgres.NewEvent{Type: "Happened"}
 
+// column returns the rows of a query with one column.
+func column[T any](t testing.TB, db postgres.DB, sql string, args ...any) []T {
+	t.Helper()
+	rows, err := db.Query(t.Context(), sql, args...)
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowTo[T])
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return all
+}
+
 func query[T any](t testing.TB, db postgres.DB, sql string, args ...any) (value T) {
 	t.Helper()
 	if err := db.QueryRow(t.Context(), sql, args...).Scan(&value); err != nil {

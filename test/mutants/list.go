@@ -21,6 +21,7 @@ var (
 	boundaries    = test{"./tokenstore/protocol", "TestBoundaries", true}
 	conformance   = test{"./tokenstore/postgres", "TestTheStoreKeepsItsPromises|TestTheStoreGoesInStep", true}
 	reading       = test{"./eventsource/postgres", "(ReadersGet|LargeLate)/own", true}
+	rebasing      = test{"./eventsource/postgres", "AcrossADump/own", false}
 	replaying     = test{"./runtime/worker", "Replay", false}
 	sequencing    = test{"./runtime/worker", "Sequencing", false}
 	clocks        = test{"./test/faults", "ByTheDatabasesClock", false}
@@ -33,6 +34,7 @@ const (
 	tokens   = "tokenstore/protocol/token.go"
 	bounds   = "tokenstore/protocol/boundary.go"
 	holdings = "tokenstore/protocol/holding.go"
+	rebased  = "eventsource/postgres/rebase.go"
 	marks    = "runtime/worker/boundary.go"
 )
 
@@ -49,6 +51,8 @@ var mutants = []mutant{
 	{"a claim leaves the epoch as it is", []edit{{tokenSQL, "SET epoch = t.epoch + 1, version = t.version + 1, owner = $3", "SET version = t.version + 1, owner = $3"}}, conformance},
 	{"segments are claimed in the middle of a reset", []edit{{tokenSQL, " AND NOT g.resetting\n", "\n"}}, conformance},
 	{"older definitions claim after a reset", []edit{{tokenSQL, " AND g.min_definition <= $7", ""}}, conformance},
+	{"after a rebase all tokens cover what some lacked", []edit{{rebased, "upTo = n.upTo[i]", "upTo = n.all"}}, rebasing},
+	{"after a rebase late events look like all others", []edit{{rebased, "n.events[strconv.FormatUint(xid, 10)] = strconv.FormatUint(next, 10)", "n.events[strconv.FormatUint(xid, 10)] = strconv.Itoa(everyone)"}}, rebasing},
 	{"a split takes both halves to the slower one", []edit{{tokens, "Within(t.Parts, s)", "[]tokenstore.Part{{Segment: s, Progress: Lowest(t.Parts)}}"}}, interleavings},
 	{"a merge takes both halves to the faster one", []edit{{tokens, "Joined(s, append(append([]tokenstore.Part{}, low.Parts...), high.Parts...))",
 		"[]tokenstore.Part{{Segment: s, Progress: tokenstore.Progress{Position: max(low.Parts[0].Progress.Position, high.Parts[0].Progress.Position)}}}"}}, interleavings},
