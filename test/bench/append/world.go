@@ -100,7 +100,7 @@ func viaSQL(ctx context.Context, w *world, stream string, version int64) error {
 func (w *world) measure(ctx context.Context, s *slice) error {
 	w.slices++
 	prefix := fmt.Sprintf("slice-%d-", w.slices)
-	if err := w.warm(ctx, s.clients); err != nil {
+	if err := w.warm(ctx, s); err != nil {
 		return err
 	}
 	meter, err := w.server.Measure()
@@ -142,17 +142,19 @@ func (w *world) measure(ctx context.Context, s *slice) error {
 	return err
 }
 
-// warm has the pool hold a connection for each client.
-func (w *world) warm(ctx context.Context, n int) error {
-	conns := make([]*pgxpool.Conn, n)
-	var err error
-	for i := range conns {
-		if conns[i], err = w.db.Acquire(ctx); err != nil {
-			return err
-		}
-		defer conns[i].Release()
+// warm has each client append some events that do not count: by then connections are there, and statements prepared and planned on them.
+func (w *world) warm(ctx context.Context, s *slice) error {
+	failed := make([]error, s.clients)
+	var running sync.WaitGroup
+	for client := range s.clients {
+		running.Go(func() {
+			for version := int64(1); version <= 10 && failed[client] == nil; version++ {
+				failed[client] = s.kind.do(ctx, w, fmt.Sprintf("warm-%d-%d", w.slices, client), version)
+			}
+		})
 	}
-	return nil
+	running.Wait()
+	return errors.Join(failed...)
 }
 
 // check fails where the events of a slice are not there, or a stream has a gap in its versions.

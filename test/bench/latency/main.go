@@ -24,6 +24,8 @@ type options struct {
 	rate     int
 	duration time.Duration
 	backlog  int64
+	idle     time.Duration
+	slack    float64
 }
 
 func main() {
@@ -31,6 +33,8 @@ func main() {
 	flag.IntVar(&o.rate, "rate", 1000, "events appended a second")
 	flag.DurationVar(&o.duration, "duration", 30*time.Second, "of each scenario")
 	flag.Int64Var(&o.backlog, "backlog", 1_000_000, "events that another group replays meanwhile, in one of the scenarios")
+	flag.DurationVar(&o.idle, "idle", 20*time.Second, "how long the idle worker is watched, after 15 s in which it comes to rest")
+	flag.Float64Var(&o.slack, "slack", 0, "fail where a figure misses its goal by more than this factor; 0 never does")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -62,5 +66,8 @@ func bench(ctx context.Context, o options) (err error) {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
-	return w.idle(ctx)
+	if err := w.idle(ctx); err != nil {
+		return err
+	}
+	return lab.Report(w.figures, o.slack)
 }

@@ -23,6 +23,8 @@ type world struct {
 	server *lab.Server
 	url    string
 	db     *pgxpool.Pool
+
+	figures []lab.Figure
 }
 
 // scenario is what else happens.
@@ -209,11 +211,17 @@ func (w *world) print(ctx context.Context, s scenario, table string, first int64
 	if want := float64(w.rate) * w.duration.Seconds() * (1 - s.rollbacks); float64(len(all)) < 0.9*want {
 		return fmt.Errorf("%d events were handled of about %.0f", len(all), want)
 	}
+	work := fmt.Sprintf("live at %d events/s: %s", w.rate, s.name)
+	p50, p99 := milliseconds(lab.Quantile(all, 0.5)), milliseconds(lab.Quantile(all, 0.99))
+	w.figures = append(w.figures, lab.Figure{Work: work, Unit: "ms from commit to commit, p50", Rounds: []float64{p50}, Goal: 5, AtMost: true},
+		lab.Figure{Work: work, Unit: "ms from commit to commit, p99", Rounds: []float64{p99}, Goal: 25, AtMost: true})
 	fmt.Printf("| %s | %d | %s | %s | %s | %s |\n", s.name, len(all), ms(lab.Quantile(all, 0.5)), ms(lab.Quantile(all, 0.99)), ms(slices.Max(all)), ms(lab.Quantile(late, 0.99)))
 	return nil
 }
 
-func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond)) }
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", milliseconds(d)) }
 
 // fill makes the backlog.
 func (w *world) fill(ctx context.Context) error {
@@ -252,6 +260,9 @@ func (w *world) idle(ctx context.Context) error {
 	return errors.Join(err, <-done)
 }
 
+// idleSlack is the factor of the short form for what an idle worker costs, which depends on how busy the machine is less than latency does.
+const idleSlack = 10
+
 // count prints transactions and CPU time a second.
 func (w *world) count(ctx context.Context) error {
 	transactions := func() (n int64, err error) {
@@ -266,7 +277,7 @@ func (w *world) count(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	const period = 20 * time.Second
+	period := w.options.idle
 	time.Sleep(period)
 	cost, err := meter.Stop()
 	if err != nil {
@@ -277,6 +288,9 @@ func (w *world) count(ctx context.Context) error {
 		return err
 	}
 	share := func(d time.Duration) float64 { return 100 * d.Seconds() / period.Seconds() }
+	w.figures = append(w.figures,
+		lab.Figure{Work: "idle, 16 segments", Unit: "transactions/s of the whole database", Rounds: []float64{float64(after-before) / period.Seconds()}, Goal: 5, AtMost: true, Slack: idleSlack},
+		lab.Figure{Work: "idle, 16 segments", Unit: "% of a core, the worker", Rounds: []float64{share(cost.Client)}, Goal: 0.5, AtMost: true, Slack: idleSlack})
 	fmt.Printf("\nIdle, 16 segments: %.1f transactions/s; of a core, the worker %.2f %% and the server %.2f %%\n",
 		float64(after-before)/period.Seconds(), share(cost.Client), share(cost.Server))
 	return nil

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/sluice-project/sluice/runtime/handler"
+	"github.com/sluice-project/sluice/runtime/worker"
 	"github.com/sluice-project/sluice/test/bench/lab"
 	"github.com/sluice-project/sluice/test/bench/ledger"
 )
@@ -48,9 +50,10 @@ func (r *run) measure(ctx context.Context, server *lab.Server, events *ledger.Le
 	p := &lab.Processor{Name: r.table, URL: events.URL, DB: events.DB, Handlers: map[string]handler.Handler{"bench": r.kind.handler(table)},
 		Groups: fmt.Sprintf("  - name: %s\n    segments: %d\n    handler: {type: Go, go: {handler: bench}}\n", r.table, segments)}
 	above := events.Events - r.handled
-	sampler := lab.SampleMemory(20 * time.Millisecond)
+	begin := sync.OnceValue(func() *lab.Sampler { return lab.SampleMemory(20 * time.Millisecond) })
+	p.OnBatch = func(worker.Batch) { begin() } // while it comes up it has not had time to take memory
 	r.caught, err = p.CatchUp(ctx, server, above+1, r.handled, time.Hour)
-	memory, failed := sampler.Stop()
+	memory, failed := begin().Stop()
 	if err := errors.Join(err, failed); err != nil {
 		return err
 	}

@@ -119,33 +119,23 @@ func thousands(n float64) string {
 	return fmt.Sprintf("%.0f k", n/1000)
 }
 
-// misses says which figures miss what is asked of them, divided by slack. On a machine that others use too only what CPU time
-// tells means something; otherwise, quiet, it is judged by time.
-func (r *results) misses(slack float64, quiet bool) []string {
-	var missed []string
+// figures are what is asked of the kinds, with ratios by time and by CPU time.
+func (r *results) figures() []lab.Figure {
+	var figures []lab.Figure
 	for _, d := range distributions {
 		for _, k := range kinds {
-			runs := r.of(d.Name, k.name)
-			if len(runs) == 0 {
-				continue
-			}
-			miss := func(what string, got, want float64, format string) {
-				if want > 0 && got < want/slack {
-					missed = append(missed, fmt.Sprintf("%s, %s: "+format+" %s, want "+format, d.Name, k.name, got, what, want/slack))
+			work := "catch-up, " + d.Name + ": " + k.name
+			add := func(unit string, rounds []float64, goal float64, noisy bool) {
+				if goal > 0 && len(rounds) > 0 {
+					figures = append(figures, lab.Figure{Work: work, Unit: unit, Rounds: rounds, Goal: goal, Noisy: noisy})
 				}
 			}
-			ratios, unit := r.perCPU, " by CPU time"
-			if quiet {
-				ratios, unit = r.ratios, ""
-				miss("events/s", lab.Median(rates(runs)), k.perSecond, "%.0f")
-			}
-			if all := ratios(d.Name, k.name, scan); len(all) > 0 {
-				miss("× L1"+unit, lab.Median(all), k.ofScan, "%.2f")
-			}
-			if all := ratios(d.Name, k.name, loop); len(all) > 0 {
-				miss("× L2"+unit, lab.Median(all), k.ofLoop, "%.2f")
-			}
+			add("events/s", rates(r.of(d.Name, k.name)), k.perSecond, true)
+			add("× L1, the fastest scan", r.ratios(d.Name, k.name, scan), k.ofScan, true)
+			add("× L1 by CPU time", r.perCPU(d.Name, k.name, scan), k.ofScan, false)
+			add("× L2, the fastest loop", r.ratios(d.Name, k.name, loop), k.ofLoop, true)
+			add("× L2 by CPU time", r.perCPU(d.Name, k.name, loop), k.ofLoop, false)
 		}
 	}
-	return missed
+	return figures
 }
