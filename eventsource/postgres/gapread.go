@@ -99,17 +99,17 @@ func (s *Source) readGapped(ctx context.Context, coverages []eventsource.Coverag
 	q := ask(from, proved, !s.gaps.reserved || dueForAll(from, now), now)
 	p := builders.Get().(*pageBuilder)
 	defer p.release()
-	if q.server, err = s.fillGaps(ctx, q, p, limit); err != nil {
+	full, err := s.fillGaps(ctx, q, p, limit)
+	if err != nil {
 		return eventsource.Page{}, err
 	}
-	if !s.gaps.same(q) {
+	if q.server = p.server; !s.gaps.same(q) {
 		return eventsource.Page{}, ErrServerRestarted
 	}
 	positions := make([]int64, len(p.rows))
 	for i, r := range p.rows {
 		positions[i] = r.position
 	}
-	full := len(p.rows) == limit
 	a := q.answered(positions, full)
 	if q.stuck(a) {
 		return eventsource.Page{}, s.tooMany()
@@ -120,38 +120,18 @@ func (s *Source) readGapped(ctx context.Context, coverages []eventsource.Coverag
 	return eventsource.Page{Events: p.finish(), More: full, After: a.after}, nil
 }
 
-// fillGaps asks the question, and returns which server answered.
-func (s *Source) fillGaps(ctx context.Context, q question, p *pageBuilder, limit int) (server string, err error) {
+// fillGaps asks the question.
+func (s *Source) fillGaps(ctx context.Context, q question, p *pageBuilder, limit int) (full bool, err error) {
 	low, high := make([]int64, len(q.gaps)), make([]int64, len(q.gaps))
 	for i, g := range q.gaps {
 		low[i], high[i] = g.from, g.to
 	}
 	rows, err := s.db.Query(ctx, s.readSQL, low, high, q.tail, limit)
 	if err != nil {
-		return "", err
+		return false, err
 	}
 	defer rows.Close()
-	for rows.Next() {
-		if len(p.rows) == limit {
-			continue // the arms have a limit each
-		}
-		if err := rows.Scan(&p.position, &p.txid, &p.stream, &p.version, &p.id, &p.kind, &p.data, &p.metadata, &p.recordedAt); err != nil {
-			return "", err
-		}
-		if !p.started {
-			server = string(p.stream)
-		}
-		if err := p.add(); err != nil {
-			return "", err
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return "", err
-	}
-	if !p.started {
-		return "", errors.New("the server returned no row that tells of the page")
-	}
-	return server, nil
+	return s.fill(ctx, p, rows, limit)
 }
 
 // same reports whether a page comes from the server of all that its question was made of. What is known of another one is forgotten: a server that

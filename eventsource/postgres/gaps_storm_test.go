@@ -85,7 +85,7 @@ func TestAStormOfRollbacksIsReadBehindAnOpenWriter(t *testing.T) {
 	}
 	left := postgres.Steps(m.coverage) - 1
 	t.Logf("%d events and %d holes; at most %d gaps were open, in tokens of up to %d bytes, and %d are left; the slowest read took %v", events.Load(), holes.Load(), most, largest, left, slowest.Round(time.Millisecond))
-	if holes.Load() < 500 || left > 30 || int64(most) > holes.Load()*3/4 {
+	if holes.Load() < 500 || left > int(holes.Load()/10) || int64(most) > holes.Load()*3/4 {
 		t.Error("holes are not closed while a writer is open that does nothing")
 	}
 	if err := open.Commit(t.Context()); err != nil {
@@ -113,12 +113,18 @@ func TestCoveragesInMemoryDoNotOutliveTheServer(t *testing.T) {
 	r := newReader(t, on.source, earliest, segment.Root)
 	r.next(10)
 	stored := r.coverage.Progress()
-	var victim int
-	if err := db.QueryRow(t.Context(), "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'").Scan(&victim); err != nil {
-		t.Fatal(err)
+	writer := func() (pid int) { // 0 while there is none
+		if err := db.QueryRow(t.Context(), "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'").Scan(&pid); err != nil {
+			return 0
+		}
+		return pid
+	}
+	victim := writer()
+	if victim == 0 {
+		t.Fatal("there is no WAL writer to kill")
 	}
 	kill9(t, victim) // all sessions end, and the server recovers by itself
-	until(t, "the server again", func() bool { return db.Ping(t.Context()) == nil })
+	until(t, "the server again", func() bool { pid := writer(); return pid != 0 && pid != victim })
 	_, err := on.source.Read(t.Context(), []eventsource.Coverage{r.coverage}, nil, 10)
 	if !errors.Is(err, postgres.ErrServerRestarted) {
 		t.Fatalf("going on from memory: %v", err)

@@ -18,8 +18,7 @@ import (
 )
 
 var (
-	earliest = tokenstore.Place{Type: tokenstore.Earliest}
-	latest   = tokenstore.Place{Type: tokenstore.Latest}
+	latest = tokenstore.Place{Type: tokenstore.Latest}
 )
 
 const insertEvent = "INSERT INTO outbox (aggregate, number, type, payload) VALUES (gen_random_uuid(), 1, 'Happened', '{}')"

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/sluice-project/sluice/eventsource"
@@ -110,33 +111,41 @@ func (s *Source) read(ctx context.Context, from []*coverage, filter sliceFilter,
 	defer rows.Close()
 	p := builders.Get().(*pageBuilder)
 	defer p.release()
-	full, excess := false, excess{limit: s.pageBytes}
-	for rows.Next() {
-		if full = full || len(p.rows) == limit || p.size() >= s.pageBytes; full {
-			excess.add(ctx, rows)
-			continue
-		}
-		if err := rows.Scan(&p.position, &p.txid, &p.stream, &p.version, &p.id, &p.kind, &p.data, &p.metadata, &p.recordedAt); err != nil {
-			return eventsource.Page{}, err
-		}
-		if err := p.add(); err != nil {
-			return eventsource.Page{}, err
-		}
-	}
-	if err := rows.Err(); err != nil && !excess.ended(err) {
+	full, err := s.fill(ctx, p, rows, limit)
+	if err != nil {
 		return eventsource.Page{}, err
-	}
-	if !p.started {
-		return eventsource.Page{}, errors.New("the server returned no row that tells of the page")
 	}
 	for _, c := range from {
 		if err := c.contained(p.snapshot); err != nil {
 			return eventsource.Page{}, err
 		}
 	}
-	full = full || len(p.rows) == limit
 	r := reached(from, p.snapshot, full, p.last(), windowEnd, p.head)
 	return eventsource.Page{Events: p.finish(), More: r.more, After: r.after}, nil
+}
+
+// fill takes a page's rows, and reports whether there may be more.
+func (s *Source) fill(ctx context.Context, p *pageBuilder, rows pgx.Rows, limit int) (full bool, err error) {
+	excess := excess{limit: s.pageBytes}
+	for rows.Next() {
+		if full = full || len(p.rows) == limit || p.size() >= s.pageBytes; full {
+			excess.add(ctx, rows)
+			continue
+		}
+		if err := rows.Scan(&p.position, &p.txid, &p.stream, &p.version, &p.id, &p.kind, &p.data, &p.metadata, &p.recordedAt); err != nil {
+			return full, err
+		}
+		if err := p.add(); err != nil {
+			return full, err
+		}
+	}
+	if err := rows.Err(); err != nil && !excess.ended(err) {
+		return full, err
+	}
+	if !p.started {
+		return full, errors.New("the server returned no row that tells of the page")
+	}
+	return full || len(p.rows) == limit, nil
 }
 
 // pageBuilder collects rows. It is used again for other pages, so that a page costs three pieces of memory, as large as they have
@@ -156,6 +165,7 @@ type pageBuilder struct {
 	started  bool
 	snapshot Snapshot
 	head     int64
+	server   string // where gaps are read
 
 	rows []entry
 	text []byte
@@ -232,7 +242,7 @@ func (p *pageBuilder) start() (err error) {
 	default:
 		return errBelowOne
 	}
-	p.head = p.version
+	p.head, p.server = p.version, string(p.stream)
 	p.snapshot, err = ParseSnapshot(string(p.kind))
 	return err
 }
