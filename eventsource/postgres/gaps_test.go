@@ -287,3 +287,37 @@ func TestATableWhoseGapsCannotBeProved(t *testing.T) {
 		})
 	}
 }
+
+// What is granted to workers lets them read a table, and the sequence that its gaps are proved by.
+func TestWorkersMayReadTheSequence(t *testing.T) {
+	for name, sequence := range map[string]string{"named": "public.outbox_id_seq", "the column's own": ""} {
+		t.Run(name, func(t *testing.T) {
+			db := database(t)
+			exec(t, db, createOutbox, pgx.QueryExecModeSimpleProtocol)
+			mapping := unaltered(definition.PositionsInserted, sequence)
+			role := strings.ReplaceAll(strings.ToLower("Worker_"+t.Name()), "/", "'") // needs quotes
+			exec(t, db, "CREATE ROLE "+pgx.Identifier{role}.Sanitize())
+			conn, err := db.Acquire(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Release()
+			check := func() error {
+				exec(t, conn.Conn(), "SET ROLE "+pgx.Identifier{role}.Sanitize())
+				defer exec(t, conn.Conn(), "RESET ROLE")
+				return postgres.CheckTable(t.Context(), conn.Conn(), mapping)
+			}
+			grants := postgres.Preparation(mapping).Grants(mapping, role)
+			for _, grant := range grants[:2] {
+				exec(t, db, grant)
+			}
+			if err := check(); err == nil || !strings.Contains(err.Error(), "GRANT SELECT ON SEQUENCE public.outbox_id_seq") {
+				t.Errorf("before it is granted: %v", err)
+			}
+			exec(t, db, grants[2])
+			if err := check(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

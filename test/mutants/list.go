@@ -22,6 +22,7 @@ var (
 	conformance   = test{"./tokenstore/postgres", "TestTheStoreKeepsItsPromises|TestTheStoreGoesInStep", true}
 	reading       = test{"./eventsource/postgres", "(ReadersGet|LargeLate)/own", true}
 	rebasing      = test{"./eventsource/postgres", "AcrossADump/own", false}
+	gaps          = test{"./eventsource/postgres", "TestGapsAreClosedOnly", true}
 	replaying     = test{"./runtime/worker", "Replay", false}
 	sequencing    = test{"./runtime/worker", "Sequencing", false}
 	clocks        = test{"./test/faults", "ByTheDatabasesClock", false}
@@ -36,6 +37,8 @@ const (
 	holdings = "tokenstore/protocol/holding.go"
 	rebased  = "eventsource/postgres/rebase.go"
 	marks    = "runtime/worker/boundary.go"
+	gapPage  = "eventsource/postgres/gappage.go"
+	gapFence = "eventsource/postgres/fence.go"
 )
 
 // mutants are the mistakes that we are afraid of.
@@ -67,6 +70,11 @@ var mutants = []mutant{
 	{"a claim does not look at the sequencing", []edit{{tokenSQL, "AND g.sequencing || '/' || g.hash = c.sequencing", ""}}, conformance},
 	{"replays are told by the new sequencing's hash", []edit{{marks, "	if r.moved {", "	if r.moved && r.by.Type == segment.Broadcast {"}}, sequencing},
 	{"epochs begin anew after a drop", []edit{{"tokenstore/postgres/store.go", "progress.Position, progress.Snapshot, floor+1)", "progress.Position, progress.Snapshot, floor-floor+1)"}}, conformance},
+	{"a full page closes gaps that it has not looked at", []edit{{gapPage, "looked = looked.upTo(last)", "looked = looked.upTo(maxPosition)"}}, gaps},
+	{"all that a page has looked at is settled", []edit{{gapPage, "looked.meet(q.proved.settled).union(seen)", "looked.upTo(last).union(seen)"}}, gaps},
+	{"who is prepared has ended", []edit{{gapFence, "gone = gone || !f.last[id].prepared", "gone = false"}}, gaps},
+	{"who is still now has always been", []edit{{gapFence, "was != h", "was.prepared != h.prepared"}}, gaps},
+	{"who has been still since a round ago has taken nothing since the one before", []edit{{gapFence, "was, there := f.older[id]", "was, there := f.last[id]"}}, gaps},
 	{"late events of transactions that ran are not looked for", []edit{{"eventsource/postgres/read.go", "WHERE pg_visible_in_snapshot(ended.txid, pg_current_snapshot()))", "WHERE false)"}}, reading},
 	{"late events of transactions that had not begun are not looked for", []edit{{"eventsource/postgres/read.go", "WHERE e.{{txid}} >= pg_snapshot_xmax(band.snapshot::pg_snapshot) AND", "WHERE false AND"}}, reading},
 	{"the worker's clock says how long its lease runs", []edit{
