@@ -25,6 +25,9 @@ type Planner struct {
 	// Now is the clock for how long a segment stays where it was taken over; time.Now by default.
 	Now func() time.Time
 
+	rest   tokenstore.Plan // of the last step, where there was nothing to change
+	rested time.Time       // when that was; zero where it changed something, or failed
+
 	pins   map[tokenstore.Key]pin
 	owners map[tokenstore.Key]int64 // at the last step
 }
@@ -42,6 +45,7 @@ type Outcome struct {
 // Step looks once and does what is due. tokenstore.ErrPlanOutdated says that another planner was faster: look again.
 func (p *Planner) Step(ctx context.Context) (Outcome, error) {
 	began := time.Now()
+	p.rested = time.Time{}
 	o, err := p.observe(ctx)
 	if err != nil {
 		return o, err
@@ -60,7 +64,20 @@ func (p *Planner) Step(ctx context.Context) (Outcome, error) {
 		return o, err
 	}
 	o.Moves = moves
+	if !plan.Changed && o.Reshaped == 0 {
+		p.rest, p.rested = plan, began
+	}
 	return o, nil
+}
+
+// Renew renews the plan by one statement where the last step had nothing to change and was less than within ago; false says to take a
+// step instead. It is for whoever is told of what changes; some things are due by time alone, so within is to be some seconds.
+// tokenstore.ErrPlanOutdated says that another planner was faster.
+func (p *Planner) Renew(ctx context.Context, within time.Duration) (bool, error) {
+	if p.rested.IsZero() || time.Since(p.rested) > within {
+		return false, nil
+	}
+	return true, p.Directory.Assign(ctx, p.Processor, p.rest)
 }
 
 func (p *Planner) observe(ctx context.Context) (o Outcome, err error) {

@@ -129,6 +129,33 @@ func TestAPlanSharesSegmentsAndAtItsFixpointOnlyRenews(t *testing.T) {
 	}
 }
 
+// TestAPlanIsRenewedWithoutALookWhereThereWasNothingToChange has another planner change it then.
+func TestAPlanIsRenewedWithoutALookWhereThereWasNothingToChange(t *testing.T) {
+	w, p := newWorld(t, 8)
+	renews := func(within time.Duration, want bool) {
+		t.Helper()
+		if renewed, err := p.Renew(context.Background(), within); err != nil || renewed != want {
+			t.Fatalf("renewed: %t, %v, want %t", renewed, err, want)
+		}
+	}
+	renews(time.Hour, false)
+	w.join(1, false)
+	w.step(p)
+	renews(time.Hour, false) // that step gave segments away
+	before := w.step(p).View.Processor
+	renews(time.Hour, true)
+	renews(0, false)
+	if after := w.step(p).View.Processor; after.Plan != before.Plan || after.Planner != before.Planner {
+		t.Fatalf("plan %d of %s became plan %d of %s", before.Plan, before.Planner, after.Plan, after.Planner)
+	}
+	w.join(2, false)
+	w.step(&Planner{Directory: p.Directory, Store: p.Store, Processor: p.Processor, Name: "another"})
+	if _, err := p.Renew(context.Background(), time.Hour); !IsOutdated(err) {
+		t.Fatalf("an outdated plan was renewed: %v", err)
+	}
+	w.expect(map[int64]int{1: 4, 2: 4})
+}
+
 func TestAWorkerThatRefusesAGroupOrDoesNotReportItIsGivenNothingOfIt(t *testing.T) {
 	w, p := newWorld(t, 8)
 	w.join(1, false)

@@ -92,7 +92,7 @@ func (c *controller) turn(ctx context.Context) (time.Duration, error) {
 	}
 	if wait := time.Until(c.restUntil); wait > 0 {
 		again = min(again, wait)
-	} else if c.beaten && (c.due || c.planning || !c.pulse.Planned) {
+	} else if c.beaten && (c.due || c.planning || !c.pulse.Planned) && !c.renews(ctx) {
 		began := time.Now()
 		d, err := c.observe(ctx)
 		c.restUntil = time.Now().Add(restAfter * time.Since(began))
@@ -249,6 +249,18 @@ func (c *controller) plan(ctx context.Context) {
 		c.log.Warn("planning in place of the operator", "error", err)
 	}
 	c.planning = got && err == nil
+}
+
+// replanEvery is how often a worker that plans looks at everything, where nothing tells it of a change.
+const replanEvery = 5 * time.Second
+
+// renews renews the plan, without a look at the directory, where this worker made it and nothing has changed.
+func (c *controller) renews(ctx context.Context) bool {
+	if c.due || !c.planning || c.pulse.Planner != c.planner.Name || !c.drainFrom.IsZero() || c.severed.Load() {
+		return false
+	}
+	renewed, err := c.planner.Renew(ctx, replanEvery)
+	return renewed && err == nil
 }
 
 // apply takes over live settings.

@@ -148,6 +148,23 @@ func TestWhatAnIdleWorkerSends(t *testing.T) {
 	}
 }
 
+// TestAWorkerThatPlansRenewsItsPlanByOneStatement has no operator: a worker at rest does not look at everything with each heartbeat.
+func TestAWorkerThatPlansRenewsItsPlanByOneStatement(t *testing.T) {
+	t.Parallel()
+	w, proxy := newWorldBehindProxy(t, fmt.Sprintf(viewOf, 16))
+	w.start("a")
+	w.until("the worker to be ready and to have stood idle", `SELECT EXISTS (SELECT FROM sluice.worker WHERE (report -> 'ready')::bool AND (report -> 'idle')::bool)`)
+	w.atRest()
+	c := count(proxy)
+	if looks, most := c.of("FROM \"sluice\".assignment"), 2*(1+int(c.within/(5*time.Second))); looks > most {
+		t.Errorf("%d looks at everything in %s, want %d at most", looks, c.within, most)
+	}
+	if renewals := c.of("plan_renewed_at = clock_timestamp()"); renewals < beats-1 {
+		t.Errorf("the plan was renewed %d times in the time of %d heartbeats", renewals, beats)
+	}
+	t.Log(c)
+}
+
 // TestGroupsWithoutEventsOfTheirsShareOneStatement has a group that handles events and seven that want none of them. The tokens of
 // these follow, all of them by one statement in moveEvery.
 func TestGroupsWithoutEventsOfTheirsShareOneStatement(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-project/sluice/tokenstore"
@@ -223,17 +224,12 @@ const endedWorkersKept = time.Hour
 
 // Assign implements tokenstore.Directory.
 func (d *Directory) Assign(ctx context.Context, processor string, p tokenstore.Plan) error {
+	if !p.Changed { // a transaction of several round trips is not needed for it
+		return d.renewPlan(ctx, d.pool, processor, p)
+	}
 	return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, d.in(`UPDATE {{schema}}.processor SET plan = plan + $4, planner = $3, members = $5, plan_renewed_at = clock_timestamp()
-			WHERE name = $1 AND plan = $2`), processor, p.Last, p.Planner, boolToInt(p.Changed), p.Members)
-		if err != nil {
-			return fmt.Errorf("writing the plan of %s: %w", processor, err)
-		}
-		if tag.RowsAffected() == 0 {
-			return tokenstore.ErrPlanOutdated
-		}
-		if !p.Changed {
-			return nil
+		if err := d.renewPlan(ctx, tx, processor, p); err != nil {
+			return err
 		}
 		batch := &pgx.Batch{}
 		groups, segments, workers := assignmentColumns(p.Targets)
@@ -250,6 +246,21 @@ func (d *Directory) Assign(ctx context.Context, processor string, p tokenstore.P
 		}
 		return nil
 	})
+}
+
+// renewPlan writes what a processor's row says of its plan.
+func (d *Directory) renewPlan(ctx context.Context, db interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}, processor string, p tokenstore.Plan) error {
+	tag, err := db.Exec(ctx, d.in(`UPDATE {{schema}}.processor SET plan = plan + $4, planner = $3, members = $5, plan_renewed_at = clock_timestamp()
+		WHERE name = $1 AND plan = $2`), processor, p.Last, p.Planner, boolToInt(p.Changed), p.Members)
+	if err != nil {
+		return fmt.Errorf("writing the plan of %s: %w", processor, err)
+	}
+	if tag.RowsAffected() == 0 {
+		return tokenstore.ErrPlanOutdated
+	}
+	return nil
 }
 
 // Adopt implements tokenstore.Directory.
