@@ -132,7 +132,7 @@ func (s *Source) fill(ctx context.Context, p *pageBuilder, rows pgx.Rows, limit 
 			excess.add(ctx, rows)
 			continue
 		}
-		if err := rows.Scan(&p.position, &p.txid, &p.stream, &p.version, &p.id, &p.kind, &p.data, &p.metadata, &p.recordedAt); err != nil {
+		if err := p.take(rows); err != nil {
 			return full, err
 		}
 		if err := p.add(); err != nil {
@@ -160,6 +160,8 @@ type pageBuilder struct {
 	kind       pgtype.DriverBytes
 	data       pgtype.DriverBytes
 	metadata   pgtype.DriverBytes
+
+	looked, binary bool // at the columns' formats, from the first row on
 
 	// from the first row
 	started  bool
