@@ -11,10 +11,13 @@ import (
 // are not a partition of the hash space.
 const inconsistent = `
 	WITH covered AS (
-	  SELECT e.stream_id, count(*) FILTER (WHERE e.position <= coalesce(p.position, t.position) AND coalesce(p.snapshot, t.snapshot) <> ''
-	    AND pg_visible_in_snapshot(e.txid, nullif(coalesce(p.snapshot, t.snapshot), '')::pg_snapshot)) AS events
+	  SELECT e.stream_id, count(*) FILTER (WHERE e.position <= coalesce(p.position, t.position)
+	    AND pg_visible_in_snapshot(e.txid, nullif(step.snapshot, '')::pg_snapshot)) AS events
 	  FROM sluice.event e JOIN sluice.token t ON t.group_name = 'view' AND e.slice & t.mask = t.segment
 	    LEFT JOIN sluice.token_part p ON p.group_name = t.group_name AND p.segment = t.segment AND e.slice & p.part_mask = p.part_segment
+	    CROSS JOIN LATERAL ( -- the lowest step of the progress that reaches as far as the event: the highest is written first, without how far it reaches
+	      SELECT split_part(text, '@', -1) AS snapshot FROM string_to_table(coalesce(p.snapshot, t.snapshot) || ' ', ' ') WITH ORDINALITY AS steps (text, n)
+	       WHERE n = 1 OR text <> '' AND split_part(text, '@', 1)::bigint >= e.position ORDER BY n DESC LIMIT 1) AS step
 	  WHERE e.type = 'Counted' GROUP BY 1
 	), wrong AS (
 	  SELECT format('stream %s: the view has %s events, its token covers %s', stream_id, coalesce(v.events, 0), coalesce(c.events, 0)) AS what
