@@ -177,7 +177,8 @@ func (l *Log) insert(ctx context.Context, db querier, alone bool, stream string,
 			one = l.appendOne
 		}
 		err = db.QueryRow(ctx, one, stream, want, e.ID, e.Type, orEmpty(e.Data), orEmpty(e.Metadata)).Scan(&version)
-		if !errors.Is(err, pgx.ErrNoRows) && !(alone && taken(err)) {
+		again := errors.Is(err, pgx.ErrNoRows) || alone && taken(err)
+		if !again {
 			return version, err
 		}
 	}

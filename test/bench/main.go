@@ -75,12 +75,12 @@ func runAll(ctx context.Context, o options, dir string) error {
 	failed, later := make([]error, len(benches)), make([]bytes.Buffer, len(benches))
 	var beside sync.WaitGroup
 	for i, b := range benches {
-		if o.wants(b) && o.short && b.beside {
+		if o.wants(b) && o.beside(b) {
 			beside.Go(func() { failed[i] = b.run(ctx, o, dir, &later[i]) })
 		}
 	}
 	for i, b := range benches {
-		if o.wants(b) && !(o.short && b.beside) {
+		if o.wants(b) && !o.beside(b) {
 			failed[i] = b.run(ctx, o, dir, os.Stdout)
 		}
 	}
@@ -95,6 +95,9 @@ func runAll(ctx context.Context, o options, dir string) error {
 func (o options) wants(b bench) bool {
 	return o.only == "" || strings.Contains(","+o.only+",", ","+b.name+",")
 }
+
+// beside tells whether a bench runs beside the others.
+func (o options) beside(b bench) bool { return o.short && b.beside }
 
 // form says what was run.
 func (o options) form() string {

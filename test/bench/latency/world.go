@@ -110,7 +110,7 @@ func (w *world) measure(ctx context.Context, s scenario) (err error) {
 		if err != nil {
 			return err
 		}
-		defer tx.Rollback(ctx)
+		defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // the measuring is over
 		if _, err := tx.Exec(ctx, "SET LOCAL idle_in_transaction_session_timeout = 0"); err != nil {
 			return err
 		}
