@@ -37,12 +37,16 @@ type Rebased struct {
 func Rebase(ctx context.Context, tx pgx.Tx, schema string, tables []definition.Table, progress []tokenstore.Progress) ([]tokenstore.Progress, []Rebased, error) {
 	known := []mapping{ownMapping(schema)}
 	for _, t := range tables {
-		known = append(known, tableMapping(t))
+		if t.Columns.Transaction != "" {
+			known = append(known, tableMapping(t))
+		}
 	}
 	covered := make([]*coverage, len(progress))
 	for i, p := range progress {
 		var err error
-		if covered[i], err = parseProgress(p); err != nil {
+		if isGapped(p.Snapshot) { // positions mean the same on every server
+			covered[i] = &coverage{}
+		} else if covered[i], err = parseProgress(p); err != nil {
 			return nil, nil, err
 		}
 		name := covered[i].table

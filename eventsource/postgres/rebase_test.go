@@ -238,9 +238,16 @@ func TestRebaseLeavesEventsAloneThatEveryTokenHasHad(t *testing.T) {
 	r := newReader(t, source, tokenstore.Place{Type: tokenstore.Earliest})
 	r.all()
 	storeTokens(t, db, []*reader{r})
+	// Positions mean the same everywhere.
+	const gapped = "public.orders.id gaps"
+	exec(t, db, "INSERT INTO sluice.processing_group (name, processor, segments, sequencing, hash) VALUES ('gapped', 'p', 1, 'Stream', 'pg1')")
+	exec(t, db, "INSERT INTO sluice.token (group_name, segment, mask, position, snapshot, epoch, version) VALUES ('gapped', 0, 0, 5, $1, 1, 1)", gapped)
 	exec(t, db, "UPDATE sluice.meta SET system_identifier = 1")
 	if told := rebase(t, url, nil); len(told) != 1 || told[0].Rewritten || told[0].Late > 0 {
 		t.Errorf("%+v", told)
+	}
+	if got := query[string](t, db, "SELECT snapshot FROM sluice.token WHERE group_name = 'gapped'"); got != gapped {
+		t.Errorf("progress in a table without transactions has become %q", got)
 	}
 	r.resume(loadTokens(t, db, 1)[0])
 	if n := len(r.all()); n > 0 {

@@ -174,8 +174,11 @@ func tableProblems(t definition.Table, f *tableFacts) (problems []string) {
 		return []string{problem}
 	}
 	problems = columnProblems(t, f)
-	if t.Columns.Transaction != "" {
+	switch {
+	case t.Columns.Transaction != "":
 		problems = append(problems, transactionProblems(t, f)...)
+	case f.kind == "p":
+		problems = append(problems, fmt.Sprintf("table.columns.transaction: %s is in partitions, and these can be read by their transactions only: declare the column, and run `sluice source prepare`", t.Name))
 	}
 	if !slices.ContainsFunc(f.indexes, func(i indexFacts) bool { return i.unique && slices.Equal(i.keys, []string{f.position}) }) {
 		problems = append(problems, fmt.Sprintf("table.columns.position: %s has no unique index on %s alone: make it the primary key, or name the column that is", t.Name, t.Columns.Position))

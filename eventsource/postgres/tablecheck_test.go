@@ -72,6 +72,16 @@ func TestWhatIsWrongWithATableIsNamed(t *testing.T) {
 	}
 }
 
+// Nothing is proved of gaps between partitions.
+func TestPartitionsAreReadByTheirTransactions(t *testing.T) {
+	on := partitionedOutbox(t, "HASH", "WITH (MODULUS 1, REMAINDER 0)")
+	without := outbox
+	without.Columns.Transaction = ""
+	if err := postgres.CheckTable(t.Context(), on.db, without); err == nil || !strings.Contains(err.Error(), "table.columns.transaction: public.outbox is in partitions") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // A partition need not be what its table is.
 func TestPartitionsThatCannotBeReadAreRefused(t *testing.T) {
 	for want, partition := range map[string]string{
