@@ -45,7 +45,7 @@ func TestWhatIsWrongWithATableIsNamed(t *testing.T) {
 		"another index":           {sql: "DROP INDEX sluice_outbox_txid; CREATE INDEX ON outbox (txid, id)", want: "no valid index on (txid, (id + 0))"},
 		"an index of some":        {sql: "DROP INDEX sluice_outbox_txid; CREATE INDEX ON outbox (txid, (id + 0)) WHERE id > 7", want: "no valid index on (txid, (id + 0))"},
 		"no sequence":             {sql: "ALTER TABLE outbox ALTER COLUMN id DROP DEFAULT", want: "table.positions: Inserted needs a column id that takes its default from a sequence"},
-		"a sequence with a cache": {sql: "ALTER SEQUENCE outbox_id_seq CACHE 20", want: "outbox_id_seq has CACHE 20, INCREMENT 1, CYCLE false: ALTER SEQUENCE outbox_id_seq CACHE 1"},
+		"a sequence with a cache": {sql: "ALTER SEQUENCE outbox_id_seq CACHE 20", want: "outbox_id_seq has CACHE 20, INCREMENT 1, CYCLE false: ALTER SEQUENCE public.outbox_id_seq CACHE 1"},
 		"a sequence downwards":    {sql: "ALTER SEQUENCE outbox_id_seq INCREMENT -1 MINVALUE -1000", want: "INCREMENT -1"},
 		"a position of 0":         {sql: "INSERT INTO outbox (id, aggregate, number, type) VALUES (0, 'a', 1, 'T')", want: "positions below 1"},
 		"rows from elsewhere":     {sql: "INSERT INTO outbox (aggregate, number, type, txid) VALUES ('a', 1, 'T', '900000000')", want: "restored or copied"},
