@@ -50,6 +50,7 @@ func unaltered(positions, sequence string) definition.Table {
 func TestReadersOfGapsGetEveryEventOnceAndInOrder(t *testing.T) {
 	for name, make := range withoutTransactions {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // most of the time somebody holds a transaction open
 			on := make(t)
 			ctx, stop := context.WithCancel(t.Context())
 			var killer sync.WaitGroup

@@ -190,8 +190,16 @@ func (m *segmentReader) restart(source *postgres.Source) (err error) {
 }
 
 func (g *readerGroup) run() error {
+	last := false
 	for {
-		last := g.done.Load()
+		if !last && g.done.Load() {
+			last = true
+			for _, m := range g.members { // whoever begins anew looks at all gaps at once; else they are looked at ever more rarely
+				if err := m.restart(g.source); err != nil {
+					return err
+				}
+			}
+		}
 		members := g.some()
 		if last {
 			members = g.members
