@@ -139,7 +139,7 @@ func (t Takeover) rows(ctx context.Context, tx pgx.Tx, c columns) ([]row, error)
 		return row, r.Scan(&row.id, &row.mask, &row.text, &row.owner)
 	})
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && (pg.Code == "55P03" || pg.Code == "40001") {
-		return nil, fmt.Errorf("Axon is using the tokens of %s: stop the processor in every instance of the application, then try again", t.Processor)
+		return nil, fmt.Errorf("the tokens of %s are in use by Axon: stop the processor in every instance of the application, then try again", t.Processor)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the tokens of %s: %w", t.Processor, err)

@@ -30,13 +30,12 @@ INSERT INTO token_entry VALUES ('other', 0, NULL, NULL, '2026-01-01T00:00:00Z', 
 
 // handledByAxon says which events those tokens have handled.
 func handledByAxon(stream string, position int64) bool {
-	hash := segment.Java(stream)
-	switch {
-	case hash&3 == 0:
+	switch segment.Java(stream) & 3 {
+	case 0:
 		return position <= 60 && !slices.Contains([]int64{41, 42, 51, 52}, position)
-	case hash&3 == 1:
+	case 1:
 		return position <= 20
-	case hash&3 == 3:
+	case 3:
 		return position <= 40
 	}
 	return false
