@@ -9,12 +9,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/sluice-project/sluice/test/bench/lab"
@@ -35,21 +31,12 @@ func main() {
 	flag.DurationVar(&o.duration, "duration", 3*time.Second, "of each slice")
 	flag.IntVar(&o.rounds, "runs", 5, "rounds, of a slice of each kind at each number of clients")
 	flag.Float64Var(&o.slack, "slack", 0, "fail where a ratio by CPU time misses its goal by more than this factor; 0 never does")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := bench(ctx, o); err != nil {
-		fmt.Fprintf(os.Stderr, "\nbench/append: %v\n", err)
-		os.Exit(1)
-	}
+	lab.Main("bench/append", func(ctx context.Context) error {
+		return lab.WithServer(ctx, nil, func(server *lab.Server) error { return bench(ctx, server, o) })
+	})
 }
 
-func bench(ctx context.Context, o options) (err error) {
-	server, err := lab.StartServer(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, server.Close()) }()
+func bench(ctx context.Context, server *lab.Server, o options) error {
 	w, err := newWorld(ctx, server, o.duration)
 	if err != nil {
 		return err

@@ -8,12 +8,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/sluice-project/sluice/test/bench/lab"
@@ -35,21 +31,12 @@ func main() {
 	flag.Int64Var(&o.backlog, "backlog", 1_000_000, "events that another group replays meanwhile, in one of the scenarios")
 	flag.DurationVar(&o.idle, "idle", 20*time.Second, "how long the idle worker is watched, after 15 s in which it comes to rest")
 	flag.Float64Var(&o.slack, "slack", 0, "fail where a figure misses its goal by more than this factor; 0 never does")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := bench(ctx, o); err != nil {
-		fmt.Fprintf(os.Stderr, "\nbench/latency: %v\n", err)
-		os.Exit(1)
-	}
+	lab.Main("bench/latency", func(ctx context.Context) error {
+		return lab.WithServer(ctx, map[string]string{"track_commit_timestamp": "on"}, func(server *lab.Server) error { return bench(ctx, server, o) })
+	})
 }
 
-func bench(ctx context.Context, o options) (err error) {
-	server, err := lab.StartServer(ctx, map[string]string{"track_commit_timestamp": "on"})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, server.Close()) }()
+func bench(ctx context.Context, server *lab.Server, o options) error {
 	url, db, err := server.NewDatabase(ctx, "latency")
 	if err != nil {
 		return err

@@ -7,13 +7,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
-	"os"
-	"os/signal"
 	"slices"
-	"syscall"
 
 	"github.com/sluice-project/sluice/test/bench/lab"
 	"github.com/sluice-project/sluice/test/bench/ledger"
@@ -33,21 +29,12 @@ func main() {
 	flag.IntVar(&o.rounds, "runs", 3, "rounds, of a run over all events and one over the last tenth for each kind of handler")
 	flag.IntVar(&o.segments, "segments", 4, "segments of a processing group")
 	flag.Float64Var(&o.slack, "slack", 0, "fail where memory, or the ratio by CPU time, misses its goal by more than this factor; 0 never does")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := bench(ctx, o); err != nil {
-		fmt.Fprintf(os.Stderr, "\nbench/memory: %v\n", err)
-		os.Exit(1)
-	}
+	lab.Main("bench/memory", func(ctx context.Context) error {
+		return lab.WithServer(ctx, nil, func(server *lab.Server) error { return bench(ctx, server, o) })
+	})
 }
 
-func bench(ctx context.Context, o options) (err error) {
-	server, err := lab.StartServer(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, server.Close()) }()
+func bench(ctx context.Context, server *lab.Server, o options) error {
 	fmt.Printf("bench/memory: %d events of 250 bytes, and their last tenth; %d segments, %d rounds\n", o.events, o.segments, o.rounds)
 	events, err := ledger.Generate(ctx, server, ledger.Uniform, o.events)
 	if err != nil {

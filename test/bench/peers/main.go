@@ -11,13 +11,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
-	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"github.com/sluice-project/sluice/test/bench/lab"
 	"github.com/sluice-project/sluice/test/bench/ledger"
@@ -37,21 +33,12 @@ func main() {
 	flag.IntVar(&o.rounds, "runs", 5, "rounds, of one run of each kind")
 	flag.StringVar(&o.only, "only", "", "runs to make: those whose name contains one of these texts, with semicolons between")
 	flag.Float64Var(&o.slack, "slack", 0, "fail where a ratio by CPU time misses its goal by more than this factor; 0 never does")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := bench(ctx, o); err != nil {
-		fmt.Fprintf(os.Stderr, "\nbench/peers: %v\n", err)
-		os.Exit(1)
-	}
+	lab.Main("bench/peers", func(ctx context.Context) error {
+		return lab.WithServer(ctx, nil, func(server *lab.Server) error { return bench(ctx, server, o) })
+	})
 }
 
-func bench(ctx context.Context, o options) (err error) {
-	server, err := lab.StartServer(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, server.Close()) }()
+func bench(ctx context.Context, server *lab.Server, o options) error {
 	events, err := ledger.Generate(ctx, server, ledger.Uniform, o.events)
 	if err != nil {
 		return err

@@ -9,12 +9,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/sluice-project/sluice"
@@ -40,21 +37,12 @@ func main() {
 	flag.IntVar(&o.rate, "rate", 500, "events appended a second at the tail")
 	flag.DurationVar(&o.duration, "duration", 10*time.Second, "how long they are appended")
 	flag.Float64Var(&o.slack, "slack", 0, "fail where a ratio misses its goal by more than this factor; 0 never does")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := bench(ctx, o); err != nil {
-		fmt.Fprintf(os.Stderr, "\nbench/pods: %v\n", err)
-		os.Exit(1)
-	}
+	lab.Main("bench/pods", func(ctx context.Context) error {
+		return lab.WithServer(ctx, map[string]string{"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track": "top"}, func(server *lab.Server) error { return bench(ctx, server, o) })
+	})
 }
 
-func bench(ctx context.Context, o options) (err error) {
-	server, err := lab.StartServer(ctx, map[string]string{"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track": "top"})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, server.Close()) }()
+func bench(ctx context.Context, server *lab.Server, o options) error {
 	w, err := newWorld(ctx, server, o)
 	if err != nil {
 		return err

@@ -13,11 +13,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"runtime/pprof"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/sluice-project/sluice/test/bench/lab"
 	"github.com/sluice-project/sluice/test/bench/ledger"
@@ -45,21 +43,12 @@ func main() {
 	flag.IntVar(&o.batch, "batch", 5000, "maxBatchSize of a processing group; 5000 is the default")
 	flag.Float64Var(&o.slack, "slack", 0, "fail where a ratio, by CPU time, misses what is asked of it by more than this factor; 0 never does, and lists what is missed")
 	flag.StringVar(&o.profile, "profile", "", "file for a CPU profile of this process")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := bench(ctx, o); err != nil {
-		fmt.Fprintf(os.Stderr, "\nbench/throughput: %v\n", err)
-		os.Exit(1)
-	}
+	lab.Main("bench/throughput", func(ctx context.Context) error {
+		return lab.WithServer(ctx, nil, func(server *lab.Server) error { return bench(ctx, server, o) })
+	})
 }
 
-func bench(ctx context.Context, o options) (err error) {
-	server, err := lab.StartServer(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, server.Close()) }()
+func bench(ctx context.Context, server *lab.Server, o options) error {
 	loads, err := o.generate(ctx, server)
 	if err != nil {
 		return err
