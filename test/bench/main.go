@@ -13,11 +13,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/sluice-project/sluice/test/bench/lab"
@@ -40,13 +38,7 @@ func main() {
 	flag.Int64Var(&o.peerEvents, "peer-events", 20_000, "events for the peers")
 	flag.IntVar(&o.runs, "runs", 5, "rounds")
 	flag.DurationVar(&o.duration, "duration", 30*time.Second, "of each scenario of latency")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, o); err != nil {
-		fmt.Fprintf(os.Stderr, "\nbench: %v\n", err)
-		os.Exit(1)
-	}
+	lab.Main("bench", func(ctx context.Context) error { return run(ctx, o) })
 }
 
 // figuresFile is where benches put their figures.

@@ -13,11 +13,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
-	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/sluice-project/sluice/test/bench/lab"
 )
 
 // scenario is one way for an owner to go away.
@@ -39,13 +39,7 @@ var scenarios = []scenario{
 func main() {
 	runs := flag.Int("runs", 5, "runs of each scenario")
 	only := flag.String("only", "", "scenarios to run, by name, with commas between; all by default")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := bench(ctx, *runs, *only); err != nil {
-		fmt.Fprintf(os.Stderr, "\nbench-takeover: %v\n", err)
-		os.Exit(1)
-	}
+	lab.Main("bench/takeover", func(ctx context.Context) error { return bench(ctx, *runs, *only) })
 }
 
 // bench runs the scenarios and prints what came out. Its error says that a run was not completed.

@@ -12,13 +12,12 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/sluice-project/sluice"
+	"github.com/sluice-project/sluice/test/bench/lab"
 )
 
 // options are what flags set.
@@ -51,13 +50,7 @@ func main() {
 	flag.IntVar(&o.segments, "segments", 10_000, "segments of the group")
 	flag.DurationVar(&o.load, "load", 10*time.Second, "how long batches run for the share of heap-only updates")
 	flag.StringVar(&o.only, "only", "", "measures to run, by name, with commas between: claim, own, reshape, hot; all by default")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := bench(ctx, o); err != nil {
-		fmt.Fprintf(os.Stderr, "\nbench-tokens: %v\n", err)
-		os.Exit(1)
-	}
+	lab.Main("bench/tokens", func(ctx context.Context) error { return bench(ctx, o) })
 }
 
 // bench runs the measures and prints what came out. Its error says that a run was not completed, or what was missed grossly.
