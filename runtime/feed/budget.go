@@ -1,9 +1,7 @@
 package feed
 
-import "github.com/sluice-project/sluice/eventsource"
-
-// budget counts the bytes that a feed keeps in memory: the texts of each page once, however many deliveries point into them, until
-// the last of these has been taken; the events of each delivery, until it has been taken; and for each read that runs two pages, as
+// budget counts the bytes that a feed keeps in memory: the events of each page and their texts once, however many deliveries point
+// into them, until the last of these has been taken; what is a delivery's own, until it has been taken; and for each read that runs two pages, as
 // a source may have what it reads in memory twice. It is
 // under the feed's lock.
 type budget struct {
@@ -36,30 +34,19 @@ func (b *budget) end()   { b.used -= 2 * b.page }
 // keep adds a delivery.
 func (b *budget) keep(d *Delivery) {
 	b.used += d.own
-	if d.texts == nil {
-		return
-	}
-	if d.texts.sharers++; d.texts.sharers == 1 {
-		b.used += d.texts.bytes
+	for _, s := range d.shares {
+		if s.sharers++; s.sharers == 1 {
+			b.used += s.bytes
+		}
 	}
 }
 
 // release takes a delivery away.
 func (b *budget) release(d *Delivery) {
 	b.used -= d.own
-	if d.texts == nil {
-		return
+	for _, s := range d.shares {
+		if s.sharers--; s.sharers == 0 {
+			b.used -= s.bytes
+		}
 	}
-	if d.texts.sharers--; d.texts.sharers == 0 {
-		b.used -= d.texts.bytes
-	}
-}
-
-// textsOf measures the texts of a page.
-func textsOf(events []eventsource.Event) *texts {
-	t := &texts{}
-	for i := range events {
-		t.bytes += int64(events[i].Size())
-	}
-	return t
 }

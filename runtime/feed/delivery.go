@@ -10,25 +10,30 @@ import (
 
 // Delivery is what a page held for one segment.
 type Delivery struct {
-	// Events of the segment, by position; may be empty: then only the coverage has moved.
-	Events   []eventsource.Event
+	// Events of the segment, by position; may be empty: then only the coverage has moved. Other deliveries have them too, so nobody
+	// may change them.
+	Events   []*eventsource.Event
 	before   Parts
 	after    func(c eventsource.Coverage, position int64) eventsource.Coverage // the page's
 	expected int                                                               // events, roughly
 
 	// What is kept in memory because of it.
-	texts *texts
-	own   int64 // bytes that are its alone
+	shares []*shared
+	own    int64 // bytes that are its alone
 }
 
-// texts are what events point into: those of a page, which are in memory as long as one of the deliveries that share them.
-type texts struct {
+// shared is a piece of memory that deliveries point into, the events of a page or their texts: it stays as long as one of them does.
+type shared struct {
 	bytes   int64
 	sharers int
 }
 
-// eventBytes is what an event takes apart from its texts.
-const eventBytes = int64(unsafe.Sizeof(eventsource.Event{}))
+const (
+	// eventBytes is what an event takes apart from its texts.
+	eventBytes = int64(unsafe.Sizeof(eventsource.Event{}))
+	// pointerBytes is what a delivery takes for an event of a page.
+	pointerBytes = int64(unsafe.Sizeof(&eventsource.Event{}))
+)
 
 // Until returns the segment's parts after the delivery's events up to and including the position.
 func (d *Delivery) Until(position int64) Parts {
@@ -46,33 +51,44 @@ const maxPosition = 1<<63 - 1
 
 // retained is how many bytes it keeps in memory, those that it shares included.
 func (d *Delivery) retained() int64 {
-	if d.texts == nil {
-		return d.own
+	bytes := d.own
+	for _, s := range d.shares {
+		bytes += s.bytes
 	}
-	return d.own + d.texts.bytes
+	return bytes
 }
 
-// copyTexts gives the delivery texts of its own, so that it does not keep a whole page in memory for a few events.
-func (d *Delivery) copyTexts() {
+// copy gives the delivery events and texts of its own, so that it does not keep a whole page in memory for a few.
+func (d *Delivery) copy() {
 	var text strings.Builder
 	var json []byte
-	for i := range d.Events {
-		e := &d.Events[i]
+	for _, e := range d.Events {
 		text.WriteString(e.StreamID)
 		text.WriteString(e.ID)
 		text.WriteString(e.Type)
 		json = append(append(json, e.Data...), e.Metadata...)
 	}
 	strings, json := strings.Clone(text.String()), bytes.Clone(json) // without what they could grow by
+	events := make([]eventsource.Event, len(d.Events))
 	for i := range d.Events {
-		e := &d.Events[i]
+		e := &events[i]
+		*e, d.Events[i] = *d.Events[i], e
 		e.StreamID, strings = strings[:len(e.StreamID)], strings[len(e.StreamID):]
 		e.ID, strings = strings[:len(e.ID)], strings[len(e.ID):]
 		e.Type, strings = strings[:len(e.Type)], strings[len(e.Type):]
 		e.Data, json = json[:len(e.Data):len(e.Data)], json[len(e.Data):]
 		e.Metadata, json = json[:len(e.Metadata):len(e.Metadata)], json[len(e.Metadata):]
 	}
-	d.texts = textsOf(d.Events)
+	d.own += textBytes(events) + int64(len(events))*eventBytes
+	d.shares = nil
+}
+
+// textBytes is what the texts of events take.
+func textBytes(events []eventsource.Event) (bytes int64) {
+	for i := range events {
+		bytes += int64(events[i].Size())
+	}
+	return bytes
 }
 
 // split returns the delivery without its first events, which have been handled. It keeps the same in memory.

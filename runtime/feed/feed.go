@@ -8,8 +8,8 @@
 // falls behind by that is read for apart.
 //
 // Memory is bounded by bytes, by one budget for all: what waits to be taken, and a page for each read that runs, count against it. The
-// texts of a page are in memory as long as somebody points into them, and count as long, once; a segment that has fallen behind copies
-// what is its own instead. A part of the budget, and one of the readers, are there for segments near the tail alone, so that no backlog
+// events of a page are handed on as they are, and are in memory as long as somebody points to one of them, and count as long, once; a
+// segment that has fallen behind copies what is its own instead. A part of the budget, and one of the readers, are there for segments near the tail alone, so that no backlog
 // holds up what happens now. Where the budget is used up, segments with nothing waiting are read for nevertheless, in small
 // pages: others may never take what they were given, because they are paused or stand still at an event.
 //

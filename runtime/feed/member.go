@@ -69,6 +69,7 @@ func (m *Member) Take(n, events int) {
 	for _, d := range m.queue[:n] {
 		m.drop(d)
 	}
+	clear(m.queue[:n]) // or they would stay in memory until the queue is moved
 	m.queue = m.queue[n:]
 	if events > 0 {
 		m.queue = append([]*Delivery{m.queue[0].split(events)}, m.queue[1:]...)
@@ -119,7 +120,7 @@ func (m *Member) Oldest() (time.Time, bool) {
 // distribute gives each member what it lacks of the page, and returns those that got events.
 // The caller holds the feed's lock.
 func (f *Feed) distribute(members []*Member, page eventsource.Page) []*Member {
-	deliveries, shared := sortOut(members, page), textsOf(page.Events)
+	deliveries, size := sortOut(members, page), textBytes(page.Events)+int64(len(page.Events))*(eventBytes+pointerBytes)
 	var given []*Member
 	for i, m := range members {
 		if m.removed {
@@ -128,13 +129,10 @@ func (f *Feed) distribute(members []*Member, page eventsource.Page) []*Member {
 		d := deliveries[i]
 		m.parts = d.All()
 		if len(page.Events) > 0 {
-			m.typical = max(shared.bytes/int64(len(page.Events))+eventBytes, m.typical*3/4)
+			m.typical = max(size/int64(len(page.Events)), m.typical*3/4)
 		}
-		if len(d.Events) > 0 {
-			d.own, d.texts = int64(cap(d.Events))*eventBytes, shared
-			if !f.roomFor(m) {
-				d.copyTexts() // it has fallen behind: it must not keep what the others have taken
-			}
+		if len(d.Events) > 0 && !f.roomFor(m) {
+			d.copy() // it has fallen behind: it must not keep what the others have taken
 		}
 		m.append(d)
 		caughtUp := m.behind && !page.More

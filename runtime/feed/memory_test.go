@@ -17,15 +17,17 @@ import (
 
 // counted is what the budget ought to count: everything that somebody points into, once.
 func counted(f *Feed) (bytes int64) {
-	seen := map[*texts]bool{}
+	seen := map[*shared]bool{}
 	for _, m := range f.members {
 		buffered, retained := 0, int64(0)
 		for _, d := range m.queue {
 			bytes += d.own
 			buffered, retained = buffered+len(d.Events), retained+d.retained()
-			if d.texts != nil && !seen[d.texts] {
-				seen[d.texts] = true
-				bytes += d.texts.bytes
+			for _, s := range d.shares {
+				if !seen[s] {
+					seen[s] = true
+					bytes += s.bytes
+				}
 			}
 		}
 		if m.buffered != buffered || m.retained != retained {
@@ -71,9 +73,9 @@ func (c *consumer) take(choose func(n int) int) {
 	c.Take(n, part)
 }
 
-func (c *consumer) took(events []eventsource.Event) {
-	for i := range events {
-		c.taken = append(c.taken, events[i].Position)
+func (c *consumer) took(events []*eventsource.Event) {
+	for _, e := range events {
+		c.taken = append(c.taken, e.Position)
 	}
 }
 

@@ -10,19 +10,25 @@ import (
 // sortOut divides a page among members: by member, what it lacks.
 func sortOut(members []*Member, page eventsource.Page) []*Delivery {
 	deliveries := make([]*Delivery, len(members))
+	texts := &shared{bytes: textBytes(page.Events)}
 	var indexes []*index
 	for i, m := range members {
-		deliveries[i] = &Delivery{before: m.parts, after: page.After, expected: expected(m, len(page.Events))}
 		at := slices.IndexFunc(indexes, func(x *index) bool { return x.by == m.by })
 		if at < 0 {
 			at = len(indexes)
-			indexes = append(indexes, &index{by: m.by, places: map[segment.Segment][]place{}})
+			indexes = append(indexes, newIndex(m.by, page.Events))
 		}
+		deliveries[i] = &Delivery{before: m.parts, after: page.After, expected: expected(m, len(page.Events)), shares: []*shared{texts, indexes[at].memory}}
 		indexes[at].add(m, deliveries[i])
 	}
-	for i := range page.Events {
-		for _, x := range indexes {
-			x.give(&page.Events[i])
+	for _, x := range indexes {
+		for i := range x.events {
+			x.give(&x.events[i])
+		}
+	}
+	for _, d := range deliveries {
+		if d.own = int64(cap(d.Events)) * pointerBytes; len(d.Events) == 0 {
+			d.shares = nil
 		}
 	}
 	return deliveries
@@ -38,9 +44,22 @@ type place struct {
 // occurs; or everybody, where the sequencing is to broadcast.
 type index struct {
 	by     segment.Sequencing
+	events []eventsource.Event // the page's, with the sequencing's hashes
+	memory *shared             // that these take
 	masks  []uint32
 	places map[segment.Segment][]place
 	all    []*Delivery
+}
+
+func newIndex(by segment.Sequencing, events []eventsource.Event) *index {
+	x := &index{by: by, events: events, memory: &shared{bytes: int64(len(events)) * eventBytes}, places: map[segment.Segment][]place{}}
+	if by != segment.PerStream { // else the source has computed the hash
+		x.events = slices.Clone(events)
+		for i := range x.events {
+			x.events[i].Hash = by.Of(x.events[i].Fields())
+		}
+	}
+	return x
 }
 
 func (x *index) add(m *Member, d *Delivery) {
@@ -59,20 +78,16 @@ func (x *index) add(m *Member, d *Delivery) {
 
 // give adds an event to the deliveries that it belongs to.
 func (x *index) give(event *eventsource.Event) {
-	hash := event.Hash // that of segment.PerStream, by the source
-	if x.by != segment.PerStream {
-		hash = x.by.Of(event.Fields())
-	}
 	for _, mask := range x.masks {
-		for _, at := range x.places[segment.Segment{ID: hash & mask, Mask: mask}] {
+		for _, at := range x.places[segment.Segment{ID: event.Hash & mask, Mask: mask}] {
 			if !at.part.Coverage.Covers(event) {
-				at.delivery.add(event, hash)
+				at.delivery.add(event)
 			}
 		}
 	}
 	for _, d := range x.all {
 		if slices.ContainsFunc(d.before, func(p Part) bool { return !p.Coverage.Covers(event) }) {
-			d.add(event, hash)
+			d.add(event)
 		}
 	}
 }
@@ -86,10 +101,9 @@ func expected(m *Member, events int) int {
 	return min(share+share/8+8, events)
 }
 
-func (d *Delivery) add(event *eventsource.Event, hash uint32) {
+func (d *Delivery) add(event *eventsource.Event) {
 	if d.Events == nil {
-		d.Events = make([]eventsource.Event, 0, d.expected)
+		d.Events = make([]*eventsource.Event, 0, d.expected)
 	}
-	d.Events = append(d.Events, *event)
-	d.Events[len(d.Events)-1].Hash = hash
+	d.Events = append(d.Events, event)
 }

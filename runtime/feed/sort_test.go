@@ -105,7 +105,7 @@ func newFeed(l *line) *Feed {
 	return New(l, Options{}, slog.New(slog.DiscardHandler), func(tokenstore.Key) {}, func(error) {})
 }
 
-func got(m *Member) (events []eventsource.Event) {
+func got(m *Member) (events []*eventsource.Event) {
 	for _, d := range m.Peek() {
 		events = append(events, d.Events...)
 	}

@@ -32,8 +32,9 @@ type Transaction interface {
 type Handler interface {
 	// Wants reports whether events of a type are to be handled; the others only move the token.
 	Wants(eventType string) bool
-	// Apply handles events, at least one and only such as it wants, in the order of their positions.
-	Apply(ctx context.Context, t Transaction, events []Event) error
+	// Apply handles events, at least one and only such as it wants, in the order of their positions. It must not change them: other
+	// groups may have them too.
+	Apply(ctx context.Context, t Transaction, events []*Event) error
 }
 
 // UserError is an error that the user's code returned, or its panic.
@@ -62,10 +63,10 @@ func Each(handle func(context.Context, pgx.Tx, Event) error, eventTypes ...strin
 	return &each{eventTypes, handle}
 }
 
-func (h *each) Apply(ctx context.Context, t Transaction, events []Event) error {
+func (h *each) Apply(ctx context.Context, t Transaction, events []*Event) error {
 	return t.InTx(ctx, func(tx pgx.Tx) error {
 		for _, event := range events {
-			if err := guard(tx, func() error { return h.handle(ctx, tx, event) }); err != nil {
+			if err := guard(tx, func() error { return h.handle(ctx, tx, *event) }); err != nil {
 				return fmt.Errorf("%s at position %d: %w", event.Type, event.Position, err)
 			}
 		}
@@ -85,9 +86,9 @@ func Set(handle func(context.Context, pgx.Tx, []Event) error, eventTypes ...stri
 	return &set{eventTypes, handle}
 }
 
-func (h *set) Apply(ctx context.Context, t Transaction, events []Event) error {
+func (h *set) Apply(ctx context.Context, t Transaction, events []*Event) error {
 	return t.InTx(ctx, func(tx pgx.Tx) error {
-		return guard(tx, func() error { return h.handle(ctx, tx, events) })
+		return guard(tx, func() error { return h.handle(ctx, tx, values(events)) })
 	})
 }
 
@@ -103,10 +104,19 @@ func Queue(handle func(*pgx.Batch, []Event) error, eventTypes ...string) Handler
 	return &queue{eventTypes, handle}
 }
 
-func (h *queue) Apply(ctx context.Context, t Transaction, events []Event) error {
+func (h *queue) Apply(ctx context.Context, t Transaction, events []*Event) error {
 	return t.Pipeline(ctx, func(batch *pgx.Batch) error {
-		return guard(nil, func() error { return h.handle(batch, events) })
+		return guard(nil, func() error { return h.handle(batch, values(events)) })
 	})
+}
+
+// values are events for users' code, which may do with them as it likes.
+func values(events []*Event) []Event {
+	all := make([]Event, len(events))
+	for i, e := range events {
+		all[i] = *e
+	}
+	return all
 }
 
 // errConnection marks an error of the user's code that comes from a lost connection.

@@ -129,7 +129,7 @@ func (h *SQL) Wants(eventType string) bool {
 }
 
 // Apply implements Handler.
-func (h *SQL) Apply(ctx context.Context, t Transaction, events []Event) error {
+func (h *SQL) Apply(ctx context.Context, t Transaction, events []*Event) error {
 	return t.Pipeline(ctx, func(batch *pgx.Batch) error {
 		told, err := contextJSON(contextOf(events))
 		if err != nil {
@@ -148,7 +148,7 @@ func (h *SQL) Apply(ctx context.Context, t Transaction, events []Event) error {
 }
 
 // contextOf returns that of the replay that some of the events are of: a group is in the middle of one at most.
-func contextOf(events []Event) map[string]string {
+func contextOf(events []*Event) map[string]string {
 	for _, event := range events {
 		if event.Replay != nil {
 			return event.Replay.Context
@@ -188,7 +188,7 @@ type call struct {
 // plan cuts a batch into rounds. In a round each statement runs once over its events (or once for each of them), in the
 // order in which they are declared; a new round begins with an event that would have to run an earlier statement than one
 // that an event of its stream before it has run. So within a stream, statements never run out of the order of the events.
-func (h *SQL) plan(events []Event) []call {
+func (h *SQL) plan(events []*Event) []call {
 	var calls []call
 	round := make([]call, len(h.statements))
 	last := map[string]int{} // the last statement that an event of the stream ran in this round

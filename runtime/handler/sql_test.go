@@ -25,11 +25,11 @@ func on(eventType string) definition.Statement {
 	return definition.Statement{EventTypes: []string{eventType}, Batch: "SELECT"}
 }
 
-func events(list string) []Event {
-	var all []Event
+func events(list string) []*Event {
+	var all []*Event
 	for i, word := range strings.Fields(list) {
 		stream, eventType, _ := strings.Cut(word, ":")
-		all = append(all, Event{Position: int64(i + 1), StreamID: stream, Type: eventType})
+		all = append(all, &Event{Position: int64(i + 1), StreamID: stream, Type: eventType})
 	}
 	return all
 }
@@ -70,9 +70,9 @@ func TestWithinAStreamStatementsRunInTheOrderOfTheEvents(t *testing.T) {
 				EventTypes: rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"A", "B", "C"}), 1, 3, rapid.ID[string]).Draw(t, "types")})
 		}
 		h := sqlHandler(statements...)
-		var batch []Event
+		var batch []*Event
 		for i := range rapid.IntRange(1, 12).Draw(t, "events") {
-			e := Event{Position: int64(i + 1), StreamID: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "stream"), Type: rapid.SampledFrom([]string{"A", "B", "C"}).Draw(t, "type")}
+			e := &Event{Position: int64(i + 1), StreamID: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "stream"), Type: rapid.SampledFrom([]string{"A", "B", "C"}).Draw(t, "type")}
 			if h.Wants(e.Type) {
 				batch = append(batch, e)
 			}

@@ -23,6 +23,17 @@ type replayed struct {
 	ends   []tokenstore.Part // whoever has all these handles nothing again any more
 }
 
+// marked returns an event as handlers are to get it. One that is handled again is a copy: others have the event too.
+func (r *replayed) marked(e *eventsource.Event) *eventsource.Event {
+	replay := r.mark(e)
+	if replay == nil {
+		return e
+	}
+	again := *e
+	again.Replay = replay
+	return &again
+}
+
 // mark returns the replay that an event is handled again by, or nil. Of events that every segment handled, those count that all
 // of them had, as far as the segment goes.
 func (r *replayed) mark(e *eventsource.Event) *eventsource.Replay {

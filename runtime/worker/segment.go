@@ -53,7 +53,7 @@ func (s *segmentRun) advanced(a tokenstore.Advance, parts feed.Parts) {
 
 // batch is what is applied in one transaction.
 type batch struct {
-	events    []eventsource.Event
+	events    []*eventsource.Event
 	skipped   int // events that the handler does not want
 	delivered int // deliveries that the batch ends
 	cut       int // events of the next delivery that it takes as well
@@ -63,8 +63,8 @@ type batch struct {
 // replayed is how many of the events are handled again.
 func (b batch) replayed() int {
 	count := 0
-	for i := range b.events {
-		if b.events[i].Replay != nil {
+	for _, event := range b.events {
+		if event.Replay != nil {
 			count++
 		}
 	}
@@ -80,8 +80,7 @@ func assemble(deliveries []*feed.Delivery, limit, bytes int, wants func(eventTyp
 		waiting += len(d.Events)
 	}
 	for _, d := range deliveries {
-		for i := range d.Events {
-			event := &d.Events[i]
+		for i, event := range d.Events {
 			if !wants(event.Type) {
 				b.skipped++
 				continue
@@ -93,11 +92,10 @@ func assemble(deliveries []*feed.Delivery, limit, bytes int, wants func(eventTyp
 				return b
 			}
 			if b.events == nil {
-				b.events = make([]eventsource.Event, 0, min(waiting, limit))
+				b.events = make([]*eventsource.Event, 0, min(waiting, limit))
 			}
 			size += event.Size()
-			b.events = append(b.events, *event)
-			b.events[len(b.events)-1].Replay = replay.mark(event)
+			b.events = append(b.events, replay.marked(event))
 		}
 		b.delivered++
 		b.after = d.All()
