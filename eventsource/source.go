@@ -61,7 +61,8 @@ type Coverage interface {
 
 // Page is what one read gave.
 type Page struct {
-	Events []Event // by position; all those that some of the coverages asked for lack, and maybe some that they have
+	// Events by position: all those that some of the coverages asked for lack, and maybe some that they have.
+	Events []*Event
 	// More says that the page ended at its limit, or at one of the source's own on its size: reading on at once is worth it.
 	More bool
 	// After returns the coverage c, which was among those that the page was read from, with the events of this page up to

@@ -73,7 +73,7 @@ type reader struct {
 	source   *postgres.Source
 	segments []segment.Segment
 	coverage eventsource.Coverage
-	given    []eventsource.Event // where a test notes them
+	given    []*eventsource.Event // where a test notes them
 }
 
 func newReader(t testing.TB, source *postgres.Source, at tokenstore.Place, segments ...segment.Segment) *reader {
@@ -113,7 +113,7 @@ func (r *reader) next(limit int) eventsource.Page {
 }
 
 // all reads to the end, and takes it all.
-func (r *reader) all() (events []eventsource.Event) {
+func (r *reader) all() (events []*eventsource.Event) {
 	r.t.Helper()
 	for {
 		page := r.next(500)

@@ -31,7 +31,7 @@ func TestAPageIsTheSameInBothFormats(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer texts.Close()
-	read := func(db *pgxpool.Pool) ([]eventsource.Event, error) {
+	read := func(db *pgxpool.Pool) ([]*eventsource.Event, error) {
 		t.Helper()
 		source := postgres.NewSource(db, schema)
 		start, err := source.Parse(tokenstore.Progress{})

@@ -97,8 +97,7 @@ func (s *Source) readGapped(ctx context.Context, coverages []eventsource.Coverag
 	}
 	now := time.Now()
 	q := ask(from, proved, !s.gaps.reserved || dueForAll(from, now), now)
-	p := builders.Get().(*pageBuilder)
-	defer p.release()
+	p := &pageBuilder{}
 	full, err := s.fillGaps(ctx, q, p, limit)
 	if err != nil {
 		return eventsource.Page{}, err
@@ -106,18 +105,18 @@ func (s *Source) readGapped(ctx context.Context, coverages []eventsource.Coverag
 	if q.server = p.server; !s.gaps.same(q) {
 		return eventsource.Page{}, ErrServerRestarted
 	}
-	positions := make([]int64, len(p.rows))
-	for i, r := range p.rows {
-		positions[i] = r.position
+	positions := make([]int64, len(p.events))
+	for i, e := range p.events {
+		positions[i] = e.Position
 	}
 	a := q.answered(positions, full)
 	if q.stuck(a) {
 		return eventsource.Page{}, s.tooMany()
 	}
-	for len(p.rows) > 0 && p.last() > a.upTo {
-		p.rows, full = p.rows[:len(p.rows)-1], true
+	for len(p.events) > 0 && p.last() > a.upTo {
+		p.events, full = p.events[:len(p.events)-1], true
 	}
-	return eventsource.Page{Events: p.finish(), More: full, After: a.after}, nil
+	return eventsource.Page{Events: p.events, More: full, After: a.after}, nil
 }
 
 // fillGaps asks the question.

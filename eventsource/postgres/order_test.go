@@ -163,7 +163,7 @@ type segmentReader struct {
 	segment  segment.Segment
 	stored   tokenstore.Progress
 	coverage eventsource.Coverage
-	given    []eventsource.Event
+	given    []*eventsource.Event
 	late     int // events below the coverage's position
 	stairs   int // coverages of several steps
 }
@@ -253,8 +253,7 @@ func (m *segmentReader) take(page eventsource.Page, random *rand.Rand, whole boo
 		n = 1 + random.IntN(n)
 	}
 	upTo := m.coverage.Position()
-	for i := range page.Events[:n] {
-		e := &page.Events[i]
+	for _, e := range page.Events[:n] {
 		upTo = e.Position
 		if !m.segment.Contains(e.Hash) || m.coverage.Covers(e) {
 			continue
@@ -262,7 +261,7 @@ func (m *segmentReader) take(page eventsource.Page, random *rand.Rand, whole boo
 		if e.Position < m.coverage.Position() {
 			m.late++
 		}
-		m.given = append(m.given, *e)
+		m.given = append(m.given, e)
 	}
 	m.coverage = page.After(m.coverage, upTo)
 	m.stored = m.coverage.Progress()

@@ -1,15 +1,11 @@
 package postgres
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"sync"
-	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/segment"
@@ -109,8 +105,7 @@ func (s *Source) read(ctx context.Context, from []*coverage, filter sliceFilter,
 		return eventsource.Page{}, err
 	}
 	defer rows.Close()
-	p := builders.Get().(*pageBuilder)
-	defer p.release()
+	p := &pageBuilder{}
 	full, err := s.fill(ctx, p, rows, limit)
 	if err != nil {
 		return eventsource.Page{}, err
@@ -121,14 +116,14 @@ func (s *Source) read(ctx context.Context, from []*coverage, filter sliceFilter,
 		}
 	}
 	r := reached(from, p.snapshot, full, p.last(), windowEnd, p.head)
-	return eventsource.Page{Events: p.finish(), More: r.more, After: r.after}, nil
+	return eventsource.Page{Events: p.events, More: r.more, After: r.after}, nil
 }
 
 // fill takes a page's rows, and reports whether there may be more.
 func (s *Source) fill(ctx context.Context, p *pageBuilder, rows pgx.Rows, limit int) (full bool, err error) {
 	excess := excess{limit: s.pageBytes}
 	for rows.Next() {
-		if full = full || len(p.rows) == limit || p.size() >= s.pageBytes; full {
+		if full = full || len(p.events) == limit || p.bytes >= s.pageBytes; full {
 			excess.add(ctx, rows)
 			continue
 		}
@@ -145,126 +140,5 @@ func (s *Source) fill(ctx context.Context, p *pageBuilder, rows pgx.Rows, limit 
 	if !p.started {
 		return full, errors.New("the server returned no row that tells of the page")
 	}
-	return full || len(p.rows) == limit, nil
-}
-
-// pageBuilder collects rows. It is used again for other pages, so that a page costs three pieces of memory, as large as they have
-// to be, instead of some for each event.
-type pageBuilder struct {
-	// the row at hand
-	position   int64
-	txid       uint64
-	version    int64
-	recordedAt time.Time
-	stream, id pgtype.DriverBytes
-	kind       pgtype.DriverBytes
-	data       pgtype.DriverBytes
-	metadata   pgtype.DriverBytes
-
-	looked, binary bool // at the columns' formats, from the first row on
-
-	// from the first row
-	started  bool
-	snapshot Snapshot
-	head     int64
-	server   string // where gaps are read
-
-	rows []entry
-	text []byte
-	json []byte
-}
-
-// entry is what is kept of a row until the page is complete. The ends of its columns are in the page's text and bytes.
-type entry struct {
-	position, version int64
-	txid              uint64
-	recordedAt        time.Time
-
-	stream, id, kind, data, metadata int
-}
-
-var builders = sync.Pool{New: func() any { return new(pageBuilder) }}
-
-// keptBytes is how large a builder may be that is kept for the next page.
-const keptBytes = 4 << 20
-
-// release makes the builder another page's.
-func (p *pageBuilder) release() {
-	if cap(p.text)+cap(p.json) <= keptBytes {
-		builders.Put(&pageBuilder{rows: p.rows[:0], text: p.text[:0], json: p.json[:0]})
-	}
-}
-
-// size is that of the events' texts so far.
-func (p *pageBuilder) size() int64 { return int64(len(p.text) + len(p.json)) }
-
-// last is the position of the last event, 0 without any.
-func (p *pageBuilder) last() int64 {
-	if len(p.rows) == 0 {
-		return 0
-	}
-	return p.rows[len(p.rows)-1].position
-}
-
-func (p *pageBuilder) add() error {
-	if !p.started {
-		return p.start()
-	}
-	if p.position <= p.last() {
-		return fmt.Errorf("the server returned position %d after %d", p.position, p.last())
-	}
-	if !p.snapshot.Visible(p.txid) {
-		return &stampError{position: p.position, txid: p.txid}
-	}
-	r := entry{position: p.position, version: p.version, txid: p.txid, recordedAt: p.recordedAt}
-	p.text = append(p.text, p.stream...)
-	r.stream = len(p.text)
-	p.text = append(p.text, p.id...)
-	r.id = len(p.text)
-	p.text = append(p.text, p.kind...)
-	r.kind = len(p.text)
-	p.json = append(p.json, p.data...)
-	r.data = len(p.json)
-	p.json = append(p.json, p.metadata...)
-	r.metadata = len(p.json)
-	p.rows = append(p.rows, r)
-	return nil
-}
-
-// start takes the row that tells of the page.
-func (p *pageBuilder) start() (err error) {
-	p.started = true
-	if p.position != 0 {
-		return errors.New("the server did not return first the row that tells of the page")
-	}
-	switch string(p.id) {
-	case "":
-	case standby:
-		return ErrStandby
-	default:
-		return errBelowOne
-	}
-	p.head, p.server = p.version, string(p.stream)
-	p.snapshot, err = ParseSnapshot(string(p.kind))
-	return err
-}
-
-// finish hands out the events.
-func (p *pageBuilder) finish() []eventsource.Event {
-	if len(p.rows) == 0 {
-		return nil
-	}
-	text, json := string(p.text), bytes.Clone(p.json)
-	events := make([]eventsource.Event, len(p.rows))
-	var last entry
-	for i, r := range p.rows {
-		stream := text[last.kind:r.stream]
-		events[i] = eventsource.Event{
-			Position: r.position, StreamID: stream, Version: r.version, ID: text[r.stream:r.id], Type: text[r.id:r.kind],
-			Data: json[last.metadata:r.data:r.data], Metadata: json[r.data:r.metadata:r.metadata],
-			RecordedAt: r.recordedAt, Hash: segment.PG1(stream), Txn: r.txid,
-		}
-		last = r
-	}
-	return events
+	return full || len(p.events) == limit, nil
 }

@@ -133,7 +133,7 @@ func (s *simulation) end(i int, commit bool) {
 func (s *simulation) read(from []*coverage, half, limit int) eventsource.Page {
 	bands, tail := lacking(from)
 	snapshot, windowEnd := s.snapshot(), tail+s.window
-	var found []eventsource.Event
+	var found []*eventsource.Event
 	for _, r := range s.log { // all are visible in the snapshot
 		if half != 2 && int(r.StreamID[1])%2 != half {
 			continue
@@ -145,10 +145,10 @@ func (s *simulation) read(from []*coverage, half, limit int) eventsource.Page {
 			}
 		}
 		if wanted {
-			found = append(found, r.Event)
+			found = append(found, &r.Event)
 		}
 	}
-	slices.SortFunc(found, func(a, b eventsource.Event) int { return cmp.Compare(a.Position, b.Position) })
+	slices.SortFunc(found, func(a, b *eventsource.Event) int { return cmp.Compare(a.Position, b.Position) })
 	found = found[:min(limit, len(found))]
 	last := int64(0)
 	if len(found) > 0 {
@@ -199,8 +199,7 @@ func (s *simulation) apply(r *simulatedReader, whole bool) error {
 }
 
 func (s *simulation) applyTo(m *member, page *eventsource.Page, upTo int64) error {
-	for i := range page.Events {
-		e := &page.Events[i]
+	for _, e := range page.Events {
 		if e.Position > upTo || m.half != 2 && int(e.StreamID[1])%2 != m.half || m.coverage.Covers(e) {
 			continue
 		}

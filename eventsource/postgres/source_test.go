@@ -70,7 +70,7 @@ func TestAnEventIsReadAsItWasWritten(t *testing.T) {
 		t.Errorf("transactions %d and %d", got.Txn, page.Events[1].Txn)
 	}
 	got.RecordedAt, got.Txn = time.Time{}, 0
-	want := eventsource.Event{Position: 1, StreamID: "straße-1", Version: 1, ID: "f47ac10b-58cc-4372-a567-0e02b2c3d479", Type: "Opened",
+	want := &eventsource.Event{Position: 1, StreamID: "straße-1", Version: 1, ID: "f47ac10b-58cc-4372-a567-0e02b2c3d479", Type: "Opened",
 		Data: []byte(`{"to": "Ærø", "amount": 12.50}`), Metadata: []byte(`{"by": "me"}`), Hash: segment.PG1("straße-1")}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

@@ -79,14 +79,14 @@ func (d *Delivery) copy() {
 		e.Data, json = json[:len(e.Data):len(e.Data)], json[len(e.Data):]
 		e.Metadata, json = json[:len(e.Metadata):len(e.Metadata)], json[len(e.Metadata):]
 	}
-	d.own += textBytes(events) + int64(len(events))*eventBytes
+	d.own += textBytes(d.Events) + int64(len(events))*eventBytes
 	d.shares = nil
 }
 
 // textBytes is what the texts of events take.
-func textBytes(events []eventsource.Event) (bytes int64) {
-	for i := range events {
-		bytes += int64(events[i].Size())
+func textBytes(events []*eventsource.Event) (bytes int64) {
+	for _, e := range events {
+		bytes += int64(e.Size())
 	}
 	return bytes
 }

@@ -119,8 +119,8 @@ func (m *Member) Oldest() (time.Time, bool) {
 
 // distribute gives each member what it lacks of the page, and returns those that got events.
 // The caller holds the feed's lock.
-func (f *Feed) distribute(members []*Member, page eventsource.Page) []*Member {
-	deliveries, size := sortOut(members, page), textBytes(page.Events)+int64(len(page.Events))*(eventBytes+pointerBytes)
+func (f *Feed) distribute(members []*Member, page eventsource.Page, deliveries []*Delivery) []*Member {
+	size := textBytes(page.Events) + int64(len(page.Events))*(eventBytes+pointerBytes)
 	var given []*Member
 	for i, m := range members {
 		if m.removed {

@@ -82,7 +82,7 @@ func (c *consumer) took(events []*eventsource.Event) {
 // owned are the positions of a line that are a segment's.
 func owned(l *line, m *Member) (all []int64) {
 	for i := range l.events {
-		if e := &l.events[i]; m.by.Type == segment.Broadcast || m.whole.Contains(m.by.Of(e.Fields())) {
+		if e := l.events[i]; m.by.Type == segment.Broadcast || m.whole.Contains(m.by.Of(e.Fields())) {
 			all = append(all, e.Position)
 		}
 	}

@@ -170,6 +170,10 @@ func (f *Feed) finish(ctx context.Context, r *read, page eventsource.Page, err e
 	} else {
 		f.failed(err)
 	}
+	var deliveries []*Delivery
+	if page.After != nil {
+		deliveries = sortOut(r.members, page)
+	}
 	f.mu.Lock()
 	f.ended(r)
 	if err != nil || page.After == nil {
@@ -177,7 +181,7 @@ func (f *Feed) finish(ctx context.Context, r *read, page eventsource.Page, err e
 		f.mu.Unlock()
 		return
 	}
-	given := f.distribute(r.members, page)
+	given := f.distribute(r.members, page, deliveries)
 	f.plan(r.members, page)
 	f.mu.Unlock()
 	for _, m := range given {

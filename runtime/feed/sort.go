@@ -7,7 +7,7 @@ import (
 	"github.com/sluice-project/sluice/segment"
 )
 
-// sortOut divides a page among members: by member, what it lacks.
+// sortOut divides a page among members: by member, what it lacks. It needs no lock, as nobody changes the members' coverage while they are read for.
 func sortOut(members []*Member, page eventsource.Page) []*Delivery {
 	deliveries := make([]*Delivery, len(members))
 	texts := &shared{bytes: textBytes(page.Events)}
@@ -22,8 +22,8 @@ func sortOut(members []*Member, page eventsource.Page) []*Delivery {
 		indexes[at].add(m, deliveries[i])
 	}
 	for _, x := range indexes {
-		for i := range x.events {
-			x.give(&x.events[i])
+		for _, event := range x.events {
+			x.give(event)
 		}
 	}
 	for _, d := range deliveries {
@@ -44,19 +44,22 @@ type place struct {
 // occurs; or everybody, where the sequencing is to broadcast.
 type index struct {
 	by     segment.Sequencing
-	events []eventsource.Event // the page's, with the sequencing's hashes
-	memory *shared             // that these take
+	events []*eventsource.Event // the page's, with the sequencing's hashes
+	memory *shared              // that these take
 	masks  []uint32
 	places map[segment.Segment][]place
 	all    []*Delivery
 }
 
-func newIndex(by segment.Sequencing, events []eventsource.Event) *index {
+func newIndex(by segment.Sequencing, events []*eventsource.Event) *index {
 	x := &index{by: by, events: events, memory: &shared{bytes: int64(len(events)) * eventBytes}, places: map[segment.Segment][]place{}}
 	if by != segment.PerStream { // else the source has computed the hash
-		x.events = slices.Clone(events)
-		for i := range x.events {
-			x.events[i].Hash = by.Of(x.events[i].Fields())
+		own := make([]eventsource.Event, len(events))
+		x.events = make([]*eventsource.Event, len(events))
+		for i, event := range events {
+			own[i] = *event
+			own[i].Hash = by.Of(event.Fields())
+			x.events[i] = &own[i]
 		}
 	}
 	return x

@@ -23,7 +23,7 @@ func (c upTo) Progress() tokenstore.Progress    { return tokenstore.Progress{Pos
 // line is a source whose events are there from the beginning. It notes what it was asked to leave out.
 type line struct {
 	eventsource.Source
-	events    []eventsource.Event
+	events    []*eventsource.Event
 	pageBytes int64 // pages end at it; 0 for never
 	before    func(low int64)
 
@@ -63,7 +63,7 @@ func newLine(n int) *line {
 	l := &line{}
 	for i := range n {
 		stream := fmt.Sprintf("stream-%d", i%10)
-		l.events = append(l.events, eventsource.Event{Position: int64(i + 1), StreamID: stream, ID: fmt.Sprint(i), Hash: segment.PG1(stream),
+		l.events = append(l.events, &eventsource.Event{Position: int64(i + 1), StreamID: stream, ID: fmt.Sprint(i), Hash: segment.PG1(stream),
 			Data: []byte(fmt.Sprintf(`{"customer": %d}`, i%7)), Metadata: []byte(`{"tenant": "blue"}`)})
 	}
 	return l
@@ -227,7 +227,7 @@ func BenchmarkDistribute(b *testing.B) {
 				for _, m := range members {
 					m.parts[0].Coverage, m.queue, m.buffered = upTo(0), nil, 0
 				}
-				f.distribute(members, page)
+				f.distribute(members, page, sortOut(members, page))
 			}
 		})
 	}

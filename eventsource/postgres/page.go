@@ -1,0 +1,146 @@
+package postgres
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/segment"
+)
+
+// pageBuilder makes events of rows while the server sends them: it has time for that, as the server takes longer for a row than this does.
+type pageBuilder struct {
+	// the row at hand
+	position   int64
+	txid       uint64
+	version    int64
+	recordedAt time.Time
+	stream, id pgtype.DriverBytes
+	kind       pgtype.DriverBytes
+	data       pgtype.DriverBytes
+	metadata   pgtype.DriverBytes
+
+	looked, binary bool // at the columns' formats, from the first row on
+
+	// from the first row
+	started  bool
+	snapshot Snapshot
+	head     int64
+	server   string // where gaps are read
+
+	events []*eventsource.Event
+	bytes  int64 // of their texts
+	memory arena
+}
+
+// last is the position of the last event, 0 without any.
+func (p *pageBuilder) last() int64 {
+	if len(p.events) == 0 {
+		return 0
+	}
+	return p.events[len(p.events)-1].Position
+}
+
+// add makes an event of the row at hand.
+func (p *pageBuilder) add() error {
+	if !p.started {
+		return p.start()
+	}
+	if p.position <= p.last() {
+		return fmt.Errorf("the server returned position %d after %d", p.position, p.last())
+	}
+	if !p.snapshot.Visible(p.txid) {
+		return &stampError{position: p.position, txid: p.txid}
+	}
+	e := p.memory.event()
+	e.Position, e.Version, e.RecordedAt, e.Txn = p.position, p.version, p.recordedAt, p.txid
+	text := p.memory.text(p.stream, p.id, p.kind)
+	e.StreamID, text = text[:len(p.stream)], text[len(p.stream):]
+	e.ID, e.Type = text[:len(p.id)], text[len(p.id):]
+	json, n := p.memory.json(p.data, p.metadata), len(p.data)
+	e.Data, e.Metadata = json[:n:n], json[n:]
+	e.Hash = segment.PG1(e.StreamID)
+	p.bytes += int64(e.Size())
+	p.events = append(p.events, e)
+	return nil
+}
+
+// start takes the row that tells of the page.
+func (p *pageBuilder) start() (err error) {
+	p.started = true
+	if p.position != 0 {
+		return errors.New("the server did not return first the row that tells of the page")
+	}
+	switch string(p.id) {
+	case "":
+	case standby:
+		return ErrStandby
+	default:
+		return errBelowOne
+	}
+	p.head, p.server = p.version, string(p.stream)
+	p.snapshot, err = ParseSnapshot(string(p.kind))
+	return err
+}
+
+// arena gives out memory for the events of a page from a few large pieces, so that an event costs no allocation of its own. Pieces begin
+// small, since most pages near the tail hold few events, and quadruple.
+type arena struct {
+	events []eventsource.Event
+	texts  strings.Builder
+	bytes  []byte
+
+	pieces [3]int // how large the latest piece of each was
+}
+
+// The largest pieces: the largest that Go's allocator has classes of sizes for.
+const (
+	pieceEvents = 128
+	pieceBytes  = 32 << 10
+)
+
+// grown is the size of a new piece that is to hold at least so much.
+func grown(latest *int, atLeast, first, largest int) int {
+	*latest = min(max(*latest*4, first), largest)
+	return max(*latest, atLeast)
+}
+
+func (a *arena) event() *eventsource.Event {
+	if len(a.events) == 0 {
+		a.events = make([]eventsource.Event, grown(&a.pieces[0], 1, 2, pieceEvents))
+	}
+	e := &a.events[0]
+	a.events = a.events[1:]
+	return e
+}
+
+// text returns texts, one after the other.
+func (a *arena) text(parts ...[]byte) string {
+	size := 0
+	for _, part := range parts {
+		size += len(part)
+	}
+	if a.texts.Cap()-a.texts.Len() < size {
+		a.texts = strings.Builder{} // what was handed out stays in the one before
+		a.texts.Grow(grown(&a.pieces[1], size, 128, pieceBytes))
+	}
+	from := a.texts.Len()
+	for _, part := range parts {
+		a.texts.Write(part)
+	}
+	return a.texts.String()[from:]
+}
+
+// json returns documents, one after the other.
+func (a *arena) json(first, second []byte) []byte {
+	if size := len(first) + len(second); cap(a.bytes)-len(a.bytes) < size {
+		a.bytes = make([]byte, 0, grown(&a.pieces[2], size, 512, pieceBytes))
+	}
+	from := len(a.bytes)
+	a.bytes = append(append(a.bytes, first...), second...)
+	return a.bytes[from:len(a.bytes):len(a.bytes)]
+}
