@@ -2,16 +2,19 @@ package postgres
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // take takes the row at hand.
 func (p *pageBuilder) take(rows pgx.Rows) error {
 	if !p.looked {
-		p.looked, p.binary = true, inBinary(rows)
+		id := rows.FieldDescriptions()[4]
+		p.looked, p.binary, p.uuid = true, inBinary(rows), id.DataTypeOID == pgtype.UUIDOID && id.Format == pgx.BinaryFormatCode
 	}
 	if p.binary && p.decode(rows.RawValues()) {
 		return nil
@@ -48,6 +51,24 @@ func (p *pageBuilder) decode(row [][]byte) bool {
 	p.stream = row[2]
 	p.version = int64(binary.BigEndian.Uint64(row[3]))
 	p.id, p.kind, p.data, p.metadata = row[4], row[5], row[6], row[7]
+	if p.uuid && len(p.id) == 16 {
+		p.id = p.hyphened(p.id)
+	}
 	p.recordedAt = time.Unix(y2k+micros/1_000_000, micros%1_000_000*1000)
 	return true
+}
+
+// hyphened writes a uuid as the server does. It is there until the next one.
+func (p *pageBuilder) hyphened(id []byte) []byte {
+	text := p.text[:]
+	from, at := 0, 0
+	for _, bytes := range [...]int{4, 2, 2, 2, 6} {
+		if at > 0 {
+			text[at] = '-'
+			at++
+		}
+		hex.Encode(text[at:], id[from:from+bytes])
+		from, at = from+bytes, at+2*bytes
+	}
+	return text
 }

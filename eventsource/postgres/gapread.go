@@ -17,7 +17,7 @@ import (
 // a stream's earlier event may stand in a gap, and its next one above the tail.
 const readGapsStatement = `
 SELECT 0::bigint AS position, '3'::xid8 AS txid, ` + serverOf + ` AS stream_id, ({{head}}) AS version,
-       {{state}} AS id, pg_current_snapshot()::text AS type, '' AS data, '' AS metadata, 'epoch'::timestamptz AS recorded_at
+       '' AS id, coalesce(nullif({{state}}, ''), pg_current_snapshot()::text) AS type, '' AS data, '' AS metadata, 'epoch'::timestamptz AS recorded_at
 UNION ALL (
   SELECT u.position, u.txid, u.stream_id, u.version, u.id::text, u.type, u.data::text, u.metadata::text, u.recorded_at
   FROM (

@@ -24,7 +24,11 @@ type mapping struct {
 	sliced bool
 }
 
-const standby = "standby"
+// What keeps a server from being read.
+const (
+	standby = "standby"
+	below   = "below"
+)
 
 // ownMapping is that of Sluice's own table in a schema.
 func ownMapping(schema string) mapping {
@@ -50,7 +54,7 @@ func tableMapping(t definition.Table) mapping {
 		m.position, txid, text("e", c.Stream), version("e", c), id("e", c), text("e", c.Type), payload("e", t.Data, "null"), metadata("e", t.Metadata), m.time)
 	m.head = fmt.Sprintf("SELECT coalesce(max(%s), 0)::bigint FROM %s", m.position, m.relation)
 	// Nothing below 1 would ever be read.
-	m.state = fmt.Sprintf("CASE WHEN pg_is_in_recovery() THEN '%s' WHEN EXISTS (SELECT FROM %s WHERE %s < 1) THEN 'below' ELSE '' END", standby, m.relation, m.position)
+	m.state = fmt.Sprintf("CASE WHEN pg_is_in_recovery() THEN '%s' WHEN EXISTS (SELECT FROM %s WHERE %s < 1) THEN '%s' ELSE '' END", standby, m.relation, m.position, below)
 	return m
 }
 

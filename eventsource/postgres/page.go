@@ -25,6 +25,8 @@ type pageBuilder struct {
 	metadata   pgtype.DriverBytes
 
 	looked, binary bool // at the columns' formats, from the first row on
+	uuid           bool // ids come as sixteen bytes
+	text           [36]byte
 
 	// from the first row
 	started  bool
@@ -75,11 +77,10 @@ func (p *pageBuilder) start() (err error) {
 	if p.position != 0 {
 		return errors.New("the server did not return first the row that tells of the page")
 	}
-	switch string(p.id) {
-	case "":
+	switch string(p.kind) {
 	case standby:
 		return ErrStandby
-	default:
+	case below:
 		return errBelowOne
 	}
 	p.head, p.server = p.version, string(p.stream)

@@ -18,7 +18,7 @@ const window = 200_000
 // readStatement gives a page and what it was read from. The parameters are the bands (lower ends, upper ends, snapshots), the
 // tail, the end of its window, the limit, and the filter of slices.
 //
-// The first row, at position 0, tells of the page: its snapshot, the highest position given out, and whether this is a standby.
+// The first row, at position 0, tells of the page: the highest position given out, and its snapshot, or why this server cannot be read.
 // Then come, by position: of each band the events of transactions that its snapshot does not know; of each transaction that the snapshot saw
 // running and that has ended since, its events in the band; and the events above the tail. Each of the three is written so that one index
 // only can answer it, with generic plans too: the first two by (txid, position + 0), the third by the primary key. The filter stands
@@ -29,10 +29,9 @@ const window = 200_000
 // forbid; that the rows do come in order is checked. There may be more of them than the limit, but not twice as many.
 const readStatement = `
 SELECT 0::bigint AS position, 0::text::xid8 AS txid, '' AS stream_id, ({{head}}) AS version,
-       {{state}} AS id, pg_current_snapshot()::text AS type, '' AS data, '' AS metadata, 'epoch'::timestamptz AS recorded_at
+       NULL AS id, coalesce(nullif({{state}}, ''), pg_current_snapshot()::text) AS type, NULL AS data, NULL AS metadata, 'epoch'::timestamptz AS recorded_at
 UNION ALL (
-  SELECT u.position, u.txid, u.stream_id, u.version, u.id::text, u.type, u.data::text, u.metadata::text, u.recorded_at
-  FROM (
+  SELECT u.* FROM (
     (SELECT late.*
        FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS band (above, through, snapshot)
       CROSS JOIN LATERAL (
@@ -52,12 +51,9 @@ UNION ALL (
   ) AS u
   ORDER BY u.position LIMIT $6)
 UNION ALL (
-  SELECT u.position, u.txid, u.stream_id, u.version, u.id::text, u.type, u.data::text, u.metadata::text, u.recorded_at
-  FROM (
-    SELECT {{events}} FROM {{table}} e
-     WHERE e.{{position}} > $4::bigint AND e.{{position}} <= $5::bigint AND {{wanted}}
-     ORDER BY e.{{position}} LIMIT $6
-  ) AS u)`
+  SELECT {{events}} FROM {{table}} e
+   WHERE e.{{position}} > $4::bigint AND e.{{position}} <= $5::bigint AND {{wanted}}
+   ORDER BY e.{{position}} LIMIT $6)`
 
 // Read returns the next events that any of the coverages lacks; see [eventsource.Source]. At most limit events, at least 1.
 // ErrStandby and ErrStoreChanged say that this server cannot be read with these coverages.

@@ -32,7 +32,7 @@ import (
 
 // Options of a feed.
 type Options struct {
-	// PageSize is the largest number of events that one read returns, 2,000 by default.
+	// PageSize is the largest number of events that one read returns, 5,000 by default.
 	PageSize int
 	// Buffer is how many events a segment may have waiting; a read for it begins only below that. 10,000 by default.
 	Buffer int
@@ -56,7 +56,7 @@ func (o Options) withDefaults() Options {
 			*value = to
 		}
 	}
-	set(&o.PageSize, 2000)
+	set(&o.PageSize, 5000)
 	set(&o.Buffer, 10_000)
 	set(&o.Ahead, max(20_000, o.Buffer))
 	set(&o.Readers, 3)

@@ -40,7 +40,7 @@ var kinds = []kind{
 	{name: "loop in the database", class: loop, do: loopInDatabase(1)},
 	{name: "loop in Go, 4 workers", class: fourfold, do: loopInGo(4)},
 	{name: "loop in the database, 4 workers", class: fourfold, do: loopInDatabase(4)},
-	{name: "Sluice: reading alone, pages of 2,000", writesNothing: true, do: readSource(2_000)},
+	{name: "Sluice: reading alone, pages of 5,000", writesNothing: true, do: readSource(5_000)},
 	{name: "Sluice: Go, nothing", writesNothing: true, do: viaGo(nothing, 1), ofScan: 0.8},
 	{name: "Sluice: Go, a statement and its answer an event", do: viaGo(statements, 10)},
 	{name: "Sluice: Go, a queued statement an event", do: viaGo(queued, 2), perSecond: 60_000},
