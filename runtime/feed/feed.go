@@ -46,7 +46,7 @@ type Options struct {
 	Turns Turns
 	// Memory is the budget in bytes, 64 MiB by default; see [PageBytes] for what the source has to know of it.
 	Memory int64
-	// Slowest is the longest time between two looks for new events, 250 ms by default.
+	// Slowest is the longest time between two looks for new events, 300 ms by default.
 	Slowest time.Duration
 }
 
@@ -68,7 +68,7 @@ func (o Options) withDefaults() Options {
 		o.Near = 10_000
 	}
 	if o.Slowest == 0 {
-		o.Slowest = 250 * time.Millisecond
+		o.Slowest = 300 * time.Millisecond
 	}
 	return o
 }

@@ -71,7 +71,7 @@ const (
 	poll  = "pg_snapshot_xip"
 	beats = 4 // that are counted
 
-	lookEvery       = 250 * time.Millisecond // of a feed at rest
+	lookEvery       = 300 * time.Millisecond // of a feed at rest
 	moveTokensEvery = 5 * time.Second        // of a worker
 	lookForWriters  = 10 * time.Second       // too
 )

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-project/sluice/definition"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/planner"
 	"github.com/sluice-project/sluice/runtime/access"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/runtime/worker"
@@ -58,6 +60,26 @@ func (p *Processor) Declare(ctx context.Context, at tokenstore.Place) error {
 		return err
 	}
 	return postgres.NewDirectory(p.DB, Schema).DeclareProcessor(ctx, tokenstore.Processor{Name: p.key(), Definition: spec.Definition().ID(), Replicas: max(p.Replicas, 1), Live: live})
+}
+
+// Plan does the operator's planning, by connections of another pool, until the context ends.
+func (p *Processor) Plan(ctx context.Context, db *pgxpool.Pool) error {
+	operator := planner.Planner{Directory: postgres.NewDirectory(db, Schema), Store: postgres.NewStore(db, Schema), Processor: p.key(), Name: "operator/bench"}
+	ticks := time.NewTicker(time.Second)
+	defer ticks.Stop()
+	for {
+		if renewed, err := operator.Renew(ctx, 10*time.Second); !renewed && err == nil {
+			_, err = operator.Step(ctx)
+			if err != nil && !errors.Is(err, tokenstore.ErrPlanOutdated) && ctx.Err() == nil {
+				return fmt.Errorf("planning in place of the operator: %w", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticks.C:
+		}
+	}
 }
 
 // Run runs a worker of the processor until the context ends, and then lets it drain.

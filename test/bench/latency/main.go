@@ -32,7 +32,7 @@ func main() {
 	flag.DurationVar(&o.idle, "idle", 20*time.Second, "how long the idle worker is watched, after 15 s in which it comes to rest")
 	flag.Float64Var(&o.slack, "slack", 0, "fail where a figure misses its goal by more than this factor; 0 never does")
 	lab.Main("bench/latency", func(ctx context.Context) error {
-		return lab.WithServer(ctx, map[string]string{"track_commit_timestamp": "on"}, func(server *lab.Server) error { return bench(ctx, server, o) })
+		return lab.WithServer(ctx, map[string]string{"track_commit_timestamp": "on", "shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track": "top"}, func(server *lab.Server) error { return bench(ctx, server, o) })
 	})
 }
 
@@ -47,6 +47,9 @@ func bench(ctx context.Context, server *lab.Server, o options) error {
 		return err
 	}
 	fmt.Printf("bench/latency: %d events/s, %s each, 16 segments\n%s\n| scenario | events | p50 | p99 | maximum | appended late, p99 |\n|---|---|---|---|---|---|\n", o.rate, o.duration, text)
+	if _, err := db.Exec(ctx, "CREATE EXTENSION pg_stat_statements"); err != nil {
+		return err
+	}
 	w := &world{options: o, server: server, url: url, db: db}
 	for _, s := range scenarios {
 		if err := w.measure(ctx, s); err != nil {
