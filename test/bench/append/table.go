@@ -15,25 +15,34 @@ type kind struct {
 	do          appending
 	to          string  // what it is compared with
 	goal        float64 // for this ratio, 0 for none
+	events      int64   // in one append, 1 where it is 0
 }
 
+func (k kind) several() int64 { return max(k.events, 1) }
+
 const (
-	inserted = "plain INSERT"
-	without  = "INSERT into a table without txid, slice and their index"
+	inserted        = "plain INSERT"
+	insertedSeveral = "plain INSERT of 10 rows"
+	without         = "INSERT into a table without txid, slice and their index"
 )
 
 var kinds = []kind{
 	{name: inserted, table: "sluice.event", do: insertInto("sluice.event"), to: without},
-	{name: "Go API", table: "sluice.event", do: viaGo(false), to: inserted, goal: 0.95},
-	{name: "Go API, version checked", table: "sluice.event", do: viaGo(true), to: inserted, goal: 0.95},
-	{name: "SQL function, version checked", table: "sluice.event", do: viaSQL, to: inserted},
+	{name: "Go API", table: "sluice.event", do: viaGo(1, false), to: inserted, goal: 0.95},
+	{name: "Go API, version checked", table: "sluice.event", do: viaGo(1, true), to: inserted, goal: 0.95},
+	{name: "SQL function, version checked", table: "sluice.event", do: viaSQL(1), to: inserted},
 	{name: without, table: "bare", do: insertInto("bare")},
+	{name: insertedSeveral, table: "sluice.event", do: insertSeveral(10), events: 10},
+	{name: "Go API, 10 events, version checked", table: "sluice.event", do: viaGo(10, true), events: 10, to: insertedSeveral, goal: 0.95},
+	{name: "SQL function, 10 events, version checked", table: "sluice.event", do: viaSQL(10), events: 10, to: insertedSeveral},
 }
 
-// slice is a time in which one kind appended.
+// slice is the turns in which one kind appended in a round.
 type slice struct {
-	kind           kind
-	clients, round int
+	kind    kind
+	clients int
+	prefix  string  // of its streams
+	done    []int64 // by client, how often it has appended
 
 	// What came out.
 	events int64

@@ -42,14 +42,13 @@ var data = func() json.RawMessage {
 
 // world is a database with the tables.
 type world struct {
-	duration time.Duration
-	server   *lab.Server
-	db       *pgxpool.Pool
-	log      *eventspostgres.Log
-	slices   int
+	server *lab.Server
+	db     *pgxpool.Pool
+	log    *eventspostgres.Log
+	slices int
 }
 
-func newWorld(ctx context.Context, server *lab.Server, duration time.Duration) (*world, error) {
+func newWorld(ctx context.Context, server *lab.Server) (*world, error) {
 	url, db, err := server.NewDatabase(ctx, "append")
 	if err != nil {
 		return nil, err
@@ -64,10 +63,10 @@ func newWorld(ctx context.Context, server *lab.Server, duration time.Duration) (
 		return nil, err
 	}
 	_, err = db.Exec(ctx, bare)
-	return &world{duration: duration, server: server, db: db, log: eventspostgres.NewLog(db, lab.Schema)}, err
+	return &world{server: server, db: db, log: eventspostgres.NewLog(db, lab.Schema)}, err
 }
 
-// appending appends an event, the version-th of its stream.
+// appending appends events to a stream, the first of which gets a version.
 type appending func(ctx context.Context, w *world, stream string, version int64) error
 
 func insertInto(table string) appending {
@@ -78,31 +77,50 @@ func insertInto(table string) appending {
 	}
 }
 
+// insertSeveral inserts rows by one statement, whose text has as many.
+func insertSeveral(n int) appending {
+	rows := make([]string, n)
+	for i := range rows {
+		rows[i] = fmt.Sprintf("($1, $2 + %d, $3, $%d)", i, i+4)
+	}
+	sql := "INSERT INTO sluice.event (stream_id, version, type, data) VALUES " + strings.Join(rows, ", ")
+	return func(ctx context.Context, w *world, stream string, version int64) error {
+		args := []any{stream, version, "Booked"}
+		for range n {
+			args = append(args, data)
+		}
+		_, err := w.db.Exec(ctx, sql, args...)
+		return err
+	}
+}
+
 // viaGo appends through the Go API.
-func viaGo(checked bool) appending {
+func viaGo(n int, checked bool) appending {
 	return func(ctx context.Context, w *world, stream string, version int64) error {
 		expected := eventspostgres.Any
 		if checked {
 			expected = eventspostgres.Exactly(version - 1)
 		}
-		_, err := w.log.Append(ctx, stream, expected, eventspostgres.NewEvent{Type: "Booked", Data: data})
+		events := make([]eventspostgres.NewEvent, n)
+		for i := range events {
+			events[i] = eventspostgres.NewEvent{Type: "Booked", Data: data}
+		}
+		_, err := w.log.Append(ctx, stream, expected, events...)
 		return err
 	}
 }
 
 // viaSQL calls the database's function.
-func viaSQL(ctx context.Context, w *world, stream string, version int64) error {
-	_, err := w.db.Exec(ctx, "SELECT sluice.append($1, $2, $3)", stream, version-1, `[{"type": "Booked", "data": `+string(data)+`}]`)
-	return err
-}
-
-// measure has clients append for a while.
-func (w *world) measure(ctx context.Context, s *slice) error {
-	w.slices++
-	prefix := fmt.Sprintf("slice-%d-", w.slices)
-	if err := w.warm(ctx, s); err != nil {
+func viaSQL(n int) appending {
+	events := "[" + strings.Repeat(`{"type": "Booked", "data": `+string(data)+`}, `, n-1) + `{"type": "Booked", "data": ` + string(data) + `}]`
+	return func(ctx context.Context, w *world, stream string, version int64) error {
+		_, err := w.db.Exec(ctx, "SELECT sluice.append($1, $2, $3)", stream, version-1, events)
 		return err
 	}
+}
+
+// measure has clients append for a turn, and adds to what a slice's turns before have come to.
+func (w *world) measure(ctx context.Context, s *slice) error {
 	meter, err := w.server.Measure()
 	if err != nil {
 		return err
@@ -111,45 +129,42 @@ func (w *world) measure(ctx context.Context, s *slice) error {
 	counts, failed := make([]int64, s.clients), make([]error, s.clients)
 	var running sync.WaitGroup
 	for client := range s.clients {
-		names := make([]string, streams)
-		for i := range names {
-			names[i] = fmt.Sprintf("%s%d-%d", prefix, client, i)
-		}
 		running.Go(func() {
-			for n := int64(0); time.Since(began) < w.duration; n++ {
-				if failed[client] = s.kind.do(ctx, w, names[n%streams], n/streams+1); failed[client] != nil {
-					return
+			for time.Since(began) < turn && failed[client] == nil {
+				if failed[client] = s.append(ctx, w, client); failed[client] == nil {
+					counts[client]++
 				}
-				counts[client]++
 			}
 		})
 	}
 	running.Wait()
-	s.took = time.Since(began)
+	took := time.Since(began)
 	if err := errors.Join(failed...); err != nil {
 		return err
 	}
-	if s.cost, err = meter.Stop(); err != nil {
+	cost, err := meter.Stop()
+	if err != nil {
 		return err
 	}
+	s.took += took
+	s.cost.Client += cost.Client
+	s.cost.Server += cost.Server
 	for _, n := range counts {
-		s.events += n
+		s.events += n * s.kind.several()
 	}
-	if err := w.check(ctx, s, prefix); err != nil {
-		return err
-	}
-	_, err = w.db.Exec(ctx, "CHECKPOINT") // not in the middle of the next slice
-	return err
+	return nil
 }
 
 // warm has each client append some events that do not count: by then connections are there, and statements prepared and planned on them.
 func (w *world) warm(ctx context.Context, s *slice) error {
+	w.slices++
+	s.prefix, s.done = fmt.Sprintf("slice-%d-", w.slices), make([]int64, s.clients)
 	failed := make([]error, s.clients)
 	var running sync.WaitGroup
 	for client := range s.clients {
 		running.Go(func() {
-			for version := int64(1); version <= 10 && failed[client] == nil; version++ {
-				failed[client] = s.kind.do(ctx, w, fmt.Sprintf("warm-%d-%d", w.slices, client), version)
+			for n := 0; n < 10 && failed[client] == nil; n++ {
+				failed[client] = s.append(ctx, w, client)
 			}
 		})
 	}
@@ -157,13 +172,23 @@ func (w *world) warm(ctx context.Context, s *slice) error {
 	return errors.Join(failed...)
 }
 
+// append has a client append once, to the next of its streams.
+func (s *slice) append(ctx context.Context, w *world, client int) error {
+	n := s.done[client]
+	s.done[client]++
+	return s.kind.do(ctx, w, fmt.Sprintf("%s%d-%d", s.prefix, client, n%streams), n/streams*s.kind.several()+1)
+}
+
 // check fails where the events of a slice are not there, or a stream has a gap in its versions.
-func (w *world) check(ctx context.Context, s *slice, prefix string) error {
-	var events, wrong int64
+func (w *world) check(ctx context.Context, s *slice) error {
+	var events, wrong, want int64
+	for _, n := range s.done {
+		want += n * s.kind.several()
+	}
 	err := w.db.QueryRow(ctx, `SELECT coalesce(sum(n), 0), count(*) FILTER (WHERE n <> last) FROM (
-		SELECT count(*) AS n, max(version) AS last FROM `+s.kind.table+` WHERE starts_with(stream_id, $1) GROUP BY stream_id) AS s`, prefix).Scan(&events, &wrong)
-	if err == nil && (events != s.events || wrong > 0) {
-		err = fmt.Errorf("%d events are there of %d, and %d streams have gaps", events, s.events, wrong)
+		SELECT count(*) AS n, max(version) AS last FROM `+s.kind.table+` WHERE starts_with(stream_id, $1) GROUP BY stream_id) AS s`, s.prefix).Scan(&events, &wrong)
+	if err == nil && (events != want || wrong > 0) {
+		err = fmt.Errorf("%d events are there of %d, and %d streams have gaps", events, want, wrong)
 	}
 	return err
 }
