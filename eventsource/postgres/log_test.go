@@ -239,30 +239,36 @@ func TestAppendInTheCallersTransaction(t *testing.T) {
 	}
 }
 
-// A writer that inserts by itself takes versions that append cannot know of yet.
+// A writer that inserts by itself takes versions that append cannot know of yet, and here two do.
 func TestAVersionTakenByAnInsertIsAConflict(t *testing.T) {
 	db := database(t)
 	log := newLog(t, db)
-	other, err := db.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Rollback(t.Context())
-	if _, err := other.Exec(t.Context(), "INSERT INTO sluice.event (stream_id, version, type, data) VALUES ('a', 2, 'T', '{}')"); err != nil {
-		t.Fatal(err)
+	var others [2]pgx.Tx
+	for i := range others {
+		var err error
+		if others[i], err = db.Begin(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		defer others[i].Rollback(t.Context())
+		if _, err := others[i].Exec(t.Context(), "INSERT INTO sluice.event (stream_id, version, type, data) VALUES ('a', $1, 'T', '{}')", 2*i+2); err != nil {
+			t.Fatal(err)
+		}
 	}
 	done := make(chan error)
 	go func() {
 		_, err := log.Append(t.Context(), "a", postgres.Any, happened, happened)
 		done <- err
 	}()
-	for query[int](t, db, "SELECT count(*) FROM pg_locks WHERE NOT granted") == 0 {
-	}
-	if err := other.Commit(t.Context()); err != nil {
-		t.Fatal(err)
+	for _, other := range others {
+		waiting := fmt.Sprintf("SELECT count(*) FROM pg_locks w JOIN pg_locks h ON h.transactionid = w.transactionid AND h.granted AND NOT w.granted WHERE h.pid = %d", other.Conn().PgConn().PID())
+		for query[int](t, db, waiting) == 0 {
+		}
+		if err := other.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	conflict, ok := errors.AsType[*postgres.ConflictError](<-done)
-	if !ok || conflict.Actual != 2 || conflict.Stream != "a" || conflict.Expected != postgres.Any {
+	if !ok || conflict.Actual != 4 || conflict.Stream != "a" || conflict.Expected != postgres.Any {
 		t.Errorf("conflict %+v", conflict)
 	}
 }
@@ -272,12 +278,13 @@ func TestAppendSaysWhatIsWrong(t *testing.T) {
 	log := newLog(t, db)
 	ctx := t.Context()
 	for want, err := range map[string]error{
-		"stream id is empty":                        second(log.Append(ctx, "", postgres.Any, happened)),
-		"no events":                                 second(log.Append(ctx, "a", postgres.Any)),
-		"event 2 of 2: Type is empty":               second(log.Append(ctx, "a", postgres.Any, happened, postgres.NewEvent{})),
-		`ID "x" is not a uuid`:                      second(log.Append(ctx, "a", postgres.Any, postgres.NewEvent{Type: "T", ID: "x"})),
-		"-3 is below 0":                             second(log.Append(ctx, "a", postgres.Exactly(-3), happened)),
-		"have to become JSON":                       second(log.Append(ctx, "a", postgres.Any, postgres.NewEvent{Type: "T", Data: func() {}})),
+		"stream id is empty":          second(log.Append(ctx, "", postgres.Any, happened)),
+		"no events":                   second(log.Append(ctx, "a", postgres.Any)),
+		"event 2 of 2: Type is empty": second(log.Append(ctx, "a", postgres.Any, happened, postgres.NewEvent{})),
+		`ID "x" is not a uuid`:        second(log.Append(ctx, "a", postgres.Any, postgres.NewEvent{Type: "T", ID: "x"})),
+		"-3 is below 0":               second(log.Append(ctx, "a", postgres.Exactly(-3), happened)),
+		"Data has to become JSON":     second(log.Append(ctx, "a", postgres.Any, postgres.NewEvent{Type: "T", Data: func() {}})),
+		"Metadata has to become JSON: json: error calling MarshalJSON for type json.RawMessage: unexpected end": second(log.Append(ctx, "a", postgres.Any, happened, postgres.NewEvent{Type: "T", Metadata: json.RawMessage(`{`)})),
 		"the stream id is empty":                    second(db.Exec(ctx, `SELECT sluice.append('', NULL, '[{"type": "T"}]')`)),
 		"expected version is -1":                    second(db.Exec(ctx, `SELECT sluice.append('a', -1, '[{"type": "T"}]')`)),
 		"at least one event":                        second(db.Exec(ctx, `SELECT sluice.append('a', NULL, '[]')`)),

@@ -8,9 +8,14 @@ import (
 	"time"
 )
 
-// notifyInterval is the least time between two notifications of a Log: each takes a lock that all commits of the server
-// with a notification share.
-const notifyInterval = 5 * time.Millisecond
+// Each notification takes a lock that all commits of the server with a notification share, and is a transaction beside the appends.
+const (
+	// notifyInterval is the least time between two notifications of a Log.
+	notifyInterval = 5 * time.Millisecond
+	// busyInterval is the least time before one that is for an append less than notifyInterval after another: readers that have found that one
+	// look again every few milliseconds by themselves. It is for those whose last event was longer ago.
+	busyInterval = 25 * time.Millisecond
+)
 
 // notifyTimeout ends a notification that does not get through. Readers look by themselves too.
 const notifyTimeout = 5 * time.Second
@@ -31,13 +36,16 @@ func Channel(schema string) string {
 	return name
 }
 
-// notifier sends notifications, at most one an interval. It has a timer only while one is due.
+// notifier sends notifications: at once after a pause, and the fewer the closer appends follow one another. It has a timer only while one is
+// due.
 type notifier struct {
 	db      DB
 	channel string
 
 	mu     sync.Mutex
 	due    *time.Timer // nil where none is due
+	at     time.Time   // when it is due
+	asked  time.Time   // when one was last asked for
 	last   time.Time   // when the last one was sent
 	closed bool
 	sent   sync.WaitGroup // those that are being sent or due
@@ -48,11 +56,23 @@ type notifier struct {
 func (n *notifier) notify() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.closed || n.due != nil {
+	if n.closed {
 		return
 	}
-	n.sent.Add(1)
-	n.due = time.AfterFunc(time.Until(n.last.Add(notifyInterval)), n.send)
+	now, interval := time.Now(), notifyInterval
+	if now.Sub(n.asked) < notifyInterval {
+		interval = busyInterval
+	}
+	n.asked = now
+	at := n.last.Add(interval)
+	switch {
+	case n.due == nil:
+		n.sent.Add(1)
+		n.at, n.due = at, time.AfterFunc(at.Sub(now), n.send)
+	case at.Before(n.at) && n.due.Stop(): // else it is about to be sent, or early enough
+		n.at = at
+		n.due.Reset(at.Sub(now))
+	}
 }
 
 // notifyStatement notifies in a transaction that does not wait until it is on the disk: what it says is worth nothing after a crash,
