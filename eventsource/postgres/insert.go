@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -16,17 +17,17 @@ import (
 type insertion struct {
 	expected expectation
 	several  bool // events come as arrays
-	metadata bool // not {}; several events always have some
+	metadata bool // some is not {}
 	shared   bool // in a transaction of the caller's, which a failure would end
 }
 
 // expectation is what decides a statement's condition.
-type expectation string
+type expectation uint8
 
 const (
-	anyVersion  expectation = "any"
-	noStream    expectation = "no stream"
-	someVersion expectation = "some version"
+	anyVersion expectation = iota
+	noStream
+	someVersion
 )
 
 func expectationOf(v Version) expectation {
@@ -44,14 +45,12 @@ func expectationOf(v Version) expectation {
 func insertions(schema string) map[insertion]string {
 	all := map[insertion]string{}
 	for _, expected := range []expectation{anyVersion, noStream, someVersion} {
-		all[insertion{expected: expected, several: true, metadata: true}] = ""
 		for _, metadata := range []bool{false, true} {
-			all[insertion{expected: expected, metadata: metadata}] = ""
-			all[insertion{expected: expected, metadata: metadata, shared: true}] = ""
+			for _, i := range []insertion{{}, {several: true}, {shared: true}} {
+				i.expected, i.metadata = expected, metadata
+				all[i] = strings.ReplaceAll(i.sql(), "{{schema}}", schema)
+			}
 		}
-	}
-	for i := range all {
-		all[i] = strings.ReplaceAll(i.sql(), "{{schema}}", schema)
 	}
 	return all
 }
@@ -60,35 +59,29 @@ func insertions(schema string) map[insertion]string {
 // stream's events, and max costs more.
 const last = "(SELECT version FROM {{schema}}.event WHERE stream_id = $1 ORDER BY version DESC LIMIT 1)"
 
-// sql is the statement. Its first parameters are the stream, then ids, types, data and metadata, and at last the version for someVersion.
+// sql is the statement. Its parameters are the stream, id, type and data, metadata where there is some, and the version for someVersion;
+// several events come as arrays. Nothing sorts these: their scan, which nothing is joined to, gives them in their order.
 func (i insertion) sql() string {
-	columns, values, want, nth := "stream_id, version, id, type, data", "$2::uuid, $3::text, $4::jsonb", "$5::bigint", "1"
+	columns, values, arrays, want := "id, type, data", "$2::uuid, $3::text, $4::jsonb", "$2::uuid[], $3::text[], $4::jsonb[]", "$5::bigint"
 	if i.metadata {
-		columns, values, want = columns+", metadata", values+", $5::jsonb", "$6::bigint"
+		columns, values, arrays, want = columns+", metadata", values+", $5::jsonb", arrays+", $5::jsonb[]", "$6::bigint"
 	}
-	var from []string
+	nth, from := "1", ""
 	if i.several {
-		values, nth = "e.id, e.type, e.data, e.metadata", "e.n"
-		from = []string{"unnest($2::uuid[], $3::text[], $4::jsonb[], $5::jsonb[]) WITH ORDINALITY AS e (id, type, data, metadata, n)"}
+		nth, values, from = "n", columns, " FROM unnest("+arrays+") WITH ORDINALITY AS e ("+columns+", n)"
 	}
 	var version, where string
-	switch i.expected {
-	case anyVersion:
+	switch {
+	case i.expected == anyVersion:
 		version = "coalesce(" + last + ", 0) + " + nth
-	case noStream:
+	case i.expected == noStream:
 		version, where = nth, " WHERE "+last+" IS NULL"
-	default:
-		version, where = "s.version + "+nth, " WHERE s.version = "+want
-		from = append(from, last+" AS s")
+	case i.several:
+		version, where = want+" + n", " WHERE "+last+" = "+want
+	default: // a little cheaper than the same as for several
+		version, from, where = "s.version + 1", " FROM "+last+" AS s", " WHERE s.version = "+want
 	}
-	sql := "INSERT INTO {{schema}}.event (" + columns + ") SELECT $1, " + version + ", " + values
-	if len(from) > 0 {
-		sql += " FROM " + strings.Join(from, ", ")
-	}
-	sql += where
-	if i.several {
-		sql += " ORDER BY e.n"
-	}
+	sql := "INSERT INTO {{schema}}.event (stream_id, version, " + columns + ") SELECT $1, " + version + ", " + values + from + where
 	if i.shared { // makes no row, instead of failing, where another transaction has just taken the version; costs one more look at the index
 		sql += " ON CONFLICT (stream_id, version) DO NOTHING"
 	}
@@ -101,17 +94,19 @@ func (i insertion) sql() string {
 // insert appends by one statement, and returns no version and no error where that has made no row. Several events in a transaction of the
 // caller's need more than one: of those whose versions others have just taken it is to make all or none.
 func (l *Log) insert(ctx context.Context, db DB, shared bool, stream string, expected Version, events []encoded) (Version, error) {
-	i := insertion{expected: expectationOf(expected), shared: shared, several: len(events) > 1}
+	i := insertion{
+		expected: expectationOf(expected), several: len(events) > 1, shared: shared,
+		metadata: slices.ContainsFunc(events, func(e encoded) bool { return e.Metadata != nil }),
+	}
 	args := make([]any, 1, 6)
 	args[0] = stream
 	if i.several {
-		i.metadata = true
-		args = append(args, arrays(events)...)
+		args = appendArrays(args, events, i.metadata)
 	} else {
 		e := &events[0]
 		args = append(args, e.ID, e.Type, orEmpty(e.Data))
-		if i.metadata = e.Metadata != nil; i.metadata {
-			args = append(args, orEmpty(e.Metadata))
+		if i.metadata {
+			args = append(args, string(e.Metadata))
 		}
 	}
 	if i.expected == anyVersion {
@@ -132,14 +127,17 @@ func (l *Log) insert(ctx context.Context, db DB, shared bool, stream string, exp
 	return expected + Version(len(events)), nil
 }
 
-// arrays are several events as parameters.
-func arrays(events []encoded) []any {
-	n := len(events)
-	ids, types, data, metadata := make([]pgtype.UUID, n), make([]string, n), make([]string, n), make([]string, n)
+// appendArrays adds several events' parameters.
+func appendArrays(args []any, events []encoded, withMetadata bool) []any {
+	ids, types, data, metadata := make([]pgtype.UUID, len(events)), make([]string, len(events)), make([]string, len(events)), make([]string, len(events))
 	for i, e := range events {
 		ids[i], types[i], data[i], metadata[i] = e.ID, e.Type, orEmpty(e.Data), orEmpty(e.Metadata)
 	}
-	return []any{ids, types, data, metadata}
+	args = append(args, ids, types, data)
+	if withMetadata {
+		args = append(args, metadata)
+	}
+	return args
 }
 
 // call appends by the database's function. It says what is wrong, or waits for its turn.

@@ -14,7 +14,7 @@ const (
 	notifyInterval = 5 * time.Millisecond
 	// busyInterval is the least time before one that is for an append less than notifyInterval after another: readers that have found that one
 	// look again every few milliseconds by themselves. It is for those whose last event was longer ago.
-	busyInterval = 25 * time.Millisecond
+	busyInterval = 50 * time.Millisecond
 )
 
 // notifyTimeout ends a notification that does not get through. Readers look by themselves too.
