@@ -58,25 +58,41 @@ func (m *Meter) read() (client, server time.Duration, err error) {
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &own); err != nil {
 		return 0, 0, err
 	}
+	for {
+		ended, err := readStat(m.server)
+		if err != nil {
+			return 0, 0, err
+		}
+		running, err := m.readChildren()
+		if err != nil {
+			return 0, 0, err
+		}
+		now, err := readStat(m.server)
+		if err != nil {
+			return 0, 0, err
+		}
+		if now.children == ended.children { // else one may be counted twice, or not at all
+			return time.Duration(own.Utime.Nano() + own.Stime.Nano()), now.own + now.children + running, nil
+		}
+	}
+}
+
+// readChildren returns what the server's processes that run have spent.
+func (m *Meter) readChildren() (spent time.Duration, err error) {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	for _, path := range stats {
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 		if err != nil {
-			return 0, 0, err
+			return 0, err
 		}
-		s, err := readStat(pid)
-		switch {
-		case err != nil: // it has ended meanwhile
-		case pid == m.server:
-			server += s.own + s.children // children that have ended
-		case s.parent == m.server:
-			server += s.own
+		if s, err := readStat(pid); err == nil && s.parent == m.server { // an error: it has ended meanwhile
+			spent += s.own
 		}
 	}
-	return time.Duration(own.Utime.Nano() + own.Stime.Nano()), server, nil
+	return spent, nil
 }
 
 // stat is what /proc says of a process.
