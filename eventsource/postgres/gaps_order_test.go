@@ -48,6 +48,7 @@ func unaltered(positions, sequence string) definition.Table {
 
 // Nothing is lost, nothing is given twice, and streams stay in order, also where only gaps tell of events that are to come.
 func TestReadersOfGapsGetEveryEventOnceAndInOrder(t *testing.T) {
+	t.Parallel()
 	for name, make := range withoutTransactions {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // most of the time somebody holds a transaction open

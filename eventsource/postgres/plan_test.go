@@ -15,6 +15,7 @@ import (
 // With a million events, a third of which belong to a writer that has not ended, each arm of a read uses the one index that is right for it:
 // whether PostgreSQL plans for the parameters at hand or for any, and whether it has counted the rows or believes that there are a thousand.
 func TestReadUsesTheRightIndexes(t *testing.T) {
+	t.Parallel()
 	for name, rows := range map[string]int{"own table": 1_000_000, "outbox": 1_000_000, "partitioned by range": 100_000, "partitioned by hash": 100_000} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

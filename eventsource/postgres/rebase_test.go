@@ -40,8 +40,12 @@ var movable = map[string]moved{
 // Who reads gets every event once and in order, across a dump and restore into a server with transaction ids of its own. Readers have stopped at
 // different times, with writers open that then committed before the dump, or after it, and so are not in it.
 func TestReadersGetEveryEventOnceAcrossADumpAndRestore(t *testing.T) {
+	t.Parallel()
 	for name, table := range movable {
-		t.Run(name, func(t *testing.T) { readersGetEveryEventAcross(t, table) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			readersGetEveryEventAcross(t, table)
+		})
 	}
 }
 

@@ -110,7 +110,7 @@ func judge(t *testing.T, groups []*readerGroup, truth map[int64]place) (late int
 			if lost+twice+invented+disordered > 0 {
 				t.Errorf("%s, segment %s: lost %d, twice %d, out of order %d, never committed %d of %d", g.name, m.segment, lost, twice, disordered, invented, len(truth))
 			}
-			late += m.late
+			late += int(m.late.Load())
 		}
 	}
 	return late
