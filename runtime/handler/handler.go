@@ -47,9 +47,31 @@ func (e *UserError) Error() string { return e.Err.Error() }
 func (e *UserError) Unwrap() error { return e.Err }
 
 // types are the event types that a handler wants; none means all.
-type types []string
+type types struct {
+	few  []string
+	many map[string]bool // instead of few, where comparing each would take longer
+}
 
-func (t types) Wants(eventType string) bool { return len(t) == 0 || slices.Contains(t, eventType) }
+// fewTypes are compared faster than one is looked up.
+const fewTypes = 4
+
+func typesOf(names []string) types {
+	if len(names) <= fewTypes {
+		return types{few: names}
+	}
+	t := types{many: make(map[string]bool, len(names))}
+	for _, name := range names {
+		t.many[name] = true
+	}
+	return t
+}
+
+func (t types) Wants(eventType string) bool {
+	if t.many != nil {
+		return t.many[eventType]
+	}
+	return len(t.few) == 0 || slices.Contains(t.few, eventType)
+}
 
 // each calls a function for one event at a time.
 type each struct {
@@ -60,7 +82,7 @@ type each struct {
 // Each makes a handler of a function that is called for one event at a time, in the batch's transaction.
 // Without types it gets events of all types.
 func Each(handle func(context.Context, pgx.Tx, Event) error, eventTypes ...string) Handler {
-	return &each{eventTypes, handle}
+	return &each{typesOf(eventTypes), handle}
 }
 
 func (h *each) Apply(ctx context.Context, t Transaction, events []*Event) error {
@@ -83,7 +105,7 @@ type set struct {
 // Set makes a handler of a function that is called with a whole batch, in its transaction.
 // Without types it gets events of all types.
 func Set(handle func(context.Context, pgx.Tx, []Event) error, eventTypes ...string) Handler {
-	return &set{eventTypes, handle}
+	return &set{typesOf(eventTypes), handle}
 }
 
 func (h *set) Apply(ctx context.Context, t Transaction, events []*Event) error {
@@ -101,7 +123,7 @@ type queue struct {
 // Queue makes a handler of a function that queues statements for a batch; they are sent as one pipeline together with the
 // commit. Without types it gets events of all types.
 func Queue(handle func(*pgx.Batch, []Event) error, eventTypes ...string) Handler {
-	return &queue{eventTypes, handle}
+	return &queue{typesOf(eventTypes), handle}
 }
 
 func (h *queue) Apply(ctx context.Context, t Transaction, events []*Event) error {

@@ -39,7 +39,7 @@ func NewSQL(spec definition.SQLHandler, join string) *SQL {
 		if s.Each != "" {
 			name, text = eventName, s.Each
 		}
-		h.statements = append(h.statements, statement{types: s.EventTypes, text: withEvents(name, text, join), each: s.Each != ""})
+		h.statements = append(h.statements, statement{types: typesOf(s.EventTypes), text: withEvents(name, text, join), each: s.Each != ""})
 	}
 	return h
 }
