@@ -4,7 +4,8 @@ import "sync"
 
 // runQueue holds the segments that have something to do, each once, first come first served. Segments near the tail go before those with
 // a backlog, of whose large batches fewer may run at a time than there are executors: what happens now does not wait for what is to be
-// made up for.
+// made up for. Yet it does not keep that from ever being made up for: one segment with a backlog goes after every so many near the tail
+// that went before it.
 type runQueue struct {
 	mu     sync.Mutex
 	live   []*segmentRun
@@ -15,7 +16,11 @@ type runQueue struct {
 
 	running int // of those with a backlog
 	most    int // that may run of them, at least 1
+	passed  int // how often one near the tail went before those that might have run
 }
+
+// patience is how many segments near the tail go before one with a backlog that might run.
+const patience = 16
 
 // push adds a segment unless it is queued already.
 func (q *runQueue) push(s *segmentRun) {
@@ -42,16 +47,20 @@ func (q *runQueue) pop() (s *segmentRun, behind bool) {
 	defer q.mu.Unlock()
 	q.init()
 	for !q.closed {
-		if s, ok := first(&q.live); ok {
-			delete(q.queued, s)
-			return s, false
+		waits := len(q.behind) > 0 && q.running < max(q.most, 1)
+		if !waits {
+			q.passed = 0
 		}
-		if q.running < max(q.most, 1) {
-			if s, ok := first(&q.behind); ok {
-				delete(q.queued, s)
-				q.running++
-				return s, true
+		if len(q.live) > 0 && q.passed < patience {
+			if waits {
+				q.passed++
 			}
+			return q.first(&q.live), false
+		}
+		if waits {
+			q.passed = 0
+			q.running++
+			return q.first(&q.behind), true
 		}
 		q.more.Wait()
 	}
@@ -66,14 +75,12 @@ func (q *runQueue) done() {
 	q.more.Signal()
 }
 
-// first takes the first segment of a queue.
-func first(queue *[]*segmentRun) (*segmentRun, bool) {
-	if len(*queue) == 0 {
-		return nil, false
-	}
+// first takes the first segment of one of the two queues, which is not empty. The caller holds the lock.
+func (q *runQueue) first(queue *[]*segmentRun) *segmentRun {
 	s := (*queue)[0]
 	*queue = (*queue)[1:]
-	return s, true
+	delete(q.queued, s)
+	return s
 }
 
 func (q *runQueue) close() {

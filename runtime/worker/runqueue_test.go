@@ -89,3 +89,24 @@ func TestSegmentsNearTheTailGoFirst(t *testing.T) {
 		t.Fatal("a closed queue gives a segment")
 	}
 }
+
+// Segments near the tail that always have something to do let one with a backlog go now and then, and those with a backlog take no more than that.
+func TestABacklogGoesOnBesideSegmentsThatAlwaysHaveSomethingToDo(t *testing.T) {
+	behind, busy, busier := segmentOf(t, endless{more: true}), segmentOf(t, endless{}), segmentOf(t, endless{})
+	q := &runQueue{most: 1}
+	for _, s := range []*segmentRun{behind, busy, busier} {
+		q.push(s)
+	}
+	turns := map[*segmentRun]int{}
+	for range 10 * (patience + 1) {
+		s, backlog := q.pop()
+		turns[s]++
+		q.push(s)
+		if backlog {
+			q.done()
+		}
+	}
+	if turns[behind] != 10 || turns[busy] != 5*patience || turns[busier] != 5*patience {
+		t.Errorf("the one with a backlog had %d turns and the others %d and %d, want 10, and %d for each of these", turns[behind], turns[busy], turns[busier], 5*patience)
+	}
+}
