@@ -44,6 +44,7 @@ func handledByAxon(stream string, position int64) bool {
 // TestAProcessorOfAxonGoesOnHere takes tokens over that are at unequal places, while one transaction that left gaps is open, and another one has
 // committed and was not handled yet.
 func TestAProcessorOfAxonGoesOnHere(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "\n  - name: unused\n    segments: 1"+view)
 	w.sql(axonSchema("bytea", "("))
 	source, _ := sampleOf(t, userTables["Axon with bytea"])

@@ -19,6 +19,7 @@ import (
 // TestWithinABatchEachEventIsToldForWhatItIs has the reset append events, so that the first batch after it holds some that had been
 // handled before and some that had not; and a writer end after the replay whose event stands below the boundary.
 func TestWithinABatchEachEventIsToldForWhatItIs(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	w := newWorld(t, "\n  - name: view\n    segments: 1"+strings.NewReplacer(
 		"context jsonb)", "context jsonb, tx xid8 DEFAULT pg_current_xact_id())",
@@ -56,6 +57,7 @@ func TestWithinABatchEachEventIsToldForWhatItIs(t *testing.T) {
 
 // TestASecondReplayOfAGroupWaitsForTheFirst asks for one in the middle of another.
 func TestASecondReplayOfAGroupWaitsForTheFirst(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "\n  - name: view\n    segments: 4\n    maxBatchSize: 3\n    onError: {backoff: {initial: 10ms, max: 20ms}}\n    handler: {type: Go}")
 	for _, sql := range []string{`CREATE TABLE seen (n bigserial PRIMARY KEY, position bigint, replay text, why text)`, `CREATE TABLE gate (open boolean)`, `INSERT INTO gate VALUES (false)`} {
 		if _, err := w.pool.Exec(context.Background(), sql); err != nil {
@@ -130,6 +132,7 @@ func (w *world) reader() (end func()) {
 }
 
 func TestAReplayIsCancelledWhileItsResetWaits(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "\n  - name: view\n    segments: 4"+witnessed)
 	w.appendTo(10, 5)
 	w.start("a")
@@ -153,6 +156,7 @@ func TestAReplayIsCancelledWhileItsResetWaits(t *testing.T) {
 }
 
 func TestAReplayBeyondTheOldestEventIsRefused(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	w := newWorld(t, "\n  - name: view\n    segments: 2"+witnessed)
 	w.appendTo(1, 20)

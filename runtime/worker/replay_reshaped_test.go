@@ -14,6 +14,7 @@ import (
 // TestAReplayGoesOnThroughSplitsAndMerges reshapes a group between its reset and the first event that is handled again: segments
 // then lie within the boundaries, and around several of them.
 func TestAReplayGoesOnThroughSplitsAndMerges(t *testing.T) {
+	t.Parallel()
 	half, quarter := segment.Segment{ID: 0, Mask: 1}, segment.Segment{ID: 0, Mask: 3}
 	for name, test := range map[string]struct {
 		before, after string

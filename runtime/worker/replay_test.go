@@ -121,6 +121,7 @@ func (w *world) flagged() (again int) {
 }
 
 func TestAReplayRebuildsTheViewAndFlagsWhatItHandlesAgain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "\n  - name: view\n    segments: 8"+witnessed)
 	w.appendTo(20, 10)
 	w.start("a")
@@ -178,6 +179,7 @@ func TestAReplayRebuildsTheViewAndFlagsWhatItHandlesAgain(t *testing.T) {
 }
 
 func TestAResetWaitsForAReaderAndNamesIt(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "\n  - name: view\n    segments: 4"+witnessed)
 	w.appendTo(10, 10)
 	w.start("a")
@@ -209,6 +211,7 @@ func TestAResetWaitsForAReaderAndNamesIt(t *testing.T) {
 }
 
 func TestAResetThatFailsChangesNothing(t *testing.T) {
+	t.Parallel()
 	groups := "\n  - name: view\n    segments: 4" + witnessed
 	w := newWorld(t, strings.Replace(groups, "TRUNCATE stream_view;", "DELETE FROM stream_view; COMMIT;", 1))
 	w.appendTo(10, 10)
@@ -227,6 +230,7 @@ func TestAResetThatFailsChangesNothing(t *testing.T) {
 }
 
 func TestReplaysThatCannotRunSayWhy(t *testing.T) {
+	t.Parallel()
 	groups := "\n  - name: view\n    segments: 2" + witnessed + "\n  - name: plain\n    segments: 1" + strings.ReplaceAll(view, "stream_view", "plain_view")
 	w := newWorld(t, groups)
 	w.appendTo(10, 1)
@@ -255,6 +259,7 @@ func TestReplaysThatCannotRunSayWhy(t *testing.T) {
 }
 
 func TestAReplayBeginsWhereItIsAskedTo(t *testing.T) {
+	t.Parallel()
 	for name, place := range map[string]func(w *world, tenth int64, at time.Time) tokenstore.Place{
 		"at a position": func(_ *world, tenth int64, _ time.Time) tokenstore.Place {
 			return tokenstore.Place{Type: tokenstore.AtPosition, Position: fmt.Sprint(tenth)}
@@ -295,6 +300,7 @@ func TestAReplayBeginsWhereItIsAskedTo(t *testing.T) {
 // TestAGoHandlerIsResetAndAReplayCanBeAbandoned stops a replay in the middle: events that were handled before come no more, none is
 // lost that was not, and the group counts as incomplete until another replay has completed.
 func TestAGoHandlerIsResetAndAReplayCanBeAbandoned(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "\n  - name: view\n    segments: 4\n    maxBatchSize: 1\n    onError: {backoff: {initial: 10ms, max: 20ms}}\n    handler: {type: Go}")
 	for _, sql := range []string{`CREATE TABLE seen (n bigserial PRIMARY KEY, position bigint, replay boolean, context jsonb)`,
 		`CREATE TABLE stream_view (stream_id text PRIMARY KEY, events bigint, chain text)`, `CREATE TABLE gate (open boolean)`, `INSERT INTO gate VALUES (true)`} {

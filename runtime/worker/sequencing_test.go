@@ -81,6 +81,7 @@ var sequencings = map[string]struct{ spec, key string }{
 
 // TestEachEventIsHandledOnceAndInOrderOfItsKey splits and merges the segments of each kind of sequencing while events come.
 func TestEachEventIsHandledOnceAndInOrderOfItsKey(t *testing.T) {
+	t.Parallel()
 	for name, test := range sequencings {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -116,6 +117,7 @@ func TestEachEventIsHandledOnceAndInOrderOfItsKey(t *testing.T) {
 
 // TestABroadcastReachesEverySegment counts, for each event and each eighth of the hash space, the segments that handled it.
 func TestABroadcastReachesEverySegment(t *testing.T) {
+	t.Parallel()
 	const broadcast = `{type: Broadcast, hash: Java}`
 	w := newWorld(t, ordered(4, broadcast))
 	w.watchTokens()
@@ -148,6 +150,7 @@ func TestABroadcastReachesEverySegment(t *testing.T) {
 }
 
 func TestASequencingDoesNotChangeWithoutAReplay(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, ordered(4, `{type: Stream}`))
 	w.appendKeyed(8, 5)
 	w.start("a")
@@ -166,6 +169,7 @@ func TestASequencingDoesNotChangeWithoutAReplay(t *testing.T) {
 
 // TestAChangeWaitsForNoReplayThatCannotRun asks for a replay of a group without a reset: only the worker knows of Go handlers.
 func TestAChangeWaitsForNoReplayThatCannotRun(t *testing.T) {
+	t.Parallel()
 	groups := func(sequencing string) string {
 		return strings.Replace(ordered(4, sequencing), "        reset: INSERT INTO seen (context) VALUES ('{}')\n", "", 1)
 	}
@@ -210,6 +214,7 @@ func (w *world) flaggedBefore() (again int) {
 // TestAReplayChangesTheSequencing rolls a definition with another sequencing out, with a replay in the same edit. At the reset the
 // segments have come unequally far, and events come all the time: what is handled again is told apart by the former sequencing.
 func TestAReplayChangesTheSequencing(t *testing.T) {
+	t.Parallel()
 	for name, way := range map[string]struct{ from, to string }{
 		"stream to property":     {"stream", "property"},
 		"property to stream":     {"property", "stream"},
@@ -246,6 +251,7 @@ func TestAReplayChangesTheSequencing(t *testing.T) {
 
 // TestAChangeThatIsCalledOffLeavesAWayBack cancels the replay when the new definition has been rolled out.
 func TestAChangeThatIsCalledOffLeavesAWayBack(t *testing.T) {
+	t.Parallel()
 	paused := func(text string) string {
 		return strings.Replace(text, "maxBatchSize: 7", "maxBatchSize: 7\n    desiredState: Paused", 1)
 	}
@@ -272,6 +278,7 @@ func TestAChangeThatIsCalledOffLeavesAWayBack(t *testing.T) {
 
 // TestAReplayThatHasChangedTheSequencingCanBeAbandoned: what only some segments had handled is handled again first, and told apart.
 func TestAReplayThatHasChangedTheSequencingCanBeAbandoned(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, ordered(4, `{type: Stream}`))
 	slow := strings.NewReplacer("0.002", "0.02", "maxBatchSize: 7", "maxBatchSize: 1")
 	w.appendKeyed(8, 10)

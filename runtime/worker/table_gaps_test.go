@@ -12,6 +12,7 @@ import (
 // TestATableIsFoldedByItsGapsThroughCrashes has transactions of a table without a column for them stay open, end late and roll back, while workers lose all their connections and
 // segments are taken over, whose new owners know of open gaps what tokens say and prove the rest again.
 func TestATableIsFoldedByItsGapsThroughCrashes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "\n  - name: unused\n    segments: 1"+view)
 	table := userTables["outbox, unaltered"]
 	w.sql(table.create)
@@ -59,6 +60,7 @@ func TestATableIsFoldedByItsGapsThroughCrashes(t *testing.T) {
 
 // TestAWorkerWaitsAtTheLimitOfGaps has more holes than a token may have, that an open writer could fill: the worker keeps its segments, and goes on when that one has ended.
 func TestAWorkerWaitsAtTheLimitOfGaps(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "\n  - name: unused\n    segments: 1"+view)
 	table := userTables["outbox, unaltered"]
 	w.sql(table.create)

@@ -57,6 +57,7 @@ var userTables = map[string]userTable{
 
 // TestAUsersTableIsFolded reads tables of users by the samples' mappings, while late transactions end and segments move.
 func TestAUsersTableIsFolded(t *testing.T) {
+	t.Parallel()
 	for name, table := range userTables {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -98,6 +99,7 @@ func TestAUsersTableIsFolded(t *testing.T) {
 
 // A worker does not read a table that is not as its definition says, and tells why; it goes on when that is repaired.
 func TestAWorkerWaitsForATableToBePrepared(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "\n  - name: unused\n    segments: 1"+view)
 	w.sql(outboxTable)
 	w.appendOne(0, 3, 2)

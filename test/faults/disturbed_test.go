@@ -157,6 +157,7 @@ func (p *pod) readings() (all []reading) {
 // stand still, go through a storm. Safety needs no clock, and only one that stands still keeps a worker from living: others take over
 // from it, while it goes on in the belief that its lease runs.
 func TestEachEventOnceAndInOrderWhateverTheWorkersClocksSay(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, groups(8))
 	w.record()
 	started := map[string][]*pod{}

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -27,6 +28,7 @@ func chaos(t *testing.T) time.Duration {
 }
 
 func TestEachEventOnceAndInOrderWhilePodsAreKilledFrozenAndScaled(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, groups(8))
 	w.record()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -55,7 +57,7 @@ func (w *world) storm(pods []*pod, start func() *pod, long time.Duration) map[st
 			act = 0
 		case 1:
 			act, past = 1, true
-		case 2, 3, 4:
+		case 2, 3:
 			act = 4
 		}
 		switch {
@@ -81,6 +83,9 @@ func (w *world) storm(pods []*pod, start func() *pod, long time.Duration) map[st
 			did["scale in"]++
 			pods[i].drain()
 			pods = append(pods[:i], pods[i+1:]...)
+		case act == 4 && turn < 4:
+			did["split or merge"]++
+			w.reshape([]int{16, 3}[turn-2])
 		case act == 4:
 			did["split or merge"]++
 			w.declare(groups(1 + random.IntN(16)))
@@ -91,6 +96,13 @@ func (w *world) storm(pods []*pod, start func() *pod, long time.Duration) map[st
 		time.Sleep(time.Duration(random.IntN(700)) * time.Millisecond) // the schedule, not a wait for something
 	}
 	return did
+}
+
+// reshape splits and merges until there are so many segments, which a schedule of chance need not wait for.
+func (w *world) reshape(segments int) {
+	w.t.Helper()
+	w.declare(groups(segments))
+	w.until(fmt.Sprintf("%d segments", segments), `SELECT count(*) = $1 FROM sluice.token WHERE group_name = 'view'`, segments)
 }
 
 // takenFrom waits until a pod owns nothing any more.
@@ -146,6 +158,7 @@ func TestAFrozenOwnersBatchIsFencedOff(t *testing.T) {
 }
 
 func TestProcessingGoesOnAfterTheDatabaseWasAway(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, groups(8))
 	ctx, cancel := context.WithCancel(context.Background())
 	writers := w.writers(ctx, 3)
@@ -171,6 +184,7 @@ func TestProcessingGoesOnAfterTheDatabaseWasAway(t *testing.T) {
 }
 
 func TestAnEventThatFailsBlocksItsSegmentOnly(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, groups(2))
 	pods := []*pod{w.start(), w.start()}
 	w.until("the view's table", `SELECT to_regclass('stream_view') IS NOT NULL`)
@@ -198,6 +212,7 @@ func TestAnEventThatFailsBlocksItsSegmentOnly(t *testing.T) {
 }
 
 func TestAMissingTableStopsItsGroupUntilItIsThere(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, strings.Replace(groups(2), "setup: CREATE TABLE IF NOT EXISTS stream_view (stream_id text PRIMARY KEY, position bigint, replay boolean, events bigint NOT NULL, chain text NOT NULL)", "setup: SELECT 1", 1))
 	p := w.start()
 	w.exec(`SELECT sluice.append('stream-1', NULL, '[{"type": "Counted", "data": {"n": "1"}}]')`)

@@ -151,6 +151,7 @@ func interleavings(t *testing.T) int {
 // killed and frozen on the way, and rolls some of them back. Whatever happens in between, in the end each row of the view was
 // written by the last definition alone, and each reset ran once at most.
 func TestANewDefinitionAndItsReplayGoTogether(t *testing.T) {
+	t.Parallel()
 	for i := range interleavings(t) {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()

@@ -14,6 +14,7 @@ import (
 // TestAResetRunsOnceWhateverBecomesOfItsWorker kills or freezes the worker that resets: in the middle of the reset handler, when it
 // has written already, or right after the commit. It has no segments of other groups, for which its connections would be ended.
 func TestAResetRunsOnceWhateverBecomesOfItsWorker(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		signal syscall.Signal
 		inside bool

@@ -43,6 +43,7 @@ func (w *world) surge(environment ...string) (end func()) {
 
 // TestAVersionThatFailsIsGivenNothingAndTheOldOneGoesOn rolls out, under load, a version whose process dies or which panics.
 func TestAVersionThatFailsIsGivenNothingAndTheOldOneGoesOn(t *testing.T) {
+	t.Parallel()
 	for name, fault := range map[string]string{"its process dies at each event": "exit", "it panics at each event": "panic"} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, groups(4))
@@ -80,6 +81,7 @@ func TestAVersionThatFailsIsGivenNothingAndTheOldOneGoesOn(t *testing.T) {
 
 // TestAVersionThatFailsAtOneEventBlocksThatOnesSegment is what is left where the version works but for one event.
 func TestAVersionThatFailsAtOneEventBlocksThatOnesSegment(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, groups(2))
 	old := w.start()
 	w.exec(`SELECT sluice.append('stream-1', NULL, '[{"type": "Counted", "data": {"n": "1"}}]')`)
@@ -105,6 +107,7 @@ func TestAVersionThatFailsAtOneEventBlocksThatOnesSegment(t *testing.T) {
 
 // TestAStatementWithAnUnknownColumnIsNeverRun rolls out what the server does not parse.
 func TestAStatementWithAnUnknownColumnIsNeverRun(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, groups(4))
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
