@@ -33,11 +33,15 @@ generate: ## Generate deep copies, apply configurations, CRDs and the charts' co
 .PHONY: lint
 lint: ## Run golangci-lint (builds it first)
 	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
+	go run -C test/bench/peers github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
 
 ##@ Testing
 
 .PHONY: test
-test: cluster postgres test-verify test-unit test-postgres test-faults test-apiserver test-charts test-e2e test-bench test-mutants ## Run all tests; installs and starts what they need
+test: cluster postgres test-verify ## Run all tests; installs and starts what they need
+	@# Most tests wait, so two of these run at a time. What each prints comes when it has ended. Benches have the machine for themselves.
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-unit test-postgres test-faults test-apiserver test-charts
+	$(MAKE) --no-print-directory test-e2e test-bench test-mutants
 
 .PHONY: test-verify
 test-verify: generate ## Check format, vet, and that what is generated is up to date
