@@ -60,7 +60,7 @@ type Report struct {
 
 // OpenWriter is a transaction that has written to the event table and has not ended. Its own events wait for that; no others do.
 type OpenWriter struct {
-	Transaction string `json:"transaction"`        // its id, as pg_stat_activity and pg_prepared_xacts have it
+	Transaction string `json:"transaction"`        // its id, as pg_stat_activity and pg_prepared_xacts have it; its virtual one while it has no other
 	PID         int32  `json:"pid,omitempty"`      // of the backend; 0 where it is prepared
 	Prepared    string `json:"prepared,omitempty"` // the gid, where it is prepared for two-phase commit
 	Application string `json:"application,omitempty"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 	store "github.com/sluice-project/sluice/tokenstore/postgres"
 )
@@ -142,5 +144,36 @@ func TestOpenWritersOfPartitions(t *testing.T) {
 	source := postgres.Open(session(t, address, "self"), schema, declared(outbox))
 	if open, _, err := source.OpenWriters(t.Context()); err != nil || len(open) != 1 {
 		t.Errorf("%+v, %v", open, err)
+	}
+}
+
+// TestWhoKeepsAGapOpenIsNamed has transactions that have taken a position of a table that does not tell rows' transactions, and have not inserted anything.
+func TestWhoKeepsAGapOpenIsNamed(t *testing.T) {
+	on := withoutTransactions["taken early"](t)
+	r := newReader(t, on.source, earliest, segment.Root)
+	holder, _ := begin(t, on, "SET application_name = 'takes a number'", "SELECT early()")
+	prepared, _ := begin(t, on, "SELECT early()")
+	exec(t, prepared, fmt.Sprintf("PREPARE TRANSACTION 'gap-%d'", prepared.PgConn().PID()))
+	t.Cleanup(func() {
+		if _, err := prepared.Exec(context.Background(), fmt.Sprintf("ROLLBACK PREPARED 'gap-%d'", prepared.PgConn().PID())); err != nil {
+			t.Error(err)
+		}
+	})
+	_, looks := begin(t, on, "SELECT count(*) FROM outbox", "SELECT last_value FROM outbox_id_seq")
+	defer looks.Rollback(context.Background())
+	exec(t, on.db, insertEvent)
+	first, second := r.next(10), r.next(10)
+	if p := r.coverage.Progress(); len(first.Events)+len(second.Events) != 1 || !strings.Contains(p.Snapshot, "gaps ") {
+		t.Fatalf("%d events, then %d, and %+v: no gap is open", len(first.Events), len(second.Events), p)
+	}
+	open, _, err := on.source.OpenWriters(t.Context())
+	if err != nil || len(open) != 2 {
+		t.Fatalf("%+v, %v; want the two that have taken a number", open, err)
+	}
+	for _, w := range open {
+		named := w.PID == int32(holder.PgConn().PID()) && w.Application == "takes a number" || w.Prepared == fmt.Sprintf("gap-%d", prepared.PgConn().PID())
+		if !named || w.Transaction == "" || w.User != "postgres" || w.Since.IsZero() {
+			t.Errorf("named as %+v", w)
+		}
 	}
 }

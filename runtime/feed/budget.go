@@ -50,3 +50,11 @@ func (b *budget) release(d *Delivery) {
 		}
 	}
 }
+
+// Memory returns how many bytes the feed keeps, pages of reads that run included, and its budget. More are kept than that only where a
+// segment with nothing waiting has to be read for nevertheless.
+func (f *Feed) Memory() (used, limit int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.budget.used, f.budget.total
+}

@@ -115,10 +115,11 @@ func TestMemoryStaysWithinTheBudgetWhoeverTakesWhat(t *testing.T) {
 			}
 		}
 		check := func() {
+			told, limit := f.Memory()
 			f.mu.Lock()
 			defer f.mu.Unlock()
-			if want := counted(f); f.budget.used != want {
-				t.Fatalf("%d bytes are counted, and %d kept", f.budget.used, want)
+			if want := counted(f); f.budget.used != want || told != want || limit != memory {
+				t.Fatalf("%d bytes are counted and %d of %d told, and %d kept", f.budget.used, told, limit, want)
 			}
 			most := f.budget.total + int64(len(all))*(l.pageBytes+int64(largest)+100) + int64(f.options.PageSize*len(all))*eventBytes*2
 			if f.budget.used > most {

@@ -18,6 +18,7 @@ type metrics struct {
 	latency                              *prometheus.HistogramVec
 	readErrors                           prometheus.Counter
 	openWriters, openWriterAge           prometheus.Gauge
+	memory, memoryLimit                  prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -49,6 +50,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Help: "Transactions that have written to the event table and have been open for 10 s or longer."}),
 		openWriterAge: f.NewGauge(prometheus.GaugeOpts{Name: "sluice_open_writer_age_seconds",
 			Help: "Age of the oldest of these transactions, 0 without any. The log and status name it."}),
+		memory: f.NewGauge(prometheus.GaugeOpts{Name: "sluice_event_memory_bytes",
+			Help: "Bytes of events in memory that have been read and not handled yet, with the pages of reads that run."}),
+		memoryLimit: f.NewGauge(prometheus.GaugeOpts{Name: "sluice_event_memory_limit_bytes",
+			Help: "The budget for these; near it, reads wait for handlers."}),
 	}
 }
 
@@ -77,6 +82,11 @@ func (m *metrics) attempt(group string) { m.attempts.WithLabelValues(group).Inc(
 func (m *metrics) writers(open int, oldest time.Duration) {
 	m.openWriters.Set(float64(open))
 	m.openWriterAge.Set(oldest.Seconds())
+}
+
+func (m *metrics) keeps(used, limit int64) {
+	m.memory.Set(float64(used))
+	m.memoryLimit.Set(float64(limit))
 }
 
 func (m *metrics) group(name string, r tokenstore.GroupReport) {

@@ -67,6 +67,7 @@ func (l *life) makeReport() tokenstore.Report {
 	for name, r := range report.Groups {
 		l.metrics.group(name, r)
 	}
+	l.metrics.keeps(l.feed.Memory())
 	return report
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluice-project/sluice/definition"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
@@ -48,6 +49,7 @@ type world struct {
 	handlers map[string]handler.Handler
 	log      *eventspostgres.Log
 	drains   map[string]func() // by pod
+	registry prometheus.Registerer
 }
 
 func newWorld(t *testing.T, groups string) *world {
@@ -140,7 +142,7 @@ func (w *world) start(pod string) (drain func()) {
 	}
 	def := w.spec.Definition()
 	run := worker.New(worker.Options{Processor: processor, Pod: pod, Definition: def, DefinitionID: def.ID(), Handlers: w.handlers,
-		Target: target, Schema: postgres.DefaultSchema, Version: "test",
+		Target: target, Schema: postgres.DefaultSchema, Version: "test", Registry: w.registry,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With("pod", pod)})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
