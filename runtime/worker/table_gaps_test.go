@@ -30,7 +30,7 @@ func TestATableIsFoldedByItsGapsThroughCrashes(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer late.Rollback(ctx)
-		for _, statement := range []string{fmt.Sprintf("SELECT append_one('late-%d', n) FROM generate_series(1, 20) AS n", round), "SAVEPOINT one", "SELECT append_one('undone', 1)", "ROLLBACK TO one"} {
+		for _, statement := range []string{"SET LOCAL idle_in_transaction_session_timeout = 0", fmt.Sprintf("SELECT append_one('late-%d', n) FROM generate_series(1, 20) AS n", round), "SAVEPOINT one", "SELECT append_one('undone', 1)", "ROLLBACK TO one"} {
 			if _, err := late.Exec(ctx, statement); err != nil {
 				t.Fatal(err)
 			}
