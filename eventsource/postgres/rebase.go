@@ -54,17 +54,23 @@ func Rebase(ctx context.Context, tx pgx.Tx, schema string, tables []definition.T
 			return nil, nil, fmt.Errorf("tokens of the store are progress in %s: name the manifest of its EventProcessor as well", described(name))
 		}
 	}
-	after := slices.Clone(progress)
-	var told []Rebased
-	for _, m := range known {
-		translate, r, err := m.rebase(ctx, tx, ofTable(covered, m.name()))
-		if err != nil {
+	plans := make([]plan, len(known))
+	for n, m := range known {
+		var err error
+		if plans[n], err = m.planRebase(ctx, tx, ofTable(covered, m.name())); err != nil {
 			return nil, nil, fmt.Errorf("rebasing %s: %w", m.relation, err)
 		}
-		told = append(told, r)
+	}
+	after := slices.Clone(progress)
+	var told []Rebased
+	for n, m := range known { // nothing was changed before
+		if err := m.rebase(ctx, tx, plans[n]); err != nil {
+			return nil, nil, fmt.Errorf("rebasing %s: %w", m.relation, err)
+		}
+		told = append(told, plans[n].told)
 		for i, c := range covered {
 			if len(c.steps) > 0 && c.table == m.name() {
-				after[i] = translate(c).Progress()
+				after[i] = plans[n].ids.translate(c).Progress()
 			}
 		}
 	}
@@ -81,38 +87,50 @@ func ofTable(covered []*coverage, table string) (steps []step) {
 	return steps
 }
 
-// rebase gives the table's events other transactions, and returns what translates progress accordingly.
-func (m mapping) rebase(ctx context.Context, tx pgx.Tx, steps []step) (func(*coverage) *coverage, Rebased, error) {
-	r := Rebased{Table: m.relation}
+// plan is what a rebase makes of a table's transactions.
+type plan struct {
+	ids  *numbering
+	told Rebased
+}
+
+// planRebase decides which other transactions the table's events get, and looks whether they can. It keeps everybody else from the table.
+func (m mapping) planRebase(ctx context.Context, tx pgx.Tx, steps []step) (plan, error) {
+	p := plan{told: Rebased{Table: m.relation}}
 	if _, err := tx.Exec(ctx, "LOCK TABLE "+m.relation+" IN ACCESS EXCLUSIVE MODE"); err != nil {
-		return nil, r, fmt.Errorf("waiting for transactions that use the table, of which none must run: %w", err)
+		return p, fmt.Errorf("waiting for transactions that use the table, of which none must run: %w", err)
 	}
 	late, lacked, err := m.lateIn(ctx, tx, steps)
 	if err != nil {
-		return nil, r, err
+		return p, err
 	}
-	r.Late = len(late)
-	ids, err := renumber(late, steps, lacked)
-	if err != nil {
-		return nil, r, err
+	p.told.Late = len(late)
+	if p.ids, err = renumber(late, steps, lacked); err != nil {
+		return p, err
 	}
 	var xmin, newest uint64
 	err = tx.QueryRow(ctx, m.in("SELECT pg_snapshot_xmin(pg_current_snapshot()), coalesce((SELECT {{txid}} FROM {{table}} ORDER BY {{txid}} DESC LIMIT 1), '0'::xid8)")).Scan(&xmin, &newest)
 	if err != nil {
-		return nil, r, fmt.Errorf("looking for the newest transaction: %w", err)
+		return p, fmt.Errorf("looking for the newest transaction: %w", err)
 	}
 	switch {
 	case len(late) == 0 && newest < xmin: // as after pg_upgrade: all events are of transactions that have ended here, too
-		ids.all = xmin
-	case ids.all > xmin:
-		return nil, r, fmt.Errorf("%d transaction ids are needed below this server's oldest, which is %d: run SELECT pg_current_xact_id() %d times", ids.all, xmin, ids.all-xmin)
-	default:
-		r.Rewritten = true
-		if err := m.rewrite(ctx, tx, ids.events); err != nil {
-			return nil, r, err
+		p.ids.all = xmin
+		return p, nil
+	case p.ids.all > xmin:
+		return p, fmt.Errorf("%d transaction ids are needed below this server's oldest, which is %d: run SELECT pg_current_xact_id() %d times", p.ids.all, xmin, p.ids.all-xmin)
+	}
+	p.told.Rewritten = true
+	return p, m.refuseDependents(ctx, tx)
+}
+
+// rebase gives the table's events the transactions of a plan.
+func (m mapping) rebase(ctx context.Context, tx pgx.Tx, p plan) error {
+	if p.told.Rewritten {
+		if err := m.rewrite(ctx, tx, p.ids.events); err != nil {
+			return err
 		}
 	}
-	return ids.translate, r, m.resumeSequence(ctx, tx)
+	return m.resumeSequence(ctx, tx)
 }
 
 // lateIn returns the transactions of events that a step has passed and does not see, and for each step whether it lacks any.

@@ -231,6 +231,52 @@ func TestRebaseIsRefused(t *testing.T) {
 	}
 }
 
+// What depends on the column of transactions is named before anything is changed, and does not hinder once it is gone.
+func TestRebaseNamesWhatDependsOnTransactions(t *testing.T) {
+	for name, dependent := range map[string]struct{ make, want, drop string }{
+		"a view":              {"CREATE VIEW latest AS SELECT id, txid FROM outbox", "view latest", "DROP VIEW latest"},
+		"a materialized view": {"CREATE MATERIALIZED VIEW counted AS SELECT count(txid) FROM outbox", "materialized view counted", "DROP MATERIALIZED VIEW counted"},
+		"a trigger": {"CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TRIGGER looks BEFORE UPDATE OF txid ON outbox FOR EACH ROW EXECUTE FUNCTION nothing()",
+			"trigger looks on table outbox", "DROP TRIGGER looks ON outbox"},
+		"a policy":           {"CREATE POLICY few ON outbox USING (txid > '5')", "policy few on table outbox", "DROP POLICY few ON outbox"},
+		"a generated column": {"ALTER TABLE outbox ADD COLUMN old boolean GENERATED ALWAYS AS (txid < '5') STORED", "generated column old of table outbox", "ALTER TABLE outbox DROP COLUMN old"},
+		"a publication":      {"CREATE PUBLICATION few FOR TABLE outbox WHERE (txid IS NULL)", "publication of table outbox in publication few", "DROP PUBLICATION few"},
+		"a function":         {"CREATE FUNCTION highest() RETURNS xid8 LANGUAGE sql BEGIN ATOMIC SELECT txid FROM outbox ORDER BY txid DESC LIMIT 1; END", "function highest()", "DROP FUNCTION highest()"},
+		"what is made anew":  {"CREATE INDEX more ON outbox (txid) WHERE txid > '5'; ALTER TABLE outbox ADD CHECK (txid > '0'); CREATE STATISTICS pairs ON id, txid FROM outbox", "", "SELECT"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			on := subjects["outbox"](t)
+			if err := on.append(t.Context(), "a", 2); err != nil {
+				t.Fatal(err)
+			}
+			exec(t, on.db, "UPDATE sluice.meta SET system_identifier = 1; UPDATE outbox SET txid = '99999999'; "+dependent.make, pgx.QueryExecModeSimpleProtocol)
+			conn := session(t, on.db.Config().ConnConfig.ConnString(), "rebase")
+			try := func() error {
+				return store.Rebase(t.Context(), conn, schema, func(ctx context.Context, tx pgx.Tx, all []tokenstore.Progress) ([]tokenstore.Progress, error) {
+					after, _, err := postgres.Rebase(ctx, tx, schema, []definition.Table{outbox}, all)
+					return after, err
+				})
+			}
+			const rewritten = "SELECT count(*) FROM outbox WHERE txid = '3'"
+			if dependent.want != "" {
+				if err := try(); err == nil || !strings.Contains(err.Error(), "depends on it: "+dependent.want+". Nothing was changed") {
+					t.Errorf("got %v, want %q to be named", err, dependent.want)
+				}
+				if n := query[int](t, on.db, rewritten); n > 0 {
+					t.Errorf("%d events were changed", n)
+				}
+			}
+			exec(t, on.db, dependent.drop)
+			if err := try(); err != nil {
+				t.Errorf("without it: %v", err)
+			}
+			if n := query[int](t, on.db, rewritten); n != 2 {
+				t.Errorf("%d events were changed, want 2", n)
+			}
+		})
+	}
+}
+
 // As after pg_upgrade: another server, which has had all the transactions. Nothing is late, so nothing is rewritten.
 func TestRebaseLeavesEventsAloneThatEveryTokenHasHad(t *testing.T) {
 	url := migrated(t, schema)
