@@ -53,7 +53,7 @@ func TestAProcessorOfAxonGoesOnHere(t *testing.T) {
 	ctx := context.Background()
 	var gaps [2]pgx.Tx // positions 41, 42 and 51, 52
 	for i := range gaps {
-		tx, err := w.pool.Begin(ctx)
+		tx, err := w.begin(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}

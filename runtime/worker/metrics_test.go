@@ -20,14 +20,11 @@ func TestTheMemoryOfEventsIsTold(t *testing.T) {
 	w.start("a")
 	w.appendTo(1, 1)
 	w.handled(1)
-	tx, err := w.pool.Begin(context.Background())
+	tx, err := w.begin(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer tx.Rollback(context.Background())
-	if _, err := tx.Exec(context.Background(), "SET LOCAL idle_in_transaction_session_timeout = 0"); err != nil {
-		t.Fatal(err)
-	}
 	if _, err := tx.Exec(context.Background(), "LOCK TABLE stream_view IN EXCLUSIVE MODE"); err != nil {
 		t.Fatal(err)
 	}

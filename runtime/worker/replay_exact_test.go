@@ -29,7 +29,7 @@ func TestWithinABatchEachEventIsToldForWhatItIs(t *testing.T) {
 	w.appendTo(10, 1)
 	w.start("a")
 	w.handled(10)
-	late, err := w.pool.Begin(ctx)
+	late, err := w.begin(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,12 +115,12 @@ func TestASecondReplayOfAGroupWaitsForTheFirst(t *testing.T) {
 func (w *world) reader() (end func()) {
 	w.t.Helper()
 	ctx := context.Background()
-	tx, err := w.pool.Begin(ctx)
+	tx, err := w.begin(ctx)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { tx.Rollback(ctx) }) // nothing is left to roll back where it has ended
-	if _, err := tx.Exec(ctx, `SET LOCAL idle_in_transaction_session_timeout = 0; SELECT * FROM stream_view`, pgx.QueryExecModeSimpleProtocol); err != nil {
+	if _, err := tx.Exec(ctx, `SELECT * FROM stream_view`, pgx.QueryExecModeSimpleProtocol); err != nil {
 		w.t.Fatal(err)
 	}
 	return func() {

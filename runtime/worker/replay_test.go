@@ -128,7 +128,7 @@ func TestAReplayRebuildsTheViewAndFlagsWhatItHandlesAgain(t *testing.T) {
 	w.start("b")
 	w.handled(200)
 	// One writer is open across the reset: its event was not handled before, though its position is below the boundary.
-	late, err := w.pool.Begin(context.Background())
+	late, err := w.begin(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}

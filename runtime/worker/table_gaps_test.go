@@ -25,12 +25,12 @@ func TestATableIsFoldedByItsGapsThroughCrashes(t *testing.T) {
 	ctx := context.Background()
 	expected := 0
 	for round := range 3 {
-		late, err := w.pool.Begin(ctx)
+		late, err := w.begin(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer late.Rollback(ctx)
-		for _, statement := range []string{"SET LOCAL idle_in_transaction_session_timeout = 0", fmt.Sprintf("SELECT append_one('late-%d', n) FROM generate_series(1, 20) AS n", round), "SAVEPOINT one", "SELECT append_one('undone', 1)", "ROLLBACK TO one"} {
+		for _, statement := range []string{fmt.Sprintf("SELECT append_one('late-%d', n) FROM generate_series(1, 20) AS n", round), "SAVEPOINT one", "SELECT append_one('undone', 1)", "ROLLBACK TO one"} {
 			if _, err := late.Exec(ctx, statement); err != nil {
 				t.Fatal(err)
 			}
@@ -66,12 +66,12 @@ func TestAWorkerWaitsAtTheLimitOfGaps(t *testing.T) {
 	w.sql(table.create)
 	source, _ := sampleOf(t, table)
 	ctx := context.Background()
-	open, err := w.pool.Begin(ctx)
+	open, err := w.begin(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer open.Rollback(ctx)
-	if _, err := open.Exec(ctx, "SET LOCAL idle_in_transaction_session_timeout = 0; SELECT append_one('late', 1)", pgx.QueryExecModeSimpleProtocol); err != nil {
+	if _, err := open.Exec(ctx, "SELECT append_one('late', 1)", pgx.QueryExecModeSimpleProtocol); err != nil {
 		t.Fatal(err)
 	}
 	w.sql(`INSERT INTO outbox (aggregate_id, event_type, payload) SELECT n, 'OrderPlaced', jsonb_build_object('n', 1)

@@ -72,7 +72,7 @@ func TestAUsersTableIsFolded(t *testing.T) {
 			w.start("a")
 			w.handled(50)
 
-			late, err := w.pool.Begin(context.Background())
+			late, err := w.begin(context.Background())
 			if err != nil {
 				t.Fatal(err)
 			}

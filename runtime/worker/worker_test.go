@@ -176,6 +176,16 @@ func (w *world) appendTo(streams, n int) {
 	}
 }
 
+// begin begins a transaction that the server does not end for doing nothing, however slow the machine is.
+func (w *world) begin(ctx context.Context) (pgx.Tx, error) {
+	tx, err := w.pool.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, err = tx.Exec(ctx, "SET LOCAL idle_in_transaction_session_timeout = 0")
+	return tx, err
+}
+
 // folded fails unless the view is the fold over the log, and returns how many events it holds.
 func (w *world) folded() (events int) {
 	w.t.Helper()
