@@ -85,7 +85,8 @@ type ReplaySpec struct {
 // +kubebuilder:validation:MaxLength=1024
 type ContextValue string
 
-// ReplayEvents counts events by their positions, those that no event has included, and as an average over the hash space.
+// ReplayEvents counts events by their positions, as an average over the hash space. Positions that no event has are included, as of
+// transactions that were rolled back: where there are many, so are these figures higher than the number of events.
 type ReplayEvents struct {
 	// handled is how many have been handled again.
 	// +optional
@@ -183,7 +184,7 @@ type ReplayStatus struct {
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=100
 	Progress *int32 `json:"progress,omitempty"`
-	// events counts what the progress is of.
+	// events counts what the progress is of: positions, those that no event has included.
 	// +optional
 	Events ReplayEvents `json:"events,omitempty,omitzero"`
 	// eta is when the replay will be complete if it goes on as it did. It is there between 5 and 100 percent.

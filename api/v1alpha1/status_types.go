@@ -39,8 +39,8 @@ type EventProcessorStatus struct {
 	// +listType=map
 	// +listMapKey=name
 	Groups []GroupStatus `json:"groups,omitempty"`
-	// openWriters are the oldest of the transactions that have written to the event table and have been open for ten seconds or
-	// longer, as workers see them. The events of each wait for its end, and no others do.
+	// openWriters are the oldest of the transactions that have written to the event table, or keep a gap open in a table that is read by
+	// its gaps, and have been open for ten seconds or longer, as workers see them. The events of each wait for its end, and no others do.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=5

@@ -5,7 +5,8 @@ package v1alpha1
 // ReplayEventsApplyConfiguration represents a declarative configuration of the ReplayEvents type for use
 // with apply.
 //
-// ReplayEvents counts events by their positions, those that no event has included, and as an average over the hash space.
+// ReplayEvents counts events by their positions, as an average over the hash space. Positions that no event has are included, as of
+// transactions that were rolled back: where there are many, so are these figures higher than the number of events.
 type ReplayEventsApplyConfiguration struct {
 	// handled is how many have been handled again.
 	Handled *int64 `json:"handled,omitempty"`

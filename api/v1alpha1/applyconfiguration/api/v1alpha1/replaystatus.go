@@ -20,7 +20,7 @@ type ReplayStatusApplyConfiguration struct {
 	Definition *string `json:"definition,omitempty"`
 	// progress is the share of events handled again, in percent, in steps of 5.
 	Progress *int32 `json:"progress,omitempty"`
-	// events counts what the progress is of.
+	// events counts what the progress is of: positions, those that no event has included.
 	Events *ReplayEventsApplyConfiguration `json:"events,omitempty"`
 	// eta is when the replay will be complete if it goes on as it did. It is there between 5 and 100 percent.
 	ETA *metav1.Time `json:"eta,omitempty"`
