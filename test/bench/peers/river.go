@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
@@ -120,18 +121,14 @@ func (b *bookings) Work(ctx context.Context, job *river.Job[Booking]) error {
 	if err != nil {
 		return err
 	}
-	tx, err := b.db.Begin(ctx)
+	err = pgx.BeginFunc(ctx, b.db, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, b.statement, job.Args.Stream, amount, ledger.Hash(job.Args.Position, amount), job.Args.Position); err != nil {
+			return err
+		}
+		_, err := river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx, job)
+		return err
+	})
 	if err != nil {
-		return err
-	}
-	defer tx.Rollback(context.WithoutCancel(ctx))
-	if _, err := tx.Exec(ctx, b.statement, job.Args.Stream, amount, ledger.Hash(job.Args.Position, amount), job.Args.Position); err != nil {
-		return err
-	}
-	if _, err := river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx, job); err != nil {
-		return err
-	}
-	if err := tx.Commit(ctx); err != nil {
 		return err
 	}
 	b.handled.one()
