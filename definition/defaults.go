@@ -19,6 +19,7 @@ var defaults = []struct{ path, value string }{
 	{"store.postgres.tls.mode", `"VerifyFull"`},
 	{"source", `{"type":"Store"}`},
 	{"source.table.positions", `"Inserted"`},
+	{"source.table.order", `"Stream"`},
 	{"source.table.data.type", `"JSONB"`},
 	{"source.table.data.content", `"JSON"`},
 	{"source.table.metadata.type", `"JSONB"`},

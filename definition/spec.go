@@ -113,6 +113,7 @@ const (
 type Table struct {
 	Name      string       `json:"name"` // schema.table
 	Positions string       `json:"positions,omitempty"`
+	Order     string       `json:"order,omitempty"`
 	Sequence  string       `json:"sequence,omitempty"` // schema.sequence that positions are taken from, where the column's default does not say
 	Columns   TableColumns `json:"columns"`
 	Data      Payload      `json:"data"`
@@ -124,6 +125,12 @@ const (
 	PositionsInserted    = "Inserted"    // by the statement that inserts the event
 	PositionsTransaction = "Transaction" // earlier in its transaction
 	PositionsReserved    = "Reserved"    // in blocks, at any time before
+)
+
+// What is promised of the order of a stream's events.
+const (
+	OrderStream = "Stream" // that of their numbers in the stream
+	OrderNone   = "None"   // nothing
 )
 
 // TableColumns are the columns of a table that have an event's fields.

@@ -26,6 +26,8 @@ const (
 )
 
 // TableSource says how events stand in a table: one a row, never changed but for columns that are not named here.
+//
+// +kubebuilder:validation:XValidation:rule="self.positions == 'Inserted' || self.order == 'None' || (has(self.columns.version) && !has(self.columns.transaction))",message="positions Transaction and Reserved keep a stream's events in their order only where columns.version is mapped and columns.transaction is not: do so, or declare order: None"
 type TableSource struct {
 	// name of the table, as schema.table. It cannot be changed.
 	// +required
@@ -35,11 +37,17 @@ type TableSource struct {
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="name cannot be changed, because tokens are progress in that table: create a processor with other groups instead"
 	Name string `json:"name"`
 	// positions says when writers take an event's position: Inserted, in the statement that inserts it, from a sequence with cache 1;
-	// Transaction, earlier in the same transaction; Reserved, in blocks at any time before. Only with Inserted a stream's events are always
-	// in their order; with Transaction they are where a writer takes the position after it knows the event before.
+	// Transaction, earlier in the same transaction; Reserved, in blocks at any time before. Only with Inserted a stream's events have
+	// positions in their order.
 	// +optional
 	// +kubebuilder:default=Inserted
 	Positions TablePositions `json:"positions,omitempty"`
+	// order says what is promised of a stream's events: Stream, that they are handled in their order; None, nothing. With positions
+	// Transaction and Reserved, Stream is that of columns.version, by which an event waits for the one before it, and needs a unique index on the
+	// columns of stream and version, and no columns.transaction.
+	// +optional
+	// +kubebuilder:default=Stream
+	Order TableOrder `json:"order,omitempty"`
 	// sequence, as schema.sequence, is what positions are taken from. It is needed only without columns.transaction, and where the default of the position's
 	// column does not say.
 	// +optional
@@ -68,6 +76,17 @@ const (
 	TablePositionsInserted    TablePositions = "Inserted"
 	TablePositionsTransaction TablePositions = "Transaction"
 	TablePositionsReserved    TablePositions = "Reserved"
+)
+
+// TableOrder says what is promised of the order of a stream's events.
+//
+// +kubebuilder:validation:Enum=Stream;None
+type TableOrder string
+
+// What is promised of the order of a stream's events.
+const (
+	TableOrderStream TableOrder = "Stream"
+	TableOrderNone   TableOrder = "None"
 )
 
 // TableColumns are the columns with an event's fields.

@@ -621,6 +621,8 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: version
       type:
         namedType: com.github.sluice-project.sluice.api.v1alpha1.ColumnName
+- name: com.github.sluice-project.sluice.api.v1alpha1.TableOrder
+  scalar: string
 - name: com.github.sluice-project.sluice.api.v1alpha1.TablePayload
   map:
     fields:
@@ -652,6 +654,10 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: name
       type:
         scalar: string
+    - name: order
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.TableOrder
+      default: Stream
     - name: positions
       type:
         namedType: com.github.sluice-project.sluice.api.v1alpha1.TablePositions

@@ -14,9 +14,13 @@ type TableSourceApplyConfiguration struct {
 	// name of the table, as schema.table. It cannot be changed.
 	Name *string `json:"name,omitempty"`
 	// positions says when writers take an event's position: Inserted, in the statement that inserts it, from a sequence with cache 1;
-	// Transaction, earlier in the same transaction; Reserved, in blocks at any time before. Only with Inserted a stream's events are always
-	// in their order; with Transaction they are where a writer takes the position after it knows the event before.
+	// Transaction, earlier in the same transaction; Reserved, in blocks at any time before. Only with Inserted a stream's events have
+	// positions in their order.
 	Positions *apiv1alpha1.TablePositions `json:"positions,omitempty"`
+	// order says what is promised of a stream's events: Stream, that they are handled in their order; None, nothing. With positions
+	// Transaction and Reserved, Stream is that of columns.version, by which an event waits for the one before it, and needs a unique index on the
+	// columns of stream and version, and no columns.transaction.
+	Order *apiv1alpha1.TableOrder `json:"order,omitempty"`
 	// sequence, as schema.sequence, is what positions are taken from. It is needed only without columns.transaction, and where the default of the position's
 	// column does not say.
 	Sequence *string `json:"sequence,omitempty"`
@@ -47,6 +51,14 @@ func (b *TableSourceApplyConfiguration) WithName(value string) *TableSourceApply
 // If called multiple times, the Positions field is set to the value of the last call.
 func (b *TableSourceApplyConfiguration) WithPositions(value apiv1alpha1.TablePositions) *TableSourceApplyConfiguration {
 	b.Positions = &value
+	return b
+}
+
+// WithOrder sets the Order field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Order field is set to the value of the last call.
+func (b *TableSourceApplyConfiguration) WithOrder(value apiv1alpha1.TableOrder) *TableSourceApplyConfiguration {
+	b.Order = &value
 	return b
 }
 
