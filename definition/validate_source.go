@@ -25,8 +25,8 @@ func (c *checker) table(at string, table Table) {
 	if c.text(at+".name", table.Name, 127) {
 		c.require(tableName.MatchString(table.Name), at+".name", rules.TableName)
 	}
-	c.oneOf(at+".positions", table.Positions, PositionsInserted, PositionsTransaction, PositionsReserved)
-	c.oneOf(at+".order", table.Order, OrderStream, OrderNone)
+	known := c.oneOf(at+".positions", table.Positions, PositionsInserted, PositionsTransaction, PositionsReserved)
+	known = c.oneOf(at+".order", table.Order, OrderStream, OrderNone) && known
 	if table.Sequence != "" && c.text(at+".sequence", table.Sequence, 127) {
 		c.require(tableName.MatchString(table.Sequence), at+".sequence", rules.SequenceName)
 	}
@@ -43,7 +43,7 @@ func (c *checker) table(at string, table Table) {
 		}
 	}
 	// With a column of transactions progress cannot leave a single event out, so none can be held back.
-	c.require(table.Positions == PositionsInserted || table.Order == OrderNone || columns.Version != "" && columns.Transaction == "", at, rules.TableOrder)
+	c.require(!known || table.Positions == PositionsInserted || table.Order == OrderNone || columns.Version != "" && columns.Transaction == "", at, rules.TableOrder)
 	c.payload(at+".data", table.Data)
 	if table.Metadata != nil {
 		c.payload(at+".metadata", *table.Metadata)

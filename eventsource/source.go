@@ -16,7 +16,7 @@ import (
 
 // Event is one immutable fact in a stream.
 type Event struct {
-	Position   int64 // global; events are handled in this order, within a stream without exception
+	Position   int64 // global; that of a stream's events rises, but in tables where writers take it before they know the event before
 	StreamID   string
 	Version    int64 // number within the stream, from 1
 	ID         string
@@ -61,13 +61,14 @@ type Coverage interface {
 
 // Page is what one read gave.
 type Page struct {
-	// Events by position: all those that some of the coverages asked for lack, and maybe some that they have.
+	// Events are in the order in which they are to be handled: by position, but where that is not the order of a stream. All those that some of the
+	// coverages asked for lack, and maybe some that they have.
 	Events []*Event
 	// More says that the page ended at its limit, or at one of the source's own on its size: reading on at once is worth it.
 	More bool
-	// After returns the coverage c, which was among those that the page was read from, with the events of this page up to
-	// and including the position added. Where position is that of the last event or higher, all that the page vouches for
-	// is added, also where there was no event. c may also come from an earlier call, with a lower position, so that a page
+	// After returns the coverage c, which was among those that the page was read from, with the events of this page added, in their order up to
+	// and including the one at the position. Where that is the last event, or the position is higher than all, all that the page vouches for
+	// is added, also where there was no event. c may also come from an earlier call, with an event before, so that a page
 	// can be handled in several batches. To read on before a page has been handled, read from what After returns.
 	After func(c Coverage, position int64) Coverage
 }

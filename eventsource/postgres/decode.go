@@ -19,14 +19,15 @@ func (p *pageBuilder) take(rows pgx.Rows) error {
 	if p.binary && p.decode(rows.RawValues()) {
 		return nil
 	}
-	return rows.Scan(&p.position, &p.txid, &p.stream, &p.version, &p.id, &p.kind, &p.data, &p.metadata, &p.recordedAt)
+	columns := []any{&p.position, &p.txid, &p.stream, &p.version, &p.id, &p.kind, &p.data, &p.metadata, &p.recordedAt, &p.before}
+	return rows.Scan(columns[:len(rows.FieldDescriptions())]...)
 }
 
 // inBinary reports whether the columns that are no texts come in the binary format; behind some poolers they do not.
 func inBinary(rows pgx.Rows) bool {
 	columns := rows.FieldDescriptions()
-	for _, i := range []int{0, 1, 3, 8} {
-		if columns[i].Format != pgx.BinaryFormatCode {
+	for _, i := range []int{0, 1, 3, 8, 9} {
+		if i < len(columns) && columns[i].Format != pgx.BinaryFormatCode {
 			return false
 		}
 	}
@@ -41,6 +42,12 @@ var y2k = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
 func (p *pageBuilder) decode(row [][]byte) bool {
 	if len(row[0]) != 8 || len(row[1]) != 8 || len(row[3]) != 8 || len(row[8]) != 8 {
 		return false
+	}
+	if len(row) > 9 {
+		if len(row[9]) != 8 {
+			return false
+		}
+		p.before = int64(binary.BigEndian.Uint64(row[9]))
 	}
 	micros := int64(binary.BigEndian.Uint64(row[8]))
 	if micros == math.MaxInt64 || micros == math.MinInt64 {

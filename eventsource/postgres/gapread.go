@@ -14,12 +14,13 @@ import (
 
 // readGapsStatement gives a page of a table without a column of transactions. The parameters are the gaps (first and last positions), the tail, and the
 // limit. The first row tells of the page, as in readStatement. Then come the events in gaps, and those above the tail, by position: all in one statement, since
-// a stream's earlier event may stand in a gap, and its next one above the tail.
+// a stream's earlier event may stand in a gap, and its next one above the tail. Where events wait for those before them in their streams, a last column has
+// the position of that one, 0 if there is none.
 const readGapsStatement = `
 SELECT 0::bigint AS position, '3'::xid8 AS txid, ` + serverOf + ` AS stream_id, ({{head}}) AS version,
-       '' AS id, coalesce(nullif({{state}}, ''), pg_current_snapshot()::text) AS type, '' AS data, '' AS metadata, 'epoch'::timestamptz AS recorded_at
+       '' AS id, coalesce(nullif({{state}}, ''), pg_current_snapshot()::text) AS type, '' AS data, '' AS metadata, 'epoch'::timestamptz AS recorded_at{{none before}}
 UNION ALL (
-  SELECT u.position, u.txid, u.stream_id, u.version, u.id::text, u.type, u.data::text, u.metadata::text, u.recorded_at
+  SELECT u.position, u.txid, u.stream_id, u.version, u.id::text, u.type, u.data::text, u.metadata::text, u.recorded_at{{before}}
   FROM (
     SELECT late.* FROM unnest($1::bigint[], $2::bigint[]) AS gap (low, high)
      CROSS JOIN LATERAL (
@@ -28,7 +29,7 @@ UNION ALL (
   ) AS u
   ORDER BY u.position LIMIT $4)
 UNION ALL (
-  SELECT u.position, u.txid, u.stream_id, u.version, u.id::text, u.type, u.data::text, u.metadata::text, u.recorded_at
+  SELECT u.position, u.txid, u.stream_id, u.version, u.id::text, u.type, u.data::text, u.metadata::text, u.recorded_at{{before}}
   FROM (
     SELECT {{events}} FROM {{table}} e WHERE e.{{position}} > $3::bigint ORDER BY e.{{position}} LIMIT $4
   ) AS u)`
@@ -97,7 +98,7 @@ func (s *Source) readGapped(ctx context.Context, coverages []eventsource.Coverag
 	}
 	now := time.Now()
 	q := ask(from, proved, !s.gaps.reserved || dueForAll(from, now), now)
-	p := &pageBuilder{}
+	p := &pageBuilder{linked: true}
 	full, err := s.fillGaps(ctx, q, p, limit)
 	if err != nil {
 		return eventsource.Page{}, err
@@ -105,18 +106,11 @@ func (s *Source) readGapped(ctx context.Context, coverages []eventsource.Coverag
 	if q.server = p.server; !s.gaps.same(q) {
 		return eventsource.Page{}, ErrServerRestarted
 	}
-	positions := make([]int64, len(p.events))
-	for i, e := range p.events {
-		positions[i] = e.Position
+	a := q.answered(p.links, full)
+	if q.stuck(a, full) {
+		return eventsource.Page{}, s.tooMany(a)
 	}
-	a := q.answered(positions, full)
-	if q.stuck(a) {
-		return eventsource.Page{}, s.tooMany()
-	}
-	for len(p.events) > 0 && p.last() > a.upTo {
-		p.events, full = p.events[:len(p.events)-1], true
-	}
-	return eventsource.Page{Events: p.events, More: full, After: a.after}, nil
+	return eventsource.Page{Events: inOrder(p.events, a), More: full || a.upTo < p.last() || q.another(a), After: a.after}, nil
 }
 
 // fillGaps asks the question.
@@ -169,7 +163,11 @@ func dueForAll(from []*gapped, now time.Time) bool {
 }
 
 // tooMany says what is waited for.
-func (s *Source) tooMany() error {
+func (s *Source) tooMany(a answer) error {
+	if len(a.held) > 0 {
+		return fmt.Errorf("%w: %d ranges of positions are open, or %d events wait for others of their streams at higher positions, which cannot be read before: declare order: None",
+			ErrTooManyGaps, mostGaps, mostWaiting)
+	}
 	if s.gaps.reserved {
 		return fmt.Errorf("%w: %d ranges of positions below the highest one have no event, and as they are Reserved it cannot be known which of them will have one: have `sluice source prepare` add the column for columns.transaction, and start the processing groups anew",
 			ErrTooManyGaps, mostGaps)

@@ -213,7 +213,11 @@ func (m *gapsModel) page() {
 	if full {
 		rows = rows[:limit]
 	}
-	a := r.q.answered(rows, full && m.wrong != pageBeyondLimit)
+	found := make([]link, len(rows))
+	for i, p := range rows {
+		found[i] = link{position: p}
+	}
+	a := r.q.answered(found, full && m.wrong != pageBeyondLimit)
 	for _, i := range r.readers {
 		position := int64(maxPosition)
 		if len(rows) > 0 && m.random.IntN(3) == 0 {

@@ -16,23 +16,38 @@ import (
 var withoutTransactions = map[string]func(testing.TB) *subject{
 	"identity": func(t testing.TB) *subject {
 		return gapsTable(t, "ALTER TABLE outbox ALTER COLUMN id DROP DEFAULT; DROP SEQUENCE outbox_id_seq; ALTER TABLE outbox ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY",
-			definition.PositionsInserted, "", false)
+			definition.PositionsInserted, "")
 	},
-	"serial": func(t testing.TB) *subject { return gapsTable(t, "", definition.PositionsInserted, "", false) },
+	"serial": func(t testing.TB) *subject { return gapsTable(t, "", definition.PositionsInserted, "") },
 	"taken early": func(t testing.TB) *subject {
-		return gapsTable(t, "ALTER TABLE outbox ALTER COLUMN id SET DEFAULT early()", definition.PositionsTransaction, "public.outbox_id_seq", false)
+		return gapsTable(t, takeFirst, definition.PositionsTransaction, "public.outbox_id_seq")
 	},
 	"reserved": func(t testing.TB) *subject {
-		return gapsTable(t, "ALTER TABLE outbox ALTER COLUMN id SET DEFAULT reserved()", definition.PositionsReserved, "", true)
+		return gapsTable(t, "ALTER TABLE outbox ALTER COLUMN id SET DEFAULT reserved()", definition.PositionsReserved, "")
 	},
 }
 
+// takeFirst has writers take positions for their events before they look which number the stream has come to; others' events come in between. Whoever inserts without
+// the function takes them a while before each row.
+const takeFirst = `
+ALTER TABLE outbox ALTER COLUMN id SET DEFAULT early();
+CREATE OR REPLACE FUNCTION outbox_append(p_aggregate text, p_n integer) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE v integer; taken integer[] := ARRAY(SELECT nextval('outbox_id_seq')::integer FROM generate_series(1, p_n)); BEGIN
+  PERFORM pg_sleep(random() * 0.02);
+  LOOP
+    SELECT coalesce(max(number), 0) INTO v FROM outbox WHERE aggregate = p_aggregate;
+    INSERT INTO outbox (id, aggregate, number, type, payload) VALUES (taken[1], p_aggregate, v + 1, 'Happened', '{}') ON CONFLICT (aggregate, number) DO NOTHING;
+    EXIT WHEN FOUND;
+  END LOOP;
+  INSERT INTO outbox (id, aggregate, number, type, payload) SELECT taken[i], p_aggregate, v + i, 'Happened', '{}' FROM generate_series(2, p_n) AS i;
+END $$`
+
 // gapsTable is the outbox, altered, and without a column of transactions.
-func gapsTable(t testing.TB, alter, positions, sequence string, unordered bool) *subject {
+func gapsTable(t testing.TB, alter, positions, sequence string) *subject {
 	db := database(t)
 	exec(t, db, createOutbox+";"+alter, pgx.QueryExecModeSimpleProtocol)
 	on := outboxSubject(db, unaltered(positions, sequence))
-	on.unordered = unordered
+	on.early = positions != definition.PositionsInserted
 	if err := on.source.Check(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +57,7 @@ func gapsTable(t testing.TB, alter, positions, sequence string, unordered bool) 
 // unaltered is a mapping of the outbox without the column of transactions.
 func unaltered(positions, sequence string) definition.Table {
 	mapping := outbox
-	mapping.Positions, mapping.Sequence, mapping.Columns.Transaction = positions, sequence, ""
+	mapping.Positions, mapping.Order, mapping.Sequence, mapping.Columns.Transaction = positions, definition.OrderStream, sequence, ""
 	return mapping
 }
 

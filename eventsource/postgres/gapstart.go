@@ -34,7 +34,7 @@ func (s *Source) latestGapped(ctx context.Context, through int64) (tokenstore.Pr
 		return tokenstore.Progress{}, fmt.Errorf("looking for the latest position: %w", err)
 	}
 	if set = set.upTo(through); len(set) > mostGaps {
-		return tokenstore.Progress{}, fmt.Errorf("looking for the latest position: %w", s.tooMany())
+		return tokenstore.Progress{}, fmt.Errorf("looking for the latest position: %w", s.tooMany(answer{}))
 	}
 	return (&gapped{table: s.events.name(), set: set}).Progress(), nil
 }
@@ -83,7 +83,7 @@ func (s *Source) look(ctx context.Context, db querier, above int64) (set ranges,
 		return nil, "", err
 	}
 	if len(gaps) == mostHoles {
-		return nil, "", s.tooMany()
+		return nil, "", s.tooMany(answer{})
 	}
 	return gaps.rest().upTo(max(highest, above)), server, nil
 }
@@ -111,7 +111,7 @@ func (s *Source) givenGapped(ctx context.Context, tx pgx.Tx, through int64, exce
 	}
 	set := then.union(now.rest().meet(proved.settled)).meet(out.rest()).upTo(through)
 	if len(set) > mostGaps {
-		return tokenstore.Progress{}, fmt.Errorf("looking for events that are visible: %w", s.tooMany())
+		return tokenstore.Progress{}, fmt.Errorf("looking for events that are visible: %w", s.tooMany(answer{}))
 	}
 	return (&gapped{table: s.events.name(), set: set}).Progress(), nil
 }

@@ -52,6 +52,11 @@ func tableMapping(t definition.Table) mapping {
 	}
 	m.events = fmt.Sprintf("e.%s::bigint AS position, %s AS txid, %s AS stream_id, %s AS version, %s AS id, %s AS type, %s AS data, %s AS metadata, e.%s AS recorded_at",
 		m.position, txid, text("e", c.Stream), version("e", c), id("e", c), text("e", c.Type), payload("e", t.Data, "null"), metadata("e", t.Metadata), m.time)
+	if m.ordered() {
+		stream, number := column(c.Stream), column(c.Version)
+		m.events += fmt.Sprintf(", coalesce((SELECT b.%s::bigint FROM %s b WHERE b.%[3]s = e.%[3]s AND b.%[4]s < e.%[4]s ORDER BY b.%[4]s DESC LIMIT 1), 0) AS before",
+			m.position, m.relation, stream, number)
+	}
 	m.head = fmt.Sprintf("SELECT coalesce(max(%s), 0)::bigint FROM %s", m.position, m.relation)
 	// Nothing below 1 would ever be read.
 	m.state = fmt.Sprintf("CASE WHEN pg_is_in_recovery() THEN '%s' WHEN EXISTS (SELECT FROM %s WHERE %s < 1) THEN '%s' ELSE '' END", standby, m.relation, m.position, below)
@@ -61,14 +66,23 @@ func tableMapping(t definition.Table) mapping {
 // gapped reports whether rows do not tell their transaction.
 func (m mapping) gapped() bool { return m.table != nil && m.table.Columns.Transaction == "" }
 
+// ordered reports whether an event waits for the one before it in its stream, as positions are not in the order of the streams.
+func (m mapping) ordered() bool {
+	return m.gapped() && m.table.Positions != definition.PositionsInserted && m.table.Order == definition.OrderStream
+}
+
 // in fills the mapping into a statement.
 func (m mapping) in(statement string) string {
+	before, noneBefore := "", ""
+	if m.ordered() {
+		before, noneBefore = ", u.before", ", 0::bigint AS before"
+	}
 	wanted := "true"
 	if m.sliced {
 		wanted = "CASE WHEN get_bit($8::bytea, e.slice & $7::integer) = 1 THEN true ELSE false END"
 	}
 	return strings.NewReplacer("{{table}}", m.relation, "{{position}}", m.position, "{{txid}}", m.txid, "{{time}}", m.time, "{{events}}", m.events,
-		"{{head}}", m.head, "{{state}}", m.state, "{{wanted}}", wanted).Replace(statement)
+		"{{head}}", m.head, "{{state}}", m.state, "{{wanted}}", wanted, "{{before}}", before, "{{none before}}", noneBefore).Replace(statement)
 }
 
 // name of the table and its positions in tokens, schema.table.column; empty for Sluice's own.

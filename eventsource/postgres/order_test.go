@@ -61,6 +61,9 @@ func readersGetEveryEvent(t *testing.T, on *subject) {
 	wg.Wait()
 
 	truth := committed(t, on)
+	if n := inversions(truth); on.early && n < 20 {
+		t.Errorf("%d times a stream's event has a lower position than the one before: this run says nothing", n)
+	}
 	t.Logf("%d events; %d commits, %d rollbacks, %d savepoints, %d in two phases, %d imports, %d copied, %d deadlocks, %d died", len(truth),
 		w.committed.Load(), w.rolledBack.Load(), w.savepoints.Load(), w.prepared.Load(), w.bulk.Load(), w.copied.Load(), w.deadlocks.Load(), w.died.Load())
 	for _, g := range groups {
@@ -159,6 +162,20 @@ func committed(t testing.TB, on *subject) map[int64]place {
 		t.Fatal(rows.Err())
 	}
 	return all
+}
+
+// inversions is how many events have a lower position than the one before them in their stream.
+func inversions(truth map[int64]place) (count int) {
+	at := map[place]int64{}
+	for position, p := range truth {
+		at[p] = position
+	}
+	for p, position := range at {
+		if position < at[place{p.stream, p.version - 1}] {
+			count++
+		}
+	}
+	return count
 }
 
 // readerGroup reads for several members at once, each time for some of them: they join and leave.

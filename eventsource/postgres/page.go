@@ -23,6 +23,7 @@ type pageBuilder struct {
 	kind       pgtype.DriverBytes
 	data       pgtype.DriverBytes
 	metadata   pgtype.DriverBytes
+	before     int64 // where events wait for those before them in their streams: the position of that one, or 0
 
 	looked, binary bool // at the columns' formats, from the first row on
 	uuid           bool // ids come as sixteen bytes
@@ -35,6 +36,8 @@ type pageBuilder struct {
 	server   string // where gaps are read
 
 	events []*eventsource.Event
+	linked bool   // where gaps are read, which need the links of events
+	links  []link // of the events
 	bytes  int64 // of their texts
 	memory arena
 }
@@ -68,6 +71,9 @@ func (p *pageBuilder) add() error {
 	e.Hash = segment.PG1(e.StreamID)
 	p.bytes += int64(e.Size())
 	p.events = append(p.events, e)
+	if p.linked {
+		p.links = append(p.links, link{p.position, p.before})
+	}
 	return nil
 }
 

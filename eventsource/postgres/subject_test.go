@@ -24,8 +24,10 @@ type subject struct {
 	columns  []string
 	truth    string        // position, stream and version of all events
 	during   time.Duration // for which is written
-	// unordered says that positions are not taken in the order of a stream's events.
+	// unordered says that the order of a stream's events is not promised.
 	unordered bool
+	// early says that positions are not in the order of a stream's events.
+	early bool
 }
 
 var subjects = map[string]func(testing.TB) *subject{
@@ -96,11 +98,11 @@ func outboxTable(t testing.TB, position string, unordered bool) *subject {
 	mapping := outbox
 	if unordered {
 		exec(t, db, "ALTER TABLE outbox ALTER COLUMN id SET DEFAULT "+position)
-		mapping.Positions = definition.PositionsReserved
+		mapping.Positions, mapping.Order = definition.PositionsReserved, definition.OrderNone
 	}
 	prepare(t, db, mapping)
 	on := outboxSubject(db, mapping)
-	on.unordered = unordered
+	on.unordered, on.early = unordered, unordered
 	if err := on.source.Check(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -34,6 +34,7 @@ type tableFacts struct {
 	oid                        uint32
 	kind, persistence          string
 	position, transaction      string // the columns' names as the catalogs write them
+	stream, version            string
 	children, secured, mayRead bool
 	columns                    map[string]columnFacts
 	indexes                    []indexFacts
@@ -62,7 +63,7 @@ type sequenceFacts struct {
 const (
 	// A partition that is a foreign table makes the whole one, and so does one that is not logged.
 	tableStatement = `SELECT c.oid, CASE WHEN EXISTS (SELECT FROM pg_partition_tree(c.oid) t JOIN pg_class x ON x.oid = t.relid WHERE x.relkind NOT IN ('r', 'p')) THEN 'f' ELSE c.relkind::text END,
-       CASE WHEN EXISTS (SELECT FROM pg_partition_tree(c.oid) t JOIN pg_class x ON x.oid = t.relid WHERE x.relpersistence <> 'p') THEN 'u' ELSE c.relpersistence::text END, EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid), row_security_active(c.oid), quote_ident($3), quote_ident($4),
+       CASE WHEN EXISTS (SELECT FROM pg_partition_tree(c.oid) t JOIN pg_class x ON x.oid = t.relid WHERE x.relpersistence <> 'p') THEN 'u' ELSE c.relpersistence::text END, EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid), row_security_active(c.oid), quote_ident($3), quote_ident($4), quote_ident($5), quote_ident($6),
        has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind <> 'i'`
 	columnsStatement = `SELECT a.attname, t.typname, coalesce(pg_get_expr(d.adbin, d.adrelid), ''), a.attnotnull, a.attgenerated <> ''
@@ -87,8 +88,8 @@ const (
 func lookUp(ctx context.Context, db DB, t definition.Table) (*tableFacts, error) {
 	schema, name, _ := strings.Cut(t.Name, ".")
 	f := &tableFacts{columns: map[string]columnFacts{}}
-	err := db.QueryRow(ctx, tableStatement, schema, name, t.Columns.Position, t.Columns.Transaction).
-		Scan(&f.oid, &f.kind, &f.persistence, &f.children, &f.secured, &f.position, &f.transaction, &f.mayRead)
+	err := db.QueryRow(ctx, tableStatement, schema, name, t.Columns.Position, t.Columns.Transaction, t.Columns.Stream, t.Columns.Version).
+		Scan(&f.oid, &f.kind, &f.persistence, &f.children, &f.secured, &f.position, &f.transaction, &f.stream, &f.version, &f.mayRead)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -183,6 +184,10 @@ func tableProblems(t definition.Table, f *tableFacts) (problems []string) {
 	if !slices.ContainsFunc(f.indexes, func(i indexFacts) bool { return i.unique && slices.Equal(i.keys, []string{f.position}) }) {
 		problems = append(problems, fmt.Sprintf("table.columns.position: %s has no unique index on %s alone: make it the primary key, or name the column that is", t.Name, t.Columns.Position))
 	}
+	if tableMapping(t).ordered() && !slices.ContainsFunc(f.indexes, func(i indexFacts) bool { return i.unique && slices.Equal(i.keys, []string{f.stream, f.version}) }) {
+		problems = append(problems, fmt.Sprintf("table.order: to give a stream's events in the order of their numbers, %s needs a unique index on (%s, %s), by which the one before an event is found: create it, correct columns.version, or declare order: None",
+			t.Name, t.Columns.Stream, t.Columns.Version))
+	}
 	switch {
 	case t.Columns.Transaction == "" && t.Positions != definition.PositionsReserved:
 		problems = append(problems, fenceProblems(t, f)...)
@@ -270,7 +275,7 @@ func (f *tableFacts) indexed() bool {
 // sequenceProblems looks at what takes positions where they are taken by the insert.
 func sequenceProblems(t definition.Table, f *tableFacts) (problems []string) {
 	const at = "table.positions"
-	const others = "or declare positions: Transaction or Reserved"
+	const others = "or declare positions: Transaction or Reserved, with order: None"
 	if len(f.sequences) != 1 {
 		return []string{fmt.Sprintf("%s: Inserted needs a column %s that takes its default from a sequence, or is an identity, and it has %d: change it, %s", at, t.Columns.Position, len(f.sequences), others)}
 	}
