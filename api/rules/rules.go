@@ -20,11 +20,11 @@ const (
 	TLSDisabled     = "mode Disable takes no secrets: remove caSecretRef and certificateSecretRef," +
 		" or choose Require, VerifyCA or VerifyFull"
 
-	SourceUnion       = "type Table needs table, and type Store takes none"
-	SourceImmutable   = "type cannot be changed, because tokens are progress in that source: create a processor with other groups instead"
-	TableName         = "must be schema.table, both as PostgreSQL has them, in the same case: letters, digits, '_' and '$', not beginning with a digit"
-	SequenceName      = "must be schema.sequence, both as PostgreSQL has them, in the same case: letters, digits, '_' and '$', not beginning with a digit"
-	TableOrder        = "positions Transaction and Reserved keep a stream's events in their order only where columns.version is mapped and columns.transaction is not:" +
+	SourceUnion     = "type Table needs table, and type Store takes none"
+	SourceImmutable = "type cannot be changed, because tokens are progress in that source: create a processor with other groups instead"
+	TableName       = "must be schema.table, both as PostgreSQL has them, in the same case: letters, digits, '_' and '$', not beginning with a digit"
+	SequenceName    = "must be schema.sequence, both as PostgreSQL has them, in the same case: letters, digits, '_' and '$', not beginning with a digit"
+	TableOrder      = "positions Transaction and Reserved keep a stream's events in their order only where columns.version is mapped and columns.transaction is not:" +
 		" do so, or declare order: None"
 	TableImmutable    = "name cannot be changed, because tokens are progress in that table: create a processor with other groups instead"
 	TransactionKept   = "transaction cannot be added or taken away, because tokens are written by it: create a processor with other groups instead"

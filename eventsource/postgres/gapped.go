@@ -17,7 +17,7 @@ type gapped struct {
 	set   ranges
 	// Not part of the progress:
 	pace   pace   // of Reserved positions
-	held   []link  // by position: events at gaps that wait for those before them in their streams
+	held   []link // by position: events at gaps that wait for those before them in their streams
 	server string // that the last page came from, empty if all of it has been stored
 }
 

@@ -27,13 +27,13 @@ var withoutTransactions = map[string]func(testing.TB) *subject{
 	},
 }
 
-// takeFirst has writers take positions for their events before they look which number the stream has come to; others' events come in between. Whoever inserts without
-// the function takes them a while before each row.
+// takeFirst has writers take positions for their events before they look which number the stream has come to, so that others' events come in between, and use
+// them in another order at times. Whoever inserts without the function takes them a while before each row.
 const takeFirst = `
 ALTER TABLE outbox ALTER COLUMN id SET DEFAULT early();
 CREATE OR REPLACE FUNCTION outbox_append(p_aggregate text, p_n integer) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE v integer; taken integer[] := ARRAY(SELECT nextval('outbox_id_seq')::integer FROM generate_series(1, p_n)); BEGIN
-  PERFORM pg_sleep(random() * 0.02);
+DECLARE v integer; taken integer[] := ARRAY(SELECT n FROM (SELECT nextval('outbox_id_seq')::integer AS n FROM generate_series(1, p_n)) AS t ORDER BY CASE WHEN random() < 0.8 THEN n END, random()); BEGIN
+  PERFORM pg_sleep(random() * 0.05);
   LOOP
     SELECT coalesce(max(number), 0) INTO v FROM outbox WHERE aggregate = p_aggregate;
     INSERT INTO outbox (id, aggregate, number, type, payload) VALUES (taken[1], p_aggregate, v + 1, 'Happened', '{}') ON CONFLICT (aggregate, number) DO NOTHING;

@@ -61,7 +61,7 @@ func readersGetEveryEvent(t *testing.T, on *subject) {
 	wg.Wait()
 
 	truth := committed(t, on)
-	if n := inversions(truth); on.early && n < 20 {
+	if n := inversions(truth); on.early && n < leastInversions {
 		t.Errorf("%d times a stream's event has a lower position than the one before: this run says nothing", n)
 	}
 	t.Logf("%d events; %d commits, %d rollbacks, %d savepoints, %d in two phases, %d imports, %d copied, %d deadlocks, %d died", len(truth),
@@ -100,6 +100,9 @@ func longRun() time.Duration {
 // leastEvents is how many a run has to have, to say anything.
 const leastEvents = 3000
 
+// leastInversions is how many events have to have a lower position than the one before them, where positions are taken early.
+const leastInversions = 20
+
 // enough reports whether the writers have done what a run is for.
 func (w *writers) enough() bool {
 	w.t.Helper()
@@ -108,7 +111,8 @@ func (w *writers) enough() bool {
 			return false
 		}
 	}
-	return len(committed(w.t, w.on)) >= leastEvents
+	truth := committed(w.t, w.on)
+	return len(truth) >= leastEvents && (!w.on.early || inversions(truth) >= leastInversions)
 }
 
 // enoughRead reports whether the readers have met what a run is for.
