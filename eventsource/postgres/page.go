@@ -38,7 +38,7 @@ type pageBuilder struct {
 	events []*eventsource.Event
 	linked bool   // where gaps are read, which need the links of events
 	links  []link // of the events
-	bytes  int64 // of their texts
+	bytes  int64  // of their texts
 	memory arena
 }
 

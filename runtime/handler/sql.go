@@ -48,18 +48,18 @@ func NewSQL(spec definition.SQLHandler, join string) *SQL {
 // One event is no array of one: of a look-up by arrays the server believes that it finds more with other arrays, so that it plans the statement
 // anew for each event, which takes ten times as long as running it.
 const (
-	fromArrays  = `unnest($1::bigint[], $2::boolean[]) AS r (position, replay)`
-	fromScalars = `(SELECT $1::bigint AS position, $2::boolean AS replay) AS r`
+	fromArrays  = `unnest($1::bigint[], $2::boolean[]) WITH ORDINALITY AS r (position, replay, ordinal)`
+	fromScalars = `(SELECT $1::bigint AS position, $2::boolean AS replay, 1::bigint AS ordinal) AS r`
 )
 
 // withEvents puts the events, as a common table expression of that name, before a user's statement.
 func withEvents(name, text, join string) string {
-	from, order := fromArrays, " ORDER BY e.position"
+	from, order := fromArrays, " ORDER BY r.ordinal"
 	if name == eventName {
 		from, order = fromScalars, ""
 	}
 	cte := fmt.Sprintf(`%s AS (SELECT e.position, e.stream_id, e.type, e.data, e.metadata, e.recorded_at, r.replay,
-  CASE WHEN r.replay THEN $3::jsonb END AS replay_context
+  CASE WHEN r.replay THEN $3::jsonb END AS replay_context, r.ordinal
   FROM %s %s%s)
 `, name, from, join, order)
 	before, rest := splitLeading(strings.TrimRight(text, "; \t\r\n"))

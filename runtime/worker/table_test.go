@@ -19,6 +19,8 @@ type userTable struct {
 	// create makes the table, and a function append_one(stream, n) that inserts as an application would.
 	create  string
 	payload string // type of data and metadata, where the sample's is another
+	// positions says how they are taken, where that is not as in the sample.
+	positions string
 }
 
 const outboxTable = `
@@ -47,12 +49,21 @@ func axonSchema(bytes, bytesOf string) string {
 	return strings.NewReplacer("{{bytes}}", bytes, "{{bytes_of}}", bytesOf).Replace(axonTable)
 }
 
+// axonBlocks is the same written by two instances of an application, which take turns and have their positions in blocks of fifty, as Hibernate does by default: each
+// event of a stream has a position in another block than the one before.
+func axonBlocks() string {
+	return "CREATE SEQUENCE node_0; CREATE SEQUENCE node_1;" + strings.NewReplacer(
+		"v_index bigint := nextval('domain_event_entry_seq'); -- as Hibernate does, before the insert", "v_node bigint := p_n % 2; v_taken bigint := nextval('node_' || v_node) - 1;",
+		"VALUES (v_index,", "VALUES ((v_taken / 50 * 2 + v_node) * 50 + v_taken % 50 + 1,").Replace(axonSchema("bytea", "("))
+}
+
 var userTables = map[string]userTable{
-	"outbox":                  {"outbox.yaml", "OrderPlaced", outboxTable, definition.PayloadJSONB},
-	"Axon with large objects": {"axon.yaml", "com.example.cards.CardIssued", axonSchema("oid", "lo_from_bytea(0, "), definition.PayloadLargeObject},
-	"Axon with bytea":         {"axon.yaml", "com.example.cards.CardIssued", axonSchema("bytea", "("), definition.PayloadBytea},
-	"outbox, unaltered":       {"outbox-unaltered.yaml", "OrderPlaced", outboxTable, definition.PayloadJSONB},
-	"Axon, unaltered":         {"axon-unaltered.yaml", "com.example.cards.CardIssued", axonSchema("bytea", "("), definition.PayloadBytea},
+	"outbox":                  {"outbox.yaml", "OrderPlaced", outboxTable, definition.PayloadJSONB, ""},
+	"Axon with large objects": {"axon.yaml", "com.example.cards.CardIssued", axonSchema("oid", "lo_from_bytea(0, "), definition.PayloadLargeObject, ""},
+	"Axon with bytea":         {"axon.yaml", "com.example.cards.CardIssued", axonSchema("bytea", "("), definition.PayloadBytea, ""},
+	"outbox, unaltered":       {"outbox-unaltered.yaml", "OrderPlaced", outboxTable, definition.PayloadJSONB, ""},
+	"Axon, blocks of fifty":   {"axon-unaltered.yaml", "com.example.cards.CardIssued", axonBlocks(), definition.PayloadBytea, definition.PositionsReserved},
+	"Axon, unaltered":         {"axon-unaltered.yaml", "com.example.cards.CardIssued", axonSchema("bytea", "("), definition.PayloadBytea, ""},
 }
 
 // TestAUsersTableIsFolded reads tables of users by the samples' mappings, while late transactions end and segments move.
@@ -129,6 +140,9 @@ func sampleOf(t *testing.T, table userTable) (definition.Source, definition.Grou
 	}
 	source := document.Spec.Source
 	source.Table.Data.Type, source.Table.Metadata.Type = table.payload, table.payload
+	if table.positions != "" {
+		source.Table.Positions, source.Table.Sequence = table.positions, ""
+	}
 	return source, document.Spec.ProcessingGroups[0]
 }
 
