@@ -244,7 +244,7 @@ func TestReadingGapsUsesTheIndexOfPositions(t *testing.T) {
 	} {
 		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
 			t.Run(name+" "+mode, func(t *testing.T) {
-				plan := explain(t, url, mode, sql, []any{args[0], args[1], []string{}, args[2], 0, args[3], 0, []byte{}})
+				plan := explain(t, url, mode, sql, pageKinds, []any{args[0], args[1], []string{}, args[2], 0, args[3], 0, []byte{}})
 				if strings.Contains(plan, "Seq Scan on outbox e") || strings.Count(plan, "Index Scan using outbox_pkey on outbox e") != 2 {
 					t.Error(plan)
 				}

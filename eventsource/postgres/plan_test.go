@@ -78,7 +78,7 @@ func plansAreRight(t *testing.T, on *subject, current tokenstore.Progress) {
 		}
 		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
 			t.Run(name+" "+mode, func(t *testing.T) {
-				plan := explain(t, on.db.Config().ConnConfig.ConnString(), mode, on.source.ReadSQL(), args)
+				plan := explain(t, on.db.Config().ConnConfig.ConnString(), mode, on.source.ReadSQL(), pageKinds[:len(args)], args)
 				arms := armsOf(plan)
 				if strings.Contains(plan, " outbox_1") {
 					// Of a partition that nobody has counted PostgreSQL believes that few rows lie between two positions, and then reads these at once.
@@ -132,8 +132,11 @@ func buffers(t *testing.T, plan string) int {
 	return hit + read
 }
 
+// pageKinds are the types of the parameters of a read.
+var pageKinds = []string{"bigint[]", "bigint[]", "text[]", "bigint", "bigint", "bigint", "integer", "bytea"}
+
 // explain runs the statement as a prepared one, so that the mode decides how it is planned.
-func explain(t *testing.T, url, mode, sql string, args []any) string {
+func explain(t *testing.T, url, mode, sql string, kinds []string, args []any) string {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)
 	if err != nil {
@@ -141,7 +144,6 @@ func explain(t *testing.T, url, mode, sql string, args []any) string {
 	}
 	defer conn.Close(t.Context())
 	exec(t, conn, "SET plan_cache_mode = "+mode)
-	kinds := []string{"bigint[]", "bigint[]", "text[]", "bigint", "bigint", "bigint", "integer", "bytea"}[:len(args)]
 	exec(t, conn, "PREPARE page ("+strings.Join(kinds, ", ")+") AS "+sql)
 	var places []string
 	for i := range args {
@@ -149,4 +151,46 @@ func explain(t *testing.T, url, mode, sql string, args []any) string {
 	}
 	lines := column[string](t, conn, "EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) EXECUTE page ("+strings.Join(places, ", ")+")", append([]any{pgx.QueryExecModeSimpleProtocol}, args...)...)
 	return strings.Join(lines, "\n")
+}
+
+// The event before another one in its stream is looked up in the index of streams and numbers, once for each event that is given, however many gaps there are and wherever
+// the page begins.
+func TestTheEventBeforeIsLookedUpByIndex(t *testing.T) {
+	on := withoutTransactions["taken early"](t)
+	exec(t, on.db, "ALTER TABLE outbox SET (autovacuum_enabled = false)")
+	insert := "INSERT INTO outbox (id, aggregate, number, type, payload) SELECT 2 * n, 'stream-' || n % 5000, n, 'Counted', '{}' FROM generate_series($1::integer, $2::integer) AS n"
+	exec(t, on.db, insert, 1, 1000)
+	exec(t, on.db, "ANALYZE outbox")
+	exec(t, on.db, insert, 1001, 200_000)
+	var low, high []int64
+	for i := range int64(1000) {
+		low, high = append(low, 2*i+1), append(high, 2*i+2)
+	}
+	look := func(t *testing.T) {
+		for name, args := range map[string][]any{
+			"from the start": {[]int64{}, []int64{}, int64(0), 500},
+			"in the middle":  {[]int64{}, []int64{}, int64(200_000), 500},
+			"in the gaps":    {low, high, int64(400_000), 1000},
+		} {
+			for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
+				t.Run(name+" "+mode, func(t *testing.T) {
+					plan := explain(t, on.db.Config().ConnConfig.ConnString(), mode, on.source.ReadSQL(), []string{"bigint[]", "bigint[]", "bigint", "bigint"}, args)
+					// One look-up for each arm that gives events.
+					if all, right := strings.Count(plan, " on outbox b"), strings.Count(plan, "Index Scan Backward using outbox_aggregate_number_key on outbox b"); all != 2 || right != 2 {
+						t.Errorf("%d of %d look-ups of the event before use the index of streams and numbers", right, all)
+					}
+					// A gap, the event in it and the one before it take about three blocks each; nothing is looked at that is not given.
+					if most := 12_000; buffers(t, plan) > most {
+						t.Errorf("%d blocks were looked at, want %d at most", buffers(t, plan), most)
+					}
+					if t.Failed() || testing.Verbose() {
+						t.Log(plan)
+					}
+				})
+			}
+		}
+	}
+	t.Run("stale", look)
+	exec(t, on.db, "VACUUM ANALYZE outbox")
+	t.Run("counted", look)
 }

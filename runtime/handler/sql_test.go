@@ -140,6 +140,30 @@ func TestEventsComeBeforeAnyStatement(t *testing.T) {
 	}
 }
 
+// Where writers take positions early, events do not come by position; a statement can tell.
+func TestABatchTellsTheOrderOfItsEvents(t *testing.T) {
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, postgrestest.New(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, `CREATE SCHEMA sluice; CREATE TABLE sluice.event (position bigint PRIMARY KEY, stream_id text, type text, data jsonb, metadata jsonb, recorded_at timestamptz);
+		INSERT INTO sluice.event (position) SELECT n FROM generate_series(1, 9) n`); err != nil {
+		t.Fatal(err)
+	}
+	h := sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: "SELECT string_agg(position::text, ' ' ORDER BY ordinal), string_agg(position::text, ' ') FROM events"},
+		definition.Statement{EventTypes: []string{"A"}, Each: "SELECT ordinal FROM event"})
+	var asked, asTheyStand string
+	if err := conn.QueryRow(ctx, h.statements[0].text, []int64{7, 2, 9, 4}, make([]bool, 4), "{}").Scan(&asked, &asTheyStand); err != nil || asked != "7 2 9 4" || asTheyStand != asked {
+		t.Errorf("events were ordered %q, and stood as %q (%v), want 7 2 9 4", asked, asTheyStand, err)
+	}
+	var one int
+	if err := conn.QueryRow(ctx, h.statements[1].text, 7, false, "{}").Scan(&one); err != nil || one != 1 {
+		t.Errorf("an event alone is number %d (%v), want 1", one, err)
+	}
+}
+
 // The server plans a statement's first five runs, and then again only where the plan for any parameters looks worse to it.
 func TestAStatementForEachEventIsNotPlannedForEach(t *testing.T) {
 	ctx := context.Background()
