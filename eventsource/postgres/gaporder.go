@@ -23,7 +23,7 @@ func arrange(rows []link, covered ranges) (given []int, held []link) {
 	done := make([]bool, len(rows))
 	next := map[int]int{} // rows that wait for one above them; of a row only one can be the next
 	for i, r := range rows {
-		j, inPage := slices.BinarySearchFunc(rows, r.before, func(r link, position int64) int { return cmp.Compare(r.position, position) })
+		j, inPage := slices.BinarySearchFunc(rows, link{position: r.before}, byPosition)
 		switch {
 		case r.before == 0 || covered.has(r.before) || inPage && done[j]:
 			for waits := true; waits; i, waits = follow(next, i) {
@@ -60,31 +60,79 @@ func inOrder(events []*eventsource.Event, a answer) []*eventsource.Event {
 	return given
 }
 
-// waiting returns the events that need not be read for coverages, as those that they wait for have not been given to all; and the positions that have
-// to be looked at, of those that are waited for and of those that do not wait any more.
-func waiting(from []*gapped, covered ranges) (held []link, wanted ranges) {
+// waiting returns the events that are not to be read for coverages, as what they wait for comes later; and the positions that have to be looked at: of what is waited
+// for, and of events that need not wait any more or, of a page with a limit, maybe not for longer. Those are a quarter of the page at most.
+func waiting(from []*gapped, covered ranges, limit int) (held []link, wanted ranges) {
+	var all []link
 	for _, c := range from {
-		held = append(held, c.held...)
+		all = append(all, c.held...)
 	}
-	if len(held) == 0 {
+	if len(all) == 0 {
 		return nil, nil
 	}
-	slices.SortFunc(held, func(a, b link) int { return cmp.Compare(a.position, b.position) })
-	held = slices.CompactFunc(held, func(a, b link) bool { return a.position == b.position })
+	slices.SortFunc(all, byPosition)
+	all = slices.CompactFunc(all, samePosition)
+	all = slices.DeleteFunc(all, func(r link) bool { return covered.has(r.position) })
+	ends := chainEnds(all, covered)
+	soon := covered.last() + 4*int64(limit) // about what the next pages look at
+	order := make([]int, len(all))
+	for i := range all {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int { return cmp.Or(cmp.Compare(ends[a], ends[b]), cmp.Compare(a, b)) })
 	var look []int64
-	held = slices.DeleteFunc(held, func(r link) bool {
-		if covered.has(r.position) {
-			return true
+	room := limit / 4
+	for _, i := range order {
+		switch {
+		case ends[i] == 0:
+			look = append(look, all[i].position)
+		case ends[i] <= soon && room > 0:
+			room--
+			look = append(look, all[i].position, ends[i])
+		default:
+			look = append(look, ends[i])
+			held = append(held, all[i])
 		}
-		if covered.has(r.before) {
-			look = append(look, r.position)
-			return true
-		}
-		look = append(look, r.before)
-		return false
-	})
+	}
+	slices.SortFunc(held, byPosition)
 	return held, positionsOf(look)
 }
+
+// chainEnds returns for each of some events that wait the position of what it waits for in the end, through others of them; 0 if that is covered. The events ascend by position.
+func chainEnds(all []link, covered ranges) []int64 {
+	const unknown = -1
+	ends := make([]int64, len(all))
+	for i := range ends {
+		ends[i] = unknown
+	}
+	var chain []int
+	for i := range all {
+		end := int64(unknown)
+		for at := i; end == unknown; {
+			chain = append(chain, at)
+			next, waits := slices.BinarySearchFunc(all, link{position: all[at].before}, byPosition)
+			switch {
+			case ends[at] != unknown:
+				end = ends[at]
+			case covered.has(all[at].before):
+				end = 0
+			case !waits:
+				end = all[at].before
+			default:
+				at = next
+			}
+		}
+		for _, at := range chain {
+			ends[at] = end
+		}
+		chain = chain[:0]
+	}
+	return ends
+}
+
+func byPosition(a, b link) int { return cmp.Compare(a.position, b.position) }
+
+func samePosition(a, b link) bool { return a.position == b.position }
 
 // holding returns the events that wait for a coverage after a page.
 func (c *gapped) holding(a answer) []link {
@@ -92,8 +140,8 @@ func (c *gapped) holding(a answer) []link {
 		return nil
 	}
 	all := slices.Concat(a.held, c.held) // what was seen last goes first
-	slices.SortStableFunc(all, func(a, b link) int { return cmp.Compare(a.position, b.position) })
-	all = slices.CompactFunc(all, func(a, b link) bool { return a.position == b.position })
+	slices.SortStableFunc(all, byPosition)
+	all = slices.CompactFunc(all, samePosition)
 	all = slices.DeleteFunc(all, func(r link) bool { return c.set.has(r.position) || c.set.has(r.before) || a.gone.has(r.before) })
 	return slices.Clip(all[:min(len(all), mostWaiting)])
 }

@@ -43,7 +43,7 @@ type orderMistake int
 
 const (
 	ordered       orderMistake = iota
-	byPosition                 // events are given by position
+	byPositions                // events are given by position
 	waitsInPage                // an event waits only for one that is in the page
 	heldIsCovered              // what waits counts as looked at
 )
@@ -71,7 +71,7 @@ func (m *orderModel) step() {
 			m.write(m.random.IntN(len(m.open)))
 		}
 	default:
-		m.read(1+m.random.IntN(6), m.random.IntN(4) > 0)
+		m.read(1+m.random.IntN(9), m.random.IntN(4) > 0)
 	}
 }
 
@@ -169,7 +169,7 @@ func (m *orderModel) read(limit int, whole bool) (more bool) {
 			m.write(m.random.IntN(len(m.open)))
 		}
 	}
-	q := ask(from, proved{settled: settled}, whole || !m.reserved, time.Unix(1, 0))
+	q := ask(from, proved{settled: settled}, whole || !m.reserved, time.Unix(1, 0), limit)
 	looked := q.gaps.union(upward(q.tail + 1))
 	var rows []link
 	for _, p := range slices.Sorted(maps.Keys(m.visible)) {
@@ -198,7 +198,7 @@ func (m *orderModel) read(limit int, whole bool) (more bool) {
 
 func (m *orderModel) link(p int64, looked ranges) link {
 	l := link{p, m.before(m.visible[p])}
-	if m.wrong == byPosition || m.wrong == waitsInPage && !looked.has(l.before) {
+	if m.wrong == byPositions || m.wrong == waitsInPage && !looked.has(l.before) {
 		l.before = 0
 	}
 	return l
@@ -291,7 +291,7 @@ func TestEventsAreGivenInTheOrderOfTheirNumbers(t *testing.T) {
 
 // The model finds each rule that is broken.
 func TestTheModelOfOrderFindsWhatIsWrong(t *testing.T) {
-	for name, wrong := range map[string]orderMistake{"by position": byPosition, "no waiting for what is beyond the page": waitsInPage, "what waits is covered": heldIsCovered} {
+	for name, wrong := range map[string]orderMistake{"by position": byPositions, "no waiting for what is beyond the page": waitsInPage, "what waits is covered": heldIsCovered} {
 		t.Run(name, func(t *testing.T) {
 			for seed := range uint64(1000) {
 				if found := newOrderModel(seed, wrong).run(400); found != "" {

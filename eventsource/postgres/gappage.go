@@ -25,7 +25,7 @@ type question struct {
 	// gaps are the positions asked for up to tail; above tail all are.
 	gaps ranges
 	tail int64
-	// held are the events that are not asked for, as those that they wait for have not been given to all.
+	// held are the events that are not asked for, as those that they wait for come later.
 	held []link
 	// proved was known before the statement began.
 	proved proved
@@ -36,14 +36,14 @@ type question struct {
 	server string
 }
 
-// ask says what is to be read for coverages.
-func ask(from []*gapped, proved proved, whole bool, now time.Time) question {
+// ask says what is to be read for coverages, in a page with a limit.
+func ask(from []*gapped, proved proved, whole bool, now time.Time, limit int) question {
 	meet := from[0].set
 	for _, c := range from[1:] {
 		meet = meet.meet(c.set)
 	}
 	q := question{from: from, covered: meet, proved: proved, whole: whole, asked: now}
-	held, wanted := waiting(from, meet)
+	held, wanted := waiting(from, meet, limit)
 	q.held = held
 	known := meet.union(positions(held))
 	q.gaps, q.tail = known.holes(), known.last()

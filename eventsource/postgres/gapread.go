@@ -97,7 +97,7 @@ func (s *Source) readGapped(ctx context.Context, coverages []eventsource.Coverag
 		return eventsource.Page{}, err
 	}
 	now := time.Now()
-	q := ask(from, proved, !s.gaps.reserved || dueForAll(from, now), now)
+	q := ask(from, proved, !s.gaps.reserved || dueForAll(from, now), now, limit)
 	p := &pageBuilder{linked: true}
 	full, err := s.fillGaps(ctx, q, p, limit)
 	if err != nil {

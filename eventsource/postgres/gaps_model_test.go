@@ -181,7 +181,7 @@ func (m *gapsModel) begin() {
 		}
 	}
 	if len(from) > 0 {
-		m.reads = append(m.reads, &modelRead{readers, ask(from, m.proved, m.random.IntN(4) > 0, time.Unix(1, 0))})
+		m.reads = append(m.reads, &modelRead{readers, ask(from, m.proved, m.random.IntN(4) > 0, time.Unix(1, 0), 8)})
 	}
 }
 

@@ -253,6 +253,11 @@ func TestReadingGapsUsesTheIndexOfPositions(t *testing.T) {
 	}
 }
 
+// earlyInOrder is a mapping of a table whose positions are taken early, in the order of the numbers.
+func earlyInOrder(t *definition.Table) {
+	t.Positions, t.Order = definition.PositionsTransaction, definition.OrderStream
+}
+
 // A table is refused where gaps cannot be proved, with what to change.
 func TestATableWhoseGapsCannotBeProved(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -269,6 +274,15 @@ func TestATableWhoseGapsCannotBeProved(t *testing.T) {
 		"in the transaction":    {"ALTER TABLE outbox ALTER COLUMN id DROP DEFAULT", func(t *definition.Table) { t.Positions = definition.PositionsTransaction }, "table.sequence: without"},
 		"in it, by a sequence": {"ALTER TABLE outbox ALTER COLUMN id DROP DEFAULT", func(t *definition.Table) {
 			t.Positions, t.Sequence = definition.PositionsTransaction, "public.outbox_id_seq"
+		}, ""},
+		"in order, without the index":              {"ALTER TABLE outbox DROP CONSTRAINT outbox_aggregate_number_key", earlyInOrder, "table.order: to give a stream's events in the order of their numbers, public.outbox needs a unique index on (aggregate, number)"},
+		"in order, by an index that is not unique": {"ALTER TABLE outbox DROP CONSTRAINT outbox_aggregate_number_key; CREATE INDEX ON outbox (aggregate, number)", earlyInOrder, "needs a unique index on (aggregate, number)"},
+		"in order, by one the other way round":     {"ALTER TABLE outbox DROP CONSTRAINT outbox_aggregate_number_key; CREATE UNIQUE INDEX ON outbox (number, aggregate)", earlyInOrder, "needs a unique index on (aggregate, number)"},
+		"in order, by numbers that may be null":    {"ALTER TABLE outbox ALTER COLUMN number DROP NOT NULL", earlyInOrder, "table.columns.version: the column number may be null"},
+		"in order, by an index downwards":          {"ALTER TABLE outbox DROP CONSTRAINT outbox_aggregate_number_key; CREATE UNIQUE INDEX ON outbox (aggregate, number DESC) INCLUDE (type)", earlyInOrder, ""},
+		"in no order, without the index": {"ALTER TABLE outbox DROP CONSTRAINT outbox_aggregate_number_key", func(t *definition.Table) {
+			earlyInOrder(t)
+			t.Order = definition.OrderNone
 		}, ""},
 		"in it, by another's one": {"ALTER TABLE outbox ALTER COLUMN id DROP DEFAULT; ALTER SEQUENCE blocks CACHE 5", func(t *definition.Table) { t.Positions, t.Sequence = definition.PositionsTransaction, "public.blocks" }, "public.blocks has CACHE 5"},
 	} {

@@ -22,6 +22,7 @@ var (
 	conformance   = test{"./tokenstore/postgres", "TestTheStoreKeepsItsPromises|TestTheStoreGoesInStep", true}
 	reading       = test{"./eventsource/postgres", "(ReadersGet|LargeLate)/own", true}
 	rebasing      = test{"./eventsource/postgres", "AcrossADump/own", false}
+	inOrder       = test{"./eventsource/postgres", "TestEventsAreGivenInTheOrder", true}
 	gaps          = test{"./eventsource/postgres", "TestGapsAreClosedOnly", true}
 	replaying     = test{"./runtime/worker", "Replay", false}
 	sequencing    = test{"./runtime/worker", "Sequencing", false}
@@ -38,6 +39,7 @@ const (
 	rebased  = "eventsource/postgres/rebase.go"
 	marks    = "runtime/worker/boundary.go"
 	gapPage  = "eventsource/postgres/gappage.go"
+	gapOrder = "eventsource/postgres/gaporder.go"
 	gapFence = "eventsource/postgres/fence.go"
 )
 
@@ -70,8 +72,12 @@ var mutants = []mutant{
 	{"a claim does not look at the sequencing", []edit{{tokenSQL, "AND g.sequencing || '/' || g.hash = c.sequencing", ""}}, conformance},
 	{"replays are told by the new sequencing's hash", []edit{{marks, "	if r.moved {", "	if r.moved && r.by.Type == segment.Broadcast {"}}, sequencing},
 	{"epochs begin anew after a drop", []edit{{"tokenstore/postgres/store.go", "progress.Position, progress.Snapshot, floor+1)", "progress.Position, progress.Snapshot, floor-floor+1)"}}, conformance},
-	{"a full page closes gaps that it has not looked at", []edit{{gapPage, "looked = looked.upTo(last)", "looked = looked.upTo(maxPosition)"}}, gaps},
-	{"all that a page has looked at is settled", []edit{{gapPage, "looked.meet(q.proved.settled).union(seen)", "looked.upTo(last).union(seen)"}}, gaps},
+	{"a full page closes gaps that it has not looked at", []edit{{gapPage, "upward(q.tail+1)).upTo(end)", "upward(q.tail+1)).upTo(maxPosition)"}}, gaps},
+	{"all that a page has looked at is settled", []edit{{gapPage, "empty.meet(q.proved.settled)", "empty.upTo(seen.last())"}}, gaps},
+	{"an event does not wait for one that is beyond the page", []edit{{gapOrder, "covered.has(r.before) || inPage && done[j]", "covered.has(r.before) || !inPage || done[j]"}}, inOrder},
+	{"an event does not wait for one above it in the page", []edit{{gapOrder, "covered.has(r.before) || inPage && done[j]", "covered.has(r.before) || inPage"}}, inOrder},
+	{"positions of events that wait are closed", []edit{{gapPage, "a.dead.union(positionsOf(a.at))", "a.dead.union(seen)"}}, inOrder},
+	{"an event waits only for what one of the readers lacks", []edit{{gapPage, "meet = meet.meet(c.set)", "meet = meet.union(c.set)"}}, inOrder},
 	{"who is prepared has ended", []edit{{gapFence, "gone = gone || !f.last[id].prepared", "gone = false"}}, gaps},
 	{"who is still now has always been", []edit{{gapFence, "was != h", "was.prepared != h.prepared"}}, gaps},
 	{"who has been still since a round ago has taken nothing since the one before", []edit{{gapFence, "was, there := f.older[id]", "was, there := f.last[id]"}}, gaps},
