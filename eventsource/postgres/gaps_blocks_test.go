@@ -25,6 +25,8 @@ func TestBlocksAreCaughtUpWithInOrder(t *testing.T) {
 	exec(t, db, createOutbox, pgx.QueryExecModeSimpleProtocol)
 	exec(t, db, writeBlocks)
 	exec(t, db, "VACUUM ANALYZE outbox")
+	exec(t, db, "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET jit = off', current_database()); END $$") // as workers do
+	db.Reset()
 	for _, order := range []string{definition.OrderNone, definition.OrderStream} {
 		t.Run(order, func(t *testing.T) {
 			mapping := unaltered(definition.PositionsReserved, "")
