@@ -84,6 +84,9 @@ type Advance struct {
 	WasParted      bool // the token had more than one part before
 	Release        bool // give up the ownership with this write
 	Recovers       bool // the event that the segment stood still at has been handled: its failure is deleted
+	// Unsynced says that the store need not have the write on disk before it counts as committed: if its server crashes at once, the token is
+	// where it was, and so is all else that the transaction wrote. It counts where all moves of a transaction say so.
+	Unsynced bool
 }
 
 // Failure is why a segment stands still at an event.

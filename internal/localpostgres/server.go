@@ -94,6 +94,20 @@ func (s *Server) Stop() error {
 	}
 }
 
+// Crash ends the server as a crash does, and waits until it has ended: what is not on disk is lost, or where it does not sync, what it has not given
+// to the operating system. [Server.Restart] recovers it.
+func (s *Server) Crash() error {
+	if err := s.cmd.Process.Signal(syscall.SIGQUIT); err != nil {
+		return fmt.Errorf("crashing PostgreSQL: %w", err)
+	}
+	select {
+	case <-s.ended:
+		return nil
+	case <-time.After(20 * time.Second):
+		return errors.Join(fmt.Errorf("PostgreSQL did not end within 20 s, killed"), s.cmd.Process.Kill())
+	}
+}
+
 // Restart stops the server and starts another on the same port and data.
 func (s *Server) Restart(ctx context.Context) (*Server, error) {
 	if err := s.Stop(); err != nil {

@@ -79,6 +79,7 @@ func (l *life) step(ctx context.Context, s *segmentRun) (again bool) {
 	began := time.Now()
 	advance := s.advance(b.after, false)
 	advance.Recovers = s.failure != nil
+	advance.Unsynced = s.member.Behind()
 	err := l.apply(ctx, s, b, advance)
 	took := time.Since(began)
 	l.report(s, b, took, err)

@@ -54,18 +54,32 @@ type world struct {
 
 func newWorld(t *testing.T, groups string) *world {
 	t.Helper()
+	return newWorldAt(t, postgrestest.New(t), groups)
+}
+
+// newWorldAt makes a world in a database.
+func newWorldAt(t *testing.T, url, groups string) *world {
+	t.Helper()
 	ctx := context.Background()
-	w := &world{t: t, url: postgrestest.New(t), drains: map[string]func(){}}
+	w := openWorld(t, url)
+	conn, err := w.pool.Acquire(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	if _, err := postgres.Migrate(ctx, conn.Conn(), postgres.DefaultSchema); err != nil {
+		t.Fatal(err)
+	}
+	w.edit(groups)
+	return w
+}
+
+// openWorld looks at the world that there is in a database.
+func openWorld(t *testing.T, url string) *world {
+	t.Helper()
+	w := &world{t: t, url: url, drains: map[string]func(){}}
 	target, err := access.FromURL(w.url)
 	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := postgres.Connect(ctx, postgres.Options{Target: target})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(ctx)
-	if _, err := postgres.Migrate(ctx, conn, postgres.DefaultSchema); err != nil {
 		t.Fatal(err)
 	}
 	if w.pool, err = postgres.Open(postgres.Options{Target: target, Application: "test", MaxConns: 20}); err != nil {
@@ -73,7 +87,6 @@ func newWorld(t *testing.T, groups string) *world {
 	}
 	t.Cleanup(w.pool.Close)
 	w.log = eventspostgres.NewLog(w.pool, postgres.DefaultSchema)
-	w.edit(groups)
 	return w
 }
 

@@ -16,6 +16,8 @@ type handlerTx struct {
 	conn  *pgx.Conn
 	tx    pgx.Tx // nil before it has begun
 	ended bool
+
+	unsynced bool // it commits without waiting for the disk, unless the handler says otherwise
 }
 
 var _ pgx.Tx = (*handlerTx)(nil)
@@ -29,13 +31,21 @@ func (t *handlerTx) open(ctx context.Context) (pgx.Tx, error) {
 		return nil, pgx.ErrTxClosed
 	}
 	if t.tx == nil {
-		tx, err := t.conn.Begin(ctx)
+		tx, err := t.conn.BeginTx(ctx, t.options())
 		if err != nil {
 			return nil, err
 		}
 		t.tx = tx
 	}
 	return t.tx, nil
+}
+
+// options are those of a beginning that is sent alone.
+func (t *handlerTx) options() pgx.TxOptions {
+	if t.unsynced {
+		return pgx.TxOptions{BeginQuery: "begin; " + commitUnsynced}
+	}
+	return pgx.TxOptions{}
 }
 
 // mustOpen begins it where there is no context and no way to tell of an error: the connection is closed after one.
@@ -62,10 +72,16 @@ func (t *handlerTx) first(args []any) bool {
 func (t *handlerTx) beginWith(ctx context.Context, statements ...*pgx.QueuedQuery) pgx.BatchResults {
 	batch := &pgx.Batch{}
 	batch.BeginTx(pgx.TxOptions{})
+	if t.unsynced {
+		batch.Queue(commitUnsynced)
+	}
+	before := batch.Len()
 	batch.QueuedQueries = append(batch.QueuedQueries, statements...)
 	results := t.conn.SendBatch(ctx, batch)
 	t.tx = results.Tx()
-	_, _ = results.Exec() // of the beginning; its error is that of the ones after it, too
+	for range before {
+		_, _ = results.Exec() // of the beginning; its error is that of the ones after it, too
+	}
 	return results
 }
 
@@ -183,12 +199,18 @@ func (t *handlerTx) Rollback(ctx context.Context) error {
 }
 
 // commit sends the fence and the commit together.
-func (t *handlerTx) commit(fence *pgx.Batch) error {
+func (t *handlerTx) commit(queueFence func(*pgx.Batch)) error {
+	batch := &pgx.Batch{}
 	if t.tx == nil {
-		return t.conn.SendBatch(t.ctx, fence).Close() // which are one transaction
+		if t.unsynced {
+			batch.Queue(commitUnsynced)
+		}
+		queueFence(batch)
+		return t.conn.SendBatch(t.ctx, batch).Close() // which are one transaction
 	}
-	fence.Queue("commit")
-	return t.tx.SendBatch(t.ctx, fence).Close()
+	queueFence(batch)
+	batch.Queue("commit")
+	return t.tx.SendBatch(t.ctx, batch).Close()
 }
 
 // end takes the transaction from the handler, and undoes it unless it has been committed. Where that fails the connection is closed.

@@ -80,6 +80,9 @@ func (s *Store) Advance(ctx context.Context, advances []tokenstore.Advance) erro
 func (s *Store) Pipeline(ctx context.Context, advances []tokenstore.Advance, queue func(*pgx.Batch) error) error {
 	// Statements sent as one pipeline are one transaction, which commits at its end.
 	batch := &pgx.Batch{}
+	if unsynced(advances) {
+		batch.Queue(commitUnsynced)
+	}
 	if err := queue(batch); err != nil {
 		return err
 	}
@@ -91,14 +94,12 @@ func (s *Store) Pipeline(ctx context.Context, advances []tokenstore.Advance, que
 // returned.
 func (s *Store) InTx(ctx context.Context, advances []tokenstore.Advance, work func(pgx.Tx) error) error {
 	return fenced(s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
-		tx := &handlerTx{ctx: ctx, conn: conn.Conn()}
+		tx := &handlerTx{ctx: ctx, conn: conn.Conn(), unsynced: unsynced(advances)}
 		defer tx.end()
 		if err := work(tx); err != nil {
 			return err
 		}
-		fence := &pgx.Batch{}
-		s.queueFence(fence, advances)
-		return tx.commit(fence)
+		return tx.commit(func(batch *pgx.Batch) { s.queueFence(batch, advances) })
 	}))
 }
 
@@ -114,7 +115,7 @@ func (s *Store) queueFence(batch *pgx.Batch, advances []tokenstore.Advance) {
 		positions[i], snapshots[i], release[i] = first.Position, first.Snapshot, a.Release
 		released = released || a.Release
 	}
-	batch.Queue(s.in(`SELECT {{schema}}.advance($1, $2, $3, $4, $5, $6, $7, $8)`), tenant, groups, segments, epochs, versions, positions, snapshots, release)
+	batch.Queue(s.in(fenceOf(advances)), tenant, groups, segments, epochs, versions, positions, snapshots, release)
 	for _, a := range advances {
 		if a.WasParted || len(a.Parts) > 1 {
 			s.queueParts(batch, a.Key, a.Parts)
