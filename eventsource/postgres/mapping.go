@@ -97,14 +97,28 @@ func (m mapping) name() string {
 // data, metadata and recorded_at. OFFSET 0 has the server look each position up: left to choose, it also takes a merge join for cheap,
 // which walks the index from the table's first event for each batch.
 func JoinEvents(schema string, source definition.Source) string {
-	if source.Table == nil {
-		return fmt.Sprintf("CROSS JOIN LATERAL (SELECT * FROM %s.event t WHERE t.position = r.position OFFSET 0) AS e", pgx.Identifier{schema}.Sanitize())
-	}
 	// Lateral, because large objects are read by a volatile function: without it the server would read those of all rows.
+	rows, position := selectEvents(schema, source)
+	return fmt.Sprintf("CROSS JOIN LATERAL (%s WHERE %s = r.position OFFSET 0) AS e", rows, position)
+}
+
+// EventsAt is the table e of the events of a source at the positions in the parameter $1, an array in ascending order, in that order and with
+// the columns of [JoinEvents]. OFFSET 0 keeps the server from looking for them by what else a statement says of them. The ends of the array
+// tell it which partitions to look into.
+func EventsAt(schema string, source definition.Source) string {
+	rows, position := selectEvents(schema, source)
+	return fmt.Sprintf("(%s WHERE %s BETWEEN ($1::bigint[])[1] AND ($1::bigint[])[cardinality($1::bigint[])] AND %[2]s = ANY ($1::bigint[]) ORDER BY %[2]s OFFSET 0) AS e", rows, position)
+}
+
+// selectEvents selects the columns that SQL handlers see from the table t of a source, and returns its column of positions too.
+func selectEvents(schema string, source definition.Source) (rows, position string) {
+	if source.Table == nil {
+		return fmt.Sprintf("SELECT * FROM %s.event t", pgx.Identifier{schema}.Sanitize()), "t.position"
+	}
 	t, c := source.Table, source.Table.Columns
-	position := column(c.Position)
-	return fmt.Sprintf("CROSS JOIN LATERAL (SELECT t.%s::bigint AS position, %s AS stream_id, %s AS type, (%s)::jsonb AS data, (%s)::jsonb AS metadata, t.%s::timestamptz AS recorded_at FROM %s t WHERE t.%[1]s = r.position OFFSET 0) AS e",
-		position, text("t", c.Stream), text("t", c.Type), payload("t", t.Data, "null"), metadata("t", t.Metadata), column(c.RecordedAt), identifier(t.Name))
+	position = "t." + column(c.Position)
+	return fmt.Sprintf("SELECT %s::bigint AS position, %s AS stream_id, %s AS type, (%s)::jsonb AS data, (%s)::jsonb AS metadata, t.%s::timestamptz AS recorded_at FROM %s t",
+		position, text("t", c.Stream), text("t", c.Type), payload("t", t.Data, "null"), metadata("t", t.Metadata), column(c.RecordedAt), identifier(t.Name)), position
 }
 
 func identifier(table string) string {

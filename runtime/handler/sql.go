@@ -21,8 +21,9 @@ type SQL struct {
 // statement is one of them, as it is sent.
 type statement struct {
 	types
-	text string
-	each bool // once for each event, not once for all
+	text  string
+	mixed string // of a batch of which some events are handled again and some are not, or that is not in the order of positions
+	each  bool   // once for each event, not once for all
 }
 
 // Names of the common table expression: `events` for a batch, `event` for a single one.
@@ -31,37 +32,43 @@ const (
 	eventName  = "event"
 )
 
-// NewSQL makes a handler of statements over events, given as a join that finds the event e for each row r by its position.
-func NewSQL(spec definition.SQLHandler, join string) *SQL {
+// Events is where statements have their events from.
+type Events struct {
+	// Join finds the event e for each row r by its position.
+	Join string
+	// At is the table e of the events at the positions in $1, an array in ascending order.
+	At string
+}
+
+// NewSQL makes a handler of statements over events.
+func NewSQL(spec definition.SQLHandler, from Events) *SQL {
 	h := &SQL{reset: spec.Reset}
 	for _, s := range spec.Statements {
-		name, text := eventsName, s.Batch
 		if s.Each != "" {
-			name, text = eventName, s.Each
+			h.statements = append(h.statements, statement{types: typesOf(s.EventTypes), text: withEvents(eventName, s.Each, "r.replay", "r.ordinal", fromScalars+from.Join), each: true})
+			continue
 		}
-		h.statements = append(h.statements, statement{types: typesOf(s.EventTypes), text: withEvents(name, text, join), each: s.Each != ""})
+		h.statements = append(h.statements, statement{types: typesOf(s.EventTypes), text: withEvents(eventsName, s.Batch, "$2::boolean", "row_number() OVER (ORDER BY e.position)", from.At),
+			mixed: withEvents(eventsName, s.Batch, "r.replay", "r.ordinal", fromArrays+from.Join+" ORDER BY r.ordinal")})
 	}
 	return h
 }
 
 // Where a statement's parameters come from: the positions of a batch's events with, for each, whether it is handled again; or one of each.
 // One event is no array of one: of a look-up by arrays the server believes that it finds more with other arrays, so that it plans the statement
-// anew for each event, which takes ten times as long as running it.
+// anew for each event, which takes ten times as long as running it. Nor are the events of a batch looked up one by one by a join, where one answer
+// does for all of them as to whether they are handled again: the table's index finds the positions of an array in half of the time.
 const (
-	fromArrays  = `unnest($1::bigint[], $2::boolean[]) WITH ORDINALITY AS r (position, replay, ordinal)`
-	fromScalars = `(SELECT $1::bigint AS position, $2::boolean AS replay, 1::bigint AS ordinal) AS r`
+	fromArrays  = `unnest($1::bigint[], $2::boolean[]) WITH ORDINALITY AS r (position, replay, ordinal) `
+	fromScalars = `(SELECT $1::bigint AS position, $2::boolean AS replay, 1::bigint AS ordinal) AS r `
 )
 
 // withEvents puts the events, as a common table expression of that name, before a user's statement.
-func withEvents(name, text, join string) string {
-	from, order := fromArrays, " ORDER BY r.ordinal"
-	if name == eventName {
-		from, order = fromScalars, ""
-	}
-	cte := fmt.Sprintf(`%s AS (SELECT e.position, e.stream_id, e.type, e.data, e.metadata, e.recorded_at, r.replay,
-  CASE WHEN r.replay THEN $3::jsonb END AS replay_context, r.ordinal
-  FROM %s %s%s)
-`, name, from, join, order)
+func withEvents(name, text, replay, ordinal, from string) string {
+	cte := fmt.Sprintf(`%s AS (SELECT e.position, e.stream_id, e.type, e.data, e.metadata, e.recorded_at, %s AS replay,
+  CASE WHEN %[2]s THEN $3::jsonb END AS replay_context, %s AS ordinal
+  FROM %s)
+`, name, replay, ordinal, from)
 	before, rest := splitLeading(strings.TrimRight(text, "; \t\r\n"))
 	word, after := firstWord(rest)
 	if !strings.EqualFold(word, "WITH") {
@@ -136,12 +143,14 @@ func (h *SQL) Apply(ctx context.Context, t Transaction, events []*Event) error {
 			return err
 		}
 		for _, call := range h.plan(events) {
-			text := h.statements[call.statement].text
-			if h.statements[call.statement].each {
-				batch.Queue(text, call.positions[0], call.replay[0], told)
-				continue
+			switch s := h.statements[call.statement]; {
+			case s.each:
+				batch.Queue(s.text, call.positions[0], call.replay[0], told)
+			case call.mixed():
+				batch.Queue(s.mixed, call.positions, call.replay, told)
+			default:
+				batch.Queue(s.text, call.positions, call.replay[0], told)
 			}
-			batch.Queue(text, call.positions, call.replay, told)
 		}
 		return nil
 	})
@@ -184,6 +193,9 @@ type call struct {
 	positions []int64
 	replay    []bool // by position: the event is handled again
 }
+
+// mixed reports whether some of the events are handled again and some are not, or they are not in the order of their positions.
+func (c call) mixed() bool { return slices.Contains(c.replay, !c.replay[0]) || !slices.IsSorted(c.positions) }
 
 // plan cuts a batch into rounds. In a round each statement runs once over its events (or once for each of them), in the
 // order in which they are declared; a new round begins with an event that would have to run an earlier statement than one

@@ -18,7 +18,8 @@ import (
 )
 
 func sqlHandler(statements ...definition.Statement) *SQL {
-	return NewSQL(definition.SQLHandler{Statements: statements}, `JOIN "sluice".event e ON e.position = r.position`)
+	return NewSQL(definition.SQLHandler{Statements: statements}, Events{
+		Join: `JOIN "sluice".event e ON e.position = r.position`, At: `(SELECT * FROM "sluice".event t WHERE t.position = ANY ($1::bigint[])) AS e`})
 }
 
 func on(eventType string) definition.Statement {
@@ -130,12 +131,14 @@ func TestEventsComeBeforeAnyStatement(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 			continue
 		}
-		if _, err := conn.Exec(ctx, h.statements[0].text, []int64{1, 3}, []bool{false, false}, "{}"); err != nil {
-			t.Errorf("%s: %v", text, err)
-		}
-		var sum int
-		if err := conn.QueryRow(ctx, "WITH gone AS (DELETE FROM seen RETURNING position) SELECT coalesce(sum(position), 0) FROM gone").Scan(&sum); err != nil || sum != 4 {
-			t.Errorf("%s: it saw positions that add up to %d, want 1 + 3 (%v)", text, sum, err)
+		for form, replay := range map[string]any{h.statements[0].text: false, h.statements[0].mixed: []bool{true, false}} {
+			if _, err := conn.Exec(ctx, form, []int64{1, 3}, replay, "{}"); err != nil {
+				t.Errorf("%s: %v", text, err)
+			}
+			var sum int
+			if err := conn.QueryRow(ctx, "WITH gone AS (DELETE FROM seen RETURNING position) SELECT coalesce(sum(position), 0) FROM gone").Scan(&sum); err != nil || sum != 4 {
+				t.Errorf("%s: it saw positions that add up to %d, want 1 + 3 (%v)", text, sum, err)
+			}
 		}
 	}
 }
@@ -155,7 +158,7 @@ func TestABatchTellsTheOrderOfItsEvents(t *testing.T) {
 	h := sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: "SELECT string_agg(position::text, ' ' ORDER BY ordinal), string_agg(position::text, ' ') FROM events"},
 		definition.Statement{EventTypes: []string{"A"}, Each: "SELECT ordinal FROM event"})
 	var asked, asTheyStand string
-	if err := conn.QueryRow(ctx, h.statements[0].text, []int64{7, 2, 9, 4}, make([]bool, 4), "{}").Scan(&asked, &asTheyStand); err != nil || asked != "7 2 9 4" || asTheyStand != asked {
+	if err := conn.QueryRow(ctx, h.statements[0].mixed, []int64{7, 2, 9, 4}, make([]bool, 4), "{}").Scan(&asked, &asTheyStand); err != nil || asked != "7 2 9 4" || asTheyStand != asked {
 		t.Errorf("events were ordered %q, and stood as %q (%v), want 7 2 9 4", asked, asTheyStand, err)
 	}
 	var one int
@@ -199,6 +202,41 @@ func TestAStatementForEachEventIsNotPlannedForEach(t *testing.T) {
 	}
 	if custom > 5 {
 		t.Errorf("%d of 20 runs were planned by themselves, want 5", custom)
+	}
+}
+
+// TestABatchSeesItsEventsAndNoOthers gives a statement every third event, first none of them again, then all, then some.
+func TestABatchSeesItsEventsAndNoOthers(t *testing.T) {
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, postgrestest.New(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, `CREATE SCHEMA sluice; CREATE TABLE seen (n bigserial, position bigint, replay boolean, why text, ordinal bigint);
+		CREATE TABLE sluice.event (position bigint PRIMARY KEY, stream_id text, type text, data jsonb, metadata jsonb, recorded_at timestamptz);
+		INSERT INTO sluice.event (position) SELECT n FROM generate_series(1, 1000) n`); err != nil {
+		t.Fatal(err)
+	}
+	h := sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: "INSERT INTO seen (position, replay, why, ordinal) SELECT position, replay, replay_context ->> 'why', ordinal FROM events"})
+	for _, again := range []int{0, 100, 40} {
+		all := events(strings.Repeat("x:A ", 100))
+		for i, e := range all {
+			if e.Position = int64(3 * (i + 1)); i < again {
+				e.Replay = &Replay{ID: "r", Context: map[string]string{"why": "so"}}
+			}
+		}
+		if err := h.Apply(ctx, alone{conn}, all); err != nil {
+			t.Fatal(err)
+		}
+		var wrong, seen int
+		if err := conn.QueryRow(ctx, `WITH gone AS (DELETE FROM seen RETURNING *), s AS (SELECT *, row_number() OVER (ORDER BY n) AS i FROM gone)
+			SELECT count(*) FILTER (WHERE (position, replay, why, ordinal) IS DISTINCT FROM (3 * i, i <= $1, CASE WHEN i <= $1 THEN 'so' END, i)), count(*) FROM s`, again).Scan(&wrong, &seen); err != nil {
+			t.Fatal(err)
+		}
+		if wrong > 0 || seen != 100 {
+			t.Errorf("with %d of 100 events again it saw %d, of which %d were not as given", again, seen, wrong)
+		}
 	}
 }
 

@@ -41,7 +41,8 @@ func (l *life) newGroups() map[string]*group {
 	for _, spec := range l.options.Definition.Groups {
 		g := &group{name: spec.Name, spec: spec.Handler, by: spec.Sequencing.Policy(), wait: backoff{initial: 500 * time.Millisecond, max: 15 * time.Second}}
 		if spec.Handler.SQL != nil {
-			g.handler = handler.NewSQL(*spec.Handler.SQL, eventspostgres.JoinEvents(l.options.Schema, l.options.Definition.Source))
+			g.handler = handler.NewSQL(*spec.Handler.SQL, handler.Events{
+				Join: eventspostgres.JoinEvents(l.options.Schema, l.options.Definition.Source), At: eventspostgres.EventsAt(l.options.Schema, l.options.Definition.Source)})
 		} else {
 			g.handler = l.options.Handlers[spec.Handler.Go.Handler]
 		}
