@@ -87,6 +87,9 @@ func (s Sequencing) String() string {
 	return policy + "/" + hash
 }
 
+// NeedsPayload reports whether keys are taken out of the events' data or metadata.
+func (s Sequencing) NeedsPayload() bool { return s.Type == Property || s.Type == Metadata }
+
 // ParseSequencing reads what String has written.
 func ParseSequencing(text string) (Sequencing, error) {
 	if text == "Stream/pg1" {

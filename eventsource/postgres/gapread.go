@@ -119,7 +119,7 @@ func (s *Source) fillGaps(ctx context.Context, q question, p *pageBuilder, limit
 	for i, g := range q.gaps {
 		low[i], high[i] = g.from, g.to
 	}
-	rows, err := s.db.Query(ctx, s.readSQL, low, high, q.tail, limit)
+	rows, err := s.db.Query(ctx, s.pageSQL(), low, high, q.tail, limit)
 	if err != nil {
 		return false, err
 	}

@@ -16,7 +16,10 @@ type mapping struct {
 	position string            // its column, quoted; so are the next ones
 	txid     string
 	time     string
-	events   string // the columns of a page, of the row e
+	events   string // the columns of a page, of the row e, but for the last three: data, metadata and time
+	data     string // of the row e; so is the next one
+	metadata string
+	before   string // what comes after those, where an event waits for the one before it
 	head     string // a query for the highest position that the statement's snapshot can see, or a higher one
 	// state is empty, or says what keeps the server from being read; it is asked with each page.
 	state string
@@ -35,9 +38,10 @@ func ownMapping(schema string) mapping {
 	quoted := pgx.Identifier{schema}.Sanitize()
 	return mapping{
 		relation: quoted + ".event", position: "position", txid: "txid", time: "recorded_at", sliced: true,
-		events: "e.position, e.txid, e.stream_id, e.version, e.id, e.type, e.data, e.metadata, e.recorded_at",
-		head:   "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM " + quoted + ".event_position_seq",
-		state:  "CASE WHEN pg_is_in_recovery() THEN '" + standby + "' ELSE '' END",
+		events: "e.position, e.txid, e.stream_id, e.version, e.id, e.type",
+		data:   "e.data", metadata: "e.metadata",
+		head:  "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM " + quoted + ".event_position_seq",
+		state: "CASE WHEN pg_is_in_recovery() THEN '" + standby + "' ELSE '' END",
 	}
 }
 
@@ -50,11 +54,12 @@ func tableMapping(t definition.Table) mapping {
 	if m.gapped() {
 		txid = "'3'::xid8" // one that every snapshot sees
 	}
-	m.events = fmt.Sprintf("e.%s::bigint AS position, %s AS txid, %s AS stream_id, %s AS version, %s AS id, %s AS type, %s AS data, %s AS metadata, e.%s AS recorded_at",
-		m.position, txid, text("e", c.Stream), version("e", c), id("e", c), text("e", c.Type), payload("e", t.Data, "null"), metadata("e", t.Metadata), m.time)
+	m.events = fmt.Sprintf("e.%s::bigint AS position, %s AS txid, %s AS stream_id, %s AS version, %s AS id, %s AS type",
+		m.position, txid, text("e", c.Stream), version("e", c), id("e", c), text("e", c.Type))
+	m.data, m.metadata = payload("e", t.Data, "null"), metadata("e", t.Metadata)
 	if m.ordered() {
 		stream, number := column(c.Stream), column(c.Version)
-		m.events += fmt.Sprintf(", coalesce((SELECT b.%s::bigint FROM %s b WHERE b.%[3]s = e.%[3]s AND b.%[4]s < e.%[4]s ORDER BY b.%[4]s DESC LIMIT 1), 0) AS before",
+		m.before = fmt.Sprintf(", coalesce((SELECT b.%s::bigint FROM %s b WHERE b.%[3]s = e.%[3]s AND b.%[4]s < e.%[4]s ORDER BY b.%[4]s DESC LIMIT 1), 0) AS before",
 			m.position, m.relation, stream, number)
 	}
 	m.head = fmt.Sprintf("SELECT coalesce(max(%s), 0)::bigint FROM %s", m.position, m.relation)
@@ -71,6 +76,20 @@ func (m mapping) ordered() bool {
 	return m.gapped() && m.table.Positions != definition.PositionsInserted && m.table.Order == definition.OrderStream
 }
 
+// withoutPayloads is the mapping with events that have no data and no metadata.
+func (m mapping) withoutPayloads() mapping {
+	m.data, m.metadata = "''", "''"
+	return m
+}
+
+// page is the statement that reads one.
+func (m mapping) page() string {
+	if m.gapped() {
+		return readGapsStatement
+	}
+	return readStatement
+}
+
 // in fills the mapping into a statement.
 func (m mapping) in(statement string) string {
 	before, noneBefore := "", ""
@@ -81,7 +100,8 @@ func (m mapping) in(statement string) string {
 	if m.sliced {
 		wanted = "CASE WHEN get_bit($8::bytea, e.slice & $7::integer) = 1 THEN true ELSE false END"
 	}
-	return strings.NewReplacer("{{table}}", m.relation, "{{position}}", m.position, "{{txid}}", m.txid, "{{time}}", m.time, "{{events}}", m.events,
+	return strings.NewReplacer("{{table}}", m.relation, "{{position}}", m.position, "{{txid}}", m.txid, "{{time}}", m.time, "{{events}}",
+		m.events+", "+m.data+" AS data, "+m.metadata+" AS metadata, e."+m.time+" AS recorded_at"+m.before,
 		"{{head}}", m.head, "{{state}}", m.state, "{{wanted}}", wanted, "{{before}}", before, "{{none before}}", noneBefore).Replace(statement)
 }
 

@@ -96,7 +96,7 @@ func (s *Source) read(ctx context.Context, from []*coverage, filter sliceFilter,
 	if s.events.sliced {
 		args = append(args, filter.mask, filter.bits)
 	}
-	rows, err := s.db.Query(ctx, s.readSQL, args...)
+	rows, err := s.db.Query(ctx, s.pageSQL(), args...)
 	if err != nil {
 		return eventsource.Page{}, err
 	}

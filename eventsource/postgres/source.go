@@ -40,6 +40,7 @@ type Source struct {
 	window                      int64
 	pageBytes                   int64      // of the events' texts
 	gaps                        *gapReader // of a table without a column of transactions; nil for others
+	payloads                    *payloads  // nil where pages always have them
 }
 
 var _ eventsource.Source = (*Source)(nil)
@@ -60,13 +61,9 @@ func Open(db DB, schema string, source definition.Source) *Source {
 func newSource(db DB, schema string, events mapping) *Source {
 	quoted := pgx.Identifier{schema}.Sanitize()
 	inSchema := func(text string) string { return strings.ReplaceAll(text, "{{schema}}", quoted) }
-	read := readStatement
-	if events.gapped() {
-		read = readGapsStatement
-	}
 	return &Source{
 		db: db, schema: schema, events: events, window: window, pageBytes: defaultPageBytes, gaps: newGapReader(events.table),
-		readSQL: events.in(read), startSQL: events.in(startStatement), headSQL: events.head, timeSQL: events.in(timeStatement),
+		readSQL: events.in(events.page()), startSQL: events.in(startStatement), headSQL: events.head, timeSQL: events.in(timeStatement),
 		oldestSQL: inSchema(oldestStatement), checkSQL: inSchema(checkStatement),
 	}
 }

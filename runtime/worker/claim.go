@@ -113,6 +113,9 @@ func (c *controller) hold(t tokenstore.Token, failure *tokenstore.Failure, bound
 	if err != nil {
 		return err
 	}
+	if replay != nil && replay.moved && replay.by.NeedsPayload() {
+		c.pages.NeedPayloads() // before anything is read for it: that it had been handled is told by its payload
+	}
 	s := &segmentRun{group: c.groups[t.Group], Holding: protocol.Hold(t), moved: time.Now(), claimed: time.Now(), size: batchSize{limit: firstBatch}, failure: failure, replay: replay}
 	if failure != nil {
 		s.size.limit, s.inherited = 1, failure.Position

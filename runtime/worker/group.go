@@ -36,6 +36,16 @@ type group struct {
 	committed bool // a batch of it has committed
 }
 
+// needsNoPayloads reports whether nothing here looks into events: statements in the database look them up themselves.
+func (l *life) needsNoPayloads() bool {
+	for _, g := range l.options.Definition.Groups {
+		if g.Handler.SQL == nil || g.Sequencing.Policy().NeedsPayload() {
+			return false
+		}
+	}
+	return true
+}
+
 func (l *life) newGroups() map[string]*group {
 	groups := map[string]*group{}
 	for _, spec := range l.options.Definition.Groups {

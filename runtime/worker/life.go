@@ -30,7 +30,8 @@ type life struct {
 	directory *postgres.Directory
 	store     *postgres.Store
 	source    *eventspostgres.Source
-	events    *eventspostgres.Log // to tell that a handler may have appended
+	pages     *eventspostgres.Source // that the feed reads
+	events    *eventspostgres.Log    // to tell that a handler may have appended
 	feed      *feed.Feed
 	planner   planner.Planner
 	ring      ring
@@ -158,7 +159,12 @@ func (l *life) openStores(ctx context.Context, incarnation int64, locked bool) e
 	if locked && l.options.CatchUpWorkers > 0 { // behind a pooler no lock is anybody's
 		o.Turns = postgres.NewTurns(l.connection(postgres.ApplicationOf(incarnation)), l.options.CatchUpWorkers)
 	}
-	l.feed = feed.New(source.WithPageBytes(feed.PageBytes(o.Memory)), o, l.log, l.delivered, l.readFailed)
+	pages := source
+	if l.needsNoPayloads() {
+		pages = source.WithoutPayloads()
+	}
+	l.pages = pages.WithPageBytes(feed.PageBytes(o.Memory))
+	l.feed = feed.New(l.pages, o, l.log, l.delivered, l.readFailed)
 	return nil
 }
 
