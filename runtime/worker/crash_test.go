@@ -88,7 +88,7 @@ func TestACrashOfTheServerTakesABacklogsBatchesWholeOrNotAtAll(t *testing.T) {
 			w.backlog(streams, each)
 			w.start("a")
 			var lost int64
-			for range 4 {
+			for range 3 {
 				seen := w.writes(20)
 				server = w.crash(server, func(left *world) {
 					left.consistent()

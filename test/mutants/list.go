@@ -26,6 +26,8 @@ var (
 	gaps          = test{"./eventsource/postgres", "TestGapsAreClosedOnly", true}
 	replaying     = test{"./runtime/worker", "Replay", false}
 	sequencing    = test{"./runtime/worker", "Sequencing", false}
+	crashing      = test{"./runtime/worker", "TestACrashOfTheServer.*/SQL", false}
+	syncing       = test{"./runtime/worker", "TestOnlyBatchesOfABacklog", false}
 	clocks        = test{"./test/faults", "ByTheDatabasesClock", false}
 )
 
@@ -81,6 +83,11 @@ var mutants = []mutant{
 	{"who is prepared has ended", []edit{{gapFence, "gone = gone || !f.last[id].prepared", "gone = false"}}, gaps},
 	{"who is still now has always been", []edit{{gapFence, "was != h", "was.prepared != h.prepared"}}, gaps},
 	{"who has been still since a round ago has taken nothing since the one before", []edit{{gapFence, "was, there := f.older[id]", "was, there := f.last[id]"}}, gaps},
+	{"rows of a backlog commit apart from their token", []edit{{tokenSQL, "	s.queueFence(batch, advances)\n	return fenced(s.pool.SendBatch(ctx, batch).Close())",
+		"	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {\n		return err\n	}\n	batch = &pgx.Batch{}\n	s.queueFence(batch, advances)\n	return fenced(s.pool.SendBatch(ctx, batch).Close())"}}, crashing},
+	{"batches without a backlog do not wait for the disk", []edit{{"runtime/worker/executor.go", "advance.Unsynced = s.member.Behind()", "advance.Unsynced = true"}}, syncing},
+	{"batches that have appended events do not wait for the disk", []edit{{"tokenstore/postgres/sync.go", "WHERE txid = pg_current_xact_id_if_assigned()) IS NOT NULL", "WHERE false) IS NOT NULL"}}, syncing},
+	{"a former sequencing is told without payloads", []edit{{"runtime/worker/claim.go", "c.pages.NeedPayloads() //", "_ = c.pages //"}}, sequencing},
 	{"late events of transactions that ran are not looked for", []edit{{"eventsource/postgres/read.go", "WHERE pg_visible_in_snapshot(ended.txid, pg_current_snapshot()))", "WHERE false)"}}, reading},
 	{"late events of transactions that had not begun are not looked for", []edit{{"eventsource/postgres/read.go", "WHERE e.{{txid}} >= pg_snapshot_xmax(band.snapshot::pg_snapshot) AND", "WHERE false AND"}}, reading},
 	{"the worker's clock says how long its lease runs", []edit{
