@@ -195,7 +195,9 @@ type call struct {
 }
 
 // mixed reports whether some of the events are handled again and some are not, or they are not in the order of their positions.
-func (c call) mixed() bool { return slices.Contains(c.replay, !c.replay[0]) || !slices.IsSorted(c.positions) }
+func (c call) mixed() bool {
+	return slices.Contains(c.replay, !c.replay[0]) || !slices.IsSorted(c.positions)
+}
 
 // plan cuts a batch into rounds. In a round each statement runs once over its events (or once for each of them), in the
 // order in which they are declared; a new round begins with an event that would have to run an earlier statement than one
