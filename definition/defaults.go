@@ -31,6 +31,7 @@ var defaults = []struct{ path, value string }{
 	{"processingGroups[].initialPosition", `{"type":"Earliest"}`},
 	{"processingGroups[].maxBatchSize", `5000`},
 	{"processingGroups[].desiredState", `"Running"`},
+	{"processingGroups[].handler.rows", `"Shared"`},
 	{"processingGroups[].onError", `{"maxAttempts":5,"backoff":{"initial":"1s","max":"1m0s"},"then":"Block"}`},
 	{"processingGroups[].onError.maxAttempts", `5`},
 	{"processingGroups[].onError.backoff", `{"initial":"1s","max":"1m0s"}`},

@@ -36,7 +36,7 @@ func (s Spec) Definition() Definition {
 	definition := Definition{Source: s.Source, Template: canonicalOrAsIs(s.Template)}
 	for _, group := range s.ProcessingGroups {
 		definition.Groups = append(definition.Groups,
-			DefinedGroup{Name: group.Name, Handler: group.Handler, InitialPosition: group.InitialPosition, Sequencing: group.Sequencing.orZero()})
+			DefinedGroup{Name: group.Name, Handler: group.Handler.orZero(), InitialPosition: group.InitialPosition, Sequencing: group.Sequencing.orZero()})
 	}
 	return definition.sorted()
 }
@@ -48,6 +48,14 @@ func (d Definition) sorted() Definition {
 		d.Groups[i].Handler = d.Groups[i].Handler.sorted()
 	}
 	return d
+}
+
+// orZero leaves out what was true before there was a choice, so that it leaves no trace in a definition.
+func (h Handler) orZero() Handler {
+	if h.Rows == RowsShared {
+		h.Rows = ""
+	}
+	return h
 }
 
 func (h Handler) sorted() Handler {
@@ -92,6 +100,7 @@ func ParseDefinition(data []byte) (Definition, error) {
 		c.text(at+".name", group.Name, 63)
 		c.handler(at+".handler", group.Handler)
 		c.place(at+".initialPosition", group.InitialPosition)
+		c.rows(at, group.Handler, group.Sequencing)
 		if group.Sequencing != (Sequencing{}) {
 			c.sequencing(at+".sequencing", group.Sequencing)
 		}

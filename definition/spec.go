@@ -238,6 +238,7 @@ const (
 // Handler is what is done with an event; Type names the field that is set.
 type Handler struct {
 	Type string      `json:"type"`
+	Rows string      `json:"rows,omitempty"` // whose events the rows are of that it writes; Shared in a definition is left out
 	SQL  *SQLHandler `json:"sql,omitempty"`
 	Go   *GoHandler  `json:"go,omitempty"`
 }
@@ -246,6 +247,12 @@ type Handler struct {
 const (
 	HandlerSQL = "SQL"
 	HandlerGo  = "Go"
+)
+
+// Whose events the rows are of that a handler writes.
+const (
+	RowsShared     = "Shared"     // of several sequences
+	RowsBySequence = "BySequence" // each of one sequence only
 )
 
 // SQLHandler are statements that the runtime carries out in the store.

@@ -82,12 +82,16 @@ func (c *checker) group(at string, group Group) {
 		c.oneOf(at+".replay", group.Replay, ReplayAllow, ReplayDeny)
 	}
 	c.handler(at+".handler", group.Handler)
+	c.rows(at, group.Handler, group.Sequencing)
 	c.onError(at+".onError", group.OnError)
 }
 
 func (c *checker) handler(at string, handler Handler) {
 	if !c.oneOf(at+".type", handler.Type, HandlerSQL, HandlerGo) {
 		return
+	}
+	if handler.Rows != "" { // as it stands in a definition
+		c.oneOf(at+".rows", handler.Rows, RowsShared, RowsBySequence)
 	}
 	one := handler.SQL == nil
 	if handler.Type == HandlerSQL {
@@ -101,6 +105,11 @@ func (c *checker) handler(at string, handler Handler) {
 		c.short(at+".go.handler", handler.Go.Handler, 253)
 		c.require(notBlank.MatchString(handler.Go.Handler), at+".go.handler", rules.NotBlank)
 	}
+}
+
+// rows checks that there are sequences which rows can be of.
+func (c *checker) rows(at string, handler Handler, by Sequencing) {
+	c.require(handler.Rows != RowsBySequence || by.Type != Broadcast, at, rules.RowsBySequence)
 }
 
 func (c *checker) sql(at string, handler SQLHandler) {

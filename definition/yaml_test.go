@@ -78,7 +78,7 @@ func TestParseYAMLFillsInDefaults(t *testing.T) {
 			InitialPosition: definition.InitialPosition{Type: definition.Earliest},
 			MaxBatchSize:    5000,
 			DesiredState:    definition.Running,
-			Handler:         definition.Handler{Type: definition.HandlerGo, Go: &definition.GoHandler{Handler: "view"}},
+			Handler:         definition.Handler{Type: definition.HandlerGo, Rows: definition.RowsShared, Go: &definition.GoHandler{Handler: "view"}},
 			OnError: definition.OnError{
 				MaxAttempts: 5,
 				Backoff:     definition.Backoff{Initial: "1s", Max: "1m30s"},

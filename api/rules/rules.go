@@ -43,6 +43,8 @@ const (
 	ReplayDeclared = "groups, from and context cannot be changed under the same id: choose another id"
 	HandlerUnion   = "exactly one handler must be set, the one that type names:" +
 		" sql for type SQL; go, which may be left out, for type Go"
+	RowsBySequence = "handler.rows BySequence needs sequences, and sequencing Broadcast has none:" +
+		" every segment handles every event; leave rows out"
 	StatementUnion = "exactly one of batch and each must be set"
 	BlankSQL       = "must not be blank: write SQL or remove the field"
 	RetryDelay     = "must be a duration from 10ms to 1h, such as 500ms or 1m30s"
@@ -104,6 +106,7 @@ func All() []Rule {
 		{"ReplayGroups", processor, ReplayGroups},
 		{"ReplayDeclared", processor, ReplayDeclared},
 		{"HandlerUnion", processor, HandlerUnion},
+		{"RowsBySequence", processor, RowsBySequence},
 		{"StatementUnion", processor, StatementUnion},
 		{"BlankSQL", processor, BlankSQL},
 		{"RetryDelay", processor, RetryDelay},

@@ -3,6 +3,8 @@ package v1alpha1
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 // ProcessingGroup is a set of handlers that moves through the events together.
+//
+// +kubebuilder:validation:XValidation:rule="self.handler.rows != 'BySequence' || self.sequencing.type != 'Broadcast'",message="handler.rows BySequence needs sequences, and sequencing Broadcast has none: every segment handles every event; leave rows out"
 type ProcessingGroup struct {
 	// name of the group, unique within the store: tokens are kept by it. A definition field.
 	// +required
@@ -167,6 +169,13 @@ type Handler struct {
 	// type names the kind of handler.
 	// +required
 	Type HandlerType `json:"type"`
+	// rows says whose events the rows are of that the handler writes. BySequence is your word that each row is written for events of
+	// one sequence only, which with sequencing Stream is one stream: then the waiting events of several segments near the tail
+	// are handled together, in one transaction, which costs the database less. Shared, rows that several sequences write, such as a total of
+	// all: each segment has transactions of its own. A definition field.
+	// +optional
+	// +kubebuilder:default=Shared
+	Rows RowOwnership `json:"rows,omitempty"`
 	// sql are statements that the runtime carries out in the store.
 	// +optional
 	SQL *SQLHandler `json:"sql,omitempty"`
@@ -174,6 +183,17 @@ type Handler struct {
 	// +optional
 	Go *GoHandler `json:"go,omitempty"`
 }
+
+// RowOwnership says whose events the rows are of that a handler writes.
+//
+// +kubebuilder:validation:Enum=Shared;BySequence
+type RowOwnership string
+
+// Whose the rows are.
+const (
+	RowsShared     RowOwnership = "Shared"
+	RowsBySequence RowOwnership = "BySequence"
+)
 
 // HandlerType names a kind of handler.
 //

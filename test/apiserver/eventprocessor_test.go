@@ -57,6 +57,7 @@ var _ = Describe("An EventProcessor", func() {
 		group.InitialPosition.Type = v1alpha1.InitialPositionEarliest
 		group.MaxBatchSize = 5000
 		group.DesiredState = v1alpha1.DesiredStateRunning
+		group.Handler.Rows = v1alpha1.RowsShared
 		group.OnError = v1alpha1.OnError{
 			MaxAttempts: 5,
 			Backoff: v1alpha1.Backoff{

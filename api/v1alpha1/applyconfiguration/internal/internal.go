@@ -178,6 +178,10 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: go
       type:
         namedType: com.github.sluice-project.sluice.api.v1alpha1.GoHandler
+    - name: rows
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.RowOwnership
+      default: Shared
     - name: sql
       type:
         namedType: com.github.sluice-project.sluice.api.v1alpha1.SQLHandler
@@ -481,6 +485,8 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: resetAt
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+- name: com.github.sluice-project.sluice.api.v1alpha1.RowOwnership
+  scalar: string
 - name: com.github.sluice-project.sluice.api.v1alpha1.RuntimeVersions
   map:
     fields:

@@ -13,6 +13,11 @@ import (
 type HandlerApplyConfiguration struct {
 	// type names the kind of handler.
 	Type *apiv1alpha1.HandlerType `json:"type,omitempty"`
+	// rows says whose events the rows are of that the handler writes. BySequence is your word that each row is written for events of
+	// one sequence only, which with sequencing Stream is one stream: then the waiting events of several segments near the tail
+	// are handled together, in one transaction, which costs the database less. Shared, rows that several sequences write, such as a total of
+	// all: each segment has transactions of its own. A definition field.
+	Rows *apiv1alpha1.RowOwnership `json:"rows,omitempty"`
 	// sql are statements that the runtime carries out in the store.
 	SQL *SQLHandlerApplyConfiguration `json:"sql,omitempty"`
 	// go is a handler that the binary in the container worker has registered.
@@ -30,6 +35,14 @@ func Handler() *HandlerApplyConfiguration {
 // If called multiple times, the Type field is set to the value of the last call.
 func (b *HandlerApplyConfiguration) WithType(value apiv1alpha1.HandlerType) *HandlerApplyConfiguration {
 	b.Type = &value
+	return b
+}
+
+// WithRows sets the Rows field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Rows field is set to the value of the last call.
+func (b *HandlerApplyConfiguration) WithRows(value apiv1alpha1.RowOwnership) *HandlerApplyConfiguration {
+	b.Rows = &value
 	return b
 }
 
