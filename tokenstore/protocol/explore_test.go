@@ -106,6 +106,13 @@ func (h happened) note(kind string, before, after *state) {
 		}
 	}
 	switch kind {
+	case "write is carried out":
+		for i, w := range before.writes {
+			if w.with != nil && len(after.writes) == len(before.writes) && !w.done && after.writes[i].done {
+				add("a shared batch is fenced", after.writes[i].outcome == protocol.Fenced)
+				add("a shared batch commits", after.writes[i].outcome == protocol.Committed)
+			}
+		}
 	case "write is answered":
 		add("fenced", len(after.holdings) < len(before.holdings))
 		add("release after a batch", len(after.writes) == len(before.writes))
@@ -213,6 +220,8 @@ func TestAllInterleavingsOfASmallWorld(t *testing.T) {
 		"replays":                 start(budget{events: 3, claims: 2, resets: 1}, segment.Root),
 		"splits in replays":       start(budget{events: 2, claims: 2, resets: 1, reshapes: 1}, segment.Root),
 		"merges in replays":       start(budget{events: 2, claims: 2, resets: 1, reshapes: 1}, low, high),
+		"shared batches":          start(budget{events: 2, claims: 3, shared: true}, low, high),
+		"shared and failing":      start(budget{events: 2, claims: 2, failures: 1, shared: true}, low, high),
 		"two replays":             start(budget{events: 2, claims: 2, resets: 2}, segment.Root),
 	}
 	explored := 0
@@ -237,7 +246,7 @@ func TestAllInterleavingsOfASmallWorld(t *testing.T) {
 		if explored == len(worlds) {
 			met.need(t, "fenced", "unknown and committed", "takeover of a busy segment", "merge of unequal halves", "split of unmet halves", "split in a replay",
 				"merge in a replay", "reset fences a batch", "replay complete", "replay abandoned halfway", "second reset", "release after a batch",
-				"taken for failed, and committed")
+				"taken for failed, and committed", "a shared batch is fenced", "a shared batch commits")
 		}
 	})
 }

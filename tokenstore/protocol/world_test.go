@@ -49,7 +49,10 @@ type state struct {
 }
 
 // budget bounds the world: how many events there are, and how often the rest may happen.
-type budget struct{ events, claims, reshapes, resets, failures int }
+type budget struct {
+	events, claims, reshapes, resets, failures int
+	shared                                     bool // batches of two segments in one transaction
+}
 
 // all are the events, a bit for each position from 1.
 func (s *state) all() uint8 { return 1<<(s.left.events+1) - 2 }
@@ -70,7 +73,16 @@ type write struct {
 	replays uint8 // of these, those that the handler was told are replays
 	done    bool
 	outcome protocol.Outcome
-	lost    bool // nobody waits for the answer
+	lost    bool   // nobody waits for the answer
+	with    *write // the other segment's part of a shared transaction; never changed in place
+}
+
+// parts are the writes to one token each that the transaction is made of.
+func (w write) parts() []write {
+	if w.with == nil {
+		return []write{w}
+	}
+	return []write{w, *w.with}
 }
 
 // start is a group of these segments of which nobody has claimed any yet.
@@ -150,7 +162,8 @@ func (s *state) keyOf(swap int) string {
 		bounds(h.bounds)
 	}
 	put(int64(len(s.writes)))
-	for _, w := range s.writes {
+	for _, w := range slices.Concat(collect(s.writes)...) {
+		flag(w.with != nil)
 		put(int64(w.worker^swap), int64(w.advance.Segment), w.advance.Epoch-epoch, w.advance.Version-version, int64(w.events), int64(w.replays), int64(w.outcome))
 		parts(w.advance.Parts)
 		flag(w.done)
@@ -170,10 +183,19 @@ func (s *state) bases() (epoch, version int64) {
 	for i := range s.holdings {
 		see(s.holdings[i].Token.Epoch, s.holdings[i].Token.Version)
 	}
-	for _, w := range s.writes {
+	for _, w := range slices.Concat(collect(s.writes)...) {
 		see(w.advance.Epoch, w.advance.Version)
 	}
 	return epoch, version
+}
+
+// collect are the parts of each write.
+func collect(writes []write) [][]write {
+	all := make([][]write, len(writes))
+	for i, w := range writes {
+		all[i] = w.parts()
+	}
+	return all
 }
 
 // swapped is where the holding stands that comes i-th when the workers have each other's names.
@@ -236,6 +258,7 @@ func (s *state) steps() []step {
 		add("owner reads the boundaries", i, 0, func(n *state) error { return n.learn(i) })
 		add("owner sends an event", i, 0, func(n *state) error { return n.send(i, 1) })
 		add("owner sends two events", i, 0, func(n *state) error { return n.send(i, 2) })
+		add("owner sends an event together with one of its other segment", i, 0, func(n *state) error { return n.sendBoth(i) })
 		add("owner is to release", i, 0, func(n *state) error { return n.leave(i) })
 		add("owner dies", i, 0, func(n *state) error { return n.die(i) })
 	}
@@ -334,6 +357,25 @@ func (s *state) send(i, count int) error {
 	return nil
 }
 
+// sendBoth has a worker send a batch of one event of each of its two segments, in one transaction.
+func (s *state) sendBoth(i int) error {
+	other := i + 1
+	if !s.left.shared || other == len(s.holdings) || s.holdings[other].worker != s.holdings[i].worker {
+		return errNot
+	}
+	if err := s.send(i, 1); err != nil {
+		return err
+	}
+	if err := s.send(other, 1); err != nil {
+		return err
+	}
+	last := len(s.writes) - 1
+	with := s.writes[last]
+	s.writes = s.writes[:last]
+	s.writes[last-1].with = &with
+	return nil
+}
+
 func again(bounds []tokenstore.Boundary, position int64) bool {
 	return slices.ContainsFunc(bounds, func(b tokenstore.Boundary) bool {
 		return b.Segment.Contains(hashOf(position)) && position <= b.Progress.Position
@@ -366,7 +408,7 @@ func (s *state) release(i int) error {
 func (s *state) die(i int) error {
 	h := s.holdings[i]
 	for j := range s.writes {
-		if s.mine(h, s.writes[j]) {
+		if s.mine(h, s.writes[j]) && s.writes[j].with == nil { // another segment may wait for it, too
 			s.writes[j].lost = true
 		}
 	}
@@ -391,23 +433,28 @@ func (s *state) execute(i int) error {
 		return errNot
 	}
 	w.done, w.outcome = true, protocol.Fenced
-	at := slices.IndexFunc(s.tokens, func(t tokenstore.Token) bool { return t.Key == w.advance.Key })
-	if at >= 0 {
-		owner := s.tokens[at].Owner
-		moved, err := protocol.Advanced(s.tokens[at], w.advance)
-		if err == nil {
-			w.outcome = protocol.Committed
-			s.tokens[at] = moved
-			if owner != int64(w.worker+1) {
-				return fmt.Errorf("worker %d commits to a segment of worker %d", w.worker, owner-1)
-			}
-			if err := s.apply(w.events, w.replays); err != nil {
-				return err
-			}
+	moved := slices.Clone(s.tokens) // all of them or none
+	var events, replays uint8
+	for _, part := range w.parts() {
+		at := slices.IndexFunc(moved, func(t tokenstore.Token) bool { return t.Key == part.advance.Key })
+		if at < 0 {
+			s.forget()
+			return nil
 		}
+		owner := moved[at].Owner
+		var err error
+		if moved[at], err = protocol.Advanced(moved[at], part.advance); err != nil {
+			s.forget()
+			return nil
+		}
+		if owner != int64(w.worker+1) {
+			return fmt.Errorf("worker %d commits to a segment of worker %d", w.worker, owner-1)
+		}
+		events, replays = events|part.events, replays|part.replays
 	}
-	s.forget()
-	return nil
+	w.outcome, s.tokens = protocol.Committed, moved
+	defer s.forget()
+	return s.apply(events, replays)
 }
 
 // apply has the projection take events.
@@ -482,7 +529,21 @@ func (s *state) misjudge(i int) error {
 	return s.settle(lost, protocol.RolledBack)
 }
 
+// settle has the owner take note of how a write ended. A fence of several tokens does not say which has moved on: each is believed to
+// be as it was, and tried alone.
 func (s *state) settle(w write, o protocol.Outcome) error {
+	if o == protocol.Fenced && w.with != nil {
+		o = protocol.RolledBack
+	}
+	for _, part := range w.parts() {
+		if err := s.settleOne(part, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *state) settleOne(w write, o protocol.Outcome) error {
 	i := slices.IndexFunc(s.holdings, func(h holding) bool { return s.mine(h, w) })
 	if i < 0 {
 		return nil
