@@ -17,7 +17,7 @@ type handlerTx struct {
 	tx    pgx.Tx // nil before it has begun
 	ended bool
 
-	unsynced bool // it commits without waiting for the disk, unless the handler says otherwise
+	settings string // statement that the transaction begins with, so that what the handler says itself counts; empty for none
 }
 
 var _ pgx.Tx = (*handlerTx)(nil)
@@ -42,8 +42,8 @@ func (t *handlerTx) open(ctx context.Context) (pgx.Tx, error) {
 
 // options are those of a beginning that is sent alone.
 func (t *handlerTx) options() pgx.TxOptions {
-	if t.unsynced {
-		return pgx.TxOptions{BeginQuery: "begin; " + commitUnsynced}
+	if t.settings != "" {
+		return pgx.TxOptions{BeginQuery: "begin; " + t.settings}
 	}
 	return pgx.TxOptions{}
 }
@@ -72,8 +72,8 @@ func (t *handlerTx) first(args []any) bool {
 func (t *handlerTx) beginWith(ctx context.Context, statements ...*pgx.QueuedQuery) pgx.BatchResults {
 	batch := &pgx.Batch{}
 	batch.BeginTx(pgx.TxOptions{})
-	if t.unsynced {
-		batch.Queue(commitUnsynced)
+	if t.settings != "" {
+		batch.Queue(t.settings)
 	}
 	before := batch.Len()
 	batch.QueuedQueries = append(batch.QueuedQueries, statements...)
@@ -202,8 +202,8 @@ func (t *handlerTx) Rollback(ctx context.Context) error {
 func (t *handlerTx) commit(queueFence func(*pgx.Batch)) error {
 	batch := &pgx.Batch{}
 	if t.tx == nil {
-		if t.unsynced {
-			batch.Queue(commitUnsynced)
+		if t.settings != "" {
+			batch.Queue(t.settings)
 		}
 		queueFence(batch)
 		return t.conn.SendBatch(t.ctx, batch).Close() // which are one transaction

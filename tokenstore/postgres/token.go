@@ -76,12 +76,12 @@ func (s *Store) Advance(ctx context.Context, advances []tokenstore.Advance) erro
 }
 
 // Pipeline runs a batch's statements, the fence and the commit in one round trip: the handler's writes are what queue puts
-// in; where it returns an error, nothing is sent. ErrFenced says that nothing was written; an error for which IsLost holds leaves open whether the batch has committed.
+// in; where it returns an error, nothing is sent. Where several tokens move, no lock is waited for longer than 100 ms. ErrFenced says that nothing was written; an error for which IsLost holds leaves open whether the batch has committed.
 func (s *Store) Pipeline(ctx context.Context, advances []tokenstore.Advance, queue func(*pgx.Batch) error) error {
 	// Statements sent as one pipeline are one transaction, which commits at its end.
 	batch := &pgx.Batch{}
-	if unsynced(advances) {
-		batch.Queue(commitUnsynced)
+	if settings := settingsOf(advances); settings != "" {
+		batch.Queue(settings)
 	}
 	if err := queue(batch); err != nil {
 		return err
@@ -94,7 +94,7 @@ func (s *Store) Pipeline(ctx context.Context, advances []tokenstore.Advance, que
 // returned.
 func (s *Store) InTx(ctx context.Context, advances []tokenstore.Advance, work func(pgx.Tx) error) error {
 	return fenced(s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
-		tx := &handlerTx{ctx: ctx, conn: conn.Conn(), unsynced: unsynced(advances)}
+		tx := &handlerTx{ctx: ctx, conn: conn.Conn(), settings: settingsOf(advances)}
 		defer tx.end()
 		if err := work(tx); err != nil {
 			return err

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -10,9 +11,26 @@ import (
 // loses both or neither, and with a transaction all that committed after it: then the events come again. Whatever rests on a batch being
 // there for good commits behind it and waits for the disk, by which all before it is on disk too: claims, releases, splits, merges, resets, ends
 // of replays, and batches without a backlog.
-//
-// It is said first in the transaction, so that what a handler says itself about it counts.
-const commitUnsynced = `SELECT set_config('synchronous_commit', 'off', true)`
+const unsyncedCommit = `set_config('synchronous_commit', 'off', true)`
+
+// A transaction that moves several tokens does not wait long for what holds one of them up: it fails, and its caller tries each alone.
+const shortPatience = `set_config('lock_timeout', '100ms', true)`
+
+// settingsOf returns the statement that a transaction with these moves begins with, so that what a handler says itself about it counts;
+// empty for none.
+func settingsOf(advances []tokenstore.Advance) string {
+	var set []string
+	if unsynced(advances) {
+		set = append(set, unsyncedCommit)
+	}
+	if len(advances) > 1 {
+		set = append(set, shortPatience)
+	}
+	if len(set) == 0 {
+		return ""
+	}
+	return "SELECT " + strings.Join(set, ", ")
+}
 
 // unsynced reports whether a transaction with these moves need not wait for the disk.
 func unsynced(advances []tokenstore.Advance) bool {
