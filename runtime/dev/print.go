@@ -79,6 +79,9 @@ Try, in another terminal of this folder:
 // batch writes one line for a batch that has committed, or for a fault that needs somebody.
 func (p *printer) batch(b worker.Batch) {
 	name := fmt.Sprintf("%s/%d", b.Group, b.Segment)
+	if b.Segments > 1 { // that shared it
+		name += fmt.Sprintf("+%d", b.Segments-1)
+	}
 	if b.Err == nil {
 		p.tell(name, batchText(b))
 		return

@@ -125,6 +125,7 @@ func (c *controller) hold(t tokenstore.Token, failure *tokenstore.Failure, bound
 		return fmt.Errorf("segment %d of %s: %w", t.Segment, t.Group, err)
 	}
 	s.member = member
+	s.goAlone(1) // whatever made its last owner lose it
 	c.mu.Lock()
 	c.segments[t.Key] = s
 	c.mu.Unlock()

@@ -21,12 +21,17 @@ func (w *world) atCommit(body string) {
 
 // handlers of both kinds, which end their transactions in two ways.
 func kinds() map[string]func(t *testing.T, segments int) (*world, *pgproxy.Proxy) {
+	return kindsOf(func(groups string) string { return groups })
+}
+
+// kindsOf is the same with other groups.
+func kindsOf(edit func(groups string) string) map[string]func(t *testing.T, segments int) (*world, *pgproxy.Proxy) {
 	return map[string]func(*testing.T, int) (*world, *pgproxy.Proxy){
 		"SQL": func(t *testing.T, segments int) (*world, *pgproxy.Proxy) {
-			return newWorldBehindProxy(t, fmt.Sprintf(viewOf, segments))
+			return newWorldBehindProxy(t, edit(fmt.Sprintf(viewOf, segments)))
 		},
 		"Go": func(t *testing.T, segments int) (*world, *pgproxy.Proxy) {
-			w, proxy := newWorldBehindProxy(t, fmt.Sprintf(goViewOf, segments))
+			w, proxy := newWorldBehindProxy(t, edit(fmt.Sprintf(goViewOf, segments)))
 			w.addingUnless(func(handler.Event) error { return nil })
 			return w, proxy
 		},

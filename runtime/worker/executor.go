@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
@@ -29,8 +30,7 @@ func (l *life) execute(ctx context.Context) {
 			return
 		}
 		if l.take(s) {
-			again := l.step(ctx, s)
-			l.give(ctx, s, again)
+			l.step(ctx, s, !behind)
 		}
 		if behind {
 			l.runnable.done()
@@ -46,56 +46,80 @@ func (l *life) take(s *segmentRun) bool {
 	return !l.settings.paused(s.group.name) && !time.Now().Before(s.notBefore) && l.trusts() && s.Begin()
 }
 
-// give ends what take began: the segment is queued again, or released where that was asked for meanwhile.
-func (l *life) give(ctx context.Context, s *segmentRun, again bool) {
+// give ends what take began: segments are queued again, or released where that was asked for meanwhile.
+func (l *life) give(ctx context.Context, again bool, segments ...*segmentRun) {
+	var next, leaving []*segmentRun
 	l.mu.Lock()
-	leaving := s.End()
-	again = again || s.poked
+	for _, s := range segments {
+		switch {
+		case s.End():
+			leaving = append(leaving, s)
+		case again || s.poked:
+			next = append(next, s)
+		}
+	}
 	l.mu.Unlock()
-	switch {
-	case leaving:
-		l.release(ctx, []*segmentRun{s})
-	case again:
+	for _, s := range next {
 		l.runnable.push(s)
+	}
+	l.release(ctx, leaving)
+}
+
+// step applies one batch of a segment that was taken, in which others may share, and gives them all back.
+func (l *life) step(ctx context.Context, s *segmentRun, live bool) {
+	portions := l.gather(ctx, s, live)
+	if len(portions) == 0 {
+		return
+	}
+	b := joined(portions)
+	began := time.Now()
+	err := l.apply(ctx, s.group, b.events, advances(portions))
+	took := time.Since(began)
+	l.report(portions, b, took, err)
+	switch {
+	case err == nil:
+		l.settle(ctx, portions, len(b.events), took)
+	case len(portions) > 1:
+		l.part(ctx, portions, err)
+	default:
+		l.give(ctx, l.failed(ctx, s, b, err), s)
 	}
 }
 
-// step applies one batch and reports whether there may be another one.
-func (l *life) step(ctx context.Context, s *segmentRun) (again bool) {
-	limit := s.size.next(l.maxBatchSize(s.group.name))
+// next returns a segment's next batch; where that has no events, also whether to look for another one.
+func (l *life) next(s *segmentRun, limit, bytes int) (b batch, again bool) {
 	if l.letFill(s, limit) {
-		return false
+		return batch{}, false
 	}
-	b := assemble(s.member.Peek(), limit, l.batchBytes(), s.group.handler.Wants, s.replay)
-	if b.delivered == 0 && b.cut == 0 && len(b.events) == 0 {
-		return false
+	b = assemble(s.member.Peek(), limit, bytes, s.group.handler.Wants, s.replay)
+	if b.delivered == 0 && b.cut == 0 || len(b.events) > 0 {
+		return b, false
 	}
-	if len(b.events) == 0 { // the token follows later, together with others
-		s.parts = b.after
-		s.member.Take(b.delivered, b.cut)
-		l.metrics.skipped(s.group.name, b.skipped)
-		return true
-	}
-	began := time.Now()
-	advance := s.advance(b.after, false)
-	advance.Recovers = s.failure != nil
-	advance.Unsynced = s.member.Behind()
-	err := l.apply(ctx, s, b, advance)
-	took := time.Since(began)
-	l.report(s, b, took, err)
-	if err != nil {
-		return l.failed(ctx, s, b, err)
-	}
-	l.mu.Lock()
-	s.advanced(advance, b.after)
-	l.mu.Unlock()
+	s.parts = b.after // the token follows later, together with others
 	s.member.Take(b.delivered, b.cut)
-	if s.group.spec.Go != nil {
+	l.metrics.skipped(s.group.name, b.skipped)
+	return b, true
+}
+
+// settle takes note of a batch that has committed, and gives its segments back.
+func (l *life) settle(ctx context.Context, portions []portion, events int, took time.Duration) {
+	l.mu.Lock()
+	for _, p := range portions {
+		p.s.advanced(p.advance, p.b.after)
+	}
+	l.mu.Unlock()
+	group := portions[0].s.group
+	for _, p := range portions {
+		p.s.member.Take(p.b.delivered, p.b.cut)
+	}
+	if group.spec.Go != nil {
 		l.events.Notify() // the handler may have appended
 	}
-	l.succeeded(s, len(b.events), took)
-	l.committed(s.group)
-	return true
+	for _, p := range portions {
+		l.succeeded(p.s, len(p.b.events), events, took)
+	}
+	l.committed(group)
+	l.give(ctx, true, segmentsOf(portions)...)
 }
 
 // batchBytes is the size at which a batch ends.
@@ -127,31 +151,37 @@ func (l *life) maxBatchSize(group string) int {
 }
 
 // apply runs the handler; when it returns nil, the handler's writes and the token's move have committed.
-func (l *life) apply(ctx context.Context, s *segmentRun, b batch, advance tokenstore.Advance) error {
-	ctx, cancel := context.WithTimeout(ctx, l.options.HandlerTimeout)
+func (l *life) apply(ctx context.Context, g *group, events []*eventsource.Event, advances []tokenstore.Advance) error {
+	timeout := l.options.HandlerTimeout
+	if len(advances) > 1 {
+		timeout = min(timeout, sharedTimeout)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return s.group.handler.Apply(ctx, transaction{l.store, advance}, b.events)
+	return g.handler.Apply(ctx, transaction{l.store, advances}, events)
 }
 
 // transaction adds the fence to what a handler writes.
 type transaction struct {
-	store   *postgres.Store
-	advance tokenstore.Advance
+	store    *postgres.Store
+	advances []tokenstore.Advance
 }
 
 var _ handler.Transaction = transaction{}
 
 func (t transaction) Pipeline(ctx context.Context, queue func(*pgx.Batch) error) error {
-	return t.store.Pipeline(ctx, []tokenstore.Advance{t.advance}, queue)
+	return t.store.Pipeline(ctx, t.advances, queue)
 }
 
 func (t transaction) InTx(ctx context.Context, work func(pgx.Tx) error) error {
-	return t.store.InTx(ctx, []tokenstore.Advance{t.advance}, work)
+	return t.store.InTx(ctx, t.advances, work)
 }
 
-// succeeded clears what failed before and lets batches grow while they are quick.
-func (l *life) succeeded(s *segmentRun, events int, took time.Duration) {
-	s.size.committed(events, took, l.maxBatchSize(s.group.name))
+// succeeded clears what failed before and lets batches grow while they are quick: all events of the batch tell how quick, also those
+// of others.
+func (l *life) succeeded(s *segmentRun, own, all int, took time.Duration) {
+	s.size.committed(all, took, l.maxBatchSize(s.group.name))
+	s.alone.Store(max(0, s.alone.Load()-int64(own)))
 	l.mu.Lock()
 	s.fault, s.notBefore = nil, time.Time{}
 	s.wait.reset()

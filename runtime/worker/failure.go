@@ -20,6 +20,7 @@ const (
 
 // failed decides what happens after a batch that did not commit, and reports whether to go on at once.
 func (l *life) failed(ctx context.Context, s *segmentRun, b batch, err error) (again bool) {
+	s.goAlone(len(b.events))
 	if errors.Is(err, tokenstore.ErrFenced) {
 		l.metrics.fenced(s.group.name)
 		l.log.Info("a batch was fenced off: its segment was claimed, split or merged meanwhile", "group", s.group.name, "segment", s.Token.Segment)

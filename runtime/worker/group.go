@@ -22,6 +22,7 @@ type group struct {
 	spec    definition.Handler
 	by      segment.Sequencing
 	handler handler.Handler // nil where the program has not registered it
+	shares  bool            // segments may share batches: they write no rows in common
 	rate    rate
 
 	// Under the life's lock.
@@ -49,7 +50,7 @@ func (l *life) needsNoPayloads() bool {
 func (l *life) newGroups() map[string]*group {
 	groups := map[string]*group{}
 	for _, spec := range l.options.Definition.Groups {
-		g := &group{name: spec.Name, spec: spec.Handler, by: spec.Sequencing.Policy(), wait: backoff{initial: 500 * time.Millisecond, max: 15 * time.Second}}
+		g := &group{name: spec.Name, spec: spec.Handler, by: spec.Sequencing.Policy(), shares: spec.Handler.Rows == definition.RowsBySequence, wait: backoff{initial: 500 * time.Millisecond, max: 15 * time.Second}}
 		if spec.Handler.SQL != nil {
 			g.handler = handler.NewSQL(*spec.Handler.SQL, handler.Events{
 				Join: eventspostgres.JoinEvents(l.options.Schema, l.options.Definition.Source), At: eventspostgres.EventsAt(l.options.Schema, l.options.Definition.Source)})

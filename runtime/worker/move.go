@@ -72,7 +72,7 @@ func (l *life) moveIdle(ctx context.Context) {
 	l.write(ctx, moved, false)
 	for _, s := range resting {
 		l.endReplay(s)
-		l.give(ctx, s, true)
+		l.give(ctx, true, s)
 	}
 }
 

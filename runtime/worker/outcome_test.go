@@ -86,6 +86,13 @@ func (w *world) addingUnless(refuse func(handler.Event) error) {
 
 func (w *world) appendSome() { w.appendTo(8, 2) }
 
+// appendSeveral has events come to several segments at once, again and again: of a few times one at least finds one that shares.
+func (w *world) appendSeveral() {
+	for n := range 10 {
+		w.appendAtOnce(8, n)
+	}
+}
+
 // failing makes events fail the given number of times, once that is set.
 func (w *world) failing(times *atomic.Int64) {
 	w.addingUnless(func(handler.Event) error {
@@ -161,6 +168,12 @@ func transactions() map[string]transaction {
 		"batch of a Go handler": {groups: fmt.Sprintf(goViewOf, 1), pods: "a", reclaims: true,
 			prepare: func(w *world) { w.addingUnless(func(handler.Event) error { return nil }) },
 			when:    ran("advance(", "INTO stream_view"), provoke: (*world).appendSome},
+		"shared batch of an SQL handler": {groups: sharing(fmt.Sprintf(viewOf, 4)), pods: "a", reclaims: true,
+			prepare: func(w *world) { w.executors = 1 },
+			when:    shared, provoke: (*world).appendSeveral},
+		"shared batch of a Go handler": {groups: sharing(fmt.Sprintf(goViewOf, 4)), pods: "a", reclaims: true,
+			prepare: func(w *world) { w.executors = 1; w.addingUnless(func(handler.Event) error { return nil }) },
+			when:    shared, provoke: (*world).appendSeveral},
 		"move of tokens at rest": {groups: fmt.Sprintf(viewOf, 1), pods: "a", reclaims: true,
 			when: ranBut("advance(", "INTO stream_view", "pg_notify"),
 			provoke: func(w *world) {

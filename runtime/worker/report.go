@@ -109,7 +109,8 @@ func (s *segmentRun) lag(now time.Time) float64 {
 }
 
 // report tells of a batch that has ended.
-func (l *life) report(s *segmentRun, b batch, took time.Duration, err error) {
+func (l *life) report(portions []portion, b batch, took time.Duration, err error) {
+	s := portions[0].s
 	last := b.events[len(b.events)-1]
 	lag := max(0, l.storeClock.now().Sub(last.RecordedAt))
 	l.metrics.batch(s.group.name, len(b.events), b.skipped, took, lag, err)
@@ -117,7 +118,7 @@ func (l *life) report(s *segmentRun, b batch, took time.Duration, err error) {
 		s.group.rate.add(len(b.events), b.replayed())
 	}
 	if l.options.OnBatch != nil {
-		l.options.OnBatch(Batch{Group: s.group.name, Segment: s.Token.Segment, Events: len(b.events), Skipped: b.skipped,
+		l.options.OnBatch(Batch{Group: s.group.name, Segment: s.Token.Segment, Segments: len(portions), Events: len(b.events), Skipped: b.skipped,
 			Position: last.Position, Took: took, Lag: lag, Err: err})
 	}
 }

@@ -1,6 +1,9 @@
 package worker
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // runQueue holds the segments that have something to do, each once, first come first served. Segments near the tail go before those with
 // a backlog, of whose large batches fewer may run at a time than there are executors: what happens now does not wait for what is to be
@@ -65,6 +68,20 @@ func (q *runQueue) pop() (s *segmentRun, behind bool) {
 		q.more.Wait()
 	}
 	return nil, false
+}
+
+// another takes a segment near the tail that may share a batch with one of a group, where there is one: it does not wait.
+func (q *runQueue) another(g *group) *segmentRun {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	i := slices.IndexFunc(q.live, func(s *segmentRun) bool { return s.group == g && s.shares() })
+	if i < 0 || q.closed {
+		return nil
+	}
+	s := q.live[i]
+	q.live = slices.Delete(q.live, i, i+1)
+	delete(q.queued, s)
+	return s
 }
 
 // done takes note that the batch of a segment with a backlog has ended.

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/sluice-project/sluice/eventsource"
@@ -24,9 +25,10 @@ type segmentRun struct {
 	parts     feed.Parts // handled so far, ahead of the token by events that nobody wants; nil before the first
 	moved     time.Time  // when the token was written last
 	size      batchSize
-	filling   *time.Timer // there while the next batch waits until it is large enough
-	fillUntil time.Time   // at the latest
-	notBefore time.Time   // when the next batch may begin, after a failure
+	alone     atomic.Int64 // how many events it has to handle before it may share a batch again; others may read it
+	filling   *time.Timer  // there while the next batch waits until it is large enough
+	fillUntil time.Time    // at the latest
+	notBefore time.Time    // when the next batch may begin, after a failure
 	wait      backoff
 	failure   *tokenstore.Failure // stored, as far as is known: the event that it stands still at
 	fault     *tokenstore.Fault   // what it stands still for, for reports
@@ -54,6 +56,7 @@ func (s *segmentRun) advanced(a tokenstore.Advance, parts feed.Parts) {
 // batch is what is applied in one transaction.
 type batch struct {
 	events    []*eventsource.Event
+	bytes     int // of the events
 	skipped   int // events that the handler does not want
 	delivered int // deliveries that the batch ends
 	cut       int // events of the next delivery that it takes as well
@@ -75,7 +78,7 @@ func (b batch) replayed() int {
 // reaches a size in bytes. Without wanted events it covers all that was delivered.
 func assemble(deliveries []*feed.Delivery, limit, bytes int, wants func(eventType string) bool, replay *replayed) batch {
 	var b batch
-	waiting, size := 0, 0
+	waiting := 0
 	for _, d := range deliveries {
 		waiting += len(d.Events)
 	}
@@ -85,7 +88,7 @@ func assemble(deliveries []*feed.Delivery, limit, bytes int, wants func(eventTyp
 				b.skipped++
 				continue
 			}
-			if len(b.events) == limit || size >= bytes {
+			if len(b.events) == limit || b.bytes >= bytes {
 				if b.cut = i; i > 0 {
 					b.after = d.Until(d.Events[i-1].Position)
 				}
@@ -94,7 +97,7 @@ func assemble(deliveries []*feed.Delivery, limit, bytes int, wants func(eventTyp
 			if b.events == nil {
 				b.events = make([]*eventsource.Event, 0, min(waiting, limit))
 			}
-			size += event.Size()
+			b.bytes += event.Size()
 			b.events = append(b.events, replay.marked(event))
 		}
 		b.delivered++

@@ -75,6 +75,7 @@ type Options struct {
 type Batch struct {
 	Group    string
 	Segment  uint32
+	Segments int   // that shared the batch, Segment being the first of them
 	Events   int   // that the handler was given
 	Skipped  int   // that it does not want
 	Position int64 // of the last event

@@ -50,6 +50,8 @@ type world struct {
 	log      *eventspostgres.Log
 	drains   map[string]func() // by pod
 	registry prometheus.Registerer
+
+	executors int // of each worker, 0 for as many as there are by default
 }
 
 func newWorld(t *testing.T, groups string) *world {
@@ -154,7 +156,7 @@ func (w *world) start(pod string) (drain func()) {
 		level = slog.LevelInfo
 	}
 	def := w.spec.Definition()
-	run := worker.New(worker.Options{Processor: processor, Pod: pod, Definition: def, DefinitionID: def.ID(), Handlers: w.handlers,
+	run := worker.New(worker.Options{Processor: processor, Pod: pod, Definition: def, DefinitionID: def.ID(), Handlers: w.handlers, Executors: w.executors,
 		Target: target, Schema: postgres.DefaultSchema, Version: "test", Registry: w.registry,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With("pod", pod)})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -197,6 +199,24 @@ func (w *world) begin(ctx context.Context) (pgx.Tx, error) {
 	}
 	_, err = tx.Exec(ctx, "SET LOCAL idle_in_transaction_session_timeout = 0")
 	return tx, err
+}
+
+// appendAtOnce appends an event to each of some streams, in one transaction: readers get all of them together.
+func (w *world) appendAtOnce(streams, n int) {
+	w.t.Helper()
+	ctx := context.Background()
+	err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
+		for s := range streams {
+			if _, err := w.log.AppendTx(ctx, tx, fmt.Sprintf("stream-%d", s), eventspostgres.Any, eventspostgres.NewEvent{Type: "Counted", Data: map[string]int{"n": n}}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.log.Notify()
 }
 
 // folded fails unless the view is the fold over the log, and returns how many events it holds.

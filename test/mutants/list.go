@@ -28,6 +28,7 @@ var (
 	sequencing    = test{"./runtime/worker", "Sequencing", false}
 	crashing      = test{"./runtime/worker", "TestACrashOfTheServer.*/SQL", false}
 	syncing       = test{"./runtime/worker", "TestOnlyBatchesOfABacklog", false}
+	sharing       = test{"./runtime/worker", "NearTheTailShare/declared|FailsHoldsUp|FenceLosesOnly/SQL", false}
 	clocks        = test{"./test/faults", "ByTheDatabasesClock", false}
 )
 
@@ -40,6 +41,7 @@ const (
 	holdings = "tokenstore/protocol/holding.go"
 	rebased  = "eventsource/postgres/rebase.go"
 	marks    = "runtime/worker/boundary.go"
+	shares   = "runtime/worker/share.go"
 	gapPage  = "eventsource/postgres/gappage.go"
 	gapOrder = "eventsource/postgres/gaporder.go"
 	gapFence = "eventsource/postgres/fence.go"
@@ -85,11 +87,15 @@ var mutants = []mutant{
 	{"who has been still since a round ago has taken nothing since the one before", []edit{{gapFence, "was, there := f.older[id]", "was, there := f.last[id]"}}, gaps},
 	{"rows of a backlog commit apart from their token", []edit{{tokenSQL, "	s.queueFence(batch, advances)\n	return fenced(s.pool.SendBatch(ctx, batch).Close())",
 		"	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {\n		return err\n	}\n	batch = &pgx.Batch{}\n	s.queueFence(batch, advances)\n	return fenced(s.pool.SendBatch(ctx, batch).Close())"}}, crashing},
-	{"batches without a backlog do not wait for the disk", []edit{{"runtime/worker/executor.go", "advance.Unsynced = s.member.Behind()", "advance.Unsynced = true"}}, syncing},
-	{"batches that have appended events do not wait for the disk", []edit{{"tokenstore/postgres/sync.go", "WHERE txid = pg_current_xact_id_if_assigned()) IS NOT NULL", "WHERE false) IS NOT NULL"}}, syncing},
+	{"batches without a backlog do not wait for the disk", []edit{{shares, "advance.Unsynced = s.member.Behind()", "advance.Unsynced = true"}}, syncing},
+	{"batches that have appended events do not wait for the disk", []edit{{"tokenstore/postgres/settings.go", "WHERE txid = pg_current_xact_id_if_assigned()) IS NOT NULL", "WHERE false) IS NOT NULL"}}, syncing},
 	{"a former sequencing is told without payloads", []edit{{"runtime/worker/claim.go", "c.pages.NeedPayloads() //", "_ = c.pages //"}}, sequencing},
 	{"late events of transactions that ran are not looked for", []edit{{"eventsource/postgres/read.go", "WHERE pg_visible_in_snapshot(ended.txid, pg_current_snapshot()))", "WHERE false)"}}, reading},
 	{"late events of transactions that had not begun are not looked for", []edit{{"eventsource/postgres/read.go", "WHERE e.{{txid}} >= pg_snapshot_xmax(band.snapshot::pg_snapshot) AND", "WHERE false AND"}}, reading},
+	{"of a shared batch only the first segment is settled", []edit{{"runtime/worker/executor.go", "	for _, p := range portions {\n		p.s.advanced(p.advance, p.b.after)",
+		"	for _, p := range portions[:1] {\n		p.s.advanced(p.advance, p.b.after)"}}, sharing},
+	{"after a failure of a shared batch its segments share again", []edit{{shares, "p.s.goAlone(len(p.b.events))", "p.s.goAlone(0)"}}, sharing},
+	{"a fence takes all segments of a shared batch", []edit{{shares, "unknown := !fenced && ", "unknown := "}}, sharing},
 	{"the worker's clock says how long its lease runs", []edit{
 		{"tokenstore/postgres/directory.go", "SET lease_until = clock_timestamp() + $3::interval, state = $4", "SET lease_until = $3::timestamptz, state = $4"},
 		{"tokenstore/postgres/directory.go", "w.Incarnation, w.Nonce, tokenstore.Lease, w.State, w.Report,", "w.Incarnation, w.Nonce, time.Now().Add(tokenstore.Lease), w.State, w.Report,"},
