@@ -121,7 +121,7 @@ func (w *world) survived(did map[string]int) {
 	if events < 500 || did["kill"] == 0 || did["takeover"] == 0 || did["fenced commits"] == 0 {
 		w.t.Fatalf("vacuous: %d events, %v", events, did)
 	}
-	w.historyHolds(history.Want{Events: 1000, Takeovers: 3, Splits: 1, Merges: 1})
+	w.historyHolds(history.Want{Events: 1000, Takeovers: 3, Splits: 1, Merges: 1, Shared: 3})
 }
 
 func TestAFrozenOwnersBatchIsFencedOff(t *testing.T) {

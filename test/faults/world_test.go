@@ -78,7 +78,8 @@ type world struct {
 	late   []*pod // frozen in the middle of a rollout
 }
 
-// groups are an SQL group that folds each stream into a count and a hash chain, and a Go group that answers each event.
+// groups are an SQL group that folds each stream into a count and a hash chain, whose segments share transactions, and a Go group that
+// answers each event.
 func groups(segments int) string {
 	return fmt.Sprintf(`
   - name: view
@@ -86,6 +87,7 @@ func groups(segments int) string {
     onError: {backoff: {initial: 50ms, max: 200ms}}
     handler:
       type: SQL
+      rows: BySequence
       sql:
         setup: CREATE TABLE IF NOT EXISTS stream_view (stream_id text PRIMARY KEY, position bigint, replay boolean, events bigint NOT NULL, chain text NOT NULL)
         statements:

@@ -17,13 +17,14 @@ type Want struct {
 	Splits    int
 	Merges    int
 	Resets    int // of one token each
+	Shared    int // transactions that applied events of several segments
 	// Replayed groups are to have applied each event under their last generation: their last replay, of all that there is, is
 	// complete.
 	Replayed []string
 }
 
 // Found is what the history tells of.
-type Found struct{ Batches, Events, Replays, Epochs, Takeovers, Splits, Merges, Resets int }
+type Found struct{ Batches, Events, Replays, Epochs, Takeovers, Splits, Merges, Resets, Shared int }
 
 // check is a query for what must not be. Each row says what is wrong in a text.
 type check struct {
@@ -119,8 +120,9 @@ func count(ctx context.Context, db querier) (f Found, err error) {
 		  (SELECT count(*) FROM history.written WHERE op = 'U' AND owner <> 0 AND was_owner <> 0 AND owner <> was_owner),
 		  (SELECT count(*) FROM (SELECT mask > lag(mask) OVER past AS deeper FROM history.written WHERE op <> 'D' WINDOW past AS (PARTITION BY group_name, segment ORDER BY seq)) AS s WHERE deeper),
 		  (SELECT count(*) FROM history.written WHERE op = 'D'),
-		  (SELECT count(*) FROM (SELECT generation > lag(generation) OVER past AS reset FROM history.written WHERE op = 'U' WINDOW past AS (PARTITION BY group_name, segment ORDER BY seq)) AS r WHERE reset)`).
-		Scan(&f.Batches, &f.Events, &f.Replays, &f.Epochs, &f.Takeovers, &f.Splits, &f.Merges, &f.Resets)
+		  (SELECT count(*) FROM (SELECT generation > lag(generation) OVER past AS reset FROM history.written WHERE op = 'U' WINDOW past AS (PARTITION BY group_name, segment ORDER BY seq)) AS r WHERE reset),
+		  (SELECT count(*) FROM (SELECT FROM history.batch GROUP BY xid, group_name HAVING count(DISTINCT segment) > 1) AS s)`).
+		Scan(&f.Batches, &f.Events, &f.Replays, &f.Epochs, &f.Takeovers, &f.Splits, &f.Merges, &f.Resets, &f.Shared)
 	if err != nil {
 		err = fmt.Errorf("counting what happened: %w", err)
 	}
@@ -131,7 +133,8 @@ func (w Want) vacuous(f Found) []error {
 	var missing []error
 	for what, n := range map[string][2]int{
 		"events": {max(w.Events, 1), f.Events}, "takeovers": {w.Takeovers, f.Takeovers}, "splits": {w.Splits, f.Splits}, "merges": {w.Merges, f.Merges}, "resets": {w.Resets, f.Resets},
-		"replayed events": {min(len(w.Replayed), 1), f.Replays},
+		"transactions of several segments": {w.Shared, f.Shared},
+		"replayed events":                  {min(len(w.Replayed), 1), f.Replays},
 	} {
 		if n[1] < n[0] {
 			missing = append(missing, fmt.Errorf("vacuous: %d %s happened, of at least %d", n[1], what, n[0]))
