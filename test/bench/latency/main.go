@@ -10,6 +10,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/sluice-project/sluice/test/bench/lab"
@@ -22,6 +23,7 @@ type options struct {
 	backlog  int64
 	idle     time.Duration
 	slack    float64
+	only     string
 }
 
 func main() {
@@ -31,6 +33,7 @@ func main() {
 	flag.Int64Var(&o.backlog, "backlog", 1_000_000, "events that another group replays meanwhile, in one of the scenarios")
 	flag.DurationVar(&o.idle, "idle", 20*time.Second, "how long the idle worker is watched, after 15 s in which it comes to rest")
 	flag.Float64Var(&o.slack, "slack", 0, "fail where a figure misses its goal by more than this factor; 0 never does")
+	flag.StringVar(&o.only, "only", "", "scenarios whose name contains this text, and nothing of an idle worker")
 	lab.Main("bench/latency", func(ctx context.Context) error {
 		return lab.WithServer(ctx, map[string]string{"track_commit_timestamp": "on", "shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track": "top"}, func(server *lab.Server) error { return bench(ctx, server, o) })
 	})
@@ -46,18 +49,23 @@ func bench(ctx context.Context, server *lab.Server, o options) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("bench/latency: %d events/s, %s each, 16 segments\n%s\n| scenario | events | p50 | p99 | maximum | appended late, p99 |\n|---|---|---|---|---|---|\n", o.rate, o.duration, text)
+	fmt.Printf("bench/latency: %d events/s, %s each, 16 segments\n%s\n| scenario | events | p50 | p99 | maximum | appended late, p99 | events a transaction | CPU µs an event, client + server |\n|---|---|---|---|---|---|---|---|\n", o.rate, o.duration, text)
 	if _, err := db.Exec(ctx, "CREATE EXTENSION pg_stat_statements"); err != nil {
 		return err
 	}
 	w := &world{options: o, server: server, url: url, db: db}
 	for _, s := range scenarios {
+		if !strings.Contains(s.name, o.only) {
+			continue
+		}
 		if err := w.measure(ctx, s); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
-	if err := w.idle(ctx); err != nil {
-		return err
+	if o.only == "" {
+		if err := w.idle(ctx); err != nil {
+			return err
+		}
 	}
 	return lab.Report(w.figures, o.slack)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/sluice-project/sluice/definition"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/test/bench/lab"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -33,10 +34,12 @@ type scenario struct {
 	rollbacks float64 // share of the transactions that append and are rolled back
 	open      bool    // a transaction has appended, and stays open
 	replay    bool    // another group goes through a backlog
+	shared    bool    // segments share transactions
 }
 
 var scenarios = []scenario{
 	{name: "nothing else"},
+	{name: "nothing else, segments share transactions", shared: true},
 	{name: "a writer stays open", open: true},
 	{name: "one append of ten is rolled back", rollbacks: 0.1},
 	{name: "another group replays a backlog", replay: true},
@@ -47,6 +50,7 @@ const writes = `  - name: %[1]s
     segments: 16
     handler:
       type: SQL
+      rows: %[2]s
       sql:
         statements:
         - eventTypes: [Ticked]
@@ -85,6 +89,10 @@ func (w *world) measure(ctx context.Context, s scenario) (err error) {
 		workers.Wait()
 		err = errors.Join(append(ended, err)...)
 	}()
+	rows := definition.RowsShared
+	if s.shared {
+		rows = definition.RowsBySequence
+	}
 	run := func(p *lab.Processor, at tokenstore.PlaceType) error {
 		if err := p.Declare(ctx, tokenstore.Place{Type: at}); err != nil {
 			return err
@@ -94,7 +102,7 @@ func (w *world) measure(ctx context.Context, s scenario) (err error) {
 		workers.Go(func() { ended[i] = p.Run(running, p.Name) })
 		return nil
 	}
-	if err := run(&lab.Processor{Name: table, Groups: fmt.Sprintf(writes, table), URL: w.url, DB: w.db}, tokenstore.Latest); err != nil {
+	if err := run(&lab.Processor{Name: table, Groups: fmt.Sprintf(writes, table, rows), URL: w.url, DB: w.db}, tokenstore.Latest); err != nil {
 		return err
 	}
 	if err := w.handled(ctx, table); err != nil { // it is at work before it is measured
@@ -118,14 +126,22 @@ func (w *world) measure(ctx context.Context, s scenario) (err error) {
 			return err
 		}
 	}
+	meter, err := w.server.Measure()
+	if err != nil {
+		return err
+	}
 	first, late, err := w.tick(ctx, s.rollbacks)
+	if err != nil {
+		return err
+	}
+	cost, err := meter.Stop()
 	if err != nil {
 		return err
 	}
 	if err := w.handled(ctx, table); err != nil {
 		return err
 	}
-	return w.print(ctx, s, table, first, late)
+	return w.print(ctx, s, table, first, late, cost)
 }
 
 // tick appends events when they are due. It returns the position above which they are, and by how much the appends began late.
@@ -198,7 +214,7 @@ func (w *world) handled(ctx context.Context, table string) error {
 }
 
 // print writes a line of the table.
-func (w *world) print(ctx context.Context, s scenario, table string, first int64, late []time.Duration) error {
+func (w *world) print(ctx context.Context, s scenario, table string, first int64, late []time.Duration, cost lab.Cost) error {
 	rows, err := w.db.Query(ctx, `SELECT pg_xact_commit_timestamp(s.xmin) - pg_xact_commit_timestamp(e.xmin)
 		FROM sluice.event e JOIN `+table+` s USING (position) WHERE position > $1 AND stream_id LIKE 'stream-%'`, first)
 	if err != nil {
@@ -211,11 +227,17 @@ func (w *world) print(ctx context.Context, s scenario, table string, first int64
 	if want := float64(w.rate) * w.duration.Seconds() * (1 - s.rollbacks); float64(len(all)) < 0.9*want {
 		return fmt.Errorf("%d events were handled of about %.0f", len(all), want)
 	}
+	var batches float64
+	if err := w.db.QueryRow(ctx, "SELECT count(DISTINCT xmin::text) FROM "+table+" WHERE position > $1", first).Scan(&batches); err != nil {
+		return err
+	}
 	work := fmt.Sprintf("live at %d events/s: %s", w.rate, s.name)
 	p50, p99 := milliseconds(lab.Quantile(all, 0.5)), milliseconds(lab.Quantile(all, 0.99))
 	w.figures = append(w.figures, lab.Figure{Work: work, Unit: "ms from commit to commit, p50", Rounds: []float64{p50}, Goal: 5, AtMost: true},
 		lab.Figure{Work: work, Unit: "ms from commit to commit, p99", Rounds: []float64{p99}, Goal: 25, AtMost: true})
-	fmt.Printf("| %s | %d | %s | %s | %s | %s |\n", s.name, len(all), ms(lab.Quantile(all, 0.5)), ms(lab.Quantile(all, 0.99)), ms(slices.Max(all)), ms(lab.Quantile(late, 0.99)))
+	each := func(d time.Duration) float64 { return float64(d.Microseconds()) / float64(len(all)) }
+	fmt.Printf("| %s | %d | %s | %s | %s | %s | %.1f | %.0f + %.0f |\n", s.name, len(all), ms(lab.Quantile(all, 0.5)), ms(lab.Quantile(all, 0.99)), ms(slices.Max(all)), ms(lab.Quantile(late, 0.99)),
+		float64(len(all))/batches, each(cost.Client), each(cost.Server))
 	return nil
 }
 
@@ -244,7 +266,7 @@ func (w *world) idle(ctx context.Context) error {
 	if _, err := w.db.Exec(ctx, "CREATE TABLE idle (position bigint PRIMARY KEY)"); err != nil {
 		return err
 	}
-	p := &lab.Processor{Name: "idle", Groups: fmt.Sprintf(writes, "idle"), URL: w.url, DB: w.db}
+	p := &lab.Processor{Name: "idle", Groups: fmt.Sprintf(writes, "idle", definition.RowsShared), URL: w.url, DB: w.db}
 	if err := p.Declare(ctx, tokenstore.Place{Type: tokenstore.Latest}); err != nil {
 		return err
 	}
