@@ -87,10 +87,17 @@ func Each(handle func(context.Context, pgx.Tx, Event) error, eventTypes ...strin
 
 func (h *each) Apply(ctx context.Context, t Transaction, events []*Event) error {
 	return t.InTx(ctx, func(tx pgx.Tx) error {
-		for _, event := range events {
-			if err := guard(tx, func() error { return h.handle(ctx, tx, *event) }); err != nil {
-				return fmt.Errorf("%s at position %d: %w", event.Type, event.Position, err)
+		var event *Event
+		err := guard(tx, func() error {
+			for _, event = range events {
+				if err := h.handle(ctx, tx, *event); err != nil {
+					return err
+				}
 			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("%s at position %d: %w", event.Type, event.Position, err)
 		}
 		return nil
 	})
