@@ -278,13 +278,13 @@ func TestAppendSaysWhatIsWrong(t *testing.T) {
 	log := newLog(t, db)
 	ctx := t.Context()
 	for want, err := range map[string]error{
-		"stream id is empty":          second(log.Append(ctx, "", postgres.Any, happened)),
-		"no events":                   second(log.Append(ctx, "a", postgres.Any)),
-		"event 2 of 2: Type is empty": second(log.Append(ctx, "a", postgres.Any, happened, postgres.NewEvent{})),
-		`ID "x" is not a uuid`:        second(log.Append(ctx, "a", postgres.Any, postgres.NewEvent{Type: "T", ID: "x"})),
-		"-3 is below 0":               second(log.Append(ctx, "a", postgres.Exactly(-3), happened)),
-		"Data has to become JSON":     second(log.Append(ctx, "a", postgres.Any, postgres.NewEvent{Type: "T", Data: func() {}})),
-		"Metadata has to become JSON: json: error calling MarshalJSON for type json.RawMessage: unexpected end": second(log.Append(ctx, "a", postgres.Any, happened, postgres.NewEvent{Type: "T", Metadata: json.RawMessage(`{`)})),
+		"stream id is empty":                    second(log.Append(ctx, "", postgres.Any, happened)),
+		"no events":                             second(log.Append(ctx, "a", postgres.Any)),
+		"event 2 of 2: the field Type is empty": second(log.Append(ctx, "a", postgres.Any, happened, postgres.NewEvent{})),
+		`ID "x" is not a uuid`:                  second(log.Append(ctx, "a", postgres.Any, postgres.NewEvent{Type: "T", ID: "x"})),
+		"-3 is below 0":                         second(log.Append(ctx, "a", postgres.Exactly(-3), happened)),
+		"the field Data has to become JSON":     second(log.Append(ctx, "a", postgres.Any, postgres.NewEvent{Type: "T", Data: func() {}})),
+		"the field Metadata has to become JSON: json: error calling MarshalJSON for type json.RawMessage: unexpected end": second(log.Append(ctx, "a", postgres.Any, happened, postgres.NewEvent{Type: "T", Metadata: json.RawMessage(`{`)})),
 		"the stream id is empty":                    second(db.Exec(ctx, `SELECT sluice.append('', NULL, '[{"type": "T"}]')`)),
 		"expected version is -1":                    second(db.Exec(ctx, `SELECT sluice.append('a', -1, '[{"type": "T"}]')`)),
 		"at least one event":                        second(db.Exec(ctx, `SELECT sluice.append('a', NULL, '[]')`)),

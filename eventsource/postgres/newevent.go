@@ -42,7 +42,7 @@ func encode(events []NewEvent) ([]encoded, error) {
 
 func (e *NewEvent) encode() (encoded, error) {
 	if e.Type == "" {
-		return encoded{}, errors.New("Type is empty")
+		return encoded{}, errors.New("the field Type is empty")
 	}
 	// A random id is made here, since the server takes longer to make one.
 	id := pgtype.UUID{Valid: true}
@@ -53,11 +53,11 @@ func (e *NewEvent) encode() (encoded, error) {
 	}
 	data, err := document(e.Data)
 	if err != nil {
-		return encoded{}, fmt.Errorf("Data has to become JSON: %w", err)
+		return encoded{}, fmt.Errorf("the field Data has to become JSON: %w", err)
 	}
 	metadata, err := document(e.Metadata)
 	if err != nil {
-		return encoded{}, fmt.Errorf("Metadata has to become JSON: %w", err)
+		return encoded{}, fmt.Errorf("the field Metadata has to become JSON: %w", err)
 	}
 	return encoded{Type: e.Type, Data: data, Metadata: metadata, ID: id}, nil
 }
