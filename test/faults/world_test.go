@@ -4,12 +4,10 @@ package faults
 import (
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -54,12 +52,7 @@ func build(name string, flags ...string) (path string, err error) {
 
 // TestMain has more tests run at once than there are processors: most of the time one waits for a lease to end.
 func TestMain(m *testing.M) {
-	flag.Parse()
-	if err := flag.Set("test.parallel", fmt.Sprint(2*runtime.GOMAXPROCS(0))); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(2)
-	}
-	code := m.Run()
+	code := postgrestest.Run(m, 2)
 	if dir, err := programs(); err == nil {
 		os.RemoveAll(dir)
 	}
