@@ -23,9 +23,12 @@ var withoutTransactions = map[string]func(testing.TB) *subject{
 		return gapsTable(t, takeFirst, definition.PositionsTransaction, "public.outbox_id_seq")
 	},
 	"reserved": func(t testing.TB) *subject {
-		return gapsTable(t, "ALTER TABLE outbox ALTER COLUMN id SET DEFAULT reserved()", definition.PositionsReserved, "")
+		return gapsTable(t, reserveBlocks, definition.PositionsReserved, "")
 	},
 }
+
+// reserveBlocks has writers take positions out of blocks of their own.
+const reserveBlocks = "ALTER TABLE outbox ALTER COLUMN id SET DEFAULT reserved()"
 
 // takeFirst has writers take positions for their events before they look which number the stream has come to, so that others' events come in between, and use
 // them in another order at times. Whoever inserts without the function takes them a while before each row.

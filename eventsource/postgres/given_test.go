@@ -51,7 +51,7 @@ func (g *gapReader) next(t *testing.T, db *pgxpool.Pool, limit, most int) (found
 // Whoever goes on for a reader with gaps is given what that one has not handled, whatever is open, rolled back or has just become visible; also in the middle
 // of a transaction.
 func TestWhoGoesOnForAReaderWithGapsGetsTheRestOnce(t *testing.T) {
-	on := outboxTable(t, "", false)
+	on := outboxTable(t, "")
 	goOnForReadersWithGaps(t, on, 60, func() {})
 }
 
@@ -119,7 +119,7 @@ func goOnForReadersWithGaps(t *testing.T, on *subject, rounds int, anew func()) 
 
 // A transaction of which a later event has been handled and an earlier one has not cannot be said: that of all rows from before the preparation, say.
 func TestATransactionThatWasHandledInPartIsRefused(t *testing.T) {
-	on := outboxTable(t, "", false)
+	on := outboxTable(t, "")
 	exec(t, on.db, "INSERT INTO outbox (aggregate, number, type) SELECT 'a', n, 'T' FROM generate_series(1, 5) AS n")
 	for _, test := range []struct {
 		gaps  []int64

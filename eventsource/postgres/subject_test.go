@@ -32,15 +32,15 @@ type subject struct {
 
 var subjects = map[string]func(testing.TB) *subject{
 	"own table": ownTable,
-	"outbox":    func(t testing.TB) *subject { return outboxTable(t, "nextval('outbox_id_seq')", false) },
+	"outbox":    func(t testing.TB) *subject { return outboxTable(t, "") },
 	"partitioned by range": func(t testing.TB) *subject {
 		return partitionedOutbox(t, "RANGE", "FROM (MINVALUE) TO (3000)", "FROM (3000) TO (6000)", "FROM (6000) TO (MAXVALUE)")
 	},
 	"partitioned by hash": func(t testing.TB) *subject {
 		return partitionedOutbox(t, "HASH", "WITH (MODULUS 3, REMAINDER 0)", "WITH (MODULUS 3, REMAINDER 1)", "WITH (MODULUS 3, REMAINDER 2)")
 	},
-	"positions taken early": func(t testing.TB) *subject { return outboxTable(t, "early()", true) },
-	"positions reserved":    func(t testing.TB) *subject { return outboxTable(t, "reserved()", true) },
+	"positions taken early": func(t testing.TB) *subject { return outboxTable(t, takeFirst) },
+	"positions reserved":    func(t testing.TB) *subject { return outboxTable(t, reserveBlocks) },
 }
 
 func ownTable(t testing.TB) *subject { return ownSubject(t, database(t)) }
@@ -92,17 +92,18 @@ CREATE FUNCTION outbox_append(p_aggregate text, p_n integer) RETURNS void LANGUA
   INSERT INTO outbox (aggregate, number, type, payload) SELECT p_aggregate, v + i, 'Happened', '{}' FROM generate_series(2, p_n) AS i;
 END $$`
 
-func outboxTable(t testing.TB, position string, unordered bool) *subject {
+// outboxTable is the outbox, prepared, and altered such that positions are not in the order of a stream's events, unless alter is empty.
+func outboxTable(t testing.TB, alter string) *subject {
 	db := database(t)
 	exec(t, db, createOutbox, pgx.QueryExecModeSimpleProtocol)
 	mapping := outbox
-	if unordered {
-		exec(t, db, "ALTER TABLE outbox ALTER COLUMN id SET DEFAULT "+position)
+	if alter != "" {
+		exec(t, db, alter, pgx.QueryExecModeSimpleProtocol)
 		mapping.Positions, mapping.Order = definition.PositionsReserved, definition.OrderNone
 	}
 	prepare(t, db, mapping)
 	on := outboxSubject(db, mapping)
-	on.unordered, on.early = unordered, unordered
+	on.unordered, on.early = alter != "", alter != ""
 	if err := on.source.Check(t.Context()); err != nil {
 		t.Fatal(err)
 	}
