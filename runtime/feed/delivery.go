@@ -83,6 +83,14 @@ func (d *Delivery) copy() {
 	d.shares = nil
 }
 
+// typicalBytes is what an event takes: of a page on average, or of its last ones, where these are larger.
+func typicalBytes(events []*eventsource.Event) int64 {
+	average := func(events []*eventsource.Event) int64 {
+		return textBytes(events)/int64(max(len(events), 1)) + eventBytes + pointerBytes
+	}
+	return max(average(events), average(events[len(events)-len(events)/64:]))
+}
+
 // textBytes is what the texts of events take.
 func textBytes(events []*eventsource.Event) (bytes int64) {
 	for _, e := range events {

@@ -120,7 +120,7 @@ func (m *Member) Oldest() (time.Time, bool) {
 // distribute gives each member what it lacks of the page, and returns those that got events.
 // The caller holds the feed's lock.
 func (f *Feed) distribute(members []*Member, page eventsource.Page, deliveries []*Delivery) []*Member {
-	size := textBytes(page.Events) + int64(len(page.Events))*(eventBytes+pointerBytes)
+	typical := typicalBytes(page.Events)
 	var given []*Member
 	for i, m := range members {
 		if m.removed {
@@ -129,7 +129,7 @@ func (f *Feed) distribute(members []*Member, page eventsource.Page, deliveries [
 		d := deliveries[i]
 		m.parts = d.All()
 		if len(page.Events) > 0 {
-			m.typical = max(size/int64(len(page.Events)), m.typical*3/4)
+			m.typical = max(typical, m.typical*3/4)
 		}
 		if len(d.Events) > 0 && !f.roomFor(m) {
 			d.copy() // it has fallen behind: it must not keep what the others have taken

@@ -55,7 +55,7 @@ func TestTokensOfASharedBatchMoveInTheOrderOfLocks(t *testing.T) {
 	var portions []portion
 	for _, n := range []uint32{3, 0, 2} {
 		s := &segmentRun{Holding: protocol.Hold(tokenstore.Token{Key: tokenstore.Key{Group: "view", Segment: n}})}
-		portions = append(portions, s.portion(batch{}))
+		portions = append(portions, portion{s: s, advance: s.advance(nil, false)})
 	}
 	var got []uint32
 	for _, a := range advances(portions) {
