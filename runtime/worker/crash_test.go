@@ -88,6 +88,7 @@ func TestACrashOfTheServerTakesABacklogsBatchesWholeOrNotAtAll(t *testing.T) {
 				w.exec(`ALTER SYSTEM SET ` + setting)
 			}
 			w.exec(`SELECT pg_reload_conf()`)
+			w.memory = 1 << 20 // little of the backlog is read ahead
 			w.addingUnless(func(handler.Event) error { return nil })
 			w.backlog(streams, each)
 			w.start("a")

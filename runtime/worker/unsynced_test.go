@@ -56,7 +56,7 @@ func TestOnlyBatchesOfABacklogCommitWithoutWaitingForTheDisk(t *testing.T) {
 	t.Parallel()
 	const (
 		first = 2_000
-		all   = 15_000 // more than are read ahead
+		all   = 15_000 // more than are read ahead into little memory
 	)
 	for name, test := range map[string]struct {
 		spec         string
@@ -91,6 +91,7 @@ func TestOnlyBatchesOfABacklogCommitWithoutWaitingForTheDisk(t *testing.T) {
 			w.exec(`CREATE FUNCTION committing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 				INSERT INTO committed (events, how) SELECT sum(events), current_setting('synchronous_commit') FROM stream_view; RETURN NULL; END $$`)
 			w.exec(`CREATE CONSTRAINT TRIGGER committing AFTER INSERT OR UPDATE ON stream_view DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION committing()`)
+			w.memory = 1 << 20
 			w.backlog(10, all/10)
 			w.start("a")
 			w.until("the backlog to be handled", `SELECT sum(events) = $1 FROM stream_view`, all)

@@ -51,7 +51,8 @@ type world struct {
 	drains   map[string]func() // by pod
 	registry prometheus.Registerer
 
-	executors int // of each worker, 0 for as many as there are by default
+	executors int   // of each worker, 0 for as many as there are by default
+	memory    int64 // of the next workers, for events; the default where it is 0
 }
 
 func newWorld(t *testing.T, groups string) *world {
@@ -156,7 +157,7 @@ func (w *world) start(pod string) (drain func()) {
 		level = slog.LevelInfo
 	}
 	def := w.spec.Definition()
-	run := worker.New(worker.Options{Processor: processor, Pod: pod, Definition: def, DefinitionID: def.ID(), Handlers: w.handlers, Executors: w.executors,
+	run := worker.New(worker.Options{Processor: processor, Pod: pod, Definition: def, DefinitionID: def.ID(), Handlers: w.handlers, Executors: w.executors, Memory: w.memory,
 		Target: target, Schema: postgres.DefaultSchema, Version: "test", Registry: w.registry,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With("pod", pod)})
 	ctx, cancel := context.WithCancel(context.Background())
