@@ -2,8 +2,7 @@ package feed
 
 // budget counts the bytes that a feed keeps in memory: the events of each page and their texts once, however many deliveries point
 // into them, until the last of these has been taken; what is a delivery's own, until it has been taken; and for each read that runs two pages, as
-// a source may have what it reads in memory twice. It is
-// under the feed's lock.
+// a source ends a page by its texts, and the events take memory beside these. It is under the feed's lock.
 type budget struct {
 	total int64 // not to be exceeded, but by what must be read whatever there is
 	page  int64 // the largest page, but for those of one event

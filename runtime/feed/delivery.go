@@ -10,8 +10,8 @@ import (
 
 // Delivery is what a page held for one segment.
 type Delivery struct {
-	// Events of the segment, by position; may be empty: then only the coverage has moved. Other deliveries have them too, so nobody
-	// may change them.
+	// Events of the segment, in the order in which they are to be handled; may be empty: then only the coverage has moved. Other
+	// deliveries have them too, so nobody may change them.
 	Events   []*eventsource.Event
 	before   Parts
 	after    func(c eventsource.Coverage, position int64) eventsource.Coverage // the page's
@@ -35,7 +35,7 @@ const (
 	pointerBytes = int64(unsafe.Sizeof(&eventsource.Event{}))
 )
 
-// Until returns the segment's parts after the delivery's events up to and including the position.
+// Until returns the segment's parts after the delivery's events up to and including the one at the position.
 func (d *Delivery) Until(position int64) Parts {
 	after := make(Parts, len(d.before))
 	for i, part := range d.before {
@@ -84,11 +84,10 @@ func (d *Delivery) copy() {
 }
 
 // typicalBytes is what an event takes: of a page on average, or of its last ones, where these are larger.
-func typicalBytes(events []*eventsource.Event) int64 {
-	average := func(events []*eventsource.Event) int64 {
-		return textBytes(events)/int64(max(len(events), 1)) + eventBytes + pointerBytes
-	}
-	return max(average(events), average(events[len(events)-len(events)/64:]))
+// Texts are the bytes of all their texts.
+func typicalBytes(events []*eventsource.Event, texts int64) int64 {
+	last := events[len(events)-len(events)/64:]
+	return max(texts/int64(max(len(events), 1)), textBytes(last)/int64(max(len(last), 1))) + eventBytes + pointerBytes
 }
 
 // textBytes is what the texts of events take.

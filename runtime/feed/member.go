@@ -119,17 +119,16 @@ func (m *Member) Oldest() (time.Time, bool) {
 
 // distribute gives each member what it lacks of the page, and returns those that got events.
 // The caller holds the feed's lock.
-func (f *Feed) distribute(members []*Member, page eventsource.Page, deliveries []*Delivery) []*Member {
-	typical := typicalBytes(page.Events)
+func (f *Feed) distribute(members []*Member, page eventsource.Page, sorted sorted) []*Member {
 	var given []*Member
 	for i, m := range members {
 		if m.removed {
 			continue
 		}
-		d := deliveries[i]
+		d := sorted.deliveries[i]
 		m.parts = d.All()
 		if len(page.Events) > 0 {
-			m.typical = max(typical, m.typical*3/4)
+			m.typical = max(sorted.typical, m.typical*3/4)
 		}
 		if len(d.Events) > 0 && !f.roomFor(m) {
 			d.copy() // it has fallen behind: it must not keep what the others have taken

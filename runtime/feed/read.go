@@ -170,9 +170,9 @@ func (f *Feed) finish(ctx context.Context, r *read, page eventsource.Page, err e
 	} else {
 		f.failed(err)
 	}
-	var deliveries []*Delivery
+	var sorted sorted
 	if page.After != nil {
-		deliveries = sortOut(r.members, page)
+		sorted = sortOut(r.members, page)
 	}
 	f.mu.Lock()
 	f.ended(r)
@@ -181,7 +181,7 @@ func (f *Feed) finish(ctx context.Context, r *read, page eventsource.Page, err e
 		f.mu.Unlock()
 		return
 	}
-	given := f.distribute(r.members, page, deliveries)
+	given := f.distribute(r.members, page, sorted)
 	f.plan(r.members, page)
 	f.mu.Unlock()
 	for _, m := range given {

@@ -7,8 +7,14 @@ import (
 	"github.com/sluice-project/sluice/segment"
 )
 
-// sortOut divides a page among members: by member, what it lacks. It needs no lock, as nobody changes the members' coverage while they are read for.
-func sortOut(members []*Member, page eventsource.Page) []*Delivery {
+// sorted is a page that was divided among members.
+type sorted struct {
+	deliveries []*Delivery // by member, what it lacks
+	typical    int64       // bytes of an event
+}
+
+// sortOut divides a page among members. It needs no lock, as nobody changes the members' coverage while they are read for.
+func sortOut(members []*Member, page eventsource.Page) sorted {
 	deliveries := make([]*Delivery, len(members))
 	texts := &shared{bytes: textBytes(page.Events)}
 	var indexes []*index
@@ -31,7 +37,7 @@ func sortOut(members []*Member, page eventsource.Page) []*Delivery {
 			d.shares = nil
 		}
 	}
-	return deliveries
+	return sorted{deliveries, typicalBytes(page.Events, texts.bytes)}
 }
 
 // place is where an event goes.

@@ -32,7 +32,7 @@ type Transaction interface {
 type Handler interface {
 	// Wants reports whether events of a type are to be handled; the others only move the token.
 	Wants(eventType string) bool
-	// Apply handles events, at least one and only such as it wants, in the order of their positions. It must not change them: other
+	// Apply handles events, at least one and only such as it wants, in the order in which they are given. It must not change them: other
 	// groups may have them too.
 	Apply(ctx context.Context, t Transaction, events []*Event) error
 }
