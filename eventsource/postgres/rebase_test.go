@@ -81,15 +81,21 @@ func readersGetEveryEventAcross(t *testing.T, table moved) {
 	hold("second")
 	hold("not in the dump")
 	hold("rolled back after it")
+	hold("third")
 	var writing sync.WaitGroup
 	writing.Go(func() { w.run(6, time.Second) })
 	for n := range 12 {
-		time.Sleep(80 * time.Millisecond)
-		stop()
-		if n == 4 {
-			commit(0)
+		time.Sleep(80 * time.Millisecond)                                           // of other writers' work
+		if err := on.append(t.Context(), fmt.Sprint("passes ", n), 1); err != nil { // what is held lies below this, however little the others get done
+			t.Fatal(err)
 		}
-		if n == 8 {
+		stop()
+		switch n {
+		case 4:
+			commit(0)
+		case 6:
+			commit(4)
+		case 8:
 			commit(1)
 		}
 	}
