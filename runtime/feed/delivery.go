@@ -49,11 +49,11 @@ func (d *Delivery) All() Parts { return d.Until(maxPosition) }
 
 const maxPosition = 1<<63 - 1
 
-// retained is how many bytes it keeps in memory, those that it shares included.
+// retained is how many bytes it keeps in memory, with its part of what it shares.
 func (d *Delivery) retained() int64 {
 	bytes := d.own
 	for _, s := range d.shares {
-		bytes += s.bytes
+		bytes += s.bytes / int64(s.sharers)
 	}
 	return bytes
 }

@@ -44,7 +44,6 @@ type Member struct {
 	parts    Parts // after all that was delivered
 	queue    []*Delivery
 	buffered int   // events in the queue
-	retained int64 // bytes that the queue keeps in memory, those included that others keep too
 	typical  int64 // bytes of an event, as they were lately; 0 where that is not known
 	hungry   bool  // a look for new events is due
 	reading  bool
@@ -85,7 +84,6 @@ func (m *Member) Take(n, events int) {
 // drop takes note that a delivery is not kept any more. The caller holds the feed's lock.
 func (m *Member) drop(d *Delivery) {
 	m.buffered -= len(d.Events)
-	m.retained -= d.retained()
 	m.feed.budget.release(d)
 }
 
@@ -152,7 +150,6 @@ func (m *Member) append(d *Delivery) {
 	}
 	m.queue = append(m.queue, d)
 	m.buffered += len(d.Events)
-	m.retained += d.retained()
 	m.feed.budget.keep(d)
 }
 
@@ -170,6 +167,15 @@ func clusters(members []*Member, near int64) [][]*Member {
 		all[len(all)-1] = append(all[len(all)-1], m)
 	}
 	return all
+}
+
+// retained is how many bytes the queue keeps in memory. What others keep too counts in parts: whoever has taken its events leaves the
+// rest of the page to those that have not. The caller holds the lock.
+func (m *Member) retained() (bytes int64) {
+	for _, d := range m.queue {
+		bytes += d.retained()
+	}
+	return bytes
 }
 
 // position is that of the member's part that is farthest behind.

@@ -85,7 +85,7 @@ func (f *Feed) readFor(members []*Member, behind bool) *read {
 
 // roomFor reports whether a read may begin for a member.
 func (f *Feed) roomFor(m *Member) bool {
-	return m.buffered < f.options.Buffer && m.retained < f.budget.total/roomShare
+	return m.buffered < f.options.Buffer && m.retained() < f.budget.total/roomShare
 }
 
 // limit is how many events make a page of a size, going by the size that events had lately.
@@ -128,7 +128,7 @@ func (f *Feed) ended(r *read) {
 func (f *Feed) wanting() []*Member {
 	var all []*Member
 	for _, m := range f.members {
-		if m.hungry && !m.reading && m.buffered < f.options.Ahead && m.retained < f.budget.total/aheadShare {
+		if m.hungry && !m.reading && m.buffered < f.options.Ahead && m.retained() < f.budget.total/aheadShare {
 			all = append(all, m)
 		}
 	}
