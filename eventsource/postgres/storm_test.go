@@ -47,7 +47,7 @@ func aRollbackStorm(t *testing.T, on *subject) {
 		}
 	}
 	read()
-	weather(t, on, max(2*time.Second, longRun()))
+	weather(t, on, max(2*time.Second, longRun()), leastInStorm)
 	done.Store(true)
 	reading.Wait()
 	before := judge(t, groups, committed(t, on))
@@ -58,7 +58,7 @@ func aRollbackStorm(t *testing.T, on *subject) {
 	read()
 	reading.Wait()
 	truth := committed(t, on)
-	if after := judge(t, groups, truth); after != before+2*3 || len(truth) < 500 {
+	if after := judge(t, groups, truth); after != before+2*3 || len(truth) < leastInStorm {
 		t.Errorf("%d late events, then %d, of %d events: this run says nothing", before, after, len(truth))
 	}
 	highest := int64(0)
@@ -72,18 +72,23 @@ func aRollbackStorm(t *testing.T, on *subject) {
 	}
 }
 
-// weather appends for a time, and rolls about as many appends back.
-func weather(t *testing.T, on *subject, during time.Duration) {
+// leastInStorm is how many events a storm has to have, to say anything.
+const leastInStorm = 500
+
+// weather appends for a time, and so many events at least, and rolls about as many appends back.
+func weather(t *testing.T, on *subject, during time.Duration, least int64) {
 	undo := errors.New("rolled back")
 	ctx, cancel := context.WithTimeout(context.Background(), during)
 	defer cancel()
+	var appended atomic.Int64
 	var writing sync.WaitGroup
 	for n := range 6 {
 		random := rand.New(rand.NewPCG(uint64(n), 1))
 		writing.Go(func() {
-			for i := 0; ctx.Err() == nil; i++ {
+			for i := 0; ctx.Err() == nil || appended.Load() < least; i++ {
+				events := 1 + random.IntN(3)
 				err := pgx.BeginFunc(context.Background(), on.db, func(tx pgx.Tx) error {
-					if err := on.appendTx(context.Background(), tx, fmt.Sprint(stream(random), "-of-", n), 1+random.IntN(3)); err != nil {
+					if err := on.appendTx(context.Background(), tx, fmt.Sprint(stream(random), "-of-", n), events); err != nil {
 						return err
 					}
 					if i%5 >= 2 {
@@ -91,7 +96,10 @@ func weather(t *testing.T, on *subject, during time.Duration) {
 					}
 					return nil
 				})
-				if err != nil && !errors.Is(err, undo) {
+				switch {
+				case err == nil:
+					appended.Add(int64(events))
+				case !errors.Is(err, undo):
 					t.Errorf("writer %d: %v", n, err)
 					return
 				}

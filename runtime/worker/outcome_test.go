@@ -225,13 +225,19 @@ func TestAnUnknownOutcomeIsResolvedRight(t *testing.T) {
 		for _, do := range []pgproxy.Action{pgproxy.CutBefore, pgproxy.CutAfter, pgproxy.Swallow} {
 			t.Run(strings.ReplaceAll(fmt.Sprint(name, "/", do), " ", "-"), func(t *testing.T) {
 				t.Parallel()
-				resolve(t, transactions()[name], do)
+				for attempt := 1; !resolves(t, transactions()[name], do); attempt++ {
+					if attempt == 3 {
+						t.Fatal("vacuous: each time the transaction failed by itself")
+					}
+				}
 			})
 		}
 	}
 }
 
-func resolve(t *testing.T, k transaction, do pgproxy.Action) {
+// resolves reports whether the transaction came to be decided at all: on a busy machine it may meet others that hold its locks for too long.
+func resolves(t *testing.T, k transaction, do pgproxy.Action) bool {
+	t.Helper()
 	w, proxy := newWorldBehindProxy(t, k.groups)
 	if k.prepare != nil {
 		k.prepare(w)
@@ -252,7 +258,8 @@ func resolve(t *testing.T, k transaction, do pgproxy.Action) {
 	trap := proxy.Set(pgproxy.Rule{When: func(m pgproxy.Message) bool { return m.Commits() && k.when(m) }, Do: do})
 	k.provoke(w)
 	if answer := trap.WaitSettled(); !expected(do, answer) {
-		t.Fatalf("vacuous: the server has answered %+v", answer)
+		t.Logf("the server has answered %+v", answer)
+		return false
 	}
 	if k.came != nil {
 		k.came(w)
@@ -265,6 +272,7 @@ func resolve(t *testing.T, k transaction, do pgproxy.Action) {
 	w.appendSome()
 	w.caughtUp()
 	w.consistent()
+	return true
 }
 
 // TestAnAttemptWaitsForWhoeverTakesTheToken holds the commit that takes a token from its owner, and clears its failure, while that
