@@ -91,14 +91,14 @@ func (i insertion) sql() string {
 	return sql
 }
 
-// insert appends by one statement, and returns no version and no error where that has made no row. Several events in a transaction of the
-// caller's need more than one: of those whose versions others have just taken it is to make all or none.
-func (l *Log) insert(ctx context.Context, db DB, shared bool, stream string, expected Version, events []encoded) (Version, error) {
+// insertion returns the statement that appends, and its arguments. Shared makes no row, instead of failing, where another transaction has just taken
+// the version: of several events, which are to be made all or none, it is not.
+func (l *Log) insertion(shared bool, stream string, expected Version, events []encoded) (sql string, args []any) {
 	i := insertion{
 		expected: expectationOf(expected), several: len(events) > 1, shared: shared,
 		metadata: slices.ContainsFunc(events, func(e encoded) bool { return e.Metadata != nil }),
 	}
-	args := make([]any, 1, 6)
+	args = make([]any, 1, 6)
 	args[0] = stream
 	if i.several {
 		args = appendArrays(args, events, i.metadata)
@@ -109,18 +109,24 @@ func (l *Log) insert(ctx context.Context, db DB, shared bool, stream string, exp
 			args = append(args, string(e.Metadata))
 		}
 	}
-	if i.expected == anyVersion {
+	if i.expected == someVersion {
+		args = append(args, int64(expected))
+	}
+	return l.insertions[i], args
+}
+
+// insert appends by one statement, and returns no version and no error where that has made no row.
+func (l *Log) insert(ctx context.Context, db DB, shared bool, stream string, expected Version, events []encoded) (Version, error) {
+	sql, args := l.insertion(shared, stream, expected, events)
+	if expected == Any {
 		var first Version
-		err := db.QueryRow(ctx, l.insertions[i], args...).Scan(&first)
+		err := db.QueryRow(ctx, sql, args...).Scan(&first)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return 0, nil
 		}
 		return first + Version(len(events)) - 1, err
 	}
-	if i.expected == someVersion {
-		args = append(args, int64(expected))
-	}
-	tag, err := db.Exec(ctx, l.insertions[i], args...)
+	tag, err := db.Exec(ctx, sql, args...)
 	if err != nil || tag.RowsAffected() == 0 {
 		return 0, err
 	}

@@ -39,6 +39,7 @@ type Log struct {
 	insertions map[insertion]string
 	function   string
 	versionOf  string
+	sharing    sharing
 	notifier   notifier
 }
 
@@ -55,12 +56,23 @@ func NewLog(db DB, schema string) *Log {
 	}
 }
 
-// Append adds events to a stream, all or none, in a transaction of its own, and returns the stream's new version. Readers are notified after the
+// Append adds events to a stream, all or none, and returns the stream's new version. Readers are notified after the
 // commit. A *ConflictError says that the stream had another version than expected; it took no position, unless
 // another transaction appended at the same moment.
 //
-// With Any there is no conflict, but for writers that insert into the table themselves.
+// With Any there is no conflict, but for writers that insert into the table themselves. Appends that are made at the same time may share a
+// transaction; what one of them meets is not felt by the others. When the context ends first, it is not known whether the events
+// were appended.
 func (l *Log) Append(ctx context.Context, stream string, expected Version, events ...NewEvent) (Version, error) {
+	all, err := check(stream, expected, events)
+	if err != nil {
+		return 0, err
+	}
+	return l.appendShared(ctx, stream, expected, all)
+}
+
+// appendAlone appends in a transaction of its own, and notifies.
+func (l *Log) appendAlone(ctx context.Context, stream string, expected Version, events []encoded) (Version, error) {
 	version, err := l.append(ctx, l.db, true, stream, expected, events)
 	if conflict, ok := errors.AsType[*ConflictError](err); ok && conflict.Actual == Unknown {
 		if failed := l.db.QueryRow(ctx, l.versionOf, stream).Scan(&conflict.Actual); failed != nil {
@@ -78,7 +90,11 @@ func (l *Log) Append(ctx context.Context, stream string, expected Version, event
 // not notify, as within a transaction that would serialise all commits of the server: readers find the events when they look next,
 // or at once after a [Log.Notify] that follows the commit.
 func (l *Log) AppendTx(ctx context.Context, tx pgx.Tx, stream string, expected Version, events ...NewEvent) (Version, error) {
-	return l.append(ctx, tx, false, stream, expected, events)
+	all, err := check(stream, expected, events)
+	if err != nil {
+		return 0, err
+	}
+	return l.append(ctx, tx, false, stream, expected, all)
 }
 
 // Notify wakes readers up. Not before the commit: they would find nothing.
@@ -93,25 +109,29 @@ func (l *Log) Close() error {
 	return nil
 }
 
-// append appends by one statement. Where that makes no row or loses against another transaction, the function says what is wrong, or waits
-// for its turn. Alone is an append whose transaction is its own, so that a failure ends no other's.
-func (l *Log) append(ctx context.Context, db DB, alone bool, stream string, expected Version, events []NewEvent) (Version, error) {
+// check returns events as statements take them, or says what is wrong with an append.
+func check(stream string, expected Version, events []NewEvent) ([]encoded, error) {
 	switch {
 	case stream == "":
-		return 0, errors.New("appending events: the stream id is empty")
+		return nil, errors.New("appending events: the stream id is empty")
 	case expected < 0 && expected != Any:
-		return 0, fmt.Errorf("appending to stream %q: the expected version %d is below 0: choose Any, NoStream or Exactly(n)", stream, int64(expected))
+		return nil, fmt.Errorf("appending to stream %q: the expected version %d is below 0: choose Any, NoStream or Exactly(n)", stream, int64(expected))
 	}
 	all, err := encode(events)
 	if err != nil {
-		return 0, fmt.Errorf("appending to stream %q: %w", stream, err)
+		return nil, fmt.Errorf("appending to stream %q: %w", stream, err)
 	}
-	var version Version
-	if alone || len(all) == 1 {
-		version, err = l.insert(ctx, db, !alone, stream, expected, all)
+	return all, nil
+}
+
+// append appends by one statement. Where that makes no row or loses against another transaction, the function says what is wrong, or waits
+// for its turn. Alone is an append whose transaction is its own, so that a failure ends no other's.
+func (l *Log) append(ctx context.Context, db DB, alone bool, stream string, expected Version, events []encoded) (version Version, err error) {
+	if alone || len(events) == 1 {
+		version, err = l.insert(ctx, db, !alone, stream, expected, events)
 	}
 	if version == 0 && err == nil || alone && taken(err) {
-		version, err = l.call(ctx, db, stream, expected, all)
+		version, err = l.call(ctx, db, stream, expected, events)
 	}
 	if err != nil {
 		if actual, ok := conflict(err); ok {

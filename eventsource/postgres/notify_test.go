@@ -50,6 +50,7 @@ func TestWhenNotificationsAreSent(t *testing.T) {
 				}
 			}
 			time.Sleep(time.Second)
+			synctest.Wait()
 			if fmt.Sprint(c.sent) != fmt.Sprint(test.want) {
 				t.Errorf("%s: sent at %s, want %s", name, c.sent, test.want)
 			}
