@@ -59,7 +59,11 @@ func (m *Meter) read() (client, server time.Duration, err error) {
 		return 0, 0, err
 	}
 	for {
-		ended, err := readStat(m.server)
+		_, ended, err := family(m.server)
+		if err != nil {
+			return 0, 0, err
+		}
+		postmaster, err := spentBy(m.server)
 		if err != nil {
 			return 0, 0, err
 		}
@@ -67,18 +71,18 @@ func (m *Meter) read() (client, server time.Duration, err error) {
 		if err != nil {
 			return 0, 0, err
 		}
-		now, err := readStat(m.server)
+		_, now, err := family(m.server)
 		if err != nil {
 			return 0, 0, err
 		}
-		if now.children == ended.children { // else one may be counted twice, or not at all
-			return time.Duration(own.Utime.Nano() + own.Stime.Nano()), now.own + now.children + running, nil
+		if now == ended { // else one may be counted twice, or not at all
+			return time.Duration(own.Utime.Nano() + own.Stime.Nano()), postmaster + ended + running, nil
 		}
 	}
 }
 
 // readChildren returns what the server's processes that run have spent.
-func (m *Meter) readChildren() (spent time.Duration, err error) {
+func (m *Meter) readChildren() (all time.Duration, err error) {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		return 0, err
@@ -88,53 +92,62 @@ func (m *Meter) readChildren() (spent time.Duration, err error) {
 		if err != nil {
 			return 0, err
 		}
-		if s, err := readStat(pid); err == nil && s.parent == m.server { // an error: it has ended meanwhile
-			spent += s.own
+		if parent, _, err := family(pid); err != nil || parent != m.server { // an error: it has ended meanwhile
+			continue
+		}
+		if spent, err := spentBy(pid); err == nil {
+			all += spent
 		}
 	}
-	return spent, nil
-}
-
-// stat is what /proc says of a process.
-type stat struct {
-	parent        int
-	own, children time.Duration
+	return all, nil
 }
 
 // tick is the unit of times in /proc, which is the same on all machines that Go runs on.
 const tick = 10 * time.Millisecond
 
-// readStat reads what a process has spent. What a process with one thread has, as all of the server's are, is told by the scheduler: many
-// processes' ticks, and those of many short turns, add up to a sum that is off.
-func readStat(pid int) (stat, error) {
+// family returns a process's parent, and the CPU time of its children that have ended.
+func family(pid int) (parent int, children time.Duration, err error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return stat{}, err
+		return 0, 0, err
 	}
 	_, after, _ := strings.Cut(string(data), ") ") // behind the name
 	fields := strings.Fields(after)
-	if len(fields) < 18 {
-		return stat{}, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
+	if len(fields) < 15 {
+		return 0, 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
 	}
-	var n [18]int64
-	for _, i := range []int{1, 11, 12, 13, 14, 17} {
+	var n [15]int64
+	for _, i := range []int{1, 13, 14} {
 		if n[i], err = strconv.ParseInt(fields[i], 10, 64); err != nil {
-			return stat{}, err
+			return 0, 0, err
 		}
 	}
-	s := stat{int(n[1]), time.Duration(n[11]+n[12]) * tick, time.Duration(n[13]+n[14]) * tick}
-	if n[17] == 1 {
-		if data, err = os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", pid)); err != nil {
-			return stat{}, err
+	return int(n[1]), time.Duration(n[13]+n[14]) * tick, nil
+}
+
+// spentBy is the CPU time of a process that runs, summed over its threads as the scheduler tells, exactly: the ticks of many processes, and
+// those of many short turns, add up to a sum that is off.
+func spentBy(pid int) (all time.Duration, err error) {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*/schedstat", pid))
+	if err != nil {
+		return 0, err
+	}
+	if len(threads) == 0 {
+		return 0, fmt.Errorf("process %d: %w", pid, os.ErrProcessDone)
+	}
+	for _, path := range threads {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return 0, err
 		}
 		ran, _, _ := strings.Cut(string(data), " ")
 		nanoseconds, err := strconv.ParseInt(ran, 10, 64)
 		if err != nil {
-			return stat{}, fmt.Errorf("/proc/%d/schedstat: %w", pid, err)
+			return 0, fmt.Errorf("%s: %w", path, err)
 		}
-		s.own = time.Duration(nanoseconds)
+		all += time.Duration(nanoseconds)
 	}
-	return s, nil
+	return all, nil
 }
 
 func peakRSS() (int64, error) {

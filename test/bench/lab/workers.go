@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 )
 
 // Workers are processes of this program that run a processor's worker each, as pods do. The program has to call sluice.Main where its
@@ -80,6 +81,18 @@ func (w *Workers) Logs() string {
 		all += fmt.Sprintf("worker %d: %s\n", i, text[max(0, len(text)-1000):])
 	}
 	return all
+}
+
+// Spent is the CPU time of all of them so far.
+func (w *Workers) Spent() (all time.Duration, err error) {
+	for _, cmd := range w.processes {
+		spent, err := spentBy(cmd.Process.Pid)
+		if err != nil {
+			return 0, fmt.Errorf("a worker has ended: %w\n%s", err, w.Logs())
+		}
+		all += spent
+	}
+	return all, nil
 }
 
 // Close kills the workers: nobody goes on with what they did.

@@ -10,9 +10,11 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
+	"github.com/sluice-project/sluice"
 	"github.com/sluice-project/sluice/test/bench/lab"
 )
 
@@ -27,13 +29,16 @@ type options struct {
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "worker" {
+		sluice.Main(nil)
+	}
 	var o options
 	flag.IntVar(&o.rate, "rate", 1000, "events appended a second")
 	flag.DurationVar(&o.duration, "duration", 30*time.Second, "of each scenario")
 	flag.Int64Var(&o.backlog, "backlog", 1_000_000, "events that another group replays meanwhile, in one of the scenarios")
 	flag.DurationVar(&o.idle, "idle", 20*time.Second, "how long the idle worker is watched, after 15 s in which it comes to rest")
 	flag.Float64Var(&o.slack, "slack", 0, "fail where a figure misses its goal by more than this factor; 0 never does")
-	flag.StringVar(&o.only, "only", "", "scenarios whose name contains this text, and nothing of an idle worker")
+	flag.StringVar(&o.only, "only", "", "scenarios whose name contains this text; idle is one")
 	lab.Main("bench/latency", func(ctx context.Context) error {
 		return lab.WithServer(ctx, map[string]string{"track_commit_timestamp": "on", "shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track": "top"}, func(server *lab.Server) error { return bench(ctx, server, o) })
 	})
@@ -62,7 +67,7 @@ func bench(ctx context.Context, server *lab.Server, o options) error {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
-	if o.only == "" {
+	if strings.Contains("idle", o.only) {
 		if err := w.idle(ctx); err != nil {
 			return err
 		}
