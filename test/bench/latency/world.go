@@ -201,7 +201,7 @@ func (w *world) handled(ctx context.Context, table string) error {
 	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		var all bool
-		err := w.db.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM sluice.event e WHERE type = 'Ticked' AND position NOT IN (SELECT position FROM `+table+`)
+		err := w.db.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM sluice.event e WHERE type = 'Ticked' AND NOT EXISTS (SELECT FROM `+table+` s WHERE s.position = e.position)
 			AND position > coalesce((SELECT min(position) - 1 FROM `+table+`), 0)) AND EXISTS (SELECT FROM `+table+`)`).Scan(&all)
 		if err != nil || all {
 			return errors.Join(err, log.Close())
