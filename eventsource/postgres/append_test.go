@@ -110,6 +110,23 @@ func TestAppendInEveryModeOfTheDriver(t *testing.T) {
 		if _, err := log.Append(t.Context(), mode.String(), postgres.NoStream, event); !errors.Is(err, postgres.ErrConflict) {
 			t.Errorf("%s: %v", mode, err)
 		}
+		concurrently(40, func(client int) { // they share transactions
+			for n := range 4 {
+				expected := []postgres.Version{postgres.Any, postgres.Exactly(int64(4 * n))}[n%2]
+				for _, events := range [][]postgres.NewEvent{{happened}, {happened, {Type: "Happened", Metadata: map[string]int{"n": 1}}, happened}} {
+					version, err := log.Append(t.Context(), fmt.Sprintf("shared-%s-%d", mode, client), expected, events...)
+					if err != nil {
+						t.Errorf("%s: expecting %s: %v", mode, expected, err)
+					} else if expected != postgres.Any {
+						expected = version
+					}
+				}
+			}
+		})
+		shared := query[string](t, db, "SELECT count(*) || ' events of ' || count(DISTINCT stream_id) || ' streams, shared: ' || (count(DISTINCT txid) < 40 * 4) FROM sluice.event WHERE stream_id LIKE 'shared-' || $1 || '-%'", mode.String())
+		if shared != "640 events of 40 streams, shared: true" {
+			t.Errorf("%s: %s", mode, shared)
+		}
 	}
 	if n := query[int](t, pool(t, url), `SELECT count(*) FROM sluice.event WHERE type = 'T''' AND data = '{"a": "\\ ''{},\""}' AND metadata = '{"n": 1}'`); n != 5*3*3 {
 		t.Errorf("%d events are as given", n)
