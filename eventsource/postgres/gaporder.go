@@ -61,7 +61,8 @@ func inOrder(events []*eventsource.Event, a answer) []*eventsource.Event {
 }
 
 // waiting returns the events that are not to be read for coverages, as what they wait for comes later; and the positions that have to be looked at: of what is waited
-// for, and of events that need not wait any more or, of a page with a limit, maybe not for longer. Those are a quarter of the page at most.
+// for, and of events that need not wait any more or, of a page with a limit, maybe not for longer. Those are a quarter of the page at most, lest
+// a page be full of events that wait for those below it.
 func waiting(from []*gapped, covered ranges, limit int) (held []link, wanted ranges) {
 	var all []link
 	for _, c := range from {
@@ -83,8 +84,8 @@ func waiting(from []*gapped, covered ranges, limit int) (held []link, wanted ran
 	var look []int64
 	room := limit / 4
 	for _, i := range order {
-		switch {
-		case ends[i] == 0:
+		switch free := all[i].before == 0 || covered.has(all[i].before); {
+		case free:
 			look = append(look, all[i].position)
 		case ends[i] <= soon && room > 0:
 			room--
@@ -98,7 +99,7 @@ func waiting(from []*gapped, covered ranges, limit int) (held []link, wanted ran
 	return held, positionsOf(look)
 }
 
-// chainEnds returns for each of some events that wait the position of what it waits for in the end, through others of them; 0 if that is covered. The events ascend by position.
+// chainEnds returns for each of some events that wait the position of what it waits for in the end, through others of them; 0 if that is nothing, or covered. The events ascend by position.
 func chainEnds(all []link, covered ranges) []int64 {
 	const unknown = -1
 	ends := make([]int64, len(all))
@@ -114,7 +115,7 @@ func chainEnds(all []link, covered ranges) []int64 {
 			switch {
 			case ends[at] != unknown:
 				end = ends[at]
-			case covered.has(all[at].before):
+			case all[at].before == 0 || covered.has(all[at].before):
 				end = 0
 			case !waits:
 				end = all[at].before
@@ -134,7 +135,8 @@ func byPosition(a, b link) int { return cmp.Compare(a.position, b.position) }
 
 func samePosition(a, b link) bool { return a.position == b.position }
 
-// holding returns the events that wait for a coverage after a page.
+// holding returns the events that wait for a coverage after a page. Those that need not wait any more are among them until they have been
+// looked at: else nothing would tell to look before all gaps are.
 func (c *gapped) holding(a answer) []link {
 	if len(c.held) == 0 && len(a.held) == 0 {
 		return nil
@@ -142,7 +144,12 @@ func (c *gapped) holding(a answer) []link {
 	all := slices.Concat(a.held, c.held) // what was seen last goes first
 	slices.SortStableFunc(all, byPosition)
 	all = slices.CompactFunc(all, samePosition)
-	all = slices.DeleteFunc(all, func(r link) bool { return c.set.has(r.position) || c.set.has(r.before) || a.gone.has(r.before) })
+	all = slices.DeleteFunc(all, func(r link) bool { return c.set.has(r.position) || a.empty.has(r.position) })
+	for i, r := range all {
+		if a.empty.has(r.before) {
+			all[i].before = 0 // until it is read again
+		}
+	}
 	return slices.Clip(all[:min(len(all), mostWaiting)])
 }
 

@@ -158,7 +158,11 @@ func (m *orderModel) before(e modelEvent) (position int64) {
 
 // read has some readers read a page, and take all of it or its beginning.
 func (m *orderModel) read(limit int, whole bool) (more bool) {
-	readers := m.random.Perm(len(m.cover))[:1+m.random.IntN(len(m.cover))]
+	full, another := m.readFor(m.random.Perm(len(m.cover))[:1+m.random.IntN(len(m.cover))], limit, whole, m.hand)
+	return full || another
+}
+
+func (m *orderModel) readFor(readers []int, limit int, whole bool, hand func(int, answer)) (full, another bool) {
 	var from []*gapped
 	for _, i := range readers {
 		from = append(from, m.cover[i])
@@ -177,23 +181,22 @@ func (m *orderModel) read(limit int, whole bool) (more bool) {
 			rows = append(rows, m.link(p, looked))
 		}
 	}
-	full := len(rows) >= limit
-	if full {
+	if full = len(rows) >= limit; full {
 		rows = rows[:limit]
 	}
 	a := q.answered(rows, full)
 	if q.stuck(a, full) {
 		m.found = "it is stuck"
-		return false
+		return false, false
 	}
 	if m.wrong == heldIsCovered {
 		a.added = a.added.union(positions(a.held))
 	}
 	m.note(q, a)
 	for _, i := range readers {
-		m.hand(i, a)
+		hand(i, a)
 	}
-	return full || q.another(a)
+	return full, q.another(a)
 }
 
 func (m *orderModel) link(p int64, looked ranges) link {
@@ -218,6 +221,13 @@ func (m *orderModel) hand(i int, a answer) {
 	if n > 0 && m.random.IntN(3) == 0 {
 		n = 1 + m.random.IntN(n)
 	}
+	m.handUpTo(i, a, n)
+	if m.random.IntN(5) == 0 {
+		m.restart(i)
+	}
+}
+
+func (m *orderModel) handUpTo(i int, a answer, n int) {
 	upTo := int64(maxPosition)
 	if n < len(a.at) {
 		upTo = a.at[n-1]
@@ -234,13 +244,23 @@ func (m *orderModel) hand(i int, a answer) {
 		m.order[i][e.stream] = e.number
 	}
 	m.cover[i] = a.after(m.cover[i], upTo).(*gapped)
-	if m.random.IntN(5) == 0 {
-		c, err := parseGapped(m.cover[i].Progress())
-		if err != nil {
-			m.found = err.Error()
-			return
-		}
-		m.cover[i], c.table = c, "t"
+}
+
+func (m *orderModel) restart(i int) {
+	c, err := parseGapped(m.cover[i].Progress())
+	if err != nil {
+		m.found = err.Error()
+		return
+	}
+	m.cover[i], c.table = c, "t"
+}
+
+// finish has a reader begin anew and read on until there is no more: all gaps until a page is not full, and then only what is due.
+func (m *orderModel) finish(i int) {
+	m.restart(i)
+	for more, whole := true, true; more && m.found == ""; {
+		full, another := m.readFor([]int{i}, 8, whole, func(i int, a answer) { m.handUpTo(i, a, len(a.at)) })
+		more, whole = full || another, whole && full
 	}
 }
 
@@ -252,11 +272,8 @@ func (m *orderModel) run(steps int) string {
 	for len(m.open) > 0 {
 		m.end(0, true)
 	}
-	for range 60 {
-		for m.read(8, true) && m.found == "" {
-		}
-	}
 	for i := range m.cover {
+		m.finish(i)
 		for p := range m.visible {
 			if n := m.given[i][p]; n != 1 && m.found == "" {
 				m.found = fmt.Sprintf("reader %d: the event at %d was given %d times", i, p, n)

@@ -64,8 +64,8 @@ type answer struct {
 	// plain says that positions ascend.
 	plain bool
 	held  []link // the events that have to wait
-	// gone are the positions without an event, of all that was looked at, that some wait for: it was deleted.
-	gone ranges
+	// empty are the positions without an event, of all that was looked at; gone are those of them that some wait for: it was deleted.
+	empty, gone ranges
 	// dead are the positions at which there is no event and will be none.
 	dead  ranges
 	added ranges // dead, and those of all events given
@@ -118,8 +118,8 @@ func (q question) answeredUpTo(rows []link, end int64) answer {
 		a.at[i] = rows[g].position
 		a.plain = a.plain && (i == 0 || a.at[i] > a.at[i-1])
 	}
-	empty := looked.meet(seen.rest())
-	a.dead, a.gone = empty.meet(q.proved.settled), empty.meet(befores(q.held))
+	a.empty = looked.meet(seen.rest())
+	a.dead, a.gone = a.empty.meet(q.proved.settled), a.empty.meet(befores(q.held))
 	a.added = a.dead.union(positionsOf(a.at))
 	return a
 }

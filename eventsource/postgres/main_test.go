@@ -8,4 +8,4 @@ import (
 )
 
 // TestMain has more tests run at once than there are processors: somebody holds a transaction open most of the time.
-func TestMain(m *testing.M) { os.Exit(postgrestest.Run(m, 3)) }
+func TestMain(m *testing.M) { os.Exit(postgrestest.Run(m, 2)) }
