@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"context"
+	"math"
 	"strings"
 	"sync"
 	"time"
@@ -71,10 +72,16 @@ func (w *world) watch() (stop func()) {
 	return stop
 }
 
-// caughtUp waits until all events are in the view, and fails unless each is, once and in order.
+// caughtUp waits until all events are in the view, however long that takes while there are ever fewer left, and fails unless each is, once and in order.
 func (w *world) caughtUp() {
 	w.t.Helper()
-	w.until("all events to be handled", `SELECT (SELECT count(*) FROM sluice.event WHERE type = 'Counted') = (SELECT coalesce(sum(events), 0) FROM stream_view)`)
+	const missing = `SELECT (SELECT count(*) FROM sluice.event WHERE type = 'Counted') - (SELECT coalesce(sum(events), 0) FROM stream_view)`
+	for left := int64(math.MaxInt64); left != 0; {
+		w.until("all events to be handled", `SELECT n = 0 OR n < $1 FROM (`+missing+`) AS m (n)`, left)
+		if err := w.pool.QueryRow(context.Background(), missing).Scan(&left); err != nil {
+			w.t.Fatal(err)
+		}
+	}
 	w.folded()
 }
 

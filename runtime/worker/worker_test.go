@@ -242,11 +242,11 @@ func (w *world) folded() (events int) {
 	return events
 }
 
-// until waits for a condition on the database: a query that returns true.
+// until waits for a condition on the database: a query that returns true. It asks ever more rarely, lest the questions take the time that the answer needs.
 func (w *world) until(what, query string, args ...any) {
 	w.t.Helper()
 	deadline := time.Now().Add(30 * time.Second)
-	for {
+	for pause := 2 * time.Millisecond; ; pause = min(pause*5/4, 50*time.Millisecond) {
 		var holds bool
 		err := w.pool.QueryRow(context.Background(), query, args...).Scan(&holds)
 		if err == nil && holds {
@@ -255,7 +255,7 @@ func (w *world) until(what, query string, args ...any) {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("waited 30 s for %s (%v)\n%s", what, err, w.dump())
 		}
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(pause)
 	}
 }
 
