@@ -1,12 +1,14 @@
 package postgres
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -69,7 +71,7 @@ func (l *Log) appendShared(ctx context.Context, stream string, expected Version,
 		defer l.under()()
 		return l.appendAlone(ctx, stream, expected, events)
 	}
-	a := &appending{ctx: ctx, stream: stream, expected: expected, events: events, done: make(chan struct{})}
+	a := &appending{ctx: ctx, stream: stream, expected: expected, events: cloned(events), done: make(chan struct{})}
 	s.waiting = append(s.waiting, a)
 	s.mu.Unlock()
 	select {
@@ -79,6 +81,15 @@ func (l *Log) appendShared(ctx context.Context, stream string, expected Version,
 		s.withdraw(a)
 		return 0, fmt.Errorf("appending to stream %q: %w", stream, ctx.Err())
 	}
+}
+
+// cloned are events with data of their own: a caller that does not wait any more may use its bytes for something else.
+func cloned(events []encoded) []encoded {
+	all := slices.Clone(events)
+	for i := range all {
+		all[i].Data, all[i].Metadata = bytes.Clone(all[i].Data), bytes.Clone(all[i].Metadata)
+	}
+	return all
 }
 
 // withdraw takes an append back, if it still waits.
@@ -189,14 +200,12 @@ func (l *Log) sendTogether(ctx context.Context, all []*appending) ([]Version, er
 // whileAnyWaits returns a context that ends when nobody waits any more for any of the appends.
 func whileAnyWaits(all []*appending) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.Background())
-	var mu sync.Mutex
-	left := len(all)
+	var left atomic.Int64
+	left.Store(int64(len(all)))
 	var stops []func() bool
 	for _, a := range all {
 		stops = append(stops, context.AfterFunc(a.ctx, func() {
-			mu.Lock()
-			defer mu.Unlock()
-			if left--; left == 0 {
+			if left.Add(-1) == 0 {
 				cancel()
 			}
 		}))

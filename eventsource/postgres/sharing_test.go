@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -319,4 +320,86 @@ func TestAnAppendEndsWithItsContext(t *testing.T) {
 	if gaps := query[int](t, db, "SELECT count(*) FROM (SELECT FROM sluice.event GROUP BY stream_id HAVING max(version) <> count(*)) s"); gaps > 0 {
 		t.Errorf("%d streams have gaps", gaps)
 	}
+}
+
+// refusing is a database in which appends alone take as long as the test wants, and shared ones are refused then.
+type refusing struct {
+	postgres.DB
+	refuse, end chan struct{}
+
+	mu    sync.Mutex
+	alone []string // the data of appends
+}
+
+func (r *refusing) Exec(context.Context, string, ...any) (pgconn.CommandTag, error) { // notifications
+	return pgconn.CommandTag{}, nil
+}
+
+func (r *refusing) QueryRow(_ context.Context, _ string, args ...any) pgx.Row {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.alone = append(r.alone, fmt.Sprint(args[3]))
+	return rowAfter{r.end}
+}
+
+func (r *refusing) SendBatch(context.Context, *pgx.Batch) pgx.BatchResults {
+	return refused{after: r.refuse}
+}
+
+type rowAfter struct{ end chan struct{} }
+
+func (r rowAfter) Scan(values ...any) error {
+	<-r.end
+	*values[0].(*postgres.Version) = 1
+	return nil
+}
+
+type refused struct {
+	pgx.BatchResults
+	after chan struct{}
+}
+
+func (r refused) Close() error {
+	<-r.after
+	return &pgconn.PgError{SeverityUnlocalized: "ERROR"}
+}
+
+// What a caller does with its bytes when it does not wait any more is not appended.
+func TestAnAppendKeepsItsData(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db := &refusing{refuse: make(chan struct{}), end: make(chan struct{})}
+		log := postgres.NewLog(db, schema)
+		var running sync.WaitGroup
+		for range 5 { // four are under way, the fifth shares with the next
+			running.Go(func() {
+				if _, err := log.Append(t.Context(), "a", postgres.Any, happened); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		data := json.RawMessage(`{"n": 1}`)
+		left := make(chan error)
+		go func() {
+			_, err := log.Append(ctx, "a", postgres.Any, postgres.NewEvent{Type: "Happened", Data: data})
+			left <- err
+		}()
+		time.Sleep(time.Second) // they are not waited for as long
+		cancel()
+		if err := <-left; !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+		copy(data, `{"n": 2}`)
+		close(db.refuse)
+		synctest.Wait()
+		close(db.end)
+		running.Wait()
+		if err := log.Close(); err != nil {
+			t.Error(err)
+		}
+		if want := []string{"{}", "{}", "{}", "{}", "{}", `{"n": 1}`}; !slices.Equal(slices.Sorted(slices.Values(db.alone)), slices.Sorted(slices.Values(want))) {
+			t.Errorf("appended: %s, want %s", db.alone, want)
+		}
+	})
 }
