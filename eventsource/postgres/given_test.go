@@ -55,12 +55,14 @@ func TestWhoGoesOnForAReaderWithGapsGetsTheRestOnce(t *testing.T) {
 	goOnForReadersWithGaps(t, on, 60, func() {})
 }
 
-// goOnForReadersWithGaps tries some rounds with a table that was emptied, before each of which it calls anew.
+// goOnForReadersWithGaps tries some rounds with a table that was emptied, before each of which it calls anew, and more of them until they say something.
 func goOnForReadersWithGaps(t *testing.T, on *subject, rounds int, anew func()) {
 	db := on.db
 	random := rand.New(rand.NewPCG(rand.Uint64(), 1))
 	leftOut, late := 0, 0
-	for round := range rounds {
+	enough := func() bool { return leftOut >= 2 && late >= 20 }
+	round := 0
+	for ; round < rounds || !enough() && round < 8*rounds; round++ {
 		exec(t, db, "TRUNCATE outbox RESTART IDENTITY")
 		anew()
 		g := &gapReader{handled: map[int64]int{}}
@@ -111,8 +113,8 @@ func goOnForReadersWithGaps(t *testing.T, on *subject, rounds int, anew func()) 
 		}
 		late += restGoesOn(t, on, g, progress)
 	}
-	t.Logf("%d with events left out above others, %d events below the index given afterwards", leftOut, late)
-	if leftOut < 2 || late < 20 {
+	t.Logf("%d rounds, %d with events left out above others, %d events below the index given afterwards", round, leftOut, late)
+	if !enough() {
 		t.Error("too few of them: this run says nothing")
 	}
 }
