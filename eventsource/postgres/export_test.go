@@ -12,6 +12,9 @@ import (
 // ReadSQL is the statement of a page.
 func (s *Source) ReadSQL() string { return s.readSQL }
 
+// KeepPlan is what precedes it where pages follow one another.
+const KeepPlan = keepPlan
+
 // Steps of a coverage, or its ranges, which gaps divide.
 func Steps(c eventsource.Coverage) int {
 	if g, ok := c.(*gapped); ok {

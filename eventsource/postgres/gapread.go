@@ -119,12 +119,7 @@ func (s *Source) fillGaps(ctx context.Context, q question, p *pageBuilder, limit
 	for i, g := range q.gaps {
 		low[i], high[i] = g.from, g.to
 	}
-	rows, err := s.db.Query(ctx, s.pageSQL(), low, high, q.tail, limit)
-	if err != nil {
-		return false, err
-	}
-	defer rows.Close()
-	return s.fill(ctx, p, rows, limit)
+	return s.readPage(ctx, p, limit, low, high, q.tail, limit)
 }
 
 // same reports whether a page comes from the server of all that its question was made of. What is known of another one is forgotten: a server that

@@ -23,9 +23,14 @@ func TestAStormOfRollbacksIsReadBehindAnOpenWriter(t *testing.T) {
 	on := serialTable(t)
 	exec(t, on.db, insertEvent)
 	_, open := begin(t, on, insertEvent)
+	var done atomic.Bool
+	g := newReaderGroup(t, "all", on.source, &done, 500, true, []segment.Segment{segment.Root})
+	m := g.members[0]
+	if _, err := g.read(g.members); err != nil { // what is taken before the reader's first rounds of proof the open writer may have taken
+		t.Fatal(err)
+	}
 
 	var holes, events atomic.Int64
-	var done atomic.Bool
 	var writers, reading sync.WaitGroup
 	for range 4 {
 		writers.Go(func() {
@@ -51,8 +56,6 @@ func TestAStormOfRollbacksIsReadBehindAnOpenWriter(t *testing.T) {
 			}
 		})
 	}
-	g := newReaderGroup(t, "all", on.source, &done, 500, true, []segment.Segment{segment.Root})
-	m := g.members[0]
 	var most, largest int
 	var slowest time.Duration
 	reading.Go(func() {
@@ -69,7 +72,7 @@ func TestAStormOfRollbacksIsReadBehindAnOpenWriter(t *testing.T) {
 			time.Sleep(5 * time.Millisecond)
 		}
 	})
-	for end := time.Now().Add(time.Minute); holes.Load() < 3000 && time.Now().Before(end); {
+	for began := time.Now(); (holes.Load() < 3000 || time.Since(began) < 4*time.Second) && time.Since(began) < time.Minute; {
 		time.Sleep(100 * time.Millisecond)
 	}
 	done.Store(true)
@@ -88,7 +91,7 @@ func TestAStormOfRollbacksIsReadBehindAnOpenWriter(t *testing.T) {
 	}
 	left := postgres.Steps(m.coverage) - 1
 	t.Logf("%d events and %d holes; at most %d gaps were open, in tokens of up to %d bytes, and %d are left; the slowest read took %v", events.Load(), holes.Load(), most, largest, left, slowest.Round(time.Millisecond))
-	if holes.Load() < 500 || left > int(holes.Load()/10) || int64(most) > holes.Load()*3/4 {
+	if holes.Load() < 500 || left > 10 || int64(most) > holes.Load()*3/4 {
 		t.Error("holes are not closed while a writer is open that does nothing")
 	}
 	if err := open.Commit(t.Context()); err != nil {

@@ -242,7 +242,7 @@ func TestReadingGapsUsesTheIndexOfPositions(t *testing.T) {
 		"few gaps":       {[]int64{100, 90_000}, []int64{100, 90_050}, int64(199_990), 500},
 		"many gaps":      {many, many, int64(199_990), 500},
 	} {
-		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
+		for _, mode := range planned {
 			t.Run(name+" "+mode, func(t *testing.T) {
 				plan := explain(t, url, mode, sql, pageKinds, []any{args[0], args[1], []string{}, args[2], 0, args[3], 0, []byte{}})
 				if strings.Contains(plan, "Seq Scan on outbox e") || strings.Count(plan, "Index Scan using outbox_pkey on outbox e") != 2 {

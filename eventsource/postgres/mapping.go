@@ -63,8 +63,9 @@ func tableMapping(t definition.Table) mapping {
 			m.position, m.relation, stream, number)
 	}
 	m.head = fmt.Sprintf("SELECT coalesce(max(%s), 0)::bigint FROM %s", m.position, m.relation)
-	// Nothing below 1 would ever be read.
-	m.state = fmt.Sprintf("CASE WHEN pg_is_in_recovery() THEN '%s' WHEN EXISTS (SELECT FROM %s WHERE %s < 1) THEN '%s' ELSE '' END", standby, m.relation, m.position, below)
+	// Nothing below 1 would ever be read. By EXISTS PostgreSQL reads all rows, where it has not counted them and believes that a third are there; and a minimum is
+	// looked for among the rows that were deleted.
+	m.state = fmt.Sprintf("CASE WHEN pg_is_in_recovery() THEN '%s' WHEN (SELECT %s FROM %s WHERE %[2]s < 1 ORDER BY %[2]s LIMIT 1) < 1 THEN '%[4]s' ELSE '' END", standby, m.position, m.relation, below)
 	return m
 }
 

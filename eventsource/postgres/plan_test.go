@@ -8,9 +8,15 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/tokenstore"
 )
+
+// planned are the ways in which PostgreSQL plans: for the parameters at hand, for any, and as it is told to where pages follow one another.
+var planned = []string{"force_custom_plan", "force_generic_plan", "kept"}
 
 // With a million events, a third of which belong to a writer that has not ended, each arm of a read uses the one index that is right for it:
 // whether PostgreSQL plans for the parameters at hand or for any, and whether it has counted the rows or believes that there are a thousand.
@@ -76,7 +82,7 @@ func plansAreRight(t *testing.T, on *subject, current tokenstore.Progress) {
 		if strings.Contains(on.source.ReadSQL(), "$8") {
 			args = append(args, r.slices...)
 		}
-		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
+		for _, mode := range planned {
 			t.Run(name+" "+mode, func(t *testing.T) {
 				plan := explain(t, on.db.Config().ConnConfig.ConnString(), mode, on.source.ReadSQL(), pageKinds[:len(args)], args)
 				arms := armsOf(plan)
@@ -143,7 +149,12 @@ func explain(t *testing.T, url, mode, sql string, kinds []string, args []any) st
 		t.Fatal(err)
 	}
 	defer conn.Close(t.Context())
-	exec(t, conn, "SET plan_cache_mode = "+mode)
+	if mode == "kept" {
+		exec(t, conn, "BEGIN")
+		exec(t, conn, postgres.KeepPlan)
+	} else {
+		exec(t, conn, "SET plan_cache_mode = "+mode)
+	}
 	exec(t, conn, "PREPARE page ("+strings.Join(kinds, ", ")+") AS "+sql)
 	var places []string
 	for i := range args {
@@ -172,7 +183,7 @@ func TestTheEventBeforeIsLookedUpByIndex(t *testing.T) {
 			"in the middle":  {[]int64{}, []int64{}, int64(200_000), 500},
 			"in the gaps":    {low, high, int64(400_000), 1000},
 		} {
-			for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
+			for _, mode := range planned {
 				t.Run(name+" "+mode, func(t *testing.T) {
 					plan := explain(t, on.db.Config().ConnConfig.ConnString(), mode, on.source.ReadSQL(), []string{"bigint[]", "bigint[]", "bigint", "bigint"}, args)
 					// One look-up for each arm that gives events.
@@ -193,4 +204,49 @@ func TestTheEventBeforeIsLookedUpByIndex(t *testing.T) {
 	t.Run("stale", look)
 	exec(t, on.db, "VACUUM ANALYZE outbox")
 	t.Run("counted", look)
+}
+
+// Who began to read when there was nothing goes on to walk indexes when there is much, though the plan was made of a table of no blocks.
+func TestAPlanThatIsKeptIsRightForAFullerTable(t *testing.T) {
+	for name, mapping := range map[string]*definition.Table{"own table": nil, "outbox": &outbox, "outbox, by gaps": new(unaltered(definition.PositionsInserted, ""))} {
+		t.Run(name, func(t *testing.T) {
+			on := ownTable(t)
+			if mapping != nil {
+				on = outboxTable(t, "")
+			}
+			table := on.copyTo.Sanitize()
+			exec(t, on.db, "ALTER TABLE "+table+" SET (autovacuum_enabled = false)") // it would have the plan made anew, some time
+			exec(t, on.db, "VACUUM ANALYZE "+table)
+			config, err := pgxpool.ParseConfig(on.db.Config().ConnConfig.ConnString())
+			if err != nil {
+				t.Fatal(err)
+			}
+			config.MaxConns = 1
+			session, err := pgxpool.NewWithConfig(t.Context(), config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer session.Close()
+			r := newReader(t, postgres.Open(session, schema, definition.Source{Table: mapping}), tokenstore.Place{Type: tokenstore.Earliest})
+			readByKeptPlans := func(pages int64) {
+				t.Helper()
+				generic := func() int64 {
+					return column[int64](t, session, "SELECT coalesce(sum(generic_plans), 0)::bigint FROM pg_prepared_statements WHERE strpos(statement, 'pg_current_snapshot()::text') > 0")[0]
+				}
+				for until := generic() + pages; generic() < until; {
+					r.next(10)
+				}
+			}
+			readByKeptPlans(1)
+			exec(t, on.db, on.insert+" SELECT 'stream-' || n, 1, 'Happened', '{}' FROM generate_series(1, 20000) AS n")
+			readByKeptPlans(20)
+			if at := r.coverage.Position(); at < 50 || at > 10_000 {
+				t.Fatalf("the reader is at %d, want it to be somewhere in the middle", at)
+			}
+			exec(t, session, "SELECT pg_stat_force_next_flush()")
+			if n := column[int64](t, on.db, "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relid = $1::text::regclass", table)[0]; n > 0 {
+				t.Errorf("%d rows were looked at one after another, want each found by an index", n)
+			}
+		})
+	}
 }

@@ -96,13 +96,8 @@ func (s *Source) read(ctx context.Context, from []*coverage, filter sliceFilter,
 	if s.events.sliced {
 		args = append(args, filter.mask, filter.bits)
 	}
-	rows, err := s.db.Query(ctx, s.pageSQL(), args...)
-	if err != nil {
-		return eventsource.Page{}, err
-	}
-	defer rows.Close()
 	p := &pageBuilder{}
-	full, err := s.fill(ctx, p, rows, limit)
+	full, err := s.readPage(ctx, p, limit, args...)
 	if err != nil {
 		return eventsource.Page{}, err
 	}

@@ -3,6 +3,8 @@ package e2e
 import (
 	"context"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -46,6 +48,28 @@ func writing(ctx context.Context, db *pgxpool.Pool) (stop func() int) {
 		cancel()
 		<-done
 		return scan[int](ctx, db, "SELECT count(*) FROM sluice.event")
+	}
+}
+
+// paying posts payments until the function that it returns is called, which tells how many were accepted. They come so closely that a pod does not pass its probation
+// because its one segment had nothing for it.
+func paying(ctx context.Context, namespace string) (stop func() int) {
+	posting, cancel := context.WithCancel(ctx)
+	var accepted atomic.Int64
+	var clients sync.WaitGroup
+	for range 4 {
+		clients.Go(func() {
+			for posting.Err() == nil {
+				if sluice.Post(ctx, namespace, "10.00", "USD") == nil {
+					accepted.Add(1)
+				}
+			}
+		})
+	}
+	return func() int {
+		cancel()
+		clients.Wait()
+		return int(accepted.Load())
 	}
 }
 
@@ -96,18 +120,14 @@ var _ = Describe("A rollout", func() {
 		}
 		answeredOnce(ctx, db, 5)
 
+		stop := paying(ctx, s.namespace)
 		s.apply(ctx, strings.Replace(manifests, "- {name: CRASH_CURRENCY, value: EUR}", "- {name: NO_RATE_FOR, value: USD}", 1))
-		payments := 5
-		Eventually(ctx, func() string {
-			if sluice.Post(ctx, s.namespace, "10.00", "USD") == nil {
-				payments++
-			}
-			return s.condition(ctx, "payments", "Ready")()
-		}).Should(And(HavePrefix("False RolloutFailed"), ContainSubstring("ended with code 1"), ContainSubstring("there is no rate for USD")))
+		Eventually(s.condition(ctx, "payments", "Ready")).Should(And(HavePrefix("False RolloutFailed"), ContainSubstring("ended with code 1"), ContainSubstring("there is no rate for USD")))
 		Expect(s.condition(ctx, "payments", "Stalled")()).To(HavePrefix("True RolloutFailed"))
 		Eventually(s.condition(ctx, "payments", "Available")).Should(HavePrefix("True"))
+		accepted := stop()
 		answered := scan[int](ctx, db, "SELECT count(*) FROM sluice.event WHERE type = 'PaymentCreated'")
-		Expect(answered).To(BeNumerically(">=", payments))
+		Expect(answered).To(BeNumerically(">=", 5+accepted))
 		answeredOnce(ctx, db, answered)
 		Expect(strings.Fields(s.kubectl(ctx, "get", "pods", "-l", "sluice.dev/processor=payments", "-o", "jsonpath={.items[*].metadata.name}"))).To(ContainElements(good), "the old pods stay")
 
