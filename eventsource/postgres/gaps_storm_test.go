@@ -32,7 +32,7 @@ func TestAStormOfRollbacksIsReadBehindAnOpenWriter(t *testing.T) {
 
 	var holes, events atomic.Int64
 	var writers, reading sync.WaitGroup
-	for range 4 {
+	for range 2 {
 		writers.Go(func() {
 			for !done.Load() {
 				err := pgx.BeginFunc(context.Background(), on.db, func(tx pgx.Tx) error {
