@@ -63,10 +63,14 @@ func tableMapping(t definition.Table) mapping {
 			m.position, m.relation, stream, number)
 	}
 	m.head = fmt.Sprintf("SELECT coalesce(max(%s), 0)::bigint FROM %s", m.position, m.relation)
-	// Nothing below 1 would ever be read. By EXISTS PostgreSQL reads all rows, where it has not counted them and believes that a third are there; and a minimum is
-	// looked for among the rows that were deleted.
-	m.state = fmt.Sprintf("CASE WHEN pg_is_in_recovery() THEN '%s' WHEN (SELECT %s FROM %s WHERE %[2]s < 1 ORDER BY %[2]s LIMIT 1) < 1 THEN '%[4]s' ELSE '' END", standby, m.position, m.relation, below)
+	m.state = fmt.Sprintf("CASE WHEN pg_is_in_recovery() THEN '%s' WHEN %s THEN '%s' ELSE '' END", standby, m.belowOne(), below)
 	return m
+}
+
+// belowOne tells whether there are positions below 1, which would never be read. By EXISTS PostgreSQL reads all rows, where it has not counted them and
+// believes that a third are there; and a minimum is looked for among the rows that were deleted.
+func (m mapping) belowOne() string {
+	return fmt.Sprintf("(SELECT %[1]s FROM %[2]s WHERE %[1]s < 1 ORDER BY %[1]s LIMIT 1) IS NOT NULL", m.position, m.relation)
 }
 
 // gapped reports whether rows do not tell their transaction.

@@ -19,17 +19,17 @@ const keepPlan = `SELECT set_config('plan_cache_mode', 'force_generic_plan', tru
 // atRest is how long ago the last page was read where a plan for each is no matter. A statement more would be: idle workers are to send few.
 const atRest = 100 * time.Millisecond
 
-// planner says whether pages follow one another so closely that their plan is to be kept.
-type planner struct{ last atomic.Int64 } // when the last page was read, in nanoseconds of the wall clock: where that jumps, a plan more is made or kept
+// cadence says whether pages follow one another so closely that their plan is to be kept.
+type cadence struct{ last atomic.Int64 } // when the last page was read, in nanoseconds of the wall clock: where that jumps, a plan more is made or kept
 
-func (p *planner) keeps() bool {
+func (c *cadence) keepsPlan() bool {
 	now := time.Now().UnixNano()
-	return now-p.last.Swap(now) < int64(atRest)
+	return now-c.last.Swap(now) < int64(atRest)
 }
 
 // readPage sends the statement that gives a page, and has the builder take its rows, up to the limit.
 func (s *Source) readPage(ctx context.Context, p *pageBuilder, limit int, args ...any) (full bool, err error) {
-	if !s.planner.keeps() {
+	if !s.cadence.keepsPlan() {
 		rows, err := s.db.Query(ctx, s.pageSQL(), args...)
 		if err != nil {
 			return false, err

@@ -42,7 +42,7 @@ type Source struct {
 	pageBytes                   int64      // of the events' texts
 	gaps                        *gapReader // of a table without a column of transactions; nil for others
 	payloads                    *payloads  // nil where pages always have them
-	planner                     *planner
+	cadence                     *cadence
 }
 
 var _ eventsource.Source = (*Source)(nil)
@@ -64,7 +64,7 @@ func newSource(db DB, schema string, events mapping) *Source {
 	quoted := pgx.Identifier{schema}.Sanitize()
 	inSchema := func(text string) string { return strings.ReplaceAll(text, "{{schema}}", quoted) }
 	return &Source{
-		db: db, schema: schema, events: events, window: window, pageBytes: defaultPageBytes, gaps: newGapReader(events.table), planner: &planner{},
+		db: db, schema: schema, events: events, window: window, pageBytes: defaultPageBytes, gaps: newGapReader(events.table), cadence: &cadence{},
 		readSQL: events.in(events.page()), startSQL: events.in(startStatement), headSQL: events.head, timeSQL: events.in(timeStatement),
 		oldestSQL: inSchema(oldestStatement), checkSQL: inSchema(checkStatement),
 	}

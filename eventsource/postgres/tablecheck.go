@@ -152,7 +152,7 @@ func (s *Source) checkTable(ctx context.Context) error {
 		if s.gaps != nil {
 			foreign = "false" // positions mean the same on every server
 		}
-		err := s.db.QueryRow(ctx, s.events.in("SELECT EXISTS (SELECT FROM {{table}} WHERE {{position}} < 1), "+foreign)).Scan(&below, &ahead)
+		err := s.db.QueryRow(ctx, "SELECT "+s.events.belowOne()+", "+s.events.in(foreign)).Scan(&below, &ahead)
 		switch {
 		case err != nil:
 			return fmt.Errorf("looking at the events of %s: %w", t.Name, err)
