@@ -40,7 +40,19 @@ func TestWhatSharesATransactionIsNotFeltByOthers(t *testing.T) {
 			log := newLog(t, pool(t, url+"&application_name=appends"))
 			var mu sync.Mutex
 			var all []asked
-			done, killed := make(chan struct{}), make(chan struct{})
+			var shared atomic.Bool // enough have, to say something: on a busy machine few wait at the same time, and it takes longer
+			done, killed, looked := make(chan struct{}), make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(looked)
+				for !shared.Load() {
+					select {
+					case <-done:
+						return
+					case <-time.After(50 * time.Millisecond):
+					}
+					shared.Store(query[bool](t, db, "SELECT 2 * count(DISTINCT (stream_id, txid)) > 3 * count(DISTINCT txid) FROM sluice.event"))
+				}
+			}()
 			go func() {
 				defer close(killed)
 				for n := 0; killing; n++ {
@@ -54,7 +66,7 @@ func TestWhatSharesATransactionIsNotFeltByOthers(t *testing.T) {
 			}()
 			concurrently(48, func(client int) {
 				c := &appender{t: t, db: db, log: log, own: fmt.Sprint("own-", client), random: rand.New(rand.NewPCG(uint64(client), 1)), killing: killing}
-				for range 60 {
+				for n := 0; n < 60 || n < 500 && !shared.Load(); n++ {
 					c.append()
 				}
 				mu.Lock()
@@ -63,6 +75,7 @@ func TestWhatSharesATransactionIsNotFeltByOthers(t *testing.T) {
 			})
 			close(done)
 			<-killed
+			<-looked
 			judgeAppends(t, db, all)
 		})
 	}
