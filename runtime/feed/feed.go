@@ -4,8 +4,8 @@
 // groups. Each takes from it what its own coverage lacks, so joining and leaving a common page need no agreement. A segment
 // far behind the others is read for apart, so that it holds nobody back. A read begins when a segment has room in its buffer, and
 // serves those near it too, whose buffers may become fuller by it, up to a limit: so that segments that are handled about equally
-// fast stay together, and events are read once for all of them. A segment at that limit does not take part until it has room; whoever
-// falls behind by that is read for apart.
+// fast stay together, and events are read once for all of them. A segment at that limit does not take part until it has room: those near it
+// wait for it as long as they have enough, which also leaves it the processor. Whoever falls behind for longer is read for apart.
 //
 // Memory is bounded by bytes, by one budget for all: what waits to be taken, and a page for each read that runs, count against it. The
 // events of a page are handed on as they are, and are in memory as long as somebody points to one of them, and count as long, once; a

@@ -49,6 +49,7 @@ type Member struct {
 	reading  bool
 	removed  bool
 	behind   bool // the last page ended before the last event
+	held     bool // reads for it wait for others
 }
 
 // Peek returns what has been delivered and not taken yet, oldest first.
@@ -92,7 +93,7 @@ func (m *Member) drop(d *Delivery) {
 func (m *Member) Waiting() (events int, more bool) {
 	m.feed.mu.Lock()
 	defer m.feed.mu.Unlock()
-	more = m.behind && !m.removed && (m.reading || m.hungry && !m.feed.refused && m.feed.roomFor(m))
+	more = m.behind && !m.removed && (m.reading || m.hungry && !m.held && !m.feed.refused && m.feed.roomFor(m))
 	return m.buffered, more
 }
 

@@ -24,13 +24,22 @@ func (f *Feed) startReads(ctx context.Context) {
 	}
 }
 
-// beginReads begins reads, and returns the members for which nobody should wait for more, as the budget has come to an end.
+// beginReads begins reads, and returns the members for which nobody should wait for more, as the budget has come to an end or others
+// are waited for.
 func (f *Feed) beginReads(ctx context.Context) (full []*Member) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	refused := f.refused
 	f.refused = false
+	noRoom := f.withoutRoom()
 	for _, members := range clusters(f.wanting(), f.options.Near) {
+		if f.waitsFor(noRoom, members) {
+			full = append(full, held(members)...)
+			continue
+		}
+		for _, m := range members {
+			m.held = false
+		}
 		behind := !f.isNearTail(members[0])
 		if !f.freeReader(behind) {
 			continue
@@ -53,6 +62,42 @@ func (f *Feed) beginReads(ctx context.Context) (full []*Member) {
 		}
 	}
 	return full
+}
+
+// withoutRoom returns where the members stand that no read may take along.
+func (f *Feed) withoutRoom() (positions []int64) {
+	for _, m := range f.members {
+		if !f.mayHaveMore(m) {
+			positions = append(positions, m.position())
+		}
+	}
+	return positions
+}
+
+// waitsFor reports whether the members of a cluster have enough waiting to let one near them that has no room take some of its own first. If it were left out
+// now, what is read would be read once more for it.
+func (f *Feed) waitsFor(noRoom []int64, members []*Member) bool {
+	for _, m := range members {
+		if m.buffered <= f.options.Buffer/enoughShare && m.retained() <= f.budget.total/roomShare/enoughShare {
+			return false
+		}
+	}
+	first, last := members[0].position(), members[len(members)-1].position()
+	return slices.ContainsFunc(noRoom, func(at int64) bool { return at >= last-f.options.Near && at <= first+f.options.Near })
+}
+
+// enoughShare is the part of what a segment may have waiting, when a read for it begins, up to which it waits for no other.
+const enoughShare = 4
+
+// held takes note that reads for members wait for others, and returns those for which that is new and matters.
+func held(members []*Member) (news []*Member) {
+	for _, m := range members {
+		if !m.held && m.behind && m.buffered > 0 {
+			news = append(news, m)
+		}
+		m.held = true
+	}
+	return news
 }
 
 // freeReader reports whether a read may begin, of members near the tail or of others. Neither may have all readers.
@@ -86,6 +131,11 @@ func (f *Feed) readFor(members []*Member, behind bool) *read {
 // roomFor reports whether a read may begin for a member.
 func (f *Feed) roomFor(m *Member) bool {
 	return m.buffered < f.options.Buffer && m.retained() < f.budget.total/roomShare
+}
+
+// mayHaveMore reports whether a read for others may take a member along.
+func (f *Feed) mayHaveMore(m *Member) bool {
+	return m.buffered < f.options.Ahead && m.retained() < f.budget.total/aheadShare
 }
 
 // limit is how many events make a page of a size, going by the size that events had lately.
@@ -128,7 +178,7 @@ func (f *Feed) ended(r *read) {
 func (f *Feed) wanting() []*Member {
 	var all []*Member
 	for _, m := range f.members {
-		if m.hungry && !m.reading && m.buffered < f.options.Ahead && m.retained() < f.budget.total/aheadShare {
+		if m.hungry && !m.reading && f.mayHaveMore(m) {
 			all = append(all, m)
 		}
 	}
