@@ -107,7 +107,7 @@ bench-memory: postgres ## Measure memory and speed of catching up on EVENTS even
 	go run ./test/bench/memory -events $(EVENTS) -runs $(RUNS)
 
 .PHONY: bench-latency
-bench-latency: postgres ## Measure the time from an event's commit to its projection's, and what an idle worker costs (DURATION=30s, EVENTS=1000000 as backlog)
+bench-latency: postgres ## Measure the time from an event's commit to its projection's, and what an idle worker costs (DURATION=30s, EVENTS=10000000 as backlog for the goal)
 	go run ./test/bench/latency -duration $(DURATION) -backlog $(EVENTS)
 
 .PHONY: test-bench

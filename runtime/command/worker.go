@@ -52,7 +52,7 @@ func Worker(handlers map[string]handler.Handler) *cobra.Command {
 	flag(&f.metrics, "metrics-address", "SLUICE_METRICS_ADDRESS", ":9090", "address for /metrics; empty for none")
 	flag(&f.probes, "probe-address", "SLUICE_PROBE_ADDRESS", ":8081", "address for /readyz and /healthz; empty for none")
 	flag(&f.memory, "event-memory", "SLUICE_EVENT_MEMORY", "", "MiB that events may take which have been read and not handled yet; by default 64, or an eighth of the memory limit where that is less")
-	flag(&f.catchUp, "catch-up-workers", "SLUICE_CATCH_UP_WORKERS", "", "workers that may read a backlog from one database at a time, 4 by default, -1 for any number")
+	flag(&f.catchUp, "catch-up-workers", "SLUICE_CATCH_UP_WORKERS", "", "workers that may read a backlog from one database at a time, 4 by default, -1 for any number, and without a rest where live events are slow beside it")
 	return cmd
 }
 

@@ -29,11 +29,15 @@ func (l *life) execute(ctx context.Context) {
 		if s == nil {
 			return
 		}
+		began := time.Now()
+		if behind {
+			l.beginBacklog()
+		}
 		if l.take(s) {
 			l.step(ctx, s, !behind)
 		}
 		if behind {
-			l.runnable.done()
+			l.endBacklog(time.Since(began))
 		}
 	}
 }
@@ -78,6 +82,9 @@ func (l *life) step(ctx context.Context, s *segmentRun, live bool) {
 	l.report(portions, b, took, err)
 	switch {
 	case err == nil:
+		if live {
+			l.committedLive()
+		}
 		l.settle(ctx, portions, len(b.events), took)
 	case len(portions) > 1:
 		l.part(ctx, portions, err)

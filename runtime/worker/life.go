@@ -54,6 +54,10 @@ type life struct {
 	segments map[tokenstore.Key]*segmentRun
 	settings settings
 	runnable runQueue
+
+	courtesy courtesy
+	backlog  chan struct{} // a batch of one begins
+	alive    chan struct{} // others are to be told of live events
 }
 
 // trustMargin is how much earlier than the directory a worker stops trusting its lease.
@@ -69,7 +73,7 @@ func (w *Worker) live(ctx context.Context) (lived bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	l := &life{Worker: w, runnable: runQueue{most: w.options.Executors - 1}, nudge: make(chan struct{}, 1), replayNews: make(chan struct{}, 1), known: make(chan struct{}), epoch: time.Now(), segments: map[tokenstore.Key]*segmentRun{}}
+	l := &life{Worker: w, runnable: runQueue{most: w.options.Executors - 1}, nudge: make(chan struct{}, 1), backlog: make(chan struct{}, 1), alive: make(chan struct{}, 1), replayNews: make(chan struct{}, 1), known: make(chan struct{}), epoch: time.Now(), segments: map[tokenstore.Key]*segmentRun{}}
 	defer l.close()
 	sessions := &sessionKeeper{life: l, session: session}
 	if err := l.begin(ctx, session); err != nil {
@@ -79,7 +83,7 @@ func (w *Worker) live(ctx context.Context) (lived bool, err error) {
 }
 
 func (w *Worker) openSession(ctx context.Context) (*postgres.Session, error) {
-	return postgres.OpenSession(ctx, w.connection("sluice"), postgres.Channel(w.options.Schema), eventspostgres.Channel(w.options.Schema))
+	return postgres.OpenSession(ctx, w.connection("sluice"), postgres.Channel(w.options.Schema), eventspostgres.Channel(w.options.Schema), postgres.LiveChannel)
 }
 
 func (w *Worker) connection(application string) postgres.Options {
@@ -192,6 +196,8 @@ func (l *life) run(ctx context.Context, sessions *sessionKeeper) error {
 	running.Go(func() { l.prepare(parts) })
 	running.Go(func() { l.replays(parts) })
 	running.Go(func() { l.watchWriters(parts) })
+	running.Go(func() { l.tellOfLive(parts) })
+	running.Go(func() { l.giveWay(parts) })
 	for range l.options.Executors {
 		running.Go(func() { l.execute(parts) })
 	}

@@ -19,6 +19,7 @@ type metrics struct {
 	readErrors                           prometheus.Counter
 	openWriters, openWriterAge           prometheus.Gauge
 	memory, memoryLimit                  prometheus.Gauge
+	rest                                 prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -54,6 +55,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Help: "Bytes of events in memory that have been read and not handled yet, with the pages of reads that run."}),
 		memoryLimit: f.NewGauge(prometheus.GaugeOpts{Name: "sluice_event_memory_limit_bytes",
 			Help: "The budget for these; near it, reads wait for handlers."}),
+		rest: f.NewGauge(prometheus.GaugeOpts{Name: "sluice_backlog_rest",
+			Help: "How many times as long as a batch of a backlog took it rests before the next one, as live batches would commit slowly beside it; 0 where it does not."}),
 	}
 }
 

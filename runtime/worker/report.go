@@ -68,6 +68,7 @@ func (l *life) makeReport() tokenstore.Report {
 		l.metrics.group(name, r)
 	}
 	l.metrics.keeps(l.feed.Memory())
+	l.metrics.rest.Set(l.courtesy.resting(time.Now()))
 	return report
 }
 

@@ -3,6 +3,7 @@ package worker
 import (
 	"slices"
 	"sync"
+	"time"
 )
 
 // runQueue holds the segments that have something to do, each once, first come first served. Segments near the tail go before those with
@@ -90,6 +91,15 @@ func (q *runQueue) done() {
 	defer q.mu.Unlock()
 	q.running--
 	q.more.Signal()
+}
+
+// doneAfter is done after a rest, in which no other one takes the place of the batch that has ended.
+func (q *runQueue) doneAfter(rest time.Duration) {
+	if rest <= 0 {
+		q.done()
+		return
+	}
+	time.AfterFunc(rest, q.done)
 }
 
 // first takes the first segment of one of the two queues, which is not empty. The caller holds the lock.

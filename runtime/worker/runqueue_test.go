@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math"
 	"testing"
+	"time"
 
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/runtime/feed"
@@ -108,5 +109,29 @@ func TestABacklogGoesOnBesideSegmentsThatAlwaysHaveSomethingToDo(t *testing.T) {
 	}
 	if turns[behind] != 10 || turns[busy] != 5*patience || turns[busier] != 5*patience {
 		t.Errorf("the one with a backlog had %d turns and the others %d and %d, want 10, and %d for each of these", turns[behind], turns[busy], turns[busier], 5*patience)
+	}
+}
+
+// A backlog that rests keeps its place: no other one runs meanwhile, and those near the tail do.
+func TestABacklogThatRestsLetsNoOtherOneRun(t *testing.T) {
+	first, second, live := segmentOf(t, endless{more: true}), segmentOf(t, endless{more: true}), segmentOf(t, endless{})
+	q := &runQueue{most: 1}
+	q.push(first)
+	q.push(second)
+	q.pop()
+	const rest = 50 * time.Millisecond
+	began := time.Now()
+	q.doneAfter(rest)
+	q.push(live)
+	if s, _ := q.pop(); s != live {
+		t.Fatal("while one with a backlog rests, the one near the tail does not come")
+	}
+	if s, _ := q.pop(); s != second || time.Since(began) < rest {
+		t.Errorf("%p comes %v after the other one began to rest, want %p after %v", s, time.Since(began), second, rest)
+	}
+	q.doneAfter(0)
+	q.push(first)
+	if s, _ := q.pop(); s != first {
+		t.Error("after no rest none comes")
 	}
 }

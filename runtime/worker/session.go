@@ -37,6 +37,8 @@ func (k *sessionKeeper) run(ctx context.Context) {
 			k.session = nil
 		case channel == eventspostgres.Channel(k.options.Schema):
 			k.feed.Wake()
+		case channel == postgres.LiveChannel:
+			k.courtesy.heard(time.Now())
 		case payload == "" || payload == k.options.Processor:
 			k.look()
 		}

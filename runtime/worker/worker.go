@@ -56,7 +56,8 @@ type Options struct {
 	// of it, a batch an eighth.
 	Memory int64
 	// CatchUpWorkers is how many workers may read a backlog from one database at a time, by two reads each; the others take turns with
-	// them. 4 by default; below 0 for any number. Behind a transaction pooler nothing counts them.
+	// them. 4 by default; below 0 for any number, and then this worker's backlogs do not rest beside live batches either. Behind a
+	// transaction pooler nothing counts them, and backlogs rest beside live batches of the same worker only.
 	CatchUpWorkers int
 	// HandlerTimeout after which a batch is cancelled, one minute by default.
 	HandlerTimeout time.Duration

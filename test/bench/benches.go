@@ -53,7 +53,7 @@ var benches = []bench{
 		beside: true,
 		short:  []string{"-duration", "3s", "-backlog", "100000", "-idle", "5s", "-slack", "400"},
 		full: func(o options) []string {
-			return []string{"-duration", o.duration.String(), "-backlog", fmt.Sprint(o.events)}
+			return []string{"-duration", o.duration.String(), "-backlog", fmt.Sprint(10 * o.events)}
 		},
 	},
 }

@@ -138,10 +138,35 @@ func (w *world) measure(ctx context.Context, s scenario) (err error) {
 	if err != nil {
 		return err
 	}
+	var replayed int64
+	if s.replay {
+		if replayed, err = w.replayed(ctx); err != nil {
+			return err
+		}
+	}
 	if err := w.handled(ctx, table); err != nil {
 		return err
 	}
-	return w.print(ctx, s, table, first, late, cost)
+	if err := w.print(ctx, s, table, first, late, cost); err != nil || !s.replay {
+		return err
+	}
+	w.printReplayed(replayed)
+	return nil
+}
+
+// replayed is how much of the backlog has been gone through.
+func (w *world) replayed(ctx context.Context) (events int64, err error) {
+	err = w.db.QueryRow(ctx, "SELECT coalesce(sum(events), 0)::bigint FROM summed").Scan(&events)
+	return events, err
+}
+
+// printReplayed tells what was replayed while latency was measured.
+func (w *world) printReplayed(events int64) {
+	if events == w.backlog {
+		fmt.Printf("\nThe replay of %d events ended before the measurement did: choose a larger -backlog\n", w.backlog)
+		return
+	}
+	fmt.Printf("\nMeanwhile %.0f events a second of the backlog were replayed\n", float64(events)/w.duration.Seconds())
 }
 
 // tick appends events when they are due. It returns the position above which they are, and by how much the appends began late.
@@ -257,8 +282,12 @@ func (w *world) fill(ctx context.Context) error {
 			return err
 		}
 	}
-	_, err := w.db.Exec(ctx, "VACUUM (ANALYZE) sluice.event")
-	return err
+	for _, settle := range []string{"VACUUM (ANALYZE) sluice.event", "CHECKPOINT"} { // a server that has been at work for longer has done both
+		if _, err := w.db.Exec(ctx, settle); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // idle measures what a worker costs that has nothing to do, beside an operator.
