@@ -99,6 +99,11 @@ func newWorld(t *testing.T, groups string) *world {
 	t.Helper()
 	ctx := context.Background()
 	w := &world{t: t, server: postgrestest.Start(t), dir: t.TempDir()}
+	t.Cleanup(func() { // after the pods have ended
+		if t.Failed() {
+			t.Logf("the last that pods logged:\n%s", w.lastLogged())
+		}
+	})
 	w.url = w.server.URL("postgres")
 	target, err := access.FromURL(w.url)
 	if err != nil {
@@ -221,18 +226,36 @@ func (w *world) startProgram(program func() (string, error), environment ...stri
 	w.t.Cleanup(func() {
 		p.cmd.Process.Kill() // it may have ended
 		<-p.ended
-		if w.t.Failed() {
-			text, err := os.ReadFile(log.Name())
-			w.t.Logf("%s: %v\n%s", p.name, err, tail(string(readingLine.ReplaceAll(text, nil)), 30))
-		}
 	})
 	w.until(p.name+" to register", `SELECT EXISTS (SELECT FROM sluice.worker WHERE pod = $1)`, p.name)
 	return p
 }
 
-func tail(text string, lines int) string {
-	all := strings.Split(strings.TrimSpace(text), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "\n")
+// What is shown of logs: few enough lines that the failure before them is not lost among them.
+const (
+	logLines = 60
+	logWidth = 160
+)
+
+// lastLogged returns the last lines of all workers' logs, by the time that each begins with.
+func (w *world) lastLogged() string {
+	files, err := filepath.Glob(filepath.Join(w.dir, "*.log"))
+	if err != nil {
+		return err.Error()
+	}
+	var lines []string
+	for _, file := range files {
+		log, err := os.ReadFile(file)
+		if err != nil {
+			return err.Error()
+		}
+		for line := range strings.Lines(string(readingLine.ReplaceAll(log, nil))) {
+			line = strings.TrimPrefix(strings.TrimSpace(line), `{"time":"`)
+			lines = append(lines, fmt.Sprintf("%.*s (%s)", logWidth, line, strings.TrimSuffix(filepath.Base(file), ".log")))
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines[max(0, len(lines)-logLines):], "\n")
 }
 
 // logged counts the lines of all workers' logs that hold a text.
