@@ -80,10 +80,10 @@ bench-takeover: cluster postgres ## Measure how long segments stand still when t
 
 EVENTS ?= 1000000
 PEER_EVENTS ?= 20000
-DURATION ?= 30s
+DURATION ?= 10m
 
 .PHONY: bench
-bench: postgres ## Run the benches of reading, applying and appending, and print one table (EVENTS=1000000, PEER_EVENTS=20000, RUNS=5, DURATION=30s, ONLY=throughput,peers,append,pods,memory,latency)
+bench: postgres ## Run the benches of reading, applying and appending, and print one table (EVENTS=1000000, PEER_EVENTS=20000, RUNS=5, DURATION=10m, ONLY=throughput,peers,append,pods,memory,latency)
 	go run ./test/bench -events $(EVENTS) -peer-events $(PEER_EVENTS) -runs $(RUNS) -duration $(DURATION) -only '$(ONLY)'
 
 .PHONY: bench-throughput
@@ -107,8 +107,8 @@ bench-memory: postgres ## Measure memory and speed of catching up on EVENTS even
 	go run ./test/bench/memory -events $(EVENTS) -runs $(RUNS)
 
 .PHONY: bench-latency
-bench-latency: postgres ## Measure the time from an event's commit to its projection's, and what an idle worker costs (DURATION=30s, EVENTS=10000000 as backlog for the goal)
-	go run ./test/bench/latency -duration $(DURATION) -backlog $(EVENTS)
+bench-latency: postgres ## Measure the time from an event's commit to its projection's, and what an idle worker costs (DURATION=10m, EVENTS=1000000, a tenth of the backlog)
+	go run ./test/bench/latency -duration $(DURATION) -backlog $$((10 * $(EVENTS)))
 
 .PHONY: test-bench
 test-bench: postgres ## Run the short form of the benches, which fails where a figure, mostly a ratio by CPU time, is missed grossly

@@ -51,7 +51,7 @@ var benches = []bench{
 	{
 		name:   "latency",
 		beside: true,
-		short:  []string{"-duration", "3s", "-backlog", "100000", "-idle", "5s", "-slack", "400"},
+		short:  []string{"-duration", "30s", "-backlog", "100000", "-idle", "5s", "-slack", "400"},
 		full: func(o options) []string {
 			return []string{"-duration", o.duration.String(), "-backlog", fmt.Sprint(10 * o.events)}
 		},

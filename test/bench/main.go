@@ -34,10 +34,10 @@ func main() {
 	var o options
 	flag.BoolVar(&o.short, "short", false, "run the short form, which fails where a figure is missed grossly")
 	flag.StringVar(&o.only, "only", "", "benches to run, by name, with commas between: "+strings.Join(names(), ", ")+"; all by default")
-	flag.Int64Var(&o.events, "events", 1_000_000, "events to catch up on; the bench of memory takes ten times as many")
+	flag.Int64Var(&o.events, "events", 1_000_000, "events to catch up on; those of memory and of latency take ten times as many")
 	flag.Int64Var(&o.peerEvents, "peer-events", 20_000, "events for the peers")
 	flag.IntVar(&o.runs, "runs", 5, "rounds")
-	flag.DurationVar(&o.duration, "duration", 30*time.Second, "of each scenario of latency")
+	flag.DurationVar(&o.duration, "duration", 10*time.Minute, "of each scenario of latency; that of a replay ends with it")
 	lab.Main("bench", func(ctx context.Context) error { return run(ctx, o) })
 }
 
@@ -96,7 +96,7 @@ func (o options) form() string {
 	if o.short {
 		return "SHORT FORM, which tells only of gross misses"
 	}
-	return fmt.Sprintf("full form: %d events, %d rounds, %s", o.events, o.runs, o.duration)
+	return fmt.Sprintf("full form: %d events, for memory and replay %d, %d rounds, %s a scenario of latency", o.events, 10*o.events, o.runs, o.duration)
 }
 
 // read returns the figures that benches have appended to a file.

@@ -34,8 +34,8 @@ func main() {
 	}
 	var o options
 	flag.IntVar(&o.rate, "rate", 1000, "events appended a second")
-	flag.DurationVar(&o.duration, "duration", 30*time.Second, "of each scenario")
-	flag.Int64Var(&o.backlog, "backlog", 10_000_000, "events that another group replays meanwhile, in one of the scenarios: more than it gets through")
+	flag.DurationVar(&o.duration, "duration", 10*time.Minute, "of each scenario; that of a replay ends with it")
+	flag.Int64Var(&o.backlog, "backlog", 10_000_000, "events that another group replays meanwhile, in one of the scenarios")
 	flag.DurationVar(&o.idle, "idle", 20*time.Second, "how long the idle worker is watched, after 15 s in which it comes to rest")
 	flag.Float64Var(&o.slack, "slack", 0, "fail where a figure misses its goal by more than this factor; 0 never does")
 	flag.StringVar(&o.only, "only", "", "scenarios whose name contains this text; idle is one")

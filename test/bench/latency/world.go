@@ -130,7 +130,7 @@ func (w *world) measure(ctx context.Context, s scenario) (err error) {
 	if err != nil {
 		return err
 	}
-	first, late, err := w.tick(ctx, s.rollbacks)
+	measured, err := w.tick(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -147,10 +147,10 @@ func (w *world) measure(ctx context.Context, s scenario) (err error) {
 	if err := w.handled(ctx, table); err != nil {
 		return err
 	}
-	if err := w.print(ctx, s, table, first, late, cost); err != nil || !s.replay {
+	if err := w.print(ctx, s, table, measured, cost); err != nil || !s.replay {
 		return err
 	}
-	w.printReplayed(replayed)
+	fmt.Printf("\nMeanwhile, in %s, %d events of the backlog were replayed, %.0f a second\n", measured.took.Round(time.Second), replayed, float64(replayed)/measured.took.Seconds())
 	return nil
 }
 
@@ -160,40 +160,58 @@ func (w *world) replayed(ctx context.Context) (events int64, err error) {
 	return events, err
 }
 
-// printReplayed tells what was replayed while latency was measured.
-func (w *world) printReplayed(events int64) {
-	if events == w.backlog {
-		fmt.Printf("\nThe replay of %d events ended before the measurement did: choose a larger -backlog\n", w.backlog)
-		return
-	}
-	fmt.Printf("\nMeanwhile %.0f events a second of the backlog were replayed\n", float64(events)/w.duration.Seconds())
+// ticks are events that were appended when they were due.
+type ticks struct {
+	first int64           // the position above which they are
+	late  []time.Duration // by how much each append began late
+	took  time.Duration
 }
 
-// tick appends events when they are due. It returns the position above which they are, and by how much the appends began late.
-func (w *world) tick(ctx context.Context, rollbacks float64) (first int64, late []time.Duration, err error) {
-	if err := w.db.QueryRow(ctx, "SELECT max(position) FROM sluice.event").Scan(&first); err != nil {
-		return 0, nil, err
+// tick appends events when they are due, for as long as a scenario lasts: that of a replay ends with it.
+func (w *world) tick(ctx context.Context, s scenario) (t ticks, err error) {
+	if err := w.db.QueryRow(ctx, "SELECT max(position) FROM sluice.event").Scan(&t.first); err != nil {
+		return ticks{}, err
 	}
+	over, end := context.WithTimeout(ctx, w.duration)
+	defer end()
 	const writers = 8
 	log := eventspostgres.NewLog(w.db, lab.Schema)
 	began := time.Now()
 	var mu sync.Mutex
 	var running sync.WaitGroup
-	failed := make([]error, writers)
+	failed := make([]error, writers+1)
+	if s.replay {
+		running.Go(func() { failed[writers] = w.endWithReplay(over, end) })
+	}
 	for writer := range writers {
 		running.Go(func() {
-			for i := writer; i < w.rate*int(w.duration.Seconds()) && failed[writer] == nil; i += writers {
+			for i := writer; over.Err() == nil && failed[writer] == nil; i += writers {
 				due := began.Add(time.Duration(i) * time.Second / time.Duration(w.rate))
 				time.Sleep(time.Until(due))
 				mu.Lock()
-				late = append(late, time.Since(due))
+				t.late = append(t.late, time.Since(due))
 				mu.Unlock()
-				failed[writer] = w.append(ctx, log, fmt.Sprintf("stream-%d", rand.N(10_000)), rand.Float64() < rollbacks)
+				failed[writer] = w.append(ctx, log, fmt.Sprintf("stream-%d", rand.N(10_000)), rand.Float64() < s.rollbacks)
 			}
 		})
 	}
 	running.Wait()
-	return first, late, errors.Join(append(failed, log.Close())...)
+	t.took = time.Since(began)
+	return t, errors.Join(append(failed, log.Close())...)
+}
+
+// endWithReplay ends the measuring when the whole backlog has been gone through.
+func (w *world) endWithReplay(over context.Context, end context.CancelFunc) error {
+	for {
+		switch replayed, err := w.replayed(over); {
+		case over.Err() != nil:
+			return nil
+		case err != nil || replayed == w.backlog:
+			end()
+			return err
+		}
+		time.Sleep(time.Second)
+	}
 }
 
 var errUndo = errors.New("to be rolled back")
@@ -239,9 +257,9 @@ func (w *world) handled(ctx context.Context, table string) error {
 }
 
 // print writes a line of the table.
-func (w *world) print(ctx context.Context, s scenario, table string, first int64, late []time.Duration, cost lab.Cost) error {
+func (w *world) print(ctx context.Context, s scenario, table string, t ticks, cost lab.Cost) error {
 	rows, err := w.db.Query(ctx, `SELECT pg_xact_commit_timestamp(s.xmin) - pg_xact_commit_timestamp(e.xmin)
-		FROM sluice.event e JOIN `+table+` s USING (position) WHERE position > $1 AND stream_id LIKE 'stream-%'`, first)
+		FROM sluice.event e JOIN `+table+` s USING (position) WHERE position > $1 AND stream_id LIKE 'stream-%'`, t.first)
 	if err != nil {
 		return err
 	}
@@ -249,11 +267,11 @@ func (w *world) print(ctx context.Context, s scenario, table string, first int64
 	if err != nil {
 		return err
 	}
-	if want := float64(w.rate) * w.duration.Seconds() * (1 - s.rollbacks); float64(len(all)) < 0.9*want {
+	if want := float64(len(t.late)) * (1 - s.rollbacks); float64(len(all)) < 0.9*want {
 		return fmt.Errorf("%d events were handled of about %.0f", len(all), want)
 	}
 	var batches float64
-	if err := w.db.QueryRow(ctx, "SELECT count(DISTINCT xmin::text) FROM "+table+" WHERE position > $1", first).Scan(&batches); err != nil {
+	if err := w.db.QueryRow(ctx, "SELECT count(DISTINCT xmin::text) FROM "+table+" WHERE position > $1", t.first).Scan(&batches); err != nil {
 		return err
 	}
 	work := fmt.Sprintf("live at %d events/s: %s", w.rate, s.name)
@@ -261,7 +279,7 @@ func (w *world) print(ctx context.Context, s scenario, table string, first int64
 	w.figures = append(w.figures, lab.Figure{Work: work, Unit: "ms from commit to commit, p50", Rounds: []float64{p50}, Goal: 5, AtMost: true},
 		lab.Figure{Work: work, Unit: "ms from commit to commit, p99", Rounds: []float64{p99}, Goal: 25, AtMost: true})
 	each := func(d time.Duration) float64 { return float64(d.Microseconds()) / float64(len(all)) }
-	fmt.Printf("| %s | %d | %s | %s | %s | %s | %.1f | %.0f + %.0f |\n", s.name, len(all), ms(lab.Quantile(all, 0.5)), ms(lab.Quantile(all, 0.99)), ms(slices.Max(all)), ms(lab.Quantile(late, 0.99)),
+	fmt.Printf("| %s | %d | %s | %s | %s | %s | %.1f | %.0f + %.0f |\n", s.name, len(all), ms(lab.Quantile(all, 0.5)), ms(lab.Quantile(all, 0.99)), ms(slices.Max(all)), ms(lab.Quantile(t.late, 0.99)),
 		float64(len(all))/batches, each(cost.Client), each(cost.Server))
 	return nil
 }
