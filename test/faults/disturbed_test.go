@@ -170,7 +170,8 @@ func TestEachEventOnceAndInOrderWhateverTheWorkersClocksSay(t *testing.T) {
 		return p
 	}
 	pods := []*pod{start(), start(), start(), start(), start(), start()}
-	w.until("pods to share the segments", `SELECT count(DISTINCT owner) = 6 FROM sluice.token WHERE owner <> 0`)
+	// Where the machine is busy, the lease of the one whose clock stands still may be over by now.
+	w.until("the other pods to share the segments", `SELECT count(DISTINCT owner) = 5 FROM sluice.token WHERE owner NOT IN (0, $1)`, w.incarnation(pods[0]))
 	ctx, cancel := context.WithCancel(context.Background())
 	writers := w.writers(ctx, 4)
 	w.until("the lease of the one whose clock stands still to be over", `SELECT lease_until < clock_timestamp() FROM sluice.worker WHERE incarnation = $1`, w.incarnation(pods[0]))

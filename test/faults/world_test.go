@@ -305,11 +305,15 @@ func (p *pod) drain() {
 // until waits for a query that returns true.
 func (w *world) until(what, query string, args ...any) {
 	w.t.Helper()
-	deadline := time.Now().Add(60 * time.Second)
+	began := time.Now()
+	deadline := began.Add(60 * time.Second)
 	for {
 		var holds bool
 		err := w.pool.QueryRow(context.Background(), query, args...).Scan(&holds)
 		if err == nil && holds {
+			if took := time.Since(began); took > 5*time.Second {
+				w.t.Logf("waited %s for %s", took.Round(time.Second), what)
+			}
 			return
 		}
 		if time.Now().After(deadline) {
