@@ -50,10 +50,11 @@ func (w *world) storm(pods []*pod, start func() *pod, long time.Duration) map[st
 	w.t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	did := map[string]int{}
-	for turn, end := 0, time.Now().Add(long); time.Now().Before(end); turn++ {
+	const least = 4 // turns, of which no run may lack one
+	for turn, end := 0, time.Now().Add(long); turn < least || time.Now().Before(end); turn++ {
 		i := random.IntN(len(pods))
 		act, past := random.IntN(6), random.IntN(2) == 0
-		switch turn { // what no run may lack
+		switch turn {
 		case 0:
 			act, i = 0, w.owner(pods)
 		case 1:
@@ -84,7 +85,7 @@ func (w *world) storm(pods []*pod, start func() *pod, long time.Duration) map[st
 			did["scale in"]++
 			pods[i].drain()
 			pods = append(pods[:i], pods[i+1:]...)
-		case act == 4 && turn < 4:
+		case act == 4 && turn < least:
 			did["split or merge"]++
 			w.reshape([]int{16, 3}[turn-2])
 		case act == 4:
