@@ -30,12 +30,16 @@ func (s *Store) Tokens(ctx context.Context, processor string) ([]tokenstore.Toke
 }
 
 // Claim implements tokenstore.Store. Rows are locked in the order of their keys, like everywhere.
+//
+// What was claimed is read by a statement of its own, in the same transaction: one that waits for no lock, but begins while the former owner's write is being committed, locks the
+// new row of the token and sees the parts that went with the old one.
 func (s *Store) Claim(ctx context.Context, processor string, worker, definition int64, claims []tokenstore.Claim) ([]tokenstore.Token, error) {
 	groups, segments, epochs, sequencings := make([]string, len(claims)), make([]int32, len(claims)), make([]int64, len(claims)), make([]string, len(claims))
 	for i, c := range claims {
 		groups[i], segments[i], epochs[i], sequencings[i] = c.Group, int32(c.Segment), c.Epoch, orPerStream(c.Sequencing)
 	}
-	rows, err := s.pool.Query(ctx, s.in(`
+	batch := &pgx.Batch{} // is one transaction
+	batch.Queue(s.in(`
 		WITH free AS MATERIALIZED (
 		  SELECT t.tenant, t.group_name, t.segment, t.owner FROM {{schema}}.token t
 		    JOIN unnest($4::text[], $5::integer[], $6::bigint[], $9::text[]) AS c (group_name, segment, epoch, sequencing) USING (group_name, segment, epoch)
@@ -43,10 +47,9 @@ func (s *Store) Claim(ctx context.Context, processor string, worker, definition 
 		   WHERE t.tenant = $1 AND g.processor = $2 AND g.retired_at IS NULL AND g.min_definition <= $7 AND NOT g.resetting
 		     AND g.sequencing || '/' || g.hash = c.sequencing
 		   ORDER BY t.group_name, t.segment FOR NO KEY UPDATE OF t SKIP LOCKED
-		), t AS (
+		), claimed AS (
 		  UPDATE {{schema}}.token t SET epoch = t.epoch + 1, version = t.version + 1, owner = $3
 		    FROM free WHERE t.tenant = free.tenant AND t.group_name = free.group_name AND t.segment = free.segment
-		  RETURNING t.*
 		), dead AS ( -- whose segments are taken from them: in a rollout a failure of their definition, while it is not proven
 		  UPDATE {{schema}}.worker w SET blamed = true FROM (SELECT DISTINCT owner FROM free) AS f
 		   WHERE w.incarnation = f.owner AND f.owner <> $3 AND w.processor = $2 AND NOT w.blamed AND w.state = 'Active' AND w.leaving_since IS NULL
@@ -58,16 +61,34 @@ func (s *Store) Claim(ctx context.Context, processor string, worker, definition 
 		   FROM (SELECT definition, count(*)::integer AS n FROM dead GROUP BY 1) AS b
 		   WHERE d.processor = $2 AND d.id = b.definition AND d.proven_at IS NULL
 		)
-		SELECT `+tokenColumns+` FROM t `+joinParts+` ORDER BY t.group_name, t.segment, p.part_segment`),
+		SELECT`),
 		tenant, processor, worker, groups, segments, epochs, definition, tokenstore.QuarantineAfter, sequencings)
-	if err != nil {
-		return nil, fmt.Errorf("claiming %d segments of %s: %w", len(claims), processor, err)
-	}
-	tokens, err := collect(rows)
+	batch.Queue(s.in(`SELECT `+tokenColumns+` FROM {{schema}}.token t `+joinParts+`
+		WHERE g.tenant = $1 AND g.processor = $2 AND t.owner = $3 AND t.xmin = pg_current_xact_id()::xid
+		ORDER BY t.group_name, t.segment, p.part_segment`), tenant, processor, worker)
+	tokens, err := s.claimed(ctx, batch)
 	if err != nil {
 		return nil, fmt.Errorf("claiming %d segments of %s: %w", len(claims), processor, err)
 	}
 	return tokens, nil
+}
+
+// claimed sends the two statements of a claim, and returns its tokens once it has committed.
+func (s *Store) claimed(ctx context.Context, batch *pgx.Batch) (tokens []tokenstore.Token, err error) {
+	results := s.pool.SendBatch(ctx, batch)
+	defer func() {
+		if closed := results.Close(); err == nil {
+			err = closed
+		}
+	}()
+	if _, err := results.Exec(); err != nil {
+		return nil, err
+	}
+	rows, err := results.Query()
+	if err != nil {
+		return nil, err
+	}
+	return collect(rows)
 }
 
 // Advance implements tokenstore.Store.
