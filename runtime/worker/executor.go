@@ -69,15 +69,15 @@ func (l *life) give(ctx context.Context, again bool, segments ...*segmentRun) {
 	l.release(ctx, leaving)
 }
 
-// step applies one batch of a segment that was taken, in which others may share, and gives them all back.
-func (l *life) step(ctx context.Context, s *segmentRun, live bool) {
-	portions := l.gather(ctx, s, live)
+// step applies one batch of a segment that was taken, in which others may share, or of others where it has nothing, and gives them all back.
+func (l *life) step(ctx context.Context, first *segmentRun, live bool) {
+	portions := l.gather(ctx, first, live)
 	if len(portions) == 0 {
 		return
 	}
 	b := joined(portions)
 	began := time.Now()
-	err := l.apply(ctx, s.group, b.events, advances(portions))
+	err := l.apply(ctx, first.group, b.events, advances(portions))
 	took := time.Since(began)
 	l.report(portions, b, took, err)
 	switch {
@@ -89,7 +89,8 @@ func (l *life) step(ctx context.Context, s *segmentRun, live bool) {
 	case len(portions) > 1:
 		l.part(ctx, portions, err)
 	default:
-		l.give(ctx, l.failed(ctx, s, b, err), s)
+		alone := portions[0].s // not the one that was taken first, where that had nothing
+		l.give(ctx, l.failed(ctx, alone, b, err), alone)
 	}
 }
 
