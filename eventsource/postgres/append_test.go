@@ -110,27 +110,40 @@ func TestAppendInEveryModeOfTheDriver(t *testing.T) {
 		if _, err := log.Append(t.Context(), mode.String(), postgres.NoStream, event); !errors.Is(err, postgres.ErrConflict) {
 			t.Errorf("%s: %v", mode, err)
 		}
-		concurrently(40, func(client int) { // they share transactions
-			for n := range 4 {
-				expected := []postgres.Version{postgres.Any, postgres.Exactly(int64(4 * n))}[n%2]
-				for _, events := range [][]postgres.NewEvent{{happened}, {happened, {Type: "Happened", Metadata: map[string]int{"n": 1}}, happened}} {
-					version, err := log.Append(t.Context(), fmt.Sprintf("shared-%s-%d", mode, client), expected, events...)
-					if err != nil {
-						t.Errorf("%s: expecting %s: %v", mode, expected, err)
-					} else if expected != postgres.Any {
-						expected = version
-					}
-				}
+		const all = "640 events of 40 streams, shared: "
+		for round := 0; ; round++ { // on a busy machine few wait at the same time
+			got := appendShared(t, db, log, fmt.Sprintf("shared-%s-%d", mode, round))
+			if got == all+"true" {
+				break
 			}
-		})
-		shared := query[string](t, db, "SELECT count(*) || ' events of ' || count(DISTINCT stream_id) || ' streams, shared: ' || (count(DISTINCT txid) < 40 * 4) FROM sluice.event WHERE stream_id LIKE 'shared-' || $1 || '-%'", mode.String())
-		if shared != "640 events of 40 streams, shared: true" {
-			t.Errorf("%s: %s", mode, shared)
+			if got != all+"false" || round == 10 {
+				t.Errorf("%s: %s", mode, got)
+				break
+			}
 		}
 	}
 	if n := query[int](t, pool(t, url), `SELECT count(*) FROM sluice.event WHERE type = 'T''' AND data = '{"a": "\\ ''{},\""}' AND metadata = '{"n": 1}'`); n != 5*3*3 {
 		t.Errorf("%d events are as given", n)
 	}
+}
+
+// appendShared has 40 clients append to streams of a name at once, by every expectation, and says what came of it: shared if two appends made one transaction on average.
+func appendShared(t *testing.T, db *pgxpool.Pool, log *postgres.Log, name string) string {
+	t.Helper()
+	concurrently(40, func(client int) {
+		for n := range 4 {
+			expected := []postgres.Version{postgres.Any, postgres.Exactly(int64(4 * n))}[n%2]
+			for _, events := range [][]postgres.NewEvent{{happened}, {happened, {Type: "Happened", Metadata: map[string]int{"n": 1}}, happened}} {
+				version, err := log.Append(t.Context(), fmt.Sprintf("%s-%d", name, client), expected, events...)
+				if err != nil {
+					t.Errorf("%s: expecting %s: %v", name, expected, err)
+				} else if expected != postgres.Any {
+					expected = version
+				}
+			}
+		}
+	})
+	return query[string](t, db, "SELECT count(*) || ' events of ' || count(DISTINCT stream_id) || ' streams, shared: ' || (count(DISTINCT txid) < 40 * 4) FROM sluice.event WHERE stream_id LIKE $1 || '-%'", name)
 }
 
 // Whatever a log has written before, what counts is what is there now.

@@ -28,6 +28,7 @@ var (
 	sequencing    = test{"./runtime/worker", "Sequencing", false}
 	crashing      = test{"./runtime/worker", "TestACrashOfTheServer.*/SQL", false}
 	syncing       = test{"./runtime/worker", "TestOnlyBatchesOfABacklog", false}
+	failing       = test{"./runtime/worker", "TestABatchThatFails", false}
 	sharing       = test{"./runtime/worker", "NearTheTailShare/declared|FailsHoldsUp|FenceLosesOnly/SQL", false}
 	clocks        = test{"./test/faults", "ByTheDatabasesClock", false}
 )
@@ -92,6 +93,7 @@ var mutants = []mutant{
 	{"a former sequencing is told without payloads", []edit{{"runtime/worker/claim.go", "c.pages.NeedPayloads() //", "_ = c.pages //"}}, sequencing},
 	{"late events of transactions that ran are not looked for", []edit{{"eventsource/postgres/read.go", "WHERE pg_visible_in_snapshot(ended.txid, pg_current_snapshot()))", "WHERE false)"}}, reading},
 	{"late events of transactions that had not begun are not looked for", []edit{{"eventsource/postgres/read.go", "WHERE e.{{txid}} >= pg_snapshot_xmax(band.snapshot::pg_snapshot) AND", "WHERE false AND"}}, reading},
+	{"a batch's failure is laid on the segment that was taken first", []edit{{"runtime/worker/executor.go", "alone := portions[0].s //", "alone := first //"}}, failing},
 	{"of a shared batch only the first segment is settled", []edit{{"runtime/worker/executor.go", "	for _, p := range portions {\n		p.s.advanced(p.advance, p.b.after)",
 		"	for _, p := range portions[:1] {\n		p.s.advanced(p.advance, p.b.after)"}}, sharing},
 	{"after a failure of a shared batch its segments share again", []edit{{shares, "p.s.goAlone(len(p.b.events))", "p.s.goAlone(0)"}}, sharing},
