@@ -3,7 +3,6 @@ package postgres
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -28,7 +27,6 @@ type pageBuilder struct {
 
 	looked, binary bool // at the columns' formats, from the first row on
 	uuid           bool // ids come as sixteen bytes
-	bare           bool // there are no versions, ids, data and metadata
 	text           [36]byte
 
 	// from the first row
@@ -91,11 +89,7 @@ func (p *pageBuilder) start() (err error) {
 	case below:
 		return errBelowOne
 	}
-	head, server, _ := strings.Cut(string(p.stream), " ")
-	if p.head, err = strconv.ParseInt(head, 10, 64); err != nil {
-		return fmt.Errorf("the server returned no highest position: %w", err)
-	}
-	p.server = server
+	p.head, p.server = p.version, string(p.stream)
 	p.snapshot, err = ParseSnapshot(string(p.kind))
 	return err
 }

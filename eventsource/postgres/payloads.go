@@ -2,21 +2,21 @@ package postgres
 
 import "sync/atomic"
 
-// payloads says whether pages are read with all that there is of events. A source without one always reads that.
+// payloads says whether pages are read with the events' data and metadata. A source without one always reads them.
 type payloads struct {
 	needed  atomic.Bool
-	without string // the statement that reads pages with less
+	without string // the statement that reads pages without them
 }
 
-// WithoutPayloads returns the source for whoever needs to know of events no more than their positions, streams, types and times, as where statements in the
-// database look events up by their positions: data, metadata, version and id are empty, and nobody prints, sends and keeps them. [Source.NeedPayloads] changes that.
+// WithoutPayloads returns the source for whoever needs no data and no metadata of events, as where statements in the database look events up by
+// their positions: they are empty, and nobody prints, sends and keeps them. [Source.NeedPayloads] changes that.
 func (s *Source) WithoutPayloads() *Source {
 	bare := *s
-	bare.payloads = &payloads{without: s.events.withoutContents().in(s.events.page())}
+	bare.payloads = &payloads{without: s.events.withoutPayloads().in(s.events.page())}
 	return &bare
 }
 
-// NeedPayloads has all reads that begin from now on return all that there is of events.
+// NeedPayloads has all reads that begin from now on return data and metadata.
 func (s *Source) NeedPayloads() {
 	if s.payloads != nil {
 		s.payloads.needed.Store(true)

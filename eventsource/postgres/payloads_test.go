@@ -33,10 +33,10 @@ func TestPagesWithoutPayloadsAreTheSameButForThem(t *testing.T) {
 				got = append(got, bare.next(2).Events...)
 			}
 			for i, e := range all[:4] {
-				if len(got[i].Data)+len(got[i].Metadata)+len(got[i].ID) > 0 || got[i].Version != 0 {
-					t.Errorf("the event at %d has contents: %+v", e.Position, got[i])
+				if len(got[i].Data)+len(got[i].Metadata) > 0 {
+					t.Errorf("the event at %d has a payload", e.Position)
 				}
-				e.Data, e.Metadata, e.ID, e.Version = got[i].Data, got[i].Metadata, got[i].ID, got[i].Version
+				e.Data, e.Metadata = got[i].Data, got[i].Metadata
 			}
 			if d := cmp.Diff(all, got); d != "" {
 				t.Error(d)
