@@ -181,7 +181,7 @@ func (w *world) tick(ctx context.Context, s scenario) (t ticks, err error) {
 	var running sync.WaitGroup
 	failed := make([]error, writers+1)
 	if s.replay {
-		running.Go(func() { failed[writers] = w.endWithReplay(over, end) })
+		running.Go(func() { failed[writers] = w.endWithReplay(ctx, over, end) })
 	}
 	for writer := range writers {
 		running.Go(func() {
@@ -201,16 +201,18 @@ func (w *world) tick(ctx context.Context, s scenario) (t ticks, err error) {
 }
 
 // endWithReplay ends the measuring when the whole backlog has been gone through.
-func (w *world) endWithReplay(over context.Context, end context.CancelFunc) error {
+func (w *world) endWithReplay(ctx, over context.Context, end context.CancelFunc) error {
 	for {
-		switch replayed, err := w.replayed(over); {
-		case over.Err() != nil:
-			return nil
-		case err != nil || replayed == w.backlog:
+		replayed, err := w.replayed(ctx)
+		if err != nil || replayed == w.backlog {
 			end()
 			return err
 		}
-		time.Sleep(time.Second)
+		select {
+		case <-over.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
 	}
 }
 
