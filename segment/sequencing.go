@@ -87,8 +87,10 @@ func (s Sequencing) String() string {
 	return policy + "/" + hash
 }
 
-// NeedsPayload reports whether keys are taken out of the events' data or metadata.
-func (s Sequencing) NeedsPayload() bool { return s.Type == Property || s.Type == Metadata }
+// NeedsContents reports whether keys are taken out of more of an event than its stream: its data, its metadata or its id.
+func (s Sequencing) NeedsContents() bool {
+	return s.Type == Property || s.Type == Metadata || s.Type == Concurrent
+}
 
 // ParseSequencing reads what String has written.
 func ParseSequencing(text string) (Sequencing, error) {

@@ -59,6 +59,20 @@ func TestTheKeyIsWhatTheSequencingNames(t *testing.T) {
 	}
 }
 
+// TestWhoNeedsNoContentsGoesByTheStreamAlone takes from an event all but its stream: the hash of who says to need no more stays the same, that of the others does not.
+func TestWhoNeedsNoContentsGoesByTheStreamAlone(t *testing.T) {
+	whole := event(`{"customer": {"id": "anna"}}`, `{"tenant": "blue"}`)
+	for _, s := range []segment.Sequencing{
+		segment.PerStream, {Type: segment.Sequential, Hash: segment.HashPG1},
+		{Type: segment.Property, Property: "customer.id", Hash: segment.HashPG1}, {Type: segment.Metadata, Metadata: "tenant", Hash: segment.HashPG1},
+		{Type: segment.Concurrent, Hash: segment.HashJava}, {Type: segment.Broadcast, Hash: segment.HashPG1},
+	} {
+		if differs := s.Of(whole) != s.Of(segment.Fields{StreamID: whole.StreamID}); differs != s.NeedsContents() {
+			t.Errorf("%s: its hash differs without contents: %v; it needs them: %v", s, differs, s.NeedsContents())
+		}
+	}
+}
+
 // The values are what a JVM computes.
 func TestJavaHashesEqualTheJVMs(t *testing.T) {
 	for data, want := range map[string]int32{

@@ -7,32 +7,46 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // take takes the row at hand.
 func (p *pageBuilder) take(rows pgx.Rows) error {
 	if !p.looked {
-		id := rows.FieldDescriptions()[4]
-		p.looked, p.binary, p.uuid = true, inBinary(rows), id.DataTypeOID == pgtype.UUIDOID && id.Format == pgx.BinaryFormatCode
+		p.look(rows.FieldDescriptions())
 	}
 	if p.binary && p.decode(rows.RawValues()) {
 		return nil
 	}
-	columns := []any{&p.position, &p.txid, &p.stream, &p.version, &p.id, &p.kind, &p.data, &p.metadata, &p.recordedAt, &p.before}
-	return rows.Scan(columns[:len(rows.FieldDescriptions())]...)
+	columns := []any{&p.position, &p.txid, &p.stream, &p.kind, &p.recordedAt}
+	if !p.bare {
+		columns = append(columns, &p.version, &p.id, &p.data, &p.metadata)
+	}
+	return rows.Scan(append(columns, &p.before)[:len(rows.FieldDescriptions())]...)
 }
 
-// inBinary reports whether the columns that are no texts come in the binary format; behind some poolers they do not.
-func inBinary(rows pgx.Rows) bool {
-	columns := rows.FieldDescriptions()
-	for _, i := range []int{0, 1, 3, 8, 9} {
-		if i < len(columns) && columns[i].Format != pgx.BinaryFormatCode {
-			return false
-		}
+// look takes note of which columns there are, and whether those that are no texts come in the binary format; behind some poolers they do not.
+func (p *pageBuilder) look(columns []pgconn.FieldDescription) {
+	inBinary := func(c pgconn.FieldDescription) bool { return c.Format == pgx.BinaryFormatCode }
+	p.looked, p.bare = true, len(columns) < bareColumns+contentColumns
+	p.binary = inBinary(columns[0]) && inBinary(columns[1]) && inBinary(columns[4])
+	rest := columns[bareColumns:]
+	if !p.bare {
+		p.binary = p.binary && inBinary(rest[0])
+		p.uuid = rest[1].DataTypeOID == pgtype.UUIDOID && inBinary(rest[1])
+		rest = rest[contentColumns:]
 	}
-	return true
+	for _, before := range rest {
+		p.binary = p.binary && inBinary(before)
+	}
 }
+
+// How many columns a page has at least, and how many more where it has the events' version, id, data and metadata. There may be one more, the last one.
+const (
+	bareColumns    = 5
+	contentColumns = 4
+)
 
 // y2k is where the server's time begins.
 var y2k = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
@@ -40,28 +54,36 @@ var y2k = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
 // decode reads a row in the binary format, which takes a fraction of the time that Scan does. It reports false, and Scan has to say
 // what is wrong, where a column that is no text is not a number of eight bytes, or a time is infinite.
 func (p *pageBuilder) decode(row [][]byte) bool {
-	if len(row[0]) != 8 || len(row[1]) != 8 || len(row[3]) != 8 || len(row[8]) != 8 {
+	if len(row[0]) != 8 || len(row[1]) != 8 || len(row[4]) != 8 {
 		return false
 	}
-	if len(row) > 9 {
-		if len(row[9]) != 8 {
-			return false
-		}
-		p.before = int64(binary.BigEndian.Uint64(row[9]))
-	}
-	micros := int64(binary.BigEndian.Uint64(row[8]))
+	micros := int64(binary.BigEndian.Uint64(row[4]))
 	if micros == math.MaxInt64 || micros == math.MinInt64 {
 		return false
 	}
 	p.position = int64(binary.BigEndian.Uint64(row[0]))
 	p.txid = binary.BigEndian.Uint64(row[1])
-	p.stream = row[2]
-	p.version = int64(binary.BigEndian.Uint64(row[3]))
-	p.id, p.kind, p.data, p.metadata = row[4], row[5], row[6], row[7]
-	if p.uuid && len(p.id) == 16 {
-		p.id = p.hyphened(p.id)
-	}
+	p.stream, p.kind = row[2], row[3]
 	p.recordedAt = time.Unix(y2k+micros/1_000_000, micros%1_000_000*1000)
+	row = row[bareColumns:]
+	if !p.bare {
+		if len(row[0]) != 8 {
+			return false
+		}
+		p.version = int64(binary.BigEndian.Uint64(row[0]))
+		p.id, p.data, p.metadata = row[1], row[2], row[3]
+		if p.uuid && len(p.id) == 16 {
+			p.id = p.hyphened(p.id)
+		}
+		row = row[contentColumns:]
+	}
+	if len(row) == 0 {
+		return true
+	}
+	if len(row[0]) != 8 {
+		return false
+	}
+	p.before = int64(binary.BigEndian.Uint64(row[0]))
 	return true
 }
 

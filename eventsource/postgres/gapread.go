@@ -13,14 +13,14 @@ import (
 )
 
 // readGapsStatement gives a page of a table without a column of transactions. The parameters are the gaps (first and last positions), the tail, and the
-// limit. The first row tells of the page, as in readStatement. Then come the events in gaps, and those above the tail, by position: all in one statement, since
+// limit. The first row tells of the page, as in readStatement; its stream tells of the server too. Then come the events in gaps, and those above the tail, by position: all in one statement, since
 // a stream's earlier event may stand in a gap, and its next one above the tail. Where events wait for those before them in their streams, a last column has
 // the position of that one, 0 if there is none.
 const readGapsStatement = `
-SELECT 0::bigint AS position, '3'::xid8 AS txid, ` + serverOf + ` AS stream_id, ({{head}}) AS version,
-       '' AS id, coalesce(nullif({{state}}, ''), pg_current_snapshot()::text) AS type, '' AS data, '' AS metadata, 'epoch'::timestamptz AS recorded_at{{none before}}
+SELECT 0::bigint AS position, '3'::xid8 AS txid, ({{head}})::text || ' ' || ` + serverOf + ` AS stream_id,
+       coalesce(nullif({{state}}, ''), pg_current_snapshot()::text) AS type, 'epoch'::timestamptz AS recorded_at{{none}}
 UNION ALL (
-  SELECT u.position, u.txid, u.stream_id, u.version, u.id::text, u.type, u.data::text, u.metadata::text, u.recorded_at{{before}}
+  SELECT {{columns}}
   FROM (
     SELECT late.* FROM unnest($1::bigint[], $2::bigint[]) AS gap (low, high)
      CROSS JOIN LATERAL (
@@ -29,7 +29,7 @@ UNION ALL (
   ) AS u
   ORDER BY u.position LIMIT $4)
 UNION ALL (
-  SELECT u.position, u.txid, u.stream_id, u.version, u.id::text, u.type, u.data::text, u.metadata::text, u.recorded_at{{before}}
+  SELECT {{columns}}
   FROM (
     SELECT {{events}} FROM {{table}} e WHERE e.{{position}} > $3::bigint ORDER BY e.{{position}} LIMIT $4
   ) AS u)`

@@ -16,10 +16,9 @@ type mapping struct {
 	position string            // its column, quoted; so are the next ones
 	txid     string
 	time     string
-	events   string // the columns of a page, of the row e, but for the last three: data, metadata and time
-	data     string // of the row e; so is the next one
-	metadata string
-	before   string // what comes after those, where an event waits for the one before it
+	events   string // the columns of a page, of the row e, but for the time and those of the next two
+	contents string // more of them, of the row e: an event's version, id, data and metadata; empty where they are not read
+	before   string // the last one, where an event waits for the one before it
 	head     string // a query for the highest position that the statement's snapshot can see, or a higher one
 	// state is empty, or says what keeps the server from being read; it is asked with each page.
 	state string
@@ -38,10 +37,10 @@ func ownMapping(schema string) mapping {
 	quoted := pgx.Identifier{schema}.Sanitize()
 	return mapping{
 		relation: quoted + ".event", position: "position", txid: "txid", time: "recorded_at", sliced: true,
-		events: "e.position, e.txid, e.stream_id, e.version, e.id, e.type",
-		data:   "e.data", metadata: "e.metadata",
-		head:  "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM " + quoted + ".event_position_seq",
-		state: "CASE WHEN pg_is_in_recovery() THEN '" + standby + "' ELSE '' END",
+		events:   "e.position, e.txid, e.stream_id, e.type",
+		contents: ", e.version, e.id, e.data, e.metadata",
+		head:     "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM " + quoted + ".event_position_seq",
+		state:    "CASE WHEN pg_is_in_recovery() THEN '" + standby + "' ELSE '' END",
 	}
 }
 
@@ -54,9 +53,8 @@ func tableMapping(t definition.Table) mapping {
 	if m.gapped() {
 		txid = "'3'::xid8" // one that every snapshot sees
 	}
-	m.events = fmt.Sprintf("e.%s::bigint AS position, %s AS txid, %s AS stream_id, %s AS version, %s AS id, %s AS type",
-		m.position, txid, text("e", c.Stream), version("e", c), id("e", c), text("e", c.Type))
-	m.data, m.metadata = payload("e", t.Data, "null"), metadata("e", t.Metadata)
+	m.events = fmt.Sprintf("e.%s::bigint AS position, %s AS txid, %s AS stream_id, %s AS type", m.position, txid, text("e", c.Stream), text("e", c.Type))
+	m.contents = fmt.Sprintf(", %s AS version, %s AS id, %s AS data, %s AS metadata", version("e", c), id("e", c), payload("e", t.Data, "null"), metadata("e", t.Metadata))
 	if m.ordered() {
 		stream, number := column(c.Stream), column(c.Version)
 		m.before = fmt.Sprintf(", coalesce((SELECT b.%s::bigint FROM %s b WHERE b.%[3]s = e.%[3]s AND b.%[4]s < e.%[4]s ORDER BY b.%[4]s DESC LIMIT 1), 0) AS before",
@@ -81,9 +79,9 @@ func (m mapping) ordered() bool {
 	return m.gapped() && m.table.Positions != definition.PositionsInserted && m.table.Order == definition.OrderStream
 }
 
-// withoutPayloads is the mapping with events that have no data and no metadata.
-func (m mapping) withoutPayloads() mapping {
-	m.data, m.metadata = "''", "''"
+// withoutContents is the mapping with events that have no version, no id, no data and no metadata.
+func (m mapping) withoutContents() mapping {
+	m.contents = ""
 	return m
 }
 
@@ -97,17 +95,22 @@ func (m mapping) page() string {
 
 // in fills the mapping into a statement.
 func (m mapping) in(statement string) string {
-	before, noneBefore := "", ""
+	none, columns := "", "u.position, u.txid, u.stream_id, u.type, u.recorded_at" // the first row's beyond these, and all of the others'
+	if m.contents != "" {
+		none += ", 0::bigint AS version, NULL AS id, NULL AS data, NULL AS metadata"
+		columns += ", u.version, u.id, u.data::text, u.metadata::text"
+	}
 	if m.ordered() {
-		before, noneBefore = ", u.before", ", 0::bigint AS before"
+		none += ", 0::bigint AS before"
+		columns += ", u.before"
 	}
 	wanted := "true"
 	if m.sliced {
 		wanted = "CASE WHEN get_bit($8::bytea, e.slice & $7::integer) = 1 THEN true ELSE false END"
 	}
 	return strings.NewReplacer("{{table}}", m.relation, "{{position}}", m.position, "{{txid}}", m.txid, "{{time}}", m.time, "{{events}}",
-		m.events+", "+m.data+" AS data, "+m.metadata+" AS metadata, e."+m.time+" AS recorded_at"+m.before,
-		"{{head}}", m.head, "{{state}}", m.state, "{{wanted}}", wanted, "{{before}}", before, "{{none before}}", noneBefore).Replace(statement)
+		m.events+", e."+m.time+" AS recorded_at"+m.contents+m.before,
+		"{{head}}", m.head, "{{state}}", m.state, "{{wanted}}", wanted, "{{columns}}", columns, "{{none}}", none).Replace(statement)
 }
 
 // name of the table and its positions in tokens, schema.table.column; empty for Sluice's own.

@@ -3,6 +3,7 @@ package postgres
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,6 +28,7 @@ type pageBuilder struct {
 
 	looked, binary bool // at the columns' formats, from the first row on
 	uuid           bool // ids come as sixteen bytes
+	bare           bool // there are no versions, ids, data and metadata
 	text           [36]byte
 
 	// from the first row
@@ -89,7 +91,11 @@ func (p *pageBuilder) start() (err error) {
 	case below:
 		return errBelowOne
 	}
-	p.head, p.server = p.version, string(p.stream)
+	head, server, _ := strings.Cut(string(p.stream), " ")
+	if p.head, err = strconv.ParseInt(head, 10, 64); err != nil {
+		return fmt.Errorf("the server returned no highest position: %w", err)
+	}
+	p.server = server
 	p.snapshot, err = ParseSnapshot(string(p.kind))
 	return err
 }

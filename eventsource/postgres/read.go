@@ -18,7 +18,8 @@ const window = 200_000
 // readStatement gives a page and what it was read from. The parameters are the bands (lower ends, upper ends, snapshots), the
 // tail, the end of its window, the limit, and the filter of slices.
 //
-// The first row, at position 0, tells of the page: the highest position given out, and its snapshot, or why this server cannot be read.
+// The first row, at position 0, tells of the page: the highest position given out stands for its stream, and for its type its snapshot, or why this server
+// cannot be read.
 // Then come, by position: of each band the events of transactions that its snapshot does not know; of each transaction that the snapshot saw
 // running and that has ended since, its events in the band; and the events above the tail. Each of the three is written so that one index
 // only can answer it, with generic plans too: the first two by (txid, position + 0), the third by the primary key. The filter stands
@@ -28,8 +29,8 @@ const window = 200_000
 // reading them. PostgreSQL runs the parts of a UNION ALL one after another where it may not run them in parallel, which their limits
 // forbid; that the rows do come in order is checked. There may be more of them than the limit, but not twice as many.
 const readStatement = `
-SELECT 0::bigint AS position, 0::text::xid8 AS txid, '' AS stream_id, ({{head}}) AS version,
-       NULL AS id, coalesce(nullif({{state}}, ''), pg_current_snapshot()::text) AS type, NULL AS data, NULL AS metadata, 'epoch'::timestamptz AS recorded_at
+SELECT 0::bigint AS position, 0::text::xid8 AS txid, ({{head}})::text AS stream_id,
+       coalesce(nullif({{state}}, ''), pg_current_snapshot()::text) AS type, 'epoch'::timestamptz AS recorded_at{{none}}
 UNION ALL (
   SELECT u.* FROM (
     (SELECT late.*

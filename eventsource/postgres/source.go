@@ -41,7 +41,7 @@ type Source struct {
 	window                      int64
 	pageBytes                   int64      // of the events' texts
 	gaps                        *gapReader // of a table without a column of transactions; nil for others
-	payloads                    *payloads  // nil where pages always have them
+	contents                    *contents  // nil where pages always have them
 	cadence                     *cadence
 }
 

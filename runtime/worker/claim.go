@@ -113,8 +113,8 @@ func (c *controller) hold(t tokenstore.Token, failure *tokenstore.Failure, bound
 	if err != nil {
 		return err
 	}
-	if replay != nil && replay.moved && replay.by.NeedsPayload() {
-		c.pages.NeedPayloads() // before anything is read for it: that it had been handled is told by its payload
+	if replay != nil && replay.moved && replay.by.NeedsContents() {
+		c.pages.NeedContents() // before anything is read for it: that an event had been handled is told by its contents
 	}
 	s := &segmentRun{group: c.groups[t.Group], Holding: protocol.Hold(t), moved: time.Now(), claimed: time.Now(), size: batchSize{limit: firstBatch}, failure: failure, replay: replay}
 	if failure != nil {

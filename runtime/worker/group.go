@@ -37,10 +37,10 @@ type group struct {
 	committed bool // a batch of it has committed
 }
 
-// needsNoPayloads reports whether nothing here looks into events: statements in the database look them up themselves.
-func (l *life) needsNoPayloads() bool {
+// needsNoContents reports whether nothing here looks into events: statements in the database look them up themselves.
+func (l *life) needsNoContents() bool {
 	for _, g := range l.options.Definition.Groups {
-		if g.Handler.SQL == nil || g.Sequencing.Policy().NeedsPayload() {
+		if g.Handler.SQL == nil || g.Sequencing.Policy().NeedsContents() {
 			return false
 		}
 	}

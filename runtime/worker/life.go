@@ -164,8 +164,8 @@ func (l *life) openStores(ctx context.Context, incarnation int64, locked bool) e
 		o.Turns = postgres.NewTurns(l.connection(postgres.ApplicationOf(incarnation)), l.options.CatchUpWorkers)
 	}
 	pages := source
-	if l.needsNoPayloads() {
-		pages = source.WithoutPayloads()
+	if l.needsNoContents() {
+		pages = source.WithoutContents()
 	}
 	l.pages = pages.WithPageBytes(feed.PageBytes(o.Memory))
 	l.feed = feed.New(l.pages, o, l.log, l.delivered, l.readFailed)

@@ -90,7 +90,7 @@ var mutants = []mutant{
 		"	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {\n		return err\n	}\n	batch = &pgx.Batch{}\n	s.queueFence(batch, advances)\n	return fenced(s.pool.SendBatch(ctx, batch).Close())"}}, crashing},
 	{"batches without a backlog do not wait for the disk", []edit{{shares, "advance.Unsynced = s.member.Behind()", "advance.Unsynced = true"}}, syncing},
 	{"batches that have appended events do not wait for the disk", []edit{{"tokenstore/postgres/settings.go", "WHERE txid = pg_current_xact_id_if_assigned()) IS NOT NULL", "WHERE false) IS NOT NULL"}}, syncing},
-	{"a former sequencing is told without payloads", []edit{{"runtime/worker/claim.go", "c.pages.NeedPayloads() //", "_ = c.pages //"}}, sequencing},
+	{"a former sequencing is told without contents", []edit{{"runtime/worker/claim.go", "c.pages.NeedContents() //", "_ = c.pages //"}}, sequencing},
 	{"late events of transactions that ran are not looked for", []edit{{"eventsource/postgres/read.go", "WHERE pg_visible_in_snapshot(ended.txid, pg_current_snapshot()))", "WHERE false)"}}, reading},
 	{"late events of transactions that had not begun are not looked for", []edit{{"eventsource/postgres/read.go", "WHERE e.{{txid}} >= pg_snapshot_xmax(band.snapshot::pg_snapshot) AND", "WHERE false AND"}}, reading},
 	{"a batch's failure is laid on the segment that was taken first", []edit{{"runtime/worker/executor.go", "alone := portions[0].s //", "alone := first //"}}, failing},
