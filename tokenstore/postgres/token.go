@@ -64,7 +64,7 @@ func (s *Store) Claim(ctx context.Context, processor string, worker, definition 
 		SELECT`),
 		tenant, processor, worker, groups, segments, epochs, definition, tokenstore.QuarantineAfter, sequencings)
 	batch.Queue(s.in(`SELECT `+tokenColumns+` FROM {{schema}}.token t `+joinParts+`
-		WHERE g.tenant = $1 AND g.processor = $2 AND t.owner = $3 AND t.xmin = pg_current_xact_id()::xid
+		WHERE g.tenant = $1 AND g.processor = $2 AND t.owner = $3 AND t.xmin = pg_current_xact_id_if_assigned()::xid
 		ORDER BY t.group_name, t.segment, p.part_segment`), tenant, processor, worker)
 	tokens, err := s.claimed(ctx, batch)
 	if err != nil {
