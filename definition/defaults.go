@@ -12,6 +12,8 @@ var defaults = []struct{ path, value string }{
 	{"desiredState", `"Running"`},
 	{"replicas", `1`},
 	{"deletionPolicy", `"Retain"`},
+	{"lease", `"5s"`},
+	{"errorDetails", `"Hidden"`},
 	{"store.postgres.schema", `"sluice"`},
 	{"store.postgres.migrations", `"Auto"`},
 	{"store.postgres.urlSecretRef.key", `"uri"`},
@@ -30,6 +32,7 @@ var defaults = []struct{ path, value string }{
 	{"processingGroups[].sequencing.hash", `"Default"`},
 	{"processingGroups[].initialPosition", `{"type":"Earliest"}`},
 	{"processingGroups[].maxBatchSize", `5000`},
+	{"processingGroups[].timeout", `"1m0s"`},
 	{"processingGroups[].desiredState", `"Running"`},
 	{"processingGroups[].handler.rows", `"Shared"`},
 	{"processingGroups[].onError", `{"maxAttempts":5,"backoff":{"initial":"1s","max":"1m0s"},"then":"Block"}`},
@@ -54,6 +57,7 @@ func (s *Spec) Default() {
 		panic(fmt.Sprintf("definition: a spec does not survive JSON: %v", err)) // plain strings and numbers do
 	}
 	s.Template = template
+	s.Lease.canonical()
 	for i := range s.ProcessingGroups {
 		s.ProcessingGroups[i].complete()
 	}
@@ -69,10 +73,8 @@ func (g *Group) complete() {
 			g.Handler.Go.Handler = g.Name
 		}
 	}
-	for _, wait := range []*Duration{&g.OnError.Backoff.Initial, &g.OnError.Backoff.Max} {
-		if value := wait.Value(); value > 0 {
-			*wait = DurationOf(value)
-		}
+	for _, duration := range []*Duration{&g.Timeout, &g.OnError.Backoff.Initial, &g.OnError.Backoff.Max} {
+		duration.canonical()
 	}
 }
 

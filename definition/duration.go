@@ -13,14 +13,24 @@ func DurationOf(value time.Duration) Duration { return Duration(value.String()) 
 
 // Value is the length of time, or 0 where the text is none, which Validate refuses.
 func (d Duration) Value() time.Duration {
-	if !durationText.MatchString(string(d)) {
+	if !d.Valid() {
 		return 0
 	}
-	value, err := time.ParseDuration(string(d))
-	if err != nil { // out of an int64's range
-		return 0
-	}
+	value, _ := time.ParseDuration(string(d))
 	return value
+}
+
+// Valid reports whether the text is a length of time.
+func (d Duration) Valid() bool {
+	_, err := time.ParseDuration(string(d))
+	return err == nil && durationText.MatchString(string(d))
+}
+
+// canonical writes a valid length of time in the one way in which durations are compared.
+func (d *Duration) canonical() {
+	if d.Valid() {
+		*d = DurationOf(d.Value())
+	}
 }
 
 // durationText is narrower than time.ParseDuration: no sign, no unit below a millisecond.

@@ -7,6 +7,9 @@ type Spec struct {
 	DesiredState     DesiredState    `json:"desiredState,omitempty"`
 	Replicas         *int32          `json:"replicas,omitempty"`
 	DeletionPolicy   string          `json:"deletionPolicy,omitempty"`
+	Lease            Duration        `json:"lease,omitempty"`
+	ErrorDetails     string          `json:"errorDetails,omitempty"`
+	TakeOverFrom     []string        `json:"takeOverFrom,omitempty"`
 	Store            Store           `json:"store"`
 	Source           Source          `json:"source,omitzero"`
 	ProcessingGroups []Group         `json:"processingGroups"`
@@ -36,6 +39,15 @@ const (
 	Retain = "Retain"
 	Delete = "Delete"
 )
+
+// Choices for those details of errors that may hold data of events.
+const (
+	DetailsHidden = "Hidden"
+	DetailsShown  = "Shown"
+)
+
+// MostSegments is how many segments all groups of a processor may have together.
+const MostSegments = 65536
 
 // Store is the database that holds tokens and projections.
 type Store struct {
@@ -174,6 +186,7 @@ type Group struct {
 	Sequencing      Sequencing      `json:"sequencing,omitzero"`
 	InitialPosition InitialPosition `json:"initialPosition,omitzero"`
 	MaxBatchSize    int32           `json:"maxBatchSize,omitempty"`
+	Timeout         Duration        `json:"timeout,omitempty"` // of a batch; 0s for no limit
 	DesiredState    DesiredState    `json:"desiredState,omitempty"`
 	Replay          string          `json:"replay,omitempty"` // Allow, Deny, or empty: Allow where there is a reset
 	Handler         Handler         `json:"handler"`

@@ -39,6 +39,9 @@ func (s Spec) Validate() []Problem {
 		c.atLeast("spec.replicas", *s.Replicas, 0)
 	}
 	c.oneOf("spec.deletionPolicy", s.DeletionPolicy, Retain, Delete)
+	c.lease("spec.lease", s.Lease)
+	c.oneOf("spec.errorDetails", s.ErrorDetails, DetailsHidden, DetailsShown)
+	c.takeOverFrom("spec.takeOverFrom", s.TakeOverFrom)
 	c.store(s.Store)
 	c.source("spec.source", s.Source)
 	c.groups(s.ProcessingGroups)
@@ -58,14 +61,35 @@ var (
 func (c *checker) groups(groups []Group) {
 	const path = "spec.processingGroups"
 	c.items(path, len(groups), 1, 32)
-	seen := map[string]bool{}
+	seen, segments := map[string]bool{}, 0
 	for i, group := range groups {
 		at := fmt.Sprintf("%s[%d]", path, i)
+		segments += int(group.Segments)
 		if seen[group.Name] {
 			c.add(at, fmt.Sprintf(`Duplicate value: {"name":%q}`, group.Name))
 		}
 		seen[group.Name] = true
 		c.group(at, group)
+	}
+	c.require(segments <= MostSegments, "spec", rules.SegmentsSum)
+}
+
+func (c *checker) lease(at string, lease Duration) {
+	value := lease.Value()
+	c.require(len(lease) <= 32 && value >= 2*time.Second && value <= time.Minute, at, rules.Lease)
+}
+
+func (c *checker) takeOverFrom(at string, owners []string) {
+	c.items(at, len(owners), 0, 16)
+	seen := map[string]bool{}
+	for i, owner := range owners {
+		at := fmt.Sprintf("%s[%d]", at, i)
+		if seen[owner] {
+			c.add(at, fmt.Sprintf("Duplicate value: %q", owner))
+		}
+		seen[owner] = true
+		c.require(owner != "", at, "should be at least 1 chars long")
+		c.short(at, owner, 320)
 	}
 }
 
@@ -77,6 +101,7 @@ func (c *checker) group(at string, group Group) {
 	c.sequencing(at+".sequencing", group.Sequencing)
 	c.place(at+".initialPosition", group.InitialPosition)
 	c.between(at+".maxBatchSize", group.MaxBatchSize, 1, 10000)
+	c.timeout(at+".timeout", group.Timeout)
 	c.oneOf(at+".desiredState", string(group.DesiredState), string(Running), string(Paused))
 	if group.Replay != "" {
 		c.oneOf(at+".replay", group.Replay, ReplayAllow, ReplayDeny)
@@ -154,6 +179,12 @@ func (c *checker) onError(at string, onError OnError) {
 		c.require(onError.Backoff.Max.Value() >= onError.Backoff.Initial.Value(), at+".backoff", rules.RetryOrder)
 	}
 	c.oneOf(at+".then", onError.Then, ThenBlock)
+}
+
+func (c *checker) timeout(at string, timeout Duration) {
+	value := timeout.Value()
+	inRange := value == 0 || value >= 100*time.Millisecond && value <= 24*time.Hour
+	c.require(len(timeout) <= 32 && timeout.Valid() && inRange, at, rules.Timeout)
 }
 
 func (c *checker) retryDelay(at string, wait Duration) bool {

@@ -65,6 +65,8 @@ func TestParseYAMLFillsInDefaults(t *testing.T) {
 		DesiredState:   definition.Running,
 		Replicas:       &one,
 		DeletionPolicy: definition.Retain,
+		Lease:          "5s",
+		ErrorDetails:   definition.DetailsHidden,
 		Store: definition.Store{Type: definition.StorePostgres, Postgres: &definition.Postgres{
 			URLSecretRef: &definition.SecretKey{Name: "db", Key: "uri"},
 			Schema:       "sluice",
@@ -77,6 +79,7 @@ func TestParseYAMLFillsInDefaults(t *testing.T) {
 			Sequencing:      definition.Sequencing{Type: definition.PerStream, Hash: definition.HashDefault},
 			InitialPosition: definition.InitialPosition{Type: definition.Earliest},
 			MaxBatchSize:    5000,
+			Timeout:         "1m0s",
 			DesiredState:    definition.Running,
 			Handler:         definition.Handler{Type: definition.HandlerGo, Rows: definition.RowsShared, Go: &definition.GoHandler{Handler: "view"}},
 			OnError: definition.OnError{

@@ -54,6 +54,8 @@ type Report struct {
 	Failing string `json:"failing,omitempty"`
 	// Groups by name.
 	Groups map[string]GroupReport `json:"groups,omitempty"`
+	// Unfit says why this worker must not be given segments of any group: everything fails here, and not elsewhere.
+	Unfit *Fault `json:"unfit,omitempty"`
 	// OpenWriters are the oldest of the transactions that have written to the event table and stay open, oldest first.
 	OpenWriters []OpenWriter `json:"openWriters,omitempty"`
 }
@@ -87,6 +89,39 @@ type GroupReport struct {
 	Blocked  int     `json:"blocked,omitempty"`  // segments that stand still at an event
 	Handled  int64   `json:"handled,omitempty"`  // events since the worker's start
 	Replayed int64   `json:"replayed,omitempty"` // of these, events of a replay
+	Calls    []Call  `json:"calls,omitempty"`    // calls that have been running for LongCall, the oldest first, at most MostCalls
+}
+
+const (
+	// LongCall is how long a call runs before it is reported.
+	LongCall = 5 * time.Second
+	// MostCalls is how many calls of a group a worker reports.
+	MostCalls = 5
+)
+
+// CallKind is what a worker calls.
+type CallKind string
+
+// Kinds of calls.
+const (
+	BatchCall CallKind = "Batch"
+	SetupCall CallKind = "Setup"
+	ResetCall CallKind = "Reset"
+)
+
+// Call is a call of a handler, setup or reset that is under way.
+type Call struct {
+	Kind     CallKind `json:"kind"`
+	Segment  *uint32  `json:"segment,omitempty"`  // of a batch
+	Position int64    `json:"position,omitempty"` // of the batch's first event
+	Type     string   `json:"type,omitempty"`     // of that event
+	Stream   string   `json:"stream,omitempty"`   // of that event
+	Events   int      `json:"events,omitempty"`   // in the batch
+	Attempt  int      `json:"attempt,omitempty"`  // from 1
+	Running  float64  `json:"running"`            // for so many seconds
+	Replay   string   `json:"replay,omitempty"`   // id of the replay, of a reset
+	// Abandoned says that the time limit is over, that the call does not heed its context, and that its transaction was ended.
+	Abandoned bool `json:"abandoned,omitempty"`
 }
 
 // FaultKind says what an error is evidence against.
@@ -110,10 +145,26 @@ type Fault struct {
 	Message  string    `json:"message"`
 	Segment  *uint32   `json:"segment,omitempty"`
 	Position int64     `json:"position,omitempty"` // of the event that fails
+	Type     string    `json:"type,omitempty"`     // of that event
+	Stream   string    `json:"stream,omitempty"`   // of that event
 	Attempts int       `json:"attempts,omitempty"`
-	Since    time.Time `json:"since"` // by the worker's clock, for people
+	SQL      *SQLError `json:"sql,omitempty"` // what PostgreSQL said, where the error is its
+	Since    time.Time `json:"since"`         // by the worker's clock, for people
 	// Lasted is how long ago that was when it was reported, in seconds: clocks of two machines must not be compared.
 	Lasted float64 `json:"lasted,omitempty"`
+}
+
+// SQLError is an error of the database in its parts, as PostgreSQL names them.
+type SQLError struct {
+	State      string `json:"state"` // SQLSTATE
+	Schema     string `json:"schema,omitempty"`
+	Table      string `json:"table,omitempty"`
+	Column     string `json:"column,omitempty"`
+	Constraint string `json:"constraint,omitempty"`
+	Hint       string `json:"hint,omitempty"`
+	Position   int32  `json:"position,omitempty"` // of the character in the statement, from 1
+	// Detail may hold data of events, so that it is set only where the processor's errorDetails are Shown.
+	Detail string `json:"detail,omitempty"`
 }
 
 // Assignment is the plan's target for one segment.

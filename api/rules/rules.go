@@ -47,8 +47,12 @@ const (
 		" every segment handles every event; leave rows out"
 	StatementUnion = "exactly one of batch and each must be set"
 	BlankSQL       = "must not be blank: write SQL or remove the field"
-	RetryDelay     = "must be a duration from 10ms to 1h, such as 500ms or 1m30s"
-	RetryOrder     = "max must not be shorter than initial"
+	SegmentsSum    = "the segments of all processing groups together must not be more than 65536:" +
+		" lower segments, or move groups into another processor"
+	Lease      = "must be a duration from 2s to 1m, such as 5s"
+	Timeout    = "must be 0s for no limit, or a duration from 100ms to 24h, such as 30s or 1m30s"
+	RetryDelay = "must be a duration from 10ms to 1h, such as 500ms or 1m30s"
+	RetryOrder = "max must not be shorter than initial"
 
 	TemplateWorker = "spec.containers must have a container named worker, the one that runs the handlers:" +
 		" give the container with your image that name"
@@ -109,6 +113,9 @@ func All() []Rule {
 		{"RowsBySequence", processor, RowsBySequence},
 		{"StatementUnion", processor, StatementUnion},
 		{"BlankSQL", processor, BlankSQL},
+		{"SegmentsSum", processor, SegmentsSum},
+		{"Lease", processor, Lease},
+		{"Timeout", processor, Timeout},
 		{"RetryDelay", processor, RetryDelay},
 		{"RetryOrder", processor, RetryOrder},
 		{"TemplateWorker", processor, TemplateWorker},

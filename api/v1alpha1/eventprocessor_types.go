@@ -43,6 +43,7 @@ type EventProcessorList struct {
 // EventProcessorSpec is what is wanted of an EventProcessor.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.replay) || self.replay.groups.all(g, self.processingGroups.exists(p, p.name == g))",message="replay.groups must be processing groups of this processor"
+// +kubebuilder:validation:XValidation:rule="self.processingGroups.map(g, g.segments).sum() <= 65536",message="the segments of all processing groups together must not be more than 65536: lower segments, or move groups into another processor"
 type EventProcessorSpec struct {
 	// desiredState is Running, or Paused: pods stay and keep their segments, and no batch begins. A live field.
 	// +optional
@@ -61,6 +62,30 @@ type EventProcessorSpec struct {
 	// +optional
 	// +kubebuilder:default=Retain
 	DeletionPolicy DeletionPolicy `json:"deletionPolicy,omitempty"`
+
+	// lease is how long a worker keeps its segments without a heartbeat. Others take over after it where nothing else tells that
+	// the worker has ended. A live field.
+	// +optional
+	// +kubebuilder:default="5s"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('2s') && duration(self) <= duration('1m')",message="must be a duration from 2s to 1m, such as 5s"
+	Lease *metav1.Duration `json:"lease,omitempty"`
+
+	// errorDetails says whether conditions, events and logs show those details of an error that may hold data of events:
+	// PostgreSQL's detail and the values in its message. A live field.
+	// +optional
+	// +kubebuilder:default=Hidden
+	ErrorDetails ErrorDetails `json:"errorDetails,omitempty"`
+
+	// takeOverFrom are the processors whose processing groups this one may take over, as a GroupConflict names them. A group
+	// changes its owner only if it was retired or if its owner is in this list.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=320
+	TakeOverFrom []string `json:"takeOverFrom,omitempty"`
 
 	// store is the database that holds tokens and projections.
 	// +required
@@ -103,6 +128,17 @@ type DesiredState string
 const (
 	DesiredStateRunning DesiredState = "Running"
 	DesiredStatePaused  DesiredState = "Paused"
+)
+
+// ErrorDetails says whether details of errors that may hold data are shown.
+//
+// +kubebuilder:validation:Enum=Hidden;Shown
+type ErrorDetails string
+
+// Choices for the details of errors.
+const (
+	ErrorDetailsHidden ErrorDetails = "Hidden"
+	ErrorDetailsShown  ErrorDetails = "Shown"
 )
 
 // DeletionPolicy says what becomes of a processor's rows in the store.

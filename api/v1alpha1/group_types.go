@@ -37,6 +37,14 @@ type ProcessingGroup struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=10000
 	MaxBatchSize int32 `json:"maxBatchSize,omitempty"`
+	// timeout is the time limit of a batch, its handler calls included, and of the handler's reset and setup. A handler's context
+	// ends with it, and its transaction cannot commit after it. 0s is for no limit, as a debugger needs it. A live field.
+	// +optional
+	// +kubebuilder:default="1m0s"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && (duration(self) == duration('0s') || duration(self) >= duration('100ms') && duration(self) <= duration('24h'))",message="must be 0s for no limit, or a duration from 100ms to 24h, such as 30s or 1m30s"
+	Timeout *metav1.Duration `json:"timeout,omitempty"`
 	// desiredState of this group; the processor's Paused goes before it. A live field.
 	// +optional
 	// +kubebuilder:default=Running

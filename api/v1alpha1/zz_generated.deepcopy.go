@@ -5,8 +5,8 @@
 package v1alpha1
 
 import (
-	"k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
@@ -15,12 +15,12 @@ func (in *Backoff) DeepCopyInto(out *Backoff) {
 	*out = *in
 	if in.Initial != nil {
 		in, out := &in.Initial, &out.Initial
-		*out = new(metav1.Duration)
+		*out = new(v1.Duration)
 		**out = **in
 	}
 	if in.Max != nil {
 		in, out := &in.Max, &out.Max
-		*out = new(metav1.Duration)
+		*out = new(v1.Duration)
 		**out = **in
 	}
 }
@@ -102,6 +102,16 @@ func (in *EventProcessorSpec) DeepCopyInto(out *EventProcessorSpec) {
 		*out = new(int32)
 		**out = **in
 	}
+	if in.Lease != nil {
+		in, out := &in.Lease, &out.Lease
+		*out = new(v1.Duration)
+		**out = **in
+	}
+	if in.TakeOverFrom != nil {
+		in, out := &in.TakeOverFrom, &out.TakeOverFrom
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	in.Store.DeepCopyInto(&out.Store)
 	in.Source.DeepCopyInto(&out.Source)
 	if in.ProcessingGroups != nil {
@@ -118,7 +128,7 @@ func (in *EventProcessorSpec) DeepCopyInto(out *EventProcessorSpec) {
 	}
 	if in.Template != nil {
 		in, out := &in.Template, &out.Template
-		*out = new(v1.PodTemplateSpec)
+		*out = new(corev1.PodTemplateSpec)
 		(*in).DeepCopyInto(*out)
 	}
 }
@@ -138,7 +148,7 @@ func (in *EventProcessorStatus) DeepCopyInto(out *EventProcessorStatus) {
 	*out = *in
 	if in.Conditions != nil {
 		in, out := &in.Conditions, &out.Conditions
-		*out = make([]metav1.Condition, len(*in))
+		*out = make([]v1.Condition, len(*in))
 		for i := range *in {
 			(*in)[i].DeepCopyInto(&(*out)[i])
 		}
@@ -378,6 +388,11 @@ func (in *ProcessingGroup) DeepCopyInto(out *ProcessingGroup) {
 	*out = *in
 	in.Sequencing.DeepCopyInto(&out.Sequencing)
 	in.InitialPosition.DeepCopyInto(&out.InitialPosition)
+	if in.Timeout != nil {
+		in, out := &in.Timeout, &out.Timeout
+		*out = new(v1.Duration)
+		**out = **in
+	}
 	in.Handler.DeepCopyInto(&out.Handler)
 	in.OnError.DeepCopyInto(&out.OnError)
 }
@@ -561,7 +576,7 @@ func (in *ReplayStatus) DeepCopyInto(out *ReplayStatus) {
 	*out = *in
 	if in.Conditions != nil {
 		in, out := &in.Conditions, &out.Conditions
-		*out = make([]metav1.Condition, len(*in))
+		*out = make([]v1.Condition, len(*in))
 		for i := range *in {
 			(*in)[i].DeepCopyInto(&(*out)[i])
 		}

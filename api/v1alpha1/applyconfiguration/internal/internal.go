@@ -42,6 +42,8 @@ var schemaYAML = typed.YAMLObject(`types:
   scalar: string
 - name: com.github.sluice-project.sluice.api.v1alpha1.DesiredState
   scalar: string
+- name: com.github.sluice-project.sluice.api.v1alpha1.ErrorDetails
+  scalar: string
 - name: com.github.sluice-project.sluice.api.v1alpha1.EventProcessor
   map:
     fields:
@@ -71,6 +73,14 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: com.github.sluice-project.sluice.api.v1alpha1.DesiredState
       default: Running
+    - name: errorDetails
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.ErrorDetails
+      default: Hidden
+    - name: lease
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+      default: 5s
     - name: processingGroups
       type:
         list:
@@ -94,6 +104,12 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: store
       type:
         namedType: com.github.sluice-project.sluice.api.v1alpha1.Store
+    - name: takeOverFrom
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
     - name: template
       type:
         namedType: io.k8s.api.core.v1.PodTemplateSpec
@@ -354,6 +370,10 @@ var schemaYAML = typed.YAMLObject(`types:
       default:
         hash: Default
         type: Stream
+    - name: timeout
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+      default: 1m0s
 - name: com.github.sluice-project.sluice.api.v1alpha1.PropertySequencing
   map:
     fields:

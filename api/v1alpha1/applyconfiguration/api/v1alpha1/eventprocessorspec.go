@@ -4,7 +4,8 @@ package v1alpha1
 
 import (
 	apiv1alpha1 "github.com/sluice-project/sluice/api/v1alpha1"
-	v1 "k8s.io/api/core/v1"
+	corev1 "k8s.io/api/core/v1"
+	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // EventProcessorSpecApplyConfiguration represents a declarative configuration of the EventProcessorSpec type for use
@@ -20,6 +21,15 @@ type EventProcessorSpecApplyConfiguration struct {
 	// deletionPolicy says what becomes of the processor's rows in the store when the processor is deleted: Retain keeps
 	// them, so that a processor created later goes on where this one stood; Delete drops them after the pods are gone.
 	DeletionPolicy *apiv1alpha1.DeletionPolicy `json:"deletionPolicy,omitempty"`
+	// lease is how long a worker keeps its segments without a heartbeat. Others take over after it where nothing else tells that
+	// the worker has ended. A live field.
+	Lease *v1.Duration `json:"lease,omitempty"`
+	// errorDetails says whether conditions, events and logs show those details of an error that may hold data of events:
+	// PostgreSQL's detail and the values in its message. A live field.
+	ErrorDetails *apiv1alpha1.ErrorDetails `json:"errorDetails,omitempty"`
+	// takeOverFrom are the processors whose processing groups this one may take over, as a GroupConflict names them. A group
+	// changes its owner only if it was retired or if its owner is in this list.
+	TakeOverFrom []string `json:"takeOverFrom,omitempty"`
 	// store is the database that holds tokens and projections.
 	Store *StoreApplyConfiguration `json:"store,omitempty"`
 	// source is where events come from. A definition field.
@@ -31,7 +41,7 @@ type EventProcessorSpecApplyConfiguration struct {
 	Replay *ReplayDeclarationApplyConfiguration `json:"replay,omitempty"`
 	// template is the pod to run, needed only for handlers of one's own: the container worker has the image with them.
 	// What it leaves open is filled in. A definition field.
-	Template *v1.PodTemplateSpec `json:"template,omitempty"`
+	Template *corev1.PodTemplateSpec `json:"template,omitempty"`
 }
 
 // EventProcessorSpecApplyConfiguration constructs a declarative configuration of the EventProcessorSpec type for use with
@@ -61,6 +71,32 @@ func (b *EventProcessorSpecApplyConfiguration) WithReplicas(value int32) *EventP
 // If called multiple times, the DeletionPolicy field is set to the value of the last call.
 func (b *EventProcessorSpecApplyConfiguration) WithDeletionPolicy(value apiv1alpha1.DeletionPolicy) *EventProcessorSpecApplyConfiguration {
 	b.DeletionPolicy = &value
+	return b
+}
+
+// WithLease sets the Lease field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Lease field is set to the value of the last call.
+func (b *EventProcessorSpecApplyConfiguration) WithLease(value v1.Duration) *EventProcessorSpecApplyConfiguration {
+	b.Lease = &value
+	return b
+}
+
+// WithErrorDetails sets the ErrorDetails field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the ErrorDetails field is set to the value of the last call.
+func (b *EventProcessorSpecApplyConfiguration) WithErrorDetails(value apiv1alpha1.ErrorDetails) *EventProcessorSpecApplyConfiguration {
+	b.ErrorDetails = &value
+	return b
+}
+
+// WithTakeOverFrom adds the given value to the TakeOverFrom field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the TakeOverFrom field.
+func (b *EventProcessorSpecApplyConfiguration) WithTakeOverFrom(values ...string) *EventProcessorSpecApplyConfiguration {
+	for i := range values {
+		b.TakeOverFrom = append(b.TakeOverFrom, values[i])
+	}
 	return b
 }
 
@@ -104,7 +140,7 @@ func (b *EventProcessorSpecApplyConfiguration) WithReplay(value *ReplayDeclarati
 // WithTemplate sets the Template field in the declarative configuration to the given value
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
 // If called multiple times, the Template field is set to the value of the last call.
-func (b *EventProcessorSpecApplyConfiguration) WithTemplate(value v1.PodTemplateSpec) *EventProcessorSpecApplyConfiguration {
+func (b *EventProcessorSpecApplyConfiguration) WithTemplate(value corev1.PodTemplateSpec) *EventProcessorSpecApplyConfiguration {
 	b.Template = &value
 	return b
 }

@@ -4,6 +4,7 @@ package v1alpha1
 
 import (
 	apiv1alpha1 "github.com/sluice-project/sluice/api/v1alpha1"
+	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // ProcessingGroupApplyConfiguration represents a declarative configuration of the ProcessingGroup type for use
@@ -25,6 +26,9 @@ type ProcessingGroupApplyConfiguration struct {
 	// maxBatchSize is how many events at most are handled in one transaction. Batches grow towards it while there is a backlog,
 	// as long as they take less than a quarter of a second. A live field.
 	MaxBatchSize *int32 `json:"maxBatchSize,omitempty"`
+	// timeout is the time limit of a batch, its handler calls included, and of the handler's reset and setup. A handler's context
+	// ends with it, and its transaction cannot commit after it. 0s is for no limit, as a debugger needs it. A live field.
+	Timeout *v1.Duration `json:"timeout,omitempty"`
 	// desiredState of this group; the processor's Paused goes before it. A live field.
 	DesiredState *apiv1alpha1.DesiredState `json:"desiredState,omitempty"`
 	// replay says whether the group may be replayed. Without a value it may if its handler has a reset. Allow lets a group be
@@ -79,6 +83,14 @@ func (b *ProcessingGroupApplyConfiguration) WithInitialPosition(value *InitialPo
 // If called multiple times, the MaxBatchSize field is set to the value of the last call.
 func (b *ProcessingGroupApplyConfiguration) WithMaxBatchSize(value int32) *ProcessingGroupApplyConfiguration {
 	b.MaxBatchSize = &value
+	return b
+}
+
+// WithTimeout sets the Timeout field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Timeout field is set to the value of the last call.
+func (b *ProcessingGroupApplyConfiguration) WithTimeout(value v1.Duration) *ProcessingGroupApplyConfiguration {
+	b.Timeout = &value
 	return b
 }
 
