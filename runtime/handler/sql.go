@@ -201,11 +201,12 @@ func (c call) mixed() bool {
 
 // plan cuts a batch into rounds. In a round each statement runs once over its events (or once for each of them), in the
 // order in which they are declared; a new round begins with an event that would have to run an earlier statement than one
-// that an event of its stream before it has run. So within a stream, statements never run out of the order of the events.
+// that an event of its sequence before it has run. So within a sequence, statements never run out of the order of the events.
+// The hash stands for the sequence key: two keys of one hash cost a round more at most.
 func (h *SQL) plan(events []*Event) []call {
 	var calls []call
 	round := make([]call, len(h.statements))
-	last := map[string]int{} // the last statement that an event of the stream ran in this round
+	last := map[uint32]int{} // by hash of the sequence key: the last statement that one of its events ran in this round
 	end := func() {
 		for i := range round {
 			calls = append(calls, h.calls(i, round[i])...)
@@ -215,7 +216,7 @@ func (h *SQL) plan(events []*Event) []call {
 	}
 	for _, event := range events {
 		first, final := h.span(event.Type)
-		if ran, there := last[event.StreamID]; there && first < ran {
+		if ran, there := last[event.Hash]; there && first < ran {
 			end()
 		}
 		for i := first; i <= final; i++ {
@@ -224,7 +225,7 @@ func (h *SQL) plan(events []*Event) []call {
 				round[i].replay = append(round[i].replay, event.Replay != nil)
 			}
 		}
-		last[event.StreamID] = final
+		last[event.Hash] = final
 	}
 	end()
 	return calls

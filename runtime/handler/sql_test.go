@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -30,7 +32,7 @@ func events(list string) []*Event {
 	var all []*Event
 	for i, word := range strings.Fields(list) {
 		stream, eventType, _ := strings.Cut(word, ":")
-		all = append(all, &Event{Position: int64(i + 1), StreamID: stream, Type: eventType})
+		all = append(all, &Event{Position: int64(i + 1), StreamID: stream, Type: eventType, Hash: segment.PG1(stream)})
 	}
 	return all
 }
@@ -63,47 +65,68 @@ func TestABatchIsCutIntoRounds(t *testing.T) {
 	}
 }
 
-func TestWithinAStreamStatementsRunInTheOrderOfTheEvents(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		var statements []definition.Statement
-		for range rapid.IntRange(1, 4).Draw(t, "statements") {
-			statements = append(statements, definition.Statement{Batch: "SELECT",
-				EventTypes: rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"A", "B", "C"}), 1, 3, rapid.ID[string]).Draw(t, "types")})
+// sequenceKeys are all sequencings, with the key of an event in words of the test's own; empty where nothing is in order.
+var sequenceKeys = map[segment.Sequencing]func(e *Event, customer, tenant int) string{
+	{Type: segment.Stream, Hash: segment.HashPG1}:                            func(e *Event, _, _ int) string { return e.StreamID },
+	{Type: segment.Stream, Hash: segment.HashJava}:                           func(e *Event, _, _ int) string { return e.StreamID },
+	{Type: segment.Property, Property: "customer.id", Hash: segment.HashPG1}: func(_ *Event, customer, _ int) string { return fmt.Sprint(customer) },
+	{Type: segment.Property, Property: "missing", Hash: segment.HashPG1}:     func(e *Event, _, _ int) string { return e.StreamID },
+	{Type: segment.Metadata, Metadata: "tenant", Hash: segment.HashJava}:     func(_ *Event, _, tenant int) string { return fmt.Sprint(tenant) },
+	{Type: segment.Sequential, Hash: segment.HashPG1}:                        func(*Event, int, int) string { return "all" },
+	{Type: segment.Broadcast, Hash: segment.HashPG1}:                         func(*Event, int, int) string { return "all" },
+	{Type: segment.Concurrent, Hash: segment.HashPG1}:                        func(e *Event, _, _ int) string { return e.ID },
+}
+
+// effects are the runs of statements over single events, in their order.
+func effects(calls []call) (all []string) {
+	for _, c := range calls {
+		for _, p := range c.positions {
+			all = append(all, fmt.Sprint(c.statement, "@", p))
 		}
-		h := sqlHandler(statements...)
-		var batch []*Event
-		for i := range rapid.IntRange(1, 12).Draw(t, "events") {
-			e := &Event{Position: int64(i + 1), StreamID: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "stream"), Type: rapid.SampledFrom([]string{"A", "B", "C"}).Draw(t, "type")}
-			if h.Wants(e.Type) {
-				batch = append(batch, e)
-			}
-		}
-		// What one stream sees, run by run, has to be what it would see were its events handled one by one.
-		for _, stream := range []string{"x", "y"} {
-			var want, got []string
-			of := map[int64]bool{}
-			for _, e := range batch {
-				if of[e.Position] = e.StreamID == stream; !of[e.Position] {
-					continue
+	}
+	return all
+}
+
+func TestWithinASequenceStatementsRunInTheOrderOfTheEvents(t *testing.T) {
+	types := rapid.SampledFrom([]string{"A", "B", "C"})
+	for by, keyOf := range sequenceKeys {
+		t.Run(by.String(), rapid.MakeCheck(func(t *rapid.T) {
+			var statements []definition.Statement
+			for range rapid.IntRange(1, 4).Draw(t, "statements") {
+				s := definition.Statement{Batch: "SELECT", EventTypes: rapid.SliceOfNDistinct(types, 1, 3, rapid.ID[string]).Draw(t, "types")}
+				if rapid.Bool().Draw(t, "each") {
+					s.Batch, s.Each = "", s.Batch
 				}
-				for i := range h.statements {
-					if h.statements[i].Wants(e.Type) {
-						want = append(want, fmt.Sprint(i, "@", e.Position))
-					}
+				statements = append(statements, s)
+			}
+			h := sqlHandler(statements...)
+			var batch []*Event
+			of := map[string][]*Event{} // by key
+			for i := range rapid.IntRange(1, 12).Draw(t, "events") {
+				customer, tenant := rapid.IntRange(1, 2).Draw(t, "customer"), rapid.IntRange(1, 2).Draw(t, "tenant")
+				e := &Event{Position: int64(i + 1), ID: fmt.Sprint("event-", i), Type: types.Draw(t, "type"), StreamID: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "stream"),
+					Data: fmt.Appendf(nil, `{"customer": {"id": %d}}`, customer), Metadata: fmt.Appendf(nil, `{"tenant": %d}`, tenant)}
+				e.Hash = by.Of(e.Fields())
+				if h.Wants(e.Type) {
+					batch = append(batch, e)
+					key := keyOf(e, customer, tenant)
+					of[key] = append(of[key], e)
 				}
 			}
-			for _, c := range h.plan(batch) {
-				for _, p := range c.positions {
-					if of[p] {
-						got = append(got, fmt.Sprint(c.statement, "@", p))
-					}
+			// What a sequence sees has to be what it would see were its events handled one by one.
+			got := effects(h.plan(batch))
+			for key, own := range of {
+				var want []string
+				for _, e := range own {
+					want = append(want, effects(h.plan([]*Event{e}))...)
+				}
+				its := slices.DeleteFunc(slices.Clone(got), func(effect string) bool { return !slices.Contains(want, effect) })
+				if diff := cmp.Diff(want, its); diff != "" {
+					t.Fatalf("sequence %s: %s", key, diff)
 				}
 			}
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Fatalf("stream %s: %s", stream, diff)
-			}
-		}
-	})
+		}))
+	}
 }
 
 func TestEventsComeBeforeAnyStatement(t *testing.T) {

@@ -115,6 +115,47 @@ func TestEachEventIsHandledOnceAndInOrderOfItsKey(t *testing.T) {
 	}
 }
 
+// TestASequenceIsHandledInOrderByTwoStatements has each statement want one type of events, which alternate within each key and
+// are of several streams.
+func TestASequenceIsHandledInOrderByTwoStatements(t *testing.T) {
+	t.Parallel()
+	for name, test := range sequencings {
+		if test.key == "" {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, fmt.Sprintf(`
+  - name: view
+    segments: 2
+    sequencing: %s
+    handler:
+      type: SQL
+      sql:
+        setup: CREATE TABLE IF NOT EXISTS seen (n bigserial PRIMARY KEY, position bigint)
+        statements:
+        - eventTypes: [Opened]
+          batch: INSERT INTO seen (position) SELECT position FROM events ORDER BY position
+        - eventTypes: [Closed]
+          each: INSERT INTO seen (position) SELECT position FROM event
+`, test.spec))
+			for i := range 60 {
+				e := eventspostgres.NewEvent{Type: "Opened", Data: map[string]any{"customer": map[string]any{"id": i / 2 % 3}}, Metadata: map[string]any{"tenant": i / 2 % 2}}
+				if i%2 == 0 {
+					e.Type = "Closed"
+				}
+				if _, err := w.log.Append(context.Background(), fmt.Sprintf("stream-%d", i%5), eventspostgres.Any, e); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.start("a")
+			w.until("all handled", `SELECT count(*) = 60 AND count(DISTINCT position) = 60 FROM seen`)
+			w.until("keys handled in order", `SELECT bool_and(position > before) AND count(before) > 0 FROM (
+				SELECT position, lag(position) OVER (PARTITION BY `+test.key+` ORDER BY n) AS before FROM seen JOIN sluice.event USING (position)) AS o`)
+		})
+	}
+}
+
 // TestABroadcastReachesEverySegment counts, for each event and each eighth of the hash space, the segments that handled it.
 func TestABroadcastReachesEverySegment(t *testing.T) {
 	t.Parallel()

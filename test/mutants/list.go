@@ -30,6 +30,7 @@ var (
 	syncing       = test{"./runtime/worker", "TestOnlyBatchesOfABacklog", false}
 	failing       = test{"./runtime/worker", "TestABatchThatFails", false}
 	sharing       = test{"./runtime/worker", "NearTheTailShare/declared|FailsHoldsUp|FenceLosesOnly/SQL", false}
+	rounds        = test{"./runtime/handler", "TestWithinASequence", true}
 	clocks        = test{"./test/faults", "ByTheDatabasesClock", false}
 )
 
@@ -43,6 +44,7 @@ const (
 	rebased  = "eventsource/postgres/rebase.go"
 	marks    = "runtime/worker/boundary.go"
 	shares   = "runtime/worker/share.go"
+	sqlCalls = "runtime/handler/sql.go"
 	gapPage  = "eventsource/postgres/gappage.go"
 	gapOrder = "eventsource/postgres/gaporder.go"
 	gapFence = "eventsource/postgres/fence.go"
@@ -98,6 +100,8 @@ var mutants = []mutant{
 		"	for _, p := range portions[:1] {\n		p.s.advanced(p.advance, p.b.after)"}}, sharing},
 	{"after a failure of a shared batch its segments share again", []edit{{shares, "p.s.goAlone(len(p.b.events))", "p.s.goAlone(0)"}}, sharing},
 	{"a fence takes all segments of a shared batch", []edit{{shares, "unknown := !fenced && ", "unknown := "}}, sharing},
+	{"rounds of statements by stream", []edit{{sqlCalls, "	last := map[uint32]int{}", "	last := map[string]int{}"},
+		{sqlCalls, "last[event.Hash]; there", "last[event.StreamID]; there"}, {sqlCalls, "last[event.Hash] = final", "last[event.StreamID] = final"}}, rounds},
 	{"the worker's clock says how long its lease runs", []edit{
 		{"tokenstore/postgres/directory.go", "SET lease_until = clock_timestamp() + $3::interval, state = $4", "SET lease_until = $3::timestamptz, state = $4"},
 		{"tokenstore/postgres/directory.go", "w.Incarnation, w.Nonce, tokenstore.Lease, w.State, w.Report,", "w.Incarnation, w.Nonce, time.Now().Add(tokenstore.Lease), w.State, w.Report,"},
