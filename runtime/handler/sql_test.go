@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -145,6 +146,19 @@ func TestEventsComeBeforeAnyStatement(t *testing.T) {
 		"INSERT INTO seen SELECT position FROM events",
 		"insert into seen select position from events; \n",
 		"-- a comment; with a semicolon\n/* and /* another */ one */ INSERT INTO seen SELECT position FROM events",
+		"WITH /* the tree */ RECURSIVE up AS (SELECT position FROM events WHERE position = 1 UNION ALL SELECT position + 2 FROM up WHERE position < 3) INSERT INTO seen SELECT position FROM up",
+		"WITH -- the tree\nRECURSIVE -- of /* it\rup AS (SELECT position FROM events WHERE position = 1 UNION ALL SELECT position + 2 FROM up WHERE position < 3) INSERT INTO seen SELECT position FROM up",
+		"WITH/* a /* b */ c */recursive/**/\"up\" AS (SELECT position FROM events WHERE position = 1 UNION ALL SELECT position + 2 FROM up WHERE position < 3) INSERT INTO seen SELECT position FROM up",
+		"WITH recursive AS (SELECT position FROM events) INSERT INTO seen SELECT position FROM recursive",
+		"WITH recursive (n) AS (SELECT position FROM events) INSERT INTO seen SELECT n FROM recursive",
+		"WITH \"RECURSIVE\" AS (SELECT position FROM events) INSERT INTO seen SELECT position FROM \"RECURSIVE\"",
+		"WITH recursive_1 AS (SELECT position FROM events) INSERT INTO seen SELECT position FROM recursive_1",
+		"WITH recursiveé AS (SELECT position FROM events) INSERT INTO seen SELECT position FROM recursiveé",
+		"WITH U&\"d!0061t!+000061\" UESCAPE '!' AS (SELECT position FROM events) INSERT INTO seen SELECT position FROM data",
+		"WITH\"twice\"AS (SELECT position FROM events) INSERT INTO seen SELECT position FROM twice -- the end; of it",
+		"-- ends with a carriage return\rINSERT INTO seen SELECT position FROM events /* $1 */ -- $2",
+		"INSERT INTO seen SELECT position FROM events WHERE '$1' <> E'\\'$2' AND $q$ $3 ' $q$ <> '' AND $$ $4 $$ <> U&'$1'",
+		"INSERT INTO seen SELECT position AS \"$1\" FROM events WHERE position IS NOT NULL /* $1 /* $2 */ $3 */",
 		"WITH twice AS (SELECT position FROM events) INSERT INTO seen SELECT position FROM twice",
 		"with recursive up AS (SELECT position FROM events WHERE position = 1 UNION ALL SELECT position + 2 FROM up WHERE position < 3) INSERT INTO seen SELECT position FROM up",
 		"MERGE INTO seen s USING events e ON s.position = e.position WHEN NOT MATCHED THEN INSERT VALUES (e.position)",
@@ -211,7 +225,7 @@ func TestAStatementForEachEventIsNotPlannedForEach(t *testing.T) {
 	for i := range all[:10] {
 		all[i].Replay = &Replay{ID: "r", Context: map[string]string{"why": "so"}}
 	}
-	if err := h.Apply(ctx, alone{conn}, all); err != nil {
+	if err := h.Apply(ctx, alone{conn: conn}, all); err != nil {
 		t.Fatal(err)
 	}
 	var seen, again, why, custom int
@@ -249,7 +263,7 @@ func TestABatchSeesItsEventsAndNoOthers(t *testing.T) {
 				e.Replay = &Replay{ID: "r", Context: map[string]string{"why": "so"}}
 			}
 		}
-		if err := h.Apply(ctx, alone{conn}, all); err != nil {
+		if err := h.Apply(ctx, alone{conn: conn}, all); err != nil {
 			t.Fatal(err)
 		}
 		var wrong, seen int
@@ -263,19 +277,96 @@ func TestABatchSeesItsEventsAndNoOthers(t *testing.T) {
 	}
 }
 
-// alone is a transaction without a fence.
-type alone struct{ conn *pgx.Conn }
+// alone is a transaction without a fence, but for the statements that come last.
+type alone struct {
+	conn *pgx.Conn
+	last []string
+}
 
 func (a alone) Pipeline(ctx context.Context, queue func(*pgx.Batch) error) error {
 	batch := &pgx.Batch{}
+	batch.Queue("SET LOCAL lock_timeout = '1s'")
 	if err := queue(batch); err != nil {
 		return err
+	}
+	for _, text := range a.last {
+		batch.Queue(text)
 	}
 	return a.conn.SendBatch(ctx, batch).Close()
 }
 
 func (a alone) InTx(ctx context.Context, work func(pgx.Tx) error) error {
 	return pgx.BeginFunc(ctx, a.conn, work)
+}
+
+func TestAFailingCallIsNamedByItsEvents(t *testing.T) {
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, postgrestest.New(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, `CREATE SCHEMA sluice; CREATE TABLE even (n bigint CHECK (n % 2 = 0)); CREATE TABLE later (n bigint UNIQUE DEFERRABLE INITIALLY DEFERRED);
+		CREATE TABLE sluice.event (position bigint PRIMARY KEY, stream_id text, type text, data jsonb, metadata jsonb, recorded_at timestamptz);
+		INSERT INTO sluice.event (position) SELECT n FROM generate_series(1, 9) n`); err != nil {
+		t.Fatal(err)
+	}
+	const check = `ERROR: new row for relation "even" violates check constraint "even_n_check" (SQLSTATE 23514)`
+	statement := func(kind, text string, types ...string) definition.Statement {
+		if kind == "each" {
+			return definition.Statement{Each: text, EventTypes: types}
+		}
+		return definition.Statement{Batch: text, EventTypes: types}
+	}
+	for name, test := range map[string]struct {
+		statements []definition.Statement
+		last       []string
+		events     string
+		positions  []int64 // nil where it is no statement of the handler that fails
+		err        string
+	}{
+		"each event": {[]definition.Statement{statement("batch", "SELECT FROM events", "A"), statement("each", "INSERT INTO even SELECT position + 1 FROM event", "A", "B")}, nil,
+			"x:A y:B x:B", []int64{2}, "statements[1] at position 2 (B of stream y): " + check},
+		"each event, in a later round": {[]definition.Statement{statement("each", "INSERT INTO even SELECT position - 4 FROM event", "A"), statement("batch", "SELECT FROM events", "B")}, nil,
+			"x:B x:B x:B x:A x:A", []int64{5}, "statements[0] at position 5 (A of stream x): " + check},
+		"a batch": {[]definition.Statement{statement("batch", "INSERT INTO even SELECT 2 * position FROM events", "A"), statement("batch", "INSERT INTO even SELECT position FROM events", "B")}, nil,
+			"x:A y:B z:A x:B y:B", []int64{2, 4, 5}, "statements[1] over 3 events, positions 2 to 5: " + check},
+		"a batch of one": {[]definition.Statement{statement("batch", "INSERT INTO even SELECT position FROM events", "A")}, nil,
+			"x:A", []int64{1}, "statements[0] at position 1 (A of stream x): " + check},
+		"a batch's second round": {[]definition.Statement{statement("batch", "INSERT INTO even SELECT position - 1 FROM events", "A"), statement("batch", "SELECT FROM events", "B")}, nil,
+			"x:A y:A x:B x:A", []int64{1, 2}, "statements[0] over 2 events, positions 1 to 2: " + check},
+		"a table that has gone": {[]definition.Statement{statement("batch", "SELECT FROM events", "A"), statement("each", "INSERT INTO gone SELECT position FROM event", "B")}, nil,
+			"x:A y:B z:B", []int64{2, 3}, `statements[1] over 2 events, positions 2 to 3: error preprocessing batch (prepare): ERROR: relation "gone" does not exist (SQLSTATE 42P01)`},
+		"the fence": {[]definition.Statement{statement("batch", "SELECT FROM events", "A")}, []string{"SELECT 1 / 0"},
+			"x:A", nil, "ERROR: division by zero (SQLSTATE 22012)"},
+		"the commit": {[]definition.Statement{statement("each", "INSERT INTO later SELECT 1 FROM event", "A")}, []string{"SELECT 1"},
+			"x:A x:A", nil, `ERROR: duplicate key value violates unique constraint "later_n_key" (SQLSTATE 23505)`},
+		"statements before": {[]definition.Statement{statement("each", "SELECT FROM event", "A")}, []string{"SELECT FROM nowhere"},
+			"x:A", nil, `error preprocessing batch (prepare): ERROR: relation "nowhere" does not exist (SQLSTATE 42P01)`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := sqlHandler(test.statements...).Apply(ctx, alone{conn, test.last}, events(test.events))
+			if err == nil || err.Error() != test.err {
+				t.Errorf("%v\nwant %s", err, test.err)
+			}
+			var failed *CallError
+			if got := errors.As(err, &failed); got != (test.positions != nil) || got && !slices.Equal(failed.Positions, test.positions) {
+				t.Errorf("%+v, want positions %v", failed, test.positions)
+			}
+		})
+	}
+	// Results come late, so that nobody knows during which call a connection was lost.
+	err = sqlHandler(statement("each", "SELECT FROM event", "A"), statement("each", "SELECT pg_sleep(60) FROM event", "B")).Apply(short(t), alone{conn: conn}, events("x:A x:B"))
+	var failed *CallError
+	if err == nil || errors.As(err, &failed) {
+		t.Errorf("a lost connection: %v", err)
+	}
+}
+
+func short(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	t.Cleanup(cancel)
+	return ctx
 }
 
 func TestAStatementThatIsNoneIsTheDefinitionsFault(t *testing.T) {
@@ -292,8 +383,7 @@ func TestAStatementThatIsNoneIsTheDefinitionsFault(t *testing.T) {
 	for text, reason := range map[string]string{
 		"INSERT INTO missing SELECT position FROM events": "TableMissing",
 		"INSERT INTO there SELECT nothing FROM events":    "ColumnMissing",
-		"INSRT INTO there SELECT 1":                       "SyntaxError",
-		"COMMIT":                                          "SyntaxError",
+		"INSERT INTO there SELECT 1 FRM events":           "SyntaxError",
 		"DELETE FROM there; DELETE FROM there":            "SyntaxError",
 	} {
 		err := sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: text}).Check(ctx, conn)
@@ -303,10 +393,80 @@ func TestAStatementThatIsNoneIsTheDefinitionsFault(t *testing.T) {
 			t.Errorf("%s: %s %s, want %s", text, kind, got, reason)
 		}
 	}
-	err = sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: "INSERT INTO there SELECT $4::int FROM events"}).Check(ctx, conn)
-	var parameter *ParameterError
-	if !errors.As(err, &parameter) {
-		t.Errorf("a parameter of the user's own: %v", err)
+}
+
+func TestAStatementMustNotHaveParameters(t *testing.T) {
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, postgrestest.New(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, `CREATE SCHEMA sluice; CREATE TABLE there (id text, ok boolean, payload jsonb);
+		CREATE TABLE sluice.event (position bigint, stream_id text, type text, data jsonb, metadata jsonb, recorded_at timestamptz)`); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{
+		"INSERT INTO there VALUES ($1, $2, $3)",
+		"INSERT INTO there (ok) VALUES ($2)",
+		"INSERT INTO there (payload) SELECT $3",
+		"INSERT INTO there SELECT stream_id, $2 FROM event",
+		"SELECT FROM event WHERE stream_id = $1",
+		"SELECT FROM event WHERE position = $1",
+		"SELECT FROM event WHERE position = ANY ($1)",
+		"SELECT $1 FROM event",
+		"SELECT $1::int + $1 || 'it''s' FROM event",
+		"SELECT $3::jsonb FROM event",
+		"SELECT $4::int FROM event",
+		"SELECT $4 FROM event",
+		"SELECT $0 FROM event",
+		"SELECT '$1', $$ $2 $$, E'\\'' || $1 FROM event",
+		"SELECT /* $1 /* */ */ $2 FROM event",
+		"WITH given AS (SELECT $1::bigint AS n) SELECT n FROM event, given",
+	} {
+		for _, s := range []definition.Statement{{EventTypes: []string{"A"}, Each: text}, {EventTypes: []string{"A"}, Batch: strings.Replace(text, "FROM event", "FROM events", 1)}} {
+			err := sqlHandler(s).Check(ctx, conn)
+			if err == nil || err.Error() != "statements[0] has a parameter: read what it needs from the events instead" {
+				t.Errorf("%s: %v", s.Each+s.Batch, err)
+			}
+		}
+	}
+	err = sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: "SELECT ARRAY[] FROM events"}).Check(ctx, conn)
+	if err == nil || !strings.Contains(err.Error(), "empty array") {
+		t.Errorf("an array of no type: %v", err)
+	}
+}
+
+func TestACommandThatCannotReadEventsIsNamed(t *testing.T) {
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, postgrestest.New(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	const must = ": a statement has to be one SELECT, INSERT, UPDATE, DELETE, MERGE or WITH, since Sluice puts the events before it"
+	for text, want := range map[string]string{
+		"CALL refresh_totals()":          "begins with CALL" + must + "; make a function of the procedure and SELECT it",
+		"refresh materialized view x":    "begins with REFRESH" + must + "; put it into a function, made in setup, and SELECT that",
+		"/* all */ TRUNCATE x":           "begins with TRUNCATE" + must + "; put TRUNCATE into reset, or write DELETE FROM the table",
+		"DO $$ BEGIN END $$":             "begins with DO" + must + "; put it into a function, made in setup, and SELECT that",
+		"COPY x FROM STDIN":              "begins with COPY" + must + "; write INSERT INTO ... SELECT",
+		"BEGIN":                          "begins with BEGIN" + must + "; leave it out: each batch is one transaction, which Sluice commits together with the token",
+		"COMMIT;":                        "begins with COMMIT" + must + "; leave it out: each batch is one transaction, which Sluice commits together with the token",
+		"SET work_mem = '1GB'":           "begins with SET" + must + "; write SELECT set_config('name', 'value', true), which lasts until the end of the batch",
+		"CREATE TABLE x (n int)":         "begins with CREATE" + must + "; put it into setup",
+		"-- nothing but\rNOTIFY changed": "begins with NOTIFY" + must + "; write SELECT pg_notify('channel', 'payload') FROM events",
+		"INSRT INTO x SELECT 1":          "begins with INSRT" + must,
+		"{{ .Statement }}":               "begins with {" + must,
+		"\u201cSELECT\u201d":             "begins with \u201cSELECT\u201d" + must,
+		" -- nothing":                    "is empty: write one SELECT, INSERT, UPDATE, DELETE, MERGE or WITH",
+		";":                              "is empty: write one SELECT, INSERT, UPDATE, DELETE, MERGE or WITH",
+	} {
+		err := sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: text}).Check(ctx, conn)
+		var statement *StatementError
+		if !errors.As(err, &statement) || err.Error() != "statements[0] "+want {
+			t.Errorf("%s: %v\nwant %s", text, err, want)
+		}
 	}
 }
 

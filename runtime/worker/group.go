@@ -158,11 +158,11 @@ func (l *life) judge(g *group, err error) (changed bool) {
 func unfit(err error) tokenstore.Fault {
 	kind, reason := handler.Classify(err)
 	var missing *notRegisteredError
-	var parameter *handler.ParameterError
+	var statement *handler.StatementError
 	switch {
 	case errors.As(err, &missing):
 		kind, reason = tokenstore.DefinitionFault, "NotRegistered"
-	case errors.As(err, &parameter):
+	case errors.As(err, &statement):
 		kind, reason = tokenstore.DefinitionFault, "StatementInvalid"
 	}
 	if kind == tokenstore.EventFault { // there was no event: the setup failed
