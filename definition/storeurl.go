@@ -1,6 +1,7 @@
 package definition
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -74,16 +75,24 @@ var instead = map[string]string{
 	"options":     "Sluice sets the session's settings itself; remove it",
 }
 
+// errUnreadable is the error of a text that is no URL, or one whose parts are not where they seem to be.
+var errUnreadable = errors.New("the store's URL cannot be read: write postgres://user:password@host:port/database," +
+	" with %-escapes in user and password where they have special characters")
+
 // ParseStoreURL reads postgres://user:password@host:port/database?setting=value. Host, user and database are required;
-// port defaults to 5432, sslmode to prefer, target_session_attrs to any. No error holds the password.
+// port defaults to 5432, sslmode to prefer, target_session_attrs to any. An error holds nothing of the URL but names of
+// settings that Sluice knows: any other part may be a password, or a piece of one whose special characters are not escaped.
 func ParseStoreURL(text string) (StoreURL, error) {
 	parsed, err := url.Parse(strings.TrimSpace(text))
 	if err != nil { // url.Parse repeats the URL in its error
-		return StoreURL{}, fmt.Errorf("the store's URL cannot be read: write postgres://user:password@host:port/database," +
-			" with %%-escapes in user and password where they have special characters")
+		return StoreURL{}, errUnreadable
 	}
 	if parsed.Scheme != "postgres" && parsed.Scheme != "postgresql" {
-		return StoreURL{}, fmt.Errorf("the store's URL must begin with postgres://, not %q", parsed.Scheme+":")
+		return StoreURL{}, errors.New("the store's URL must begin with postgres://")
+	}
+	// A /, ? or # in the password ends the host too early. The @ that the password ends with is then behind it.
+	if strings.Contains(parsed.EscapedPath()+parsed.RawQuery+parsed.EscapedFragment(), "@") {
+		return StoreURL{}, errUnreadable
 	}
 	storeURL := StoreURL{Port: 5432, SSLMode: "prefer", TargetSessionAttrs: "any"}
 	if err := storeURL.setLocation(parsed); err != nil {
@@ -116,7 +125,7 @@ func (u *StoreURL) setLocation(parsed *url.URL) error {
 	}
 	u.Database = strings.TrimPrefix(parsed.Path, "/")
 	if parsed.Fragment != "" {
-		return fmt.Errorf("it has a part after #: write %%23 for a # in user or password")
+		return errors.New("it has a part after #: write %23 for a # in user or password")
 	}
 	return nil
 }
@@ -124,7 +133,7 @@ func (u *StoreURL) setLocation(parsed *url.URL) error {
 func (u *StoreURL) setQuery(query string) error {
 	values, err := url.ParseQuery(query)
 	if err != nil {
-		return fmt.Errorf("the settings after ? cannot be read: write setting=value, with & between them")
+		return errors.New("the settings after ? cannot be read: write setting=value, with & between them")
 	}
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		set, known := settings[name]
@@ -145,13 +154,13 @@ func refused(name string) error {
 	if advice := instead[name]; advice != "" {
 		return fmt.Errorf("setting %s is not allowed: %s", name, advice)
 	}
-	return fmt.Errorf("setting %s is not allowed: remove it; allowed are %s", name,
+	return fmt.Errorf("it has a setting that is not allowed: remove it; allowed are %s",
 		strings.Join(slices.Sorted(maps.Keys(settings)), ", "))
 }
 
 func (u *StoreURL) setHost(value string) error {
 	if strings.Contains(value, ",") {
-		return fmt.Errorf("only one host is allowed: name a service that leads to the primary")
+		return errors.New("only one host is allowed: name a service that leads to the primary")
 	}
 	u.Host = value
 	return nil
@@ -160,7 +169,7 @@ func (u *StoreURL) setHost(value string) error {
 func (u *StoreURL) setPort(value string) error {
 	port, err := strconv.ParseUint(value, 10, 16)
 	if err != nil || port == 0 {
-		return fmt.Errorf("port %q must be a number from 1 to 65535", value)
+		return errors.New("the port must be a number from 1 to 65535")
 	}
 	u.Port = uint16(port)
 	return nil
@@ -169,7 +178,7 @@ func (u *StoreURL) setPort(value string) error {
 func (u *StoreURL) setConnectTimeout(value string) error {
 	seconds, err := strconv.Atoi(value)
 	if err != nil || seconds < 1 || seconds > 300 {
-		return fmt.Errorf("%q must be a number of seconds from 1 to 300", value)
+		return errors.New("it must be a number of seconds from 1 to 300")
 	}
 	u.ConnectTimeout = time.Duration(seconds) * time.Second
 	return nil
@@ -177,7 +186,7 @@ func (u *StoreURL) setConnectTimeout(value string) error {
 
 func choose(into *string, value string, allowed ...string) error {
 	if !slices.Contains(allowed, value) {
-		return fmt.Errorf("%q must be one of %s", value, strings.Join(allowed, ", "))
+		return fmt.Errorf("it must be one of %s", strings.Join(allowed, ", "))
 	}
 	*into = value
 	return nil
