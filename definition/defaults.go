@@ -29,6 +29,7 @@ var defaults = []struct{ path, value string }{
 	{"replay.from", `{"type":"Earliest"}`},
 	{"processingGroups[].segments", `16`},
 	{"processingGroups[].sequencing", `{"type":"Stream","hash":"Default"}`},
+	{"processingGroups[].sequencing.type", `"Stream"`},
 	{"processingGroups[].sequencing.hash", `"Default"`},
 	{"processingGroups[].initialPosition", `{"type":"Earliest"}`},
 	{"processingGroups[].maxBatchSize", `5000`},

@@ -195,7 +195,7 @@ type Group struct {
 
 // Sequencing says which events have to be handled in order; Type names the field that is set.
 type Sequencing struct {
-	Type     string              `json:"type"`
+	Type     string              `json:"type,omitempty"`
 	Property *PropertySequencing `json:"property,omitempty"`
 	Metadata *MetadataSequencing `json:"metadata,omitempty"`
 	Hash     string              `json:"hash,omitempty"`
@@ -275,9 +275,9 @@ type SQLHandler struct {
 	Statements []Statement `json:"statements"`
 }
 
-// Statement is one SQL command, over a batch or for each event, and the types of the events that it is for.
+// Statement is one SQL command, over a batch or for each event, and the types of the events that it is for; none means all.
 type Statement struct {
-	EventTypes []string `json:"eventTypes"`
+	EventTypes []string `json:"eventTypes,omitempty"`
 	Batch      string   `json:"batch,omitempty"`
 	Each       string   `json:"each,omitempty"`
 }

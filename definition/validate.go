@@ -158,6 +158,9 @@ func (c *checker) command(at, sql string) {
 }
 
 func (c *checker) eventTypes(at string, types []string) {
+	if types == nil {
+		return
+	}
 	c.items(at, len(types), 1, 64)
 	seen := map[string]bool{}
 	for i, name := range types {
@@ -168,6 +171,7 @@ func (c *checker) eventTypes(at string, types []string) {
 		seen[name] = true
 		c.require(name != "", at, "should be at least 1 chars long")
 		c.short(at, name, 256)
+		c.require(!strings.Contains(name, "*"), at, rules.EventType)
 	}
 }
 

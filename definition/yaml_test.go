@@ -55,6 +55,27 @@ spec:
     onError: {backoff: {max: 90s}}
 `
 
+func TestASequencingWithoutATypeIsByStream(t *testing.T) {
+	got, err := definition.ParseYAML([]byte(strings.Replace(minimal, "    handler:", "    sequencing: {hash: Java}\n    handler:", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if by := got.Spec.ProcessingGroups[0].Sequencing.Policy().String(); by != "Stream/java" {
+		t.Errorf("got %s", by)
+	}
+}
+
+func TestAStatementWithoutEventTypesIsForAll(t *testing.T) {
+	const sql = "{type: SQL, sql: {statements: [{batch: SELECT}]}}"
+	got, err := definition.ParseYAML([]byte(strings.Replace(minimal, "{type: Go}", sql, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if types := got.Spec.ProcessingGroups[0].Handler.SQL.Statements[0].EventTypes; types != nil {
+		t.Errorf("got %q", types)
+	}
+}
+
 func TestParseYAMLFillsInDefaults(t *testing.T) {
 	got, err := definition.ParseYAML([]byte(minimal))
 	if err != nil {

@@ -7,14 +7,14 @@ package rules
 
 // Rules of EventProcessor.
 const (
-	ProcessorName = "metadata.name must be a DNS label of at most 52 characters: lower-case letters, digits and '-'," +
+	ProcessorName = "metadata.name must be a DNS label of at most 52 characters: lower-case letters a to z, digits and '-'," +
 		" beginning and ending with a letter or a digit"
-	DNSLabel = "must be a DNS label: lower-case letters, digits and '-', beginning and ending with a letter or a digit"
+	DNSLabel = "must be a DNS label: lower-case letters a to z, digits and '-', beginning and ending with a letter or a digit"
 	NotBlank = "must not be blank: write a value or remove the field"
 
 	StoreUnion      = "type names the one field to set: type Postgres needs postgres"
 	StoreConnection = "exactly one of urlSecretRef and connection must be set"
-	SchemaName      = "must be a PostgreSQL schema in lower case: letters, digits and '_', not beginning with a digit or pg_"
+	SchemaName      = "must be a PostgreSQL schema in lower case: letters a to z, digits and '_', not beginning with a digit or pg_"
 	SchemaImmutable = "schema cannot be changed, because the tokens are in it: create a processor with another name instead"
 	StoreID         = "must be a store's id as status.storeID shows it, a UUID in lower case"
 	TLSDisabled     = "mode Disable takes no secrets: remove caSecretRef and certificateSecretRef," +
@@ -22,14 +22,14 @@ const (
 
 	SourceUnion     = "type Table needs table, and type Store takes none"
 	SourceImmutable = "type cannot be changed, because tokens are progress in that source: create a processor with other groups instead"
-	TableName       = "must be schema.table, both as PostgreSQL has them, in the same case: letters, digits, '_' and '$', not beginning with a digit"
-	SequenceName    = "must be schema.sequence, both as PostgreSQL has them, in the same case: letters, digits, '_' and '$', not beginning with a digit"
+	TableName       = "must be schema.table, both as PostgreSQL has them, in the same case: letters a to z and A to Z, digits, '_' and '$', not beginning with a digit"
+	SequenceName    = "must be schema.sequence, both as PostgreSQL has them, in the same case: letters a to z and A to Z, digits, '_' and '$', not beginning with a digit"
 	TableOrder      = "positions Transaction and Reserved keep a stream's events in their order only where columns.version is mapped and columns.transaction is not:" +
 		" do so, or declare order: None"
 	TableImmutable    = "name cannot be changed, because tokens are progress in that table: create a processor with other groups instead"
 	TransactionKept   = "transaction cannot be added or taken away, because tokens are written by it: create a processor with other groups instead"
 	PositionImmutable = "position cannot be changed, because tokens are positions of that column: create a processor with other groups instead"
-	ColumnName        = "must be a column's name as PostgreSQL has it, in the same case: letters, digits, '_' and '$', not beginning with a digit"
+	ColumnName        = "must be a column's name as PostgreSQL has it, in the same case: letters a to z and A to Z, digits, '_' and '$', not beginning with a digit"
 	PayloadContent    = "content Text needs a column of type Text, Bytea or LargeObject, and content Base64 one of type Bytea or LargeObject"
 
 	InitialPositionImmutable = "initialPosition is used once, when the group first starts, and cannot be changed:" +
@@ -37,7 +37,7 @@ const (
 	SequencingUnion = "type Property needs property, type Metadata needs metadata, and the other types take neither"
 	PropertyPath    = "must be names of fields with dots between them, such as customer.id"
 	PlaceUnion      = "type Position needs position, type Timestamp needs timestamp, and the other types take neither"
-	ReplayID        = "must be a DNS label, since a Replay's name is made of it: lower-case letters, digits and '-'," +
+	ReplayID        = "must be a DNS label, since a Replay's name is made of it: lower-case letters a to z, digits and '-'," +
 		" beginning and ending with a letter or a digit"
 	ReplayGroups   = "replay.groups must be processing groups of this processor"
 	ReplayDeclared = "groups, from and context cannot be changed under the same id: choose another id"
@@ -46,6 +46,7 @@ const (
 	RowsBySequence = "handler.rows BySequence needs sequences, and sequencing Broadcast has none:" +
 		" every segment handles every event; leave rows out"
 	StatementUnion = "exactly one of batch and each must be set"
+	EventType      = "must be a type's whole name, without *: name each type, or leave eventTypes out for events of all types"
 	BlankSQL       = "must not be blank: write SQL or remove the field"
 	SegmentsSum    = "the segments of all processing groups together must not be more than 65536:" +
 		" lower segments, or move groups into another processor"
@@ -112,6 +113,7 @@ func All() []Rule {
 		{"HandlerUnion", processor, HandlerUnion},
 		{"RowsBySequence", processor, RowsBySequence},
 		{"StatementUnion", processor, StatementUnion},
+		{"EventType", processor, EventType},
 		{"BlankSQL", processor, BlankSQL},
 		{"SegmentsSum", processor, SegmentsSum},
 		{"Lease", processor, Lease},

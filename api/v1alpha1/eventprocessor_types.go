@@ -17,7 +17,7 @@ import (
 // +kubebuilder:printcolumn:name="Lag",type=string,JSONPath=`.status.lag`
 // +kubebuilder:printcolumn:name="Status",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
-// +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 52 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="metadata.name must be a DNS label of at most 52 characters: lower-case letters, digits and '-', beginning and ending with a letter or a digit"
+// +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 52 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="metadata.name must be a DNS label of at most 52 characters: lower-case letters a to z, digits and '-', beginning and ending with a letter or a digit"
 type EventProcessor struct {
 	metav1.TypeMeta `json:",inline"`
 	// +optional

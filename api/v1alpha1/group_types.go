@@ -10,7 +10,7 @@ type ProcessingGroup struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="must be a DNS label: lower-case letters, digits and '-', beginning and ending with a letter or a digit"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="must be a DNS label: lower-case letters a to z, digits and '-', beginning and ending with a letter or a digit"
 	Name string `json:"name"`
 	// segments is how many parts the group's events are divided into; at most that many pods work on it at a time.
 	// Powers of two share the load evenly. A live field: segments are split and merged while events are processed.
@@ -79,8 +79,9 @@ const (
 type Sequencing struct {
 	// type names what the sequence key is: Stream, the stream's id; Property or Metadata, a value of the event; Sequential, one key
 	// for all events; Concurrent, none, so that nothing is kept in order; Broadcast, none, and every segment handles every event.
-	// +required
-	Type SequencingType `json:"type"`
+	// +optional
+	// +kubebuilder:default=Stream
+	Type SequencingType `json:"type,omitempty"`
 	// property is a value of the event's data, for type Property.
 	// +optional
 	Property *PropertySequencing `json:"property,omitempty"`
@@ -239,14 +240,15 @@ type SQLHandler struct {
 //
 // +kubebuilder:validation:XValidation:rule="has(self.batch) != has(self.each)",message="exactly one of batch and each must be set"
 type SQLStatement struct {
-	// eventTypes are the types of the events that the statement is for.
-	// +required
+	// eventTypes are the types of the events that the statement is for. Without them it is for events of all types.
+	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=256
-	EventTypes []string `json:"eventTypes"`
+	// +kubebuilder:validation:items:XValidation:rule="!self.contains('*')",message="must be a type's whole name, without *: name each type, or leave eventTypes out for events of all types"
+	EventTypes []string `json:"eventTypes,omitempty"`
 	// batch is carried out once a batch, over the events in the table expression events.
 	// +optional
 	// +kubebuilder:validation:MaxLength=16384

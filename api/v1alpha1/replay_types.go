@@ -54,7 +54,7 @@ type ReplaySpec struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=52
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="must be a DNS label: lower-case letters, digits and '-', beginning and ending with a letter or a digit"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="must be a DNS label: lower-case letters a to z, digits and '-', beginning and ending with a letter or a digit"
 	ProcessorName string `json:"processorName"`
 	// groups are the processing groups to replay, together. It cannot be changed.
 	// +required
@@ -104,7 +104,7 @@ type ReplayDeclaration struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=60
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="must be a DNS label, since a Replay's name is made of it: lower-case letters, digits and '-', beginning and ending with a letter or a digit"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="must be a DNS label, since a Replay's name is made of it: lower-case letters a to z, digits and '-', beginning and ending with a letter or a digit"
 	ID string `json:"id"`
 	// groups are the processing groups to replay, together.
 	// +required

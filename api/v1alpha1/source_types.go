@@ -33,7 +33,7 @@ type TableSource struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=127
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z_][A-Za-z0-9_$]*[.][A-Za-z_][A-Za-z0-9_$]*$')",message="must be schema.table, both as PostgreSQL has them, in the same case: letters, digits, '_' and '$', not beginning with a digit"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z_][A-Za-z0-9_$]*[.][A-Za-z_][A-Za-z0-9_$]*$')",message="must be schema.table, both as PostgreSQL has them, in the same case: letters a to z and A to Z, digits, '_' and '$', not beginning with a digit"
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="name cannot be changed, because tokens are progress in that table: create a processor with other groups instead"
 	Name string `json:"name"`
 	// positions says when writers take an event's position: Inserted, in the statement that inserts it, from a sequence with cache 1;
@@ -53,7 +53,7 @@ type TableSource struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=127
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z_][A-Za-z0-9_$]*[.][A-Za-z_][A-Za-z0-9_$]*$')",message="must be schema.sequence, both as PostgreSQL has them, in the same case: letters, digits, '_' and '$', not beginning with a digit"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z_][A-Za-z0-9_$]*[.][A-Za-z_][A-Za-z0-9_$]*$')",message="must be schema.sequence, both as PostgreSQL has them, in the same case: letters a to z and A to Z, digits, '_' and '$', not beginning with a digit"
 	Sequence string `json:"sequence,omitempty"`
 	// columns are those with an event's fields.
 	// +required
@@ -123,7 +123,7 @@ type TableColumns struct {
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=63
-// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z_][A-Za-z0-9_$]*$')",message="must be a column's name as PostgreSQL has it, in the same case: letters, digits, '_' and '$', not beginning with a digit"
+// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z_][A-Za-z0-9_$]*$')",message="must be a column's name as PostgreSQL has it, in the same case: letters a to z and A to Z, digits, '_' and '$', not beginning with a digit"
 type ColumnName string
 
 // TablePayload is a column with data or metadata.

@@ -38,7 +38,7 @@ type PostgresStore struct {
 	// +optional
 	// +kubebuilder:default=sluice
 	// +kubebuilder:validation:MaxLength=63
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z_][a-z0-9_]*$') && !self.startsWith('pg_')",message="must be a PostgreSQL schema in lower case: letters, digits and '_', not beginning with a digit or pg_"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z_][a-z0-9_]*$') && !self.startsWith('pg_')",message="must be a PostgreSQL schema in lower case: letters a to z, digits and '_', not beginning with a digit or pg_"
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="schema cannot be changed, because the tokens are in it: create a processor with another name instead"
 	Schema string `json:"schema,omitempty"`
 	// migrations is Auto where operator and workers may create and upgrade Sluice's tables, Manual where somebody does

@@ -597,6 +597,7 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: type
       type:
         namedType: com.github.sluice-project.sluice.api.v1alpha1.SequencingType
+      default: Stream
 - name: com.github.sluice-project.sluice.api.v1alpha1.SequencingType
   scalar: string
 - name: com.github.sluice-project.sluice.api.v1alpha1.Source
