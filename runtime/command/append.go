@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -50,6 +51,11 @@ func (f *appendFlags) checkArguments(args []string) error {
 		return &usageError{errors.New("--metadata and --expected-version are for one event: with --file, write metadata into the lines")}
 	case f.file == "" && (len(args) < 2 || len(args) > 3):
 		return &usageError{fmt.Errorf("expected STREAM TYPE [DATA], got %d arguments: put quotes around DATA", len(args))}
+	}
+	for _, text := range append(args, f.metadata) {
+		if !utf8.ValidString(text) {
+			return &usageError{fmt.Errorf("%q is no UTF-8: use a terminal with UTF-8, or --file", text)}
+		}
 	}
 	return nil
 }

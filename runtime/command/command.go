@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -39,19 +41,66 @@ func Main(handlers map[string]handler.Handler) {
 func Execute(root *cobra.Command) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	os.Exit(run(ctx, root, os.Args[1:], os.Stderr))
+}
+
+// run returns the exit code.
+func run(ctx context.Context, root *cobra.Command, args []string, stderr io.Writer) int {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	err := root.ExecuteContext(ctx)
+	refuseArguments(root)
+	root.SetArgs(args)
+	ran, err := root.ExecuteContextC(ctx)
 	var usage *usageError
 	switch {
 	case err == nil:
-		os.Exit(0)
+		return 0
 	case errors.As(err, &usage):
-		fmt.Fprintf(os.Stderr, "Error: %v\nSee '%s --help'.\n", err, root.CommandPath())
-		os.Exit(2)
+		fmt.Fprintf(stderr, "Error: %v\nSee '%s --help'.\n", err, ran.CommandPath())
+		return 2
 	default:
-		fmt.Fprintf(os.Stderr, "Error: %v\n", err)
-		os.Exit(1)
+		fmt.Fprintf(stderr, "Error: %v\n", err)
+		return 1
 	}
+}
+
+// refuseArguments makes arguments that a command does not take a wrong call, and a subcommand that is not known, which cobra
+// takes for an argument or, of all but the root, for a call for help.
+func refuseArguments(cmd *cobra.Command) {
+	for _, sub := range cmd.Commands() {
+		refuseArguments(sub)
+	}
+	check := cmd.Args
+	if cmd.HasSubCommands() {
+		check = unknownCommand
+		if !cmd.Runnable() {
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		}
+	}
+	if check == nil {
+		return
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		err := check(cmd, args)
+		var usage *usageError
+		if err == nil || errors.As(err, &usage) {
+			return err
+		}
+		return &usageError{err}
+	}
+}
+
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("%q is no command of %s", args[0], cmd.CommandPath())
+	if cmd.SuggestionsMinimumDistance <= 0 {
+		cmd.SuggestionsMinimumDistance = 2
+	}
+	if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
+		text += ": did you mean " + strings.Join(similar, " or ") + "?"
+	}
+	return errors.New(text)
 }
 
 type usageError struct{ error }

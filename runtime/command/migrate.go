@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
+	"github.com/sluice-project/sluice/runtime/access"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
@@ -27,7 +28,7 @@ func Migrate() *cobra.Command {
 		Short: "Bring a store's tables up to date, or print the SQL that does",
 		Long: "Bring a store's tables up to date. Workers do so themselves, unless spec.store.postgres.migrations is Manual or their role may not.\n" +
 			"With --worker-role, tables belong to the role that migrates, and the workers' role gets what it needs and no more.",
-		Args: noArguments,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.print {
 				return f.script(cmd)
@@ -71,6 +72,9 @@ func (f *migrateFlags) run(cmd *cobra.Command) (err error) {
 		return fmt.Errorf("connecting to the database: %w", err)
 	}
 	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
+	if err := access.CheckEncoding(ctx, conn); err != nil {
+		return err
+	}
 	if f.ownerRole != "" {
 		if _, err := conn.Exec(ctx, setRole(f.ownerRole)); err != nil {
 			return fmt.Errorf("taking the role of --owner-role: %w", err)

@@ -31,7 +31,7 @@ func Rebase() *cobra.Command {
 			"handled in the dump. No worker may use the store meanwhile, and no writer the tables. Where there were late events, or the server has not had the\n" +
 			"transactions yet, the tables of events are rewritten, which takes about as long as restoring them did.",
 		Example: "  sluice rebase --database-url postgres://admin@db/app\n  sluice rebase -f outbox.yaml",
-		Args:    noArguments,
+		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	f.database.add(cmd)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/runtime/access"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
@@ -23,7 +24,7 @@ type sourceFlags struct {
 
 // Source is the command for tables that events are read from.
 func Source() *cobra.Command {
-	cmd := &cobra.Command{Use: "source", Short: "Prepare a table of your own, so that events can be read from it", Args: noArguments}
+	cmd := &cobra.Command{Use: "source", Short: "Prepare a table of your own, so that events can be read from it", Args: cobra.NoArgs}
 	var f sourceFlags
 	prepare := &cobra.Command{
 		Use:   "prepare -f FILE",
@@ -33,7 +34,7 @@ func Source() *cobra.Command {
 			"the table is not rewritten: adding it takes an exclusive lock for a moment, which is waited for in short attempts. The index is\n" +
 			"created beside writers. Both may be repeated: what is there is left alone.",
 		Example: "  sluice source prepare -f payments.yaml --print\n  sluice source prepare -f payments.yaml --worker-role sluice_worker",
-		Args:    noArguments,
+		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	f.database.add(prepare)
@@ -107,6 +108,9 @@ func (f *sourceFlags) prepare(cmd *cobra.Command, source definition.Source) (err
 		return fmt.Errorf("connecting to the database: %w", err)
 	}
 	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
+	if err := access.CheckEncoding(ctx, conn); err != nil {
+		return err
+	}
 	// Reading a large table for its index takes as long as it takes.
 	if _, err := conn.Exec(ctx, "SET statement_timeout = 0"); err != nil {
 		return fmt.Errorf("lifting the limit on a statement's time: %w", err)

@@ -49,7 +49,9 @@ func newRunner(ctx context.Context, o Options, db *database, p *printer, m manif
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the database: %w", err)
 	}
-	_, err = postgres.Migrate(ctx, conn, r.schema)
+	if err = access.CheckEncoding(ctx, conn); err == nil {
+		_, err = postgres.Migrate(ctx, conn, r.schema)
+	}
 	if closed := conn.Close(ctx); err == nil {
 		err = closed
 	}

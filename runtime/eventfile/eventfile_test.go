@@ -21,11 +21,14 @@ import (
 
 func TestALineThatIsNoEventNamesLineAndField(t *testing.T) {
 	for text, want := range map[string]string{
-		`{"type": "A"}`:                             `line 2: field "stream" is missing`,
-		`{"stream": "s"}`:                           `line 2: field "type" is missing`,
-		`{"stream": "s", "type": 1}`:                `line 2: field "type" must be a string`,
-		`{"stream": "s", "type": "A", "datum": {}}`: `line 2: field "datum" is not known`,
-		`{"stream": "s", "type": "A", "id": "x"}`:   `line 2: field "id" is "x", which is no uuid`,
+		`{"type": "A"}`:                                            `line 2: field "stream" is missing`,
+		`{"stream": "s"}`:                                          `line 2: field "type" is missing`,
+		`{"stream": "s", "type": 1}`:                               `line 2: field "type" must be a string`,
+		`{"stream": "s", "type": "A", "datum": {}}`:                `line 2: field "datum" is not known`,
+		`{"stream": "s", "type": "A", "id": "x"}`:                  `line 2: field "id" is "x", which is no uuid`,
+		"{\"stream\": \"s\", \"type\": \"\xc4\"}":                  `line 2: byte 26 is 0xC4, which is no UTF-8: write the file as UTF-8, for example with iconv`,
+		"{\"stream\": \"s\", \"type\": \"A\", \"data\": \"\xc3\"}": `line 2: byte 39 is 0xC3`,
+		"\ufeff" + `{"stream": "s", "type": "A"}`:                  `line 2: it is no JSON`,
 		`[1]`:                                    `line 2: it is a JSON array`,
 		`{"stream": "s", "type": "A", "data": {`: `line 2: it is no JSON`,
 		`{"stream": "s", "type": "A"} {"stream": "s"}}`: `line 2: it is no JSON`,
@@ -35,6 +38,22 @@ func TestALineThatIsNoEventNamesLineAndField(t *testing.T) {
 		if !errors.As(err, &wrong) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %s", text, err, want)
 		}
+	}
+}
+
+func TestAFileMayBeMarkedAsUTF8(t *testing.T) {
+	for name, text := range map[string]string{
+		"before an event":      "\ufeff" + `{"stream": "ä", "type": "�"}` + "\n",
+		"before an empty line": "\ufeff\r\n" + `{"stream": "ä", "type": "�"}`,
+	} {
+		events, err := eventfile.Read(strings.NewReader(text))
+		if err != nil || len(events) != 1 || events[0].Stream != "ä" || events[0].Type != "�" {
+			t.Errorf("%s: %v %v", name, events, err)
+		}
+	}
+	_, err := eventfile.Read(strings.NewReader("\xff\xfe{\x00}\x00\n\x00"))
+	if err == nil || err.Error() != "line 1: the file is UTF-16: write it as UTF-8, for example with iconv -f UTF-16 -t UTF-8" {
+		t.Errorf("UTF-16: %v", err)
 	}
 }
 

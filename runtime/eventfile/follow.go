@@ -124,11 +124,11 @@ func parse(text []byte, from place, whole bool) (events []Event, to place, wrong
 			}
 			return events, to, nil
 		}
-		if len(bytes.TrimSpace(line)) > 0 {
-			event, err := ParseLine(to.lines+1, line)
-			if err != nil {
-				return events, to, err
-			}
+		event, blank, err := parseLine(to.lines+1, line)
+		if err != nil {
+			return events, to, err
+		}
+		if !blank {
 			events = append(events, event)
 		}
 		to.bytes += int64(len(line))

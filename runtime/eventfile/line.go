@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgtype"
 
@@ -41,8 +42,37 @@ type line struct {
 	ID       string          `json:"id"`
 }
 
-// ParseLine reads one line that is not blank. Its error is a *LineError.
-func ParseLine(number int, text []byte) (Event, error) {
+// parseLine reads one line; blank lines have no event. Its error is a *LineError.
+func parseLine(number int, text []byte) (event Event, blank bool, err error) {
+	if number == 1 { // editors mark files as UTF-8
+		text = bytes.TrimPrefix(text, []byte("\ufeff"))
+	}
+	if len(bytes.TrimSpace(text)) == 0 {
+		return Event{}, true, nil
+	}
+	if problem := encodingOf(number, text); problem != "" {
+		return Event{}, false, &LineError{number, problem}
+	}
+	event, err = parseEvent(number, text)
+	return event, false, err
+}
+
+// encodingOf says what is wrong with a text that is no UTF-8. The JSON decoder would put other characters into it.
+func encodingOf(number int, text []byte) string {
+	if number == 1 && (bytes.HasPrefix(text, []byte{0xff, 0xfe}) || bytes.HasPrefix(text, []byte{0xfe, 0xff})) {
+		return "the file is UTF-16: write it as UTF-8, for example with iconv -f UTF-16 -t UTF-8"
+	}
+	for i := 0; i < len(text); {
+		r, size := utf8.DecodeRune(text[i:])
+		if r == utf8.RuneError && size == 1 {
+			return fmt.Sprintf("byte %d is 0x%02X, which is no UTF-8: write the file as UTF-8, for example with iconv -f LATIN1 -t UTF-8", i+1, text[i])
+		}
+		i += size
+	}
+	return ""
+}
+
+func parseEvent(number int, text []byte) (Event, error) {
 	wrong := func(format string, args ...any) (Event, error) {
 		return Event{}, &LineError{number, fmt.Sprintf(format, args...)}
 	}
@@ -106,14 +136,13 @@ func Read(source io.Reader) ([]Event, error) {
 	number := 0
 	for one := range bytes.Lines(text) {
 		number++
-		if len(bytes.TrimSpace(one)) == 0 {
-			continue
-		}
-		event, err := ParseLine(number, one)
+		event, blank, err := parseLine(number, one)
 		if err != nil {
 			return nil, err
 		}
-		events = append(events, event)
+		if !blank {
+			events = append(events, event)
+		}
 	}
 	return events, nil
 }

@@ -2,7 +2,6 @@ package eventfile
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,11 +19,11 @@ func Pipe(ctx context.Context, log *postgres.Log, source io.Reader, fed func(eve
 		if err != nil && !errors.Is(err, io.EOF) {
 			return fmt.Errorf("reading events: %w", err)
 		}
-		if len(bytes.TrimSpace(line)) > 0 {
-			event, wrong := ParseLine(number, line)
-			if wrong != nil {
-				return wrong
-			}
+		event, blank, wrong := parseLine(number, line)
+		if wrong != nil {
+			return wrong
+		}
+		if !blank {
 			if _, failed := log.Append(ctx, event.Stream, postgres.Any, event.NewEvent); failed != nil {
 				return fmt.Errorf("line %d: %w", number, failed)
 			}

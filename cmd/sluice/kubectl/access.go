@@ -6,6 +6,7 @@
 package kubectl
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -41,10 +42,13 @@ func (f *clusterFlags) connect() (*cluster, error) {
 	overrides.Context.Namespace = f.namespace
 	config := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides)
 	namespace, _, err := config.Namespace()
-	if err != nil {
+	if err != nil && !clientcmd.IsEmptyConfig(err) {
 		return nil, fmt.Errorf("finding the namespace: %w", err)
 	}
 	rest, err := config.ClientConfig()
+	if clientcmd.IsEmptyConfig(err) {
+		return nil, errors.New("this command is for a cluster, not for sluice dev, and there is no kubeconfig: name one with --kubeconfig or KUBECONFIG")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("finding the cluster: %w", err)
 	}
