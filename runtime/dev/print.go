@@ -108,7 +108,12 @@ func faultText(b worker.Batch) (text string, worth bool) {
 	kind, reason := handler.Classify(b.Err)
 	switch kind {
 	case tokenstore.EventFault:
-		return fmt.Sprintf("%s: the event at position %d fails, its segment waits: %v\ncorrect the handler and save; it is tried again until it succeeds", reason, b.Position, b.Err), b.Events == 1
+		correct := "correct the handler and save"
+		var mapping *handler.MappingError
+		if errors.As(b.Err, &mapping) {
+			correct = "correct the row, the mapping or the handler, and save"
+		}
+		return fmt.Sprintf("%s: the event at position %d fails, its segment waits: %v\n%s; it is tried again until it succeeds", reason, b.Position, b.Err, correct), b.Events == 1
 	case tokenstore.DefinitionFault:
 		return fmt.Sprintf("%s: %v\ncorrect the statement, or the table it needs, and save", reason, b.Err), true
 	case tokenstore.ContentionFault:

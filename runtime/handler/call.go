@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/sluice-project/sluice/definition"
 )
 
 // CallError says which statement the server refused to run, and over which events. It is never about Sluice's own
@@ -27,6 +30,51 @@ func (e *CallError) Error() string {
 }
 
 func (e *CallError) Unwrap() error { return e.Err }
+
+// MappingError says that an event's row may not hold what the mapping of its table says that it does. The server's error does
+// not tell whether it read the row or ran what the user wrote.
+type MappingError struct {
+	Advice string
+	Err    error
+}
+
+func (e *MappingError) Error() string { return e.Err.Error() + "; " + e.Advice }
+func (e *MappingError) Unwrap() error { return e.Err }
+
+// mapped adds to an error the part of the mapping that it may come from.
+func (h *SQL) mapped(err error) error {
+	var server *pgconn.PgError
+	if h.table == nil || !errors.As(err, &server) {
+		return err
+	}
+	var advice []string
+	read := func(field, column, as string) {
+		advice = append(advice, fmt.Sprintf("spec.source.table.%s says that column %s holds %s", field, column, as))
+	}
+	isJSON := func(field string, p definition.Payload) {
+		if p.Content == definition.ContentJSON && p.Type != definition.PayloadJSONB {
+			read(field, p.Column, "JSON")
+		}
+	}
+	instead := "if the row holds something else, correct it"
+	switch server.Code {
+	case "22P02", "22P05", "22021": // no JSON; an escape that jsonb cannot hold; no UTF-8
+		if server.Code == "22P02" && !strings.Contains(server.Message, "json") {
+			return err
+		}
+		instead += ", or set content to Text or Base64"
+		isJSON("data.content", h.table.Data)
+		if h.table.Metadata != nil {
+			isJSON("metadata.content", *h.table.Metadata)
+		}
+	case "22007", "22008":
+		read("columns.recordedAt", h.table.Columns.RecordedAt, "a time")
+	}
+	if advice == nil {
+		return err
+	}
+	return &MappingError{strings.Join(advice, ", and ") + ": " + instead, err}
+}
 
 // callFailed adds to the server's answer to a call which call that was. Other errors stay as they are.
 func callFailed(c call, events []*Event, err error) error {

@@ -13,7 +13,8 @@ import (
 // table expression put before it, of exactly the positions that the batch read, never a range.
 type SQL struct {
 	statements []statement
-	reset      string // empty where there is none
+	reset      string            // empty where there is none
+	table      *definition.Table // of the user's, that events are read from
 }
 
 // Events is where statements have their events from.
@@ -22,11 +23,13 @@ type Events struct {
 	Join string
 	// At is the table e of the events at the positions in $1, an array in ascending order.
 	At string
+	// Table is the mapping of the user's own table that these read; nil for Sluice's.
+	Table *definition.Table
 }
 
 // NewSQL makes a handler of statements over events.
 func NewSQL(spec definition.SQLHandler, from Events) *SQL {
-	h := &SQL{reset: spec.Reset}
+	h := &SQL{reset: spec.Reset, table: from.Table}
 	for _, s := range spec.Statements {
 		h.statements = append(h.statements, newStatement(s, from))
 	}
@@ -57,7 +60,7 @@ func (h *SQL) Apply(ctx context.Context, t Transaction, events []*Event) error {
 			}
 			query.Fn = func(results pgx.BatchResults) error {
 				_, err := results.Exec()
-				return callFailed(call, events, err)
+				return callFailed(call, events, h.mapped(err))
 			}
 		}
 		return nil

@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/sluice-project/sluice/definition"
+	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -360,6 +361,46 @@ func TestAFailingCallIsNamedByItsEvents(t *testing.T) {
 	var failed *CallError
 	if err == nil || errors.As(err, &failed) {
 		t.Errorf("a lost connection: %v", err)
+	}
+}
+
+func TestARowThatIsNotAsItsMappingSaysIsNamed(t *testing.T) {
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, postgrestest.New(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, `CREATE TABLE outbox (id bigint PRIMARY KEY, aggregate text, type text, body text, headers bytea, at text);
+		INSERT INTO outbox VALUES (1, 'x', 'A', '<order/>', '{}', '2024-05-05'), (2, 'x', 'A', '{}', '\xff', '2024-05-05'), (3, 'x', 'A', '{"a": "\u0000"}', '{}', 'yesterday morning'), (4, 'x', 'A', '{}', '{}', '2024-05-05')`); err != nil {
+		t.Fatal(err)
+	}
+	table := definition.Table{Name: "public.outbox", Columns: definition.TableColumns{Position: "id", Stream: "aggregate", Type: "type", RecordedAt: "at"},
+		Data:     definition.Payload{Column: "body", Type: definition.PayloadText, Content: definition.ContentJSON},
+		Metadata: &definition.Payload{Column: "headers", Type: definition.PayloadBytea, Content: definition.ContentJSON}}
+	const data, metadata = "spec.source.table.data.content says that column body holds JSON", "spec.source.table.metadata.content says that column headers holds JSON"
+	const instead = ": if the row holds something else, correct it, or set content to Text or Base64"
+	for _, test := range []struct {
+		position            int64
+		column, said, wants string
+	}{
+		{1, "data", "invalid input syntax for type json", data + ", and " + metadata + instead},
+		{2, "metadata", "invalid byte sequence", data + ", and " + metadata + instead},
+		{3, "data", "unsupported Unicode escape sequence", data + ", and " + metadata + instead},
+		{3, "recorded_at", "invalid input syntax for type timestamp", "spec.source.table.columns.recordedAt says that column at holds a time: if the row holds something else, correct it"},
+		{4, "stream_id::bigint", "invalid input syntax for type bigint", ""},
+	} {
+		for _, from := range []*definition.Table{&table, nil} {
+			source := definition.Source{Type: definition.SourceTable, Table: &table}
+			h := NewSQL(definition.SQLHandler{Statements: []definition.Statement{{Each: "SELECT count(" + test.column + ") FROM event"}}},
+				Events{Join: eventspostgres.JoinEvents("sluice", source), At: eventspostgres.EventsAt("sluice", source), Table: from})
+			err := h.Apply(ctx, alone{conn: conn}, []*Event{{Position: test.position, StreamID: "x", Type: "A"}})
+			var mapping *MappingError
+			advised := errors.As(err, &mapping)
+			if err == nil || !strings.Contains(err.Error(), test.said) || advised != (from != nil && test.wants != "") || advised && !strings.HasSuffix(err.Error(), "; "+test.wants) {
+				t.Errorf("%s at %d: %v\nwant %s", test.column, test.position, err, test.wants)
+			}
+		}
 	}
 }
 
