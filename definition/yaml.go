@@ -165,7 +165,7 @@ func decodeStrict(data []byte, into any) error {
 	unknown, err := json.UnmarshalStrict(data, into)
 	var wrongType *stdjson.UnmarshalTypeError
 	if errors.As(err, &wrongType) {
-		return &InvalidError{[]Problem{{wrongType.Field,
+		return &InvalidError{[]Problem{{pathAt(data, wrongType.Offset),
 			fmt.Sprintf("must be of type %s, not %s", typeName(wrongType.Type.Kind().String()), wrongType.Value)}}}
 	}
 	if err != nil {
@@ -184,6 +184,39 @@ func decodeStrict(data []byte, into any) error {
 	return nil
 }
 
+// pathAt is the way to the value that ends at an offset, or begins there with a bracket. A decoder's error names fields only,
+// without the items of lists.
+func pathAt(data []byte, offset int64) string {
+	path, _ := findAt(stdjson.NewDecoder(bytes.NewReader(data)), "", offset)
+	return path
+}
+
+// findAt reads the value at a path.
+func findAt(decoder *stdjson.Decoder, path string, offset int64) (at string, found bool) {
+	token, err := decoder.Token()
+	if err != nil || decoder.InputOffset() >= offset {
+		return path, true
+	}
+	if token != stdjson.Delim('[') && token != stdjson.Delim('{') {
+		return "", false
+	}
+	for i := 0; decoder.More(); i++ {
+		inside := fmt.Sprintf("%s[%d]", path, i)
+		if token == stdjson.Delim('{') {
+			name, err := decoder.Token()
+			if err != nil {
+				return path, true
+			}
+			inside = strings.TrimPrefix(fmt.Sprintf("%s.%s", path, name), ".")
+		}
+		if at, found := findAt(decoder, inside, offset); found {
+			return at, true
+		}
+	}
+	_, err = decoder.Token() // the closing bracket
+	return path, err != nil
+}
+
 // typeName is JSON's name of a Go kind.
 func typeName(kind string) string {
 	switch kind {
@@ -193,6 +226,8 @@ func typeName(kind string) string {
 		return "array"
 	case "string":
 		return "string"
+	case "bool":
+		return "boolean"
 	default:
 		return "integer"
 	}

@@ -156,16 +156,23 @@ func TestParseYAMLPicksTheProcessorOfAManifest(t *testing.T) {
 
 func TestParseYAMLNamesWhatIsWrongWithAFile(t *testing.T) {
 	for name, test := range map[string]struct{ manifest, want string }{
-		"none":            {"kind: ConfigMap\napiVersion: v1\n", "has 0 objects of kind EventProcessor"},
-		"two":             {minimal + "---" + minimal, "has 2 objects of kind EventProcessor"},
-		"other version":   {strings.Replace(minimal, "v1alpha1", "v2", 1), "use sluice.dev/v1alpha1"},
-		"broken YAML":     {"kind: EventProcessor\n  a: b\n", "document 1"},
-		"repeated key":    {minimal + "    name: other\n", `"name" already set`},
-		"wrong type":      {strings.Replace(minimal, "{type: Go}", "{type: Go}\n    segments: many", 1), "must be of type integer, not string"},
-		"unknown at root": {minimal + "extra: 1\n", `unknown field "extra"`},
-		"other case":      {strings.Replace(minimal, "handler:", "Handler:", 1), `unknown field "spec.processingGroups[0].Handler"`},
-		"no spec":         {"apiVersion: sluice.dev/v1alpha1\nkind: EventProcessor\nmetadata: {name: a}\n", "spec.store.type: Required value"},
-		"template":        {minimal + "  template: [1]\n", "spec.template: must be a pod template"},
+		"none":          {"kind: ConfigMap\napiVersion: v1\n", "has 0 objects of kind EventProcessor"},
+		"two":           {minimal + "---" + minimal, "has 2 objects of kind EventProcessor"},
+		"other version": {strings.Replace(minimal, "v1alpha1", "v2", 1), "use sluice.dev/v1alpha1"},
+		"broken YAML":   {"kind: EventProcessor\n  a: b\n", "document 1"},
+		"repeated key":  {minimal + "    name: other\n", `"name" already set`},
+		"wrong type":    {strings.Replace(minimal, "{type: Go}", "{type: Go}\n    segments: many", 1), "spec.processingGroups[0].segments: must be of type integer, not string"},
+		"wrong type, in lists": {strings.Replace(minimal, "{type: Go}", "{type: Go}\n  - name: other\n    handler: {type: SQL, sql: {statements: [{batch: SELECT}, {eventTypes: [A, {b: 1}, C]}]}}", 1),
+			"spec.processingGroups[1].handler.sql.statements[1].eventTypes[1]: must be of type string, not object"},
+		"an object for a list": {strings.Replace(minimal, "{type: Go}", "{type: SQL, sql: {statements: {batch: SELECT}}}", 1), "spec.processingGroups[0].handler.sql.statements: must be of type array, not object"},
+		"a fraction":           {strings.Replace(minimal, "{type: Go}", "{type: Go}\n    segments: 1.5", 1), "spec.processingGroups[0].segments: must be of type integer, not number 1.5"},
+		"a text for an object": {strings.Replace(minimal, "{type: Go}", "Go", 1), "spec.processingGroups[0].handler: must be of type object, not string"},
+		"a truth value":        {strings.Replace(minimal, "name: view", "name: true", 1), "spec.processingGroups[0].name: must be of type string, not bool"},
+		"byte order mark":      {"\ufeff" + strings.Replace(minimal, "name: view", "name: 1", 1), "spec.processingGroups[0].name: must be of type string"},
+		"unknown at root":      {minimal + "extra: 1\n", `unknown field "extra"`},
+		"other case":           {strings.Replace(minimal, "handler:", "Handler:", 1), `unknown field "spec.processingGroups[0].Handler"`},
+		"no spec":              {"apiVersion: sluice.dev/v1alpha1\nkind: EventProcessor\nmetadata: {name: a}\n", "spec.store.type: Required value"},
+		"template":             {minimal + "  template: [1]\n", "spec.template: must be a pod template"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := definition.ParseYAML([]byte(test.manifest))
