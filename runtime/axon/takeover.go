@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/bits"
 	"slices"
 	"strings"
@@ -22,6 +23,8 @@ type Takeover struct {
 	Processor string // its name in Axon
 	Node      string // that is known to have ended without releasing its claims; empty for none
 	Group     tokenstore.Group
+	// LeaveDeadLetters lets the processor's dead letters stay behind, which nobody handles then.
+	LeaveDeadLetters bool
 	// Given returns the progress of all events up to a position but for some.
 	Given func(ctx context.Context, tx pgx.Tx, through int64, except []int64) (tokenstore.Progress, error)
 	// Adopt makes the group.
@@ -40,37 +43,64 @@ type row struct {
 	mask    *int32 // of Axon 5; 4 derives it
 	text    []byte
 	owner   *string
+	token   Token
 	segment segment.Segment
 }
 
-// Run takes the tokens over, all or none, and returns them.
-func (t Takeover) Run(ctx context.Context, conn *pgx.Conn) ([]tokenstore.Token, error) {
-	columns, err := t.columns(ctx, conn)
-	if err != nil {
-		return nil, err
+// Result is what was taken over, and what was left behind.
+type Result struct {
+	Tokens []tokenstore.Token
+	Left   []DeadLetters
+}
+
+// MissingError is all that keeps tokens from being taken over. Nothing has been changed.
+type MissingError struct{ Problems []error }
+
+func (e *MissingError) Error() string {
+	if len(e.Problems) == 1 {
+		return e.Problems[0].Error()
 	}
-	var tokens []tokenstore.Token
+	text := fmt.Sprintf("%d things keep the tokens from being taken over, and nothing was changed:", len(e.Problems))
+	for _, problem := range e.Problems {
+		text += "\n- " + problem.Error()
+	}
+	return text
+}
+
+func (e *MissingError) Unwrap() []error { return e.Problems }
+
+// Run takes the tokens over, all or none. The error is a *MissingError where something has to be done before; it begins with the
+// problems that are known already.
+func (t Takeover) Run(ctx context.Context, conn *pgx.Conn, known ...error) (Result, error) {
+	var result Result
 	// One snapshot, in which the tokens are what they are when the events are looked at.
-	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
-		rows, err := t.rows(ctx, tx, columns)
-		if err != nil {
-			return err
+	err := pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
+		problems := slices.Clone(known)
+		add := func(found ...error) { problems = append(problems, found...) }
+		columns, err := t.columns(ctx, tx)
+		if err == nil {
+			var found []error
+			result.Left, found, err = t.deadLetters(ctx, tx, columns)
+			add(found...)
 		}
-		if err := t.claimable(rows); err != nil {
-			return err
-		}
-		if rows, err = withSegments(rows); err != nil {
-			return err
-		}
-		for _, r := range rows {
-			token, err := t.token(ctx, tx, r)
-			if err != nil {
-				return fmt.Errorf("segment %d of %s: %w", r.id, t.Processor, err)
+		if err == nil {
+			var rows []row
+			var found []error
+			rows, found, err = t.segments(ctx, tx, columns)
+			add(found...)
+			if err == nil && len(problems) == 0 {
+				result.Tokens, found = t.tokens(ctx, tx, rows)
+				add(found...)
 			}
-			tokens = append(tokens, token)
 		}
-		t.Group.Segments = len(tokens)
-		if err := t.Adopt(ctx, tx, t.Group, tokens); err != nil {
+		if err != nil {
+			add(err)
+		}
+		if len(problems) > 0 {
+			return &MissingError{problems}
+		}
+		t.Group.Segments = len(result.Tokens)
+		if err := t.Adopt(ctx, tx, t.Group, result.Tokens); err != nil {
 			return err
 		}
 		_, err = tx.Exec(ctx, columns.in("UPDATE {{table}} SET {{owner}} = $2, {{timestamp}} = $3 WHERE {{processorname}} = $1"), t.Processor, Owner, until)
@@ -79,7 +109,42 @@ func (t Takeover) Run(ctx context.Context, conn *pgx.Conn) ([]tokenstore.Token, 
 		}
 		return nil
 	})
-	return tokens, err
+	return result, err
+}
+
+// segments are the processor's, with their tokens, and all that is wrong with them.
+func (t Takeover) segments(ctx context.Context, tx pgx.Tx, c columns) ([]row, []error, error) {
+	rows, err := t.rows(ctx, tx, c)
+	if err != nil {
+		return nil, nil, err
+	}
+	problems := t.claims(rows)
+	for i := range rows {
+		if rows[i].token, err = ParseToken(rows[i].text); err != nil {
+			problems = append(problems, fmt.Errorf("segment %d of %s: %w", rows[i].id, t.Processor, err))
+		}
+	}
+	rows, err = withSegments(rows)
+	if err != nil {
+		problems = append(problems, fmt.Errorf("the tokens of %s: %w", t.Processor, err))
+	}
+	return rows, problems, nil
+}
+
+// tokens are what becomes of the segments.
+func (t Takeover) tokens(ctx context.Context, tx pgx.Tx, rows []row) (tokens []tokenstore.Token, problems []error) {
+	for _, r := range rows {
+		parts, err := t.parts(ctx, tx, r.segment, r.token)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("segment %d of %s: %w", r.id, t.Processor, err))
+			if _, refused := errors.AsType[*pgconn.PgError](err); refused {
+				break // the transaction is over
+			}
+		}
+		slices.SortFunc(parts, func(a, b tokenstore.Part) int { return int(a.Segment.ID) - int(b.Segment.ID) })
+		tokens = append(tokens, tokenstore.Token{Key: tokenstore.Key{Group: t.Group.Name, Segment: r.segment.ID}, Mask: r.segment.Mask, Parts: parts})
+	}
+	return tokens, problems
 }
 
 // columns are those of Axon's table, which are spelled differently from one store to the next.
@@ -97,10 +162,10 @@ func (c columns) in(statement string) string {
 	return strings.NewReplacer(pairs...).Replace(statement)
 }
 
-func (t Takeover) columns(ctx context.Context, conn *pgx.Conn) (columns, error) {
+func (t Takeover) columns(ctx context.Context, tx pgx.Tx) (columns, error) {
 	schema, name, _ := strings.Cut(t.Table, ".")
 	c := columns{table: pgx.Identifier{schema, name}.Sanitize(), byName: map[string]string{}}
-	found, err := conn.Query(ctx, `SELECT a.attname, t.typname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_type t ON t.oid = a.atttypid
+	found, err := tx.Query(ctx, `SELECT a.attname, t.typname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_type t ON t.oid = a.atttypid
 		WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped`, schema, name)
 	if err != nil {
 		return c, fmt.Errorf("looking at %s: %w", t.Table, err)
@@ -150,18 +215,28 @@ func (t Takeover) rows(ctx context.Context, tx pgx.Tx, c columns) ([]row, error)
 	return rows, nil
 }
 
-// claimable returns an error where somebody may still be processing.
-func (t Takeover) claimable(rows []row) error {
+// claims are the nodes that may still be processing.
+func (t Takeover) claims(rows []row) (problems []error) {
+	claimed := map[string][]string{} // ids of segments, by node
 	for _, r := range rows {
-		switch {
-		case r.owner == nil || *r.owner == t.Node && t.Node != "":
-		case *r.owner == Owner:
-			return fmt.Errorf("the tokens of %s have been taken over already", t.Processor)
-		default:
-			return fmt.Errorf("segment %d of %s is claimed by the node %s: stop the processor in every instance of the application; where that node has ended without releasing it, give --ended-node %[3]s", r.id, t.Processor, *r.owner)
+		if r.owner != nil && (*r.owner != t.Node || t.Node == "") {
+			claimed[*r.owner] = append(claimed[*r.owner], fmt.Sprint(r.id))
 		}
 	}
-	return nil
+	for _, node := range slices.Sorted(maps.Keys(claimed)) {
+		if node == Owner {
+			problems = append(problems, fmt.Errorf("the tokens of %s have been taken over already", t.Processor))
+			continue
+		}
+		what := "segment "
+		verb := "is"
+		if len(claimed[node]) > 1 {
+			what, verb = "segments ", "are"
+		}
+		problems = append(problems, fmt.Errorf("%s%s of %s %s claimed by the node %s: stop the processor in every instance of the application; where that node has ended without releasing it, give --ended-node %[5]s",
+			what, strings.Join(claimed[node], ", "), t.Processor, verb, node))
+	}
+	return problems
 }
 
 // withSegments finds the masks, and makes sure that the segments are all of the hash space, once.
@@ -200,17 +275,6 @@ func maskOf(id uint32, ids map[uint32]bool) uint32 {
 		bit <<= 1
 	}
 	return bit - 1
-}
-
-func (t Takeover) token(ctx context.Context, tx pgx.Tx, r row) (tokenstore.Token, error) {
-	parsed, err := ParseToken(r.text)
-	if err != nil {
-		return tokenstore.Token{}, err
-	}
-	token := tokenstore.Token{Key: tokenstore.Key{Group: t.Group.Name, Segment: r.segment.ID}, Mask: r.segment.Mask}
-	token.Parts, err = t.parts(ctx, tx, r.segment, parsed)
-	slices.SortFunc(token.Parts, func(a, b tokenstore.Part) int { return int(a.Segment.ID) - int(b.Segment.ID) })
-	return token, err
 }
 
 // parts are one, or those of the halves of a merged segment.

@@ -38,6 +38,18 @@ func (f *databaseFlags) target() (access.Target, error) {
 
 // open connects, and checks that the store can be used.
 func (f *databaseFlags) open(ctx context.Context) (*pgxpool.Pool, error) {
+	pool, err := f.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.checkTable(ctx, pool); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return pool, nil
+}
+
+func (f *databaseFlags) connect(ctx context.Context) (*pgxpool.Pool, error) {
 	target, err := f.target()
 	if err != nil {
 		return nil, err
@@ -50,11 +62,7 @@ func (f *databaseFlags) open(ctx context.Context) (*pgxpool.Pool, error) {
 		pool.Close()
 		return nil, fmt.Errorf("connecting to the database: %w", err)
 	}
-	err = access.CheckEncoding(ctx, pool)
-	if err == nil {
-		err = f.checkTable(ctx, pool)
-	}
-	if err != nil {
+	if err := access.CheckEncoding(ctx, pool); err != nil {
 		pool.Close()
 		return nil, err
 	}

@@ -1,11 +1,13 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
 
 	"github.com/sluice-project/sluice/definition"
@@ -19,6 +21,7 @@ import (
 type importFlags struct {
 	database                           databaseFlags
 	file, group, processor, table, end string
+	leaveDeadLetters                   bool
 }
 
 // Import is the command for progress that comes from other systems.
@@ -29,8 +32,8 @@ func Import() *cobra.Command {
 		Use:   "axon -f FILE --processor NAME",
 		Short: "Take over the tokens of an event processor of Axon Framework",
 		Long: "Take over the tokens of an event processor of Axon Framework as those of a processing group, which then handles each event that the processor has not\n" +
-			"handled, and no other. The table of events has to be prepared (sluice source prepare), the processor stopped in every instance of the application,\n" +
-			"and the EventProcessor not applied yet. Afterwards Axon finds its tokens claimed by \"" + axon.Owner + "\", for good.",
+			"handled, and no other. The store has to be there (sluice migrate), the table of events prepared (sluice source prepare), the processor stopped in every\n" +
+			"instance of the application, its dead letters processed or evicted, and the EventProcessor not applied yet; all that is missing is named at once. Afterwards Axon finds its tokens claimed by \"" + axon.Owner + "\", for good.",
 		Example: "  sluice import axon -f cards.yaml --processor com.example.cards --group card-balances",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
@@ -41,27 +44,35 @@ func Import() *cobra.Command {
 	command.Flags().StringVar(&f.group, "group", "", "processing group of the manifest; not needed where it has one")
 	command.Flags().StringVar(&f.table, "token-table", "public.token_entry", "table of Axon's tokens, as schema.table")
 	command.Flags().StringVar(&f.end, "ended-node", "", "node that has ended without releasing its claims; make sure that it has")
+	command.Flags().BoolVar(&f.leaveDeadLetters, "leave-dead-letters", false, "take the tokens over although Axon has dead letters of the processor: they stay where they are, and nobody handles them")
 	cmd.AddCommand(command)
 	return cmd
 }
 
 func (f *importFlags) run(cmd *cobra.Command) error {
+	var missing []error
 	if f.processor == "" {
-		return &usageError{errors.New("--processor is missing: name Axon's event processor, as in the column processor_name")}
+		missing = append(missing, errors.New("--processor is missing: name Axon's event processor, as in the column processor_name"))
 	}
-	source := sourceFlags{file: f.file}
-	declared, err := source.source()
+	if f.file == "" {
+		missing = append(missing, errors.New("--file is missing: name the manifest of the EventProcessor"))
+	}
+	if len(missing) > 0 {
+		return &usageError{errors.Join(missing...)}
+	}
+	data, err := os.ReadFile(f.file)
 	if err != nil {
-		return err
+		return fmt.Errorf("reading the manifest: %w", err)
 	}
-	group, err := f.declaredGroup()
+	document, err := definition.ParseYAML(data)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", f.file, err)
 	}
+	group, problems := f.declaredGroup(document.Spec)
 	ctx := cmd.Context()
-	pool, err := f.database.open(ctx)
+	pool, err := f.database.connect(ctx)
 	if err != nil {
-		return err
+		return &axon.MissingError{Problems: append(problems, err)}
 	}
 	defer pool.Close()
 	conn, err := pool.Acquire(ctx)
@@ -69,43 +80,56 @@ func (f *importFlags) run(cmd *cobra.Command) error {
 		return fmt.Errorf("connecting to the database: %w", err)
 	}
 	defer conn.Release()
-	events := eventspostgres.Open(pool, f.database.schema, declared)
-	if err := events.Check(ctx); err != nil {
-		return err
-	}
-	takeover := axon.Takeover{Table: f.table, Processor: f.processor, Node: f.end,
+	problems = append(problems, f.checkStore(ctx, pool, document.Spec.Source)...)
+	takeover := axon.Takeover{Table: f.table, Processor: f.processor, Node: f.end, LeaveDeadLetters: f.leaveDeadLetters,
 		Group: tokenstore.Group{Name: group.Name, Sequencing: group.Sequencing.Policy().String()},
-		Given: events.Given, Adopt: postgres.NewStore(pool, f.database.schema).Adopt}
-	tokens, err := takeover.Run(ctx, conn.Conn())
+		Given: eventspostgres.Open(pool, f.database.schema, document.Spec.Source).Given, Adopt: postgres.NewStore(pool, f.database.schema).Adopt}
+	result, err := takeover.Run(ctx, conn.Conn(), problems...)
 	if err != nil {
 		return err
 	}
-	for _, t := range tokens {
+	out := cmd.OutOrStdout()
+	for _, t := range result.Tokens {
 		for _, p := range t.Parts {
-			fmt.Fprintf(cmd.OutOrStdout(), "segment %s goes on after position %d\n", p.Segment, p.Progress.Position)
+			fmt.Fprintf(out, "segment %s goes on after position %d\n", p.Segment, p.Progress.Position)
 		}
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "group %s has taken over %d tokens of %s: apply the EventProcessor\n", group.Name, len(tokens), f.processor)
+	for _, l := range result.Left {
+		fmt.Fprintf(out, "dead letters of %s stay in %s (%d), and nobody handles them\n", l.Group, l.Table, l.Count)
+	}
+	fmt.Fprintf(out, "group %s has taken over %d tokens of %s: apply the EventProcessor\n", group.Name, len(result.Tokens), f.processor)
 	return nil
 }
 
-// declaredGroup is the one of the manifest that takes the tokens over. Segments mean the same only by Axon's hash.
-func (f *importFlags) declaredGroup() (definition.Group, error) {
-	data, err := os.ReadFile(f.file)
-	if err != nil {
-		return definition.Group{}, fmt.Errorf("reading the manifest: %w", err)
+// declaredGroup is the one of the manifest that takes the tokens over, and what is wrong with it. Segments mean the same only by
+// Axon's hash.
+func (f *importFlags) declaredGroup(spec definition.Spec) (group definition.Group, problems []error) {
+	if spec.Source.Table == nil {
+		problems = append(problems, fmt.Errorf("%s: spec.source.type is %s, and Axon's events are in a table of their own: map it, with type Table", f.file, spec.Source.Type))
 	}
-	document, err := definition.ParseYAML(data)
-	if err != nil {
-		return definition.Group{}, fmt.Errorf("%s: %w", f.file, err)
-	}
-	groups := document.Spec.ProcessingGroups
+	groups := spec.ProcessingGroups
 	i := slices.IndexFunc(groups, func(g definition.Group) bool { return g.Name == f.group || f.group == "" && len(groups) == 1 })
 	if i < 0 {
-		return definition.Group{}, &usageError{fmt.Errorf("%s has no processing group %q: name one of it by --group", f.file, f.group)}
+		return group, append(problems, fmt.Errorf("%s has no processing group %q: name one of it by --group", f.file, f.group))
 	}
 	if groups[i].Sequencing.Hash != definition.HashJava {
-		return definition.Group{}, fmt.Errorf("%s: group %s has the hash %s, and Axon's segments mean something by Java's only: set sequencing.hash to Java", f.file, groups[i].Name, groups[i].Sequencing.Hash)
+		problems = append(problems, fmt.Errorf("%s: group %s has the hash %s, and Axon's segments mean something by Java's only: set sequencing.hash to Java", f.file, groups[i].Name, groups[i].Sequencing.Hash))
 	}
-	return groups[i], nil
+	return groups[i], problems
+}
+
+// checkStore returns what has to be done to the database before.
+func (f *importFlags) checkStore(ctx context.Context, pool *pgxpool.Pool, source definition.Source) (problems []error) {
+	check := eventspostgres.Open(pool, f.database.schema, source).Check
+	if err := f.database.checkTable(ctx, pool); err != nil {
+		problems = append(problems, err)
+		check = func(ctx context.Context) error { return eventspostgres.CheckTable(ctx, pool, *source.Table) }
+	}
+	if source.Table == nil {
+		return problems
+	}
+	if err := check(ctx); err != nil {
+		problems = append(problems, err)
+	}
+	return problems
 }

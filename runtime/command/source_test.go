@@ -81,8 +81,10 @@ func TestSourcePrepareSaysWhatItNeeds(t *testing.T) {
 
 func TestImportAxonSaysWhatItNeeds(t *testing.T) {
 	for want, args := range map[string][]string{
-		"--processor is missing":                          {"axon", "-f", axonSample},
-		"--file is missing":                               {"axon", "--processor", "cards"},
+		"--processor is missing":            {"axon", "-f", axonSample},
+		"--file is missing":                 {"axon", "--processor", "cards"},
+		"processor_name\n--file is missing": {"axon"},
+		"3 things keep the tokens from being taken over, and nothing was changed:\n- " + storeManifest + ": spec.source.type is Store": {"axon", "-f", storeManifest, "--processor", "cards"},
 		"has no processing group \"balances\"":            {"axon", "-f", axonSample, "--processor", "cards", "--group", "balances"},
 		"set sequencing.hash to Java":                     {"axon", "-f", outboxSample, "--processor", "cards"},
 		"schema sluice has no event table: run `sluice m": {"axon", "-f", axonSample, "--processor", "cards", "--database-url", postgrestest.New(t)},
@@ -93,6 +95,99 @@ func TestImportAxonSaysWhatItNeeds(t *testing.T) {
 		if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
+	}
+}
+
+const storeManifest = "../../config/samples/sql.yaml"
+
+// TestImportAxonNamesAllThatIsMissing has tokens that nothing is right with, in a database that nothing is prepared in.
+func TestImportAxonNamesAllThatIsMissing(t *testing.T) {
+	url := postgrestest.New(t)
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	execute := func(sql string) {
+		t.Helper()
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	execute(`
+		CREATE TABLE domain_event_entry (global_index bigint PRIMARY KEY, event_identifier varchar(255) NOT NULL, meta_data oid, payload oid NOT NULL, payload_type varchar(255) NOT NULL,
+		  time_stamp varchar(255) NOT NULL, aggregate_identifier varchar(255) NOT NULL, sequence_number bigint NOT NULL);
+		CREATE TABLE token_entry (processor_name varchar(255), segment integer, token bytea, token_type varchar(255), timestamp varchar(255), owner varchar(255));
+		INSERT INTO token_entry VALUES ('cards', 0, '{"positions":{}}', 'x', '2026-01-01T00:00:00Z', 'a'), ('cards', 1, NULL, NULL, '2026-01-01T00:00:00Z', 'b'),
+		  ('cards', 2, 'x', 'x', '2026-01-01T00:00:00Z', 'b'), ('other', 0, NULL, NULL, '2026-01-01T00:00:00Z', 'c');
+		CREATE TABLE dead_letter_entry (dead_letter_id varchar(255) PRIMARY KEY, processing_group varchar(255) NOT NULL);
+		INSERT INTO dead_letter_entry VALUES (1, 'cards'), (2, 'cards'), (3, 'other'), (4, 'renamed')`)
+	manifest := filepath.Join(t.TempDir(), "cards.yaml")
+	sample, err := os.ReadFile(axonSample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(manifest, bytes.Replace(sample, []byte("hash: Java"), []byte("hash: Default"), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	importAxon := func(args ...string) (string, error) {
+		cmd := Import()
+		var out bytes.Buffer
+		cmd.SetOut(&out)
+		cmd.SetArgs(append([]string{"axon", "-f", manifest, "--processor", "cards", "--database-url", url}, args...))
+		cmd.SilenceErrors, cmd.SilenceUsage = true, true
+		err := cmd.ExecuteContext(t.Context())
+		return out.String(), err
+	}
+	const letters = ": neither they nor the events behind them would ever be handled. Have Axon process or evict them, by its SequencedDeadLetterProcessor, or give --leave-dead-letters"
+	const claimed = ": stop the processor in every instance of the application; where that node has ended without releasing it, give --ended-node "
+	_, err = importAxon()
+	if err == nil {
+		t.Fatal("taken over")
+	}
+	lines := strings.Split(err.Error(), "\n- ")
+	for i, want := range []string{
+		"9 things keep the tokens from being taken over, and nothing was changed:",
+		manifest + ": group card-balances has the hash Default, and Axon's segments mean something by Java's only: set sequencing.hash to Java",
+		"schema sluice has no event table: run `sluice migrate` with this database, or correct --schema",
+		"spec.source: ",
+		"public.dead_letter_entry has dead letters of the processing group cards (2)" + letters,
+		"public.dead_letter_entry has dead letters of the processing group renamed (1)" + letters,
+		"segment 0 of cards is claimed by the node a" + claimed + "a",
+		"segments 1, 2 of cards are claimed by the node b" + claimed + "b",
+		`segment 0 of cards: token "{\"positions\":{}}": its kind is not known`,
+		`segment 2 of cards: token "x" is neither JSON nor XML`,
+	} {
+		if i >= len(lines) || !strings.HasPrefix(lines[i], want) {
+			t.Errorf("line %d: want %q\n%v", i, want, err)
+		}
+	}
+	if len(lines) != 10 {
+		t.Errorf("%d lines\n%v", len(lines), err)
+	}
+
+	// One after the other is put right.
+	execute(`UPDATE token_entry SET owner = NULL, token = NULL`)
+	if err := os.WriteFile(manifest, sample, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := postgres.Migrate(t.Context(), conn, postgres.DefaultSchema); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runSource(t, "prepare", "-f", manifest, "--database-url", url); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if _, err = importAxon(); err == nil || !strings.HasPrefix(err.Error(), "2 things keep") || strings.Count(err.Error(), letters) != 2 {
+		t.Errorf("with dead letters: %v", err)
+	}
+	execute(`DELETE FROM dead_letter_entry WHERE processing_group = 'renamed'`)
+	want := "segment 0/3 goes on after position 0\nsegment 1/1 goes on after position 0\nsegment 2/3 goes on after position 0\n" +
+		"dead letters of cards stay in public.dead_letter_entry (2), and nobody handles them\ngroup card-balances has taken over 3 tokens of cards: apply the EventProcessor\n"
+	if out, err := importAxon("--leave-dead-letters"); err != nil || out != want {
+		t.Errorf("leaving dead letters: %v\n%s", err, out)
+	}
+	if _, err = importAxon("--leave-dead-letters"); err == nil || err.Error() != "the tokens of cards have been taken over already" {
+		t.Errorf("twice: %v", err)
 	}
 }
 

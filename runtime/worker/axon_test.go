@@ -22,7 +22,9 @@ const axonTokens = `
 CREATE TABLE token_entry (processor_name varchar(255) NOT NULL, segment integer NOT NULL, token bytea, token_type varchar(255), timestamp varchar(255), owner varchar(255),
   PRIMARY KEY (processor_name, segment));
 INSERT INTO token_entry VALUES ('other', 0, NULL, NULL, '2026-01-01T00:00:00Z', 'somebody'),
-  ('cards', 0, convert_to('{"index":60,"gaps":[41,42,51,52]}', 'UTF8'), 'org.axonframework.eventhandling.GapAwareTrackingToken', '2026-01-01T00:00:00Z', NULL),
+  ('cards', 0, convert_to('<org.axonframework.eventhandling.GapAwareTrackingToken><index>60</index><gaps class="java.util.concurrent.ConcurrentSkipListSet"><m class="java.util.concurrent.ConcurrentSkipListMap" serialization="custom">
+    <unserializable-parents/><java.util.concurrent.ConcurrentSkipListMap><default/><long>41</long><boolean>true</boolean><long>42</long><boolean>true</boolean><long>51</long><boolean>true</boolean><long>52</long><boolean>true</boolean><null/>
+    </java.util.concurrent.ConcurrentSkipListMap></m></gaps></org.axonframework.eventhandling.GapAwareTrackingToken>', 'UTF8'), 'org.axonframework.eventhandling.GapAwareTrackingToken', '2026-01-01T00:00:00Z', NULL),
   ('cards', 1, convert_to('<org.axonframework.eventhandling.MergedTrackingToken><lowerSegmentToken class="org.axonframework.eventhandling.GapAwareTrackingToken"><index>20</index><gaps/></lowerSegmentToken>
     <upperSegmentToken class="org.axonframework.eventhandling.GlobalSequenceTrackingToken"><globalIndex>40</globalIndex></upperSegmentToken></org.axonframework.eventhandling.MergedTrackingToken>', 'UTF8'),
     'org.axonframework.eventhandling.MergedTrackingToken', '2026-01-01T00:00:00Z', 'ended'),
