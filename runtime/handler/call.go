@@ -103,7 +103,7 @@ func (h *SQL) prepareFailed(events []*Event, err error) error {
 			}
 		}
 		if len(all.positions) > 0 {
-			return callFailed(all, events, err)
+			return callFailed(all, events, s.located(prepare.SQL(), err))
 		}
 	}
 	return err

@@ -50,7 +50,8 @@ func (h *SQL) Apply(ctx context.Context, t Transaction, events []*Event) error {
 		}
 		for _, call := range h.plan(events) {
 			var query *pgx.QueuedQuery
-			switch s := h.statements[call.statement]; {
+			s := &h.statements[call.statement]
+			switch {
 			case s.each:
 				query = batch.Queue(s.text, call.positions[0], call.replay[0], told)
 			case call.mixed():
@@ -60,7 +61,7 @@ func (h *SQL) Apply(ctx context.Context, t Transaction, events []*Event) error {
 			}
 			query.Fn = func(results pgx.BatchResults) error {
 				_, err := results.Exec()
-				return callFailed(call, events, h.mapped(err))
+				return callFailed(call, events, h.mapped(s.located(query.SQL, err)))
 			}
 		}
 		return nil

@@ -337,7 +337,7 @@ func TestAFailingCallIsNamedByItsEvents(t *testing.T) {
 		"a batch's second round": {[]definition.Statement{statement("batch", "INSERT INTO even SELECT position - 1 FROM events", "A"), statement("batch", "SELECT FROM events", "B")}, nil,
 			"x:A y:A x:B x:A", []int64{1, 2}, "statements[0] over 2 events, positions 1 to 2: " + check},
 		"a table that has gone": {[]definition.Statement{statement("batch", "SELECT FROM events", "A"), statement("each", "INSERT INTO gone SELECT position FROM event", "B")}, nil,
-			"x:A y:B z:B", []int64{2, 3}, `statements[1] over 2 events, positions 2 to 3: error preprocessing batch (prepare): ERROR: relation "gone" does not exist (SQLSTATE 42P01)`},
+			"x:A y:B z:B", []int64{2, 3}, `statements[1] over 2 events, positions 2 to 3: error preprocessing batch (prepare): ERROR: relation "gone" does not exist (SQLSTATE 42P01) at line 1, column 13`},
 		"the fence": {[]definition.Statement{statement("batch", "SELECT FROM events", "A")}, []string{"SELECT 1 / 0"},
 			"x:A", nil, "ERROR: division by zero (SQLSTATE 22012)"},
 		"the commit": {[]definition.Statement{statement("each", "INSERT INTO later SELECT 1 FROM event", "A")}, []string{"SELECT 1"},
@@ -361,6 +361,36 @@ func TestAFailingCallIsNamedByItsEvents(t *testing.T) {
 	var failed *CallError
 	if err == nil || errors.As(err, &failed) {
 		t.Errorf("a lost connection: %v", err)
+	}
+}
+
+func TestAnErrorIsFoundInTheStatement(t *testing.T) {
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, postgrestest.New(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, `CREATE SCHEMA sluice; CREATE TABLE there (n int);
+		CREATE TABLE sluice.event (position bigint, stream_id text, type text, data jsonb, metadata jsonb, recorded_at timestamptz)`); err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]PlaceError{
+		"INSERT INTO there SELECT nothing FROM events":                               {Line: 1, Column: 26, Text: "INSERT INTO there SELECT nothing FROM events"},
+		"-- äöü\nWITH a AS (\r\n\tSELECT 'ß', nothing FROM events) SELECT FROM a;\n": {Line: 3, Column: 14, Text: "\tSELECT 'ß', nothing FROM events) SELECT FROM a"},
+		"WITH RECURSIVE a AS (SELECT FROM events),\n  b AS (SELECT nothing) SELECT":  {Line: 2, Column: 16, Text: "  b AS (SELECT nothing) SELECT"},
+		"SELECT (":                             {Line: 1, Column: 9, Text: "SELECT ("},
+		"SELECT FROM events\nWHERE type =  ;":  {Line: 2, Column: 13, Text: "WHERE type ="},
+		"SELECT FROM events; SELECT FROM gone": {}, // the server gives no place
+	} {
+		err := sqlHandler(definition.Statement{Batch: text}).Check(ctx, conn)
+		var place *PlaceError
+		if !errors.As(err, &place) {
+			place = &PlaceError{}
+		}
+		if err == nil || place.Line != want.Line || place.Column != want.Column || place.Text != want.Text {
+			t.Errorf("%s: %v: %+v", text, err, place)
+		}
 	}
 }
 

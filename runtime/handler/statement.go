@@ -63,7 +63,7 @@ func withEvents(name, text, replay, context, ordinal, from string) string {
   CASE WHEN %[2]s THEN %[3]s END AS replay_context, %[4]s AS ordinal
   FROM %[5]s)
 `, name, replay, context, ordinal, from)
-	before, with, rest := splitWith(strings.TrimRight(text, "; \t\r\n"))
+	before, with, rest := splitWith(trimmed(text))
 	if with == "" {
 		return before + "WITH " + cte + rest
 	}
@@ -90,14 +90,55 @@ func (s *statement) check(ctx context.Context, conn *pgx.Conn, at int) error {
 	if aboutParameter(err) || err == nil && len(parsed.ParamOIDs) > 0 {
 		return &StatementError{at, "has a parameter: read what it needs from the events instead"}
 	}
+	err = s.located(s.bare, err)
 	if err == nil {
 		_, err = conn.Prepare(ctx, "", s.text)
+		err = s.located(s.text, err)
 	}
 	if err != nil {
 		return fmt.Errorf("statements[%d]: %w", at, err)
 	}
 	return nil
 }
+
+// PlaceError is an error that the server has found at a place in a user's statement.
+type PlaceError struct {
+	Line   int    // from 1
+	Column int    // in characters, from 1
+	Text   string // of the line
+	Err    error
+}
+
+func (e *PlaceError) Error() string {
+	return fmt.Sprintf("%s at line %d, column %d", e.Err, e.Line, e.Column)
+}
+func (e *PlaceError) Unwrap() error { return e.Err }
+
+// located finds the place of an error, which the server counts in the text that was sent to it, in what the user wrote. Both end
+// alike, behind the events.
+func (s *statement) located(sent string, err error) error {
+	var server *pgconn.PgError
+	if !errors.As(err, &server) || server.Position == 0 {
+		return err
+	}
+	own := trimmed(s.own)
+	_, _, rest := splitWith(own)
+	at := utf8.RuneCountInString(own) - (utf8.RuneCountInString(sent) - int(server.Position-1))
+	before := []rune(own)
+	if at < utf8.RuneCountInString(own[:len(own)-len(rest)]) || at > len(before) {
+		return err
+	}
+	before = before[:at]
+	first := at
+	for first > 0 && before[first-1] != '\n' {
+		first--
+	}
+	text, _, _ := strings.Cut(string([]rune(own)[first:]), "\n")
+	return &PlaceError{Line: strings.Count(string(before), "\n") + 1, Column: at - first + 1, Text: strings.TrimRight(text, "\r"), Err: err}
+}
+
+// trimmed is a statement without what may end it.
+func trimmed(text string) string { return strings.TrimRight(text, "; \t\r\n") }
 
 // aboutParameter reports whether the server refuses a parameter: for want of its type, for having two, or for its number.
 func aboutParameter(err error) bool {
