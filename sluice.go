@@ -20,6 +20,7 @@ import (
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/runtime/command"
 	"github.com/sluice-project/sluice/runtime/handler"
+	"github.com/sluice-project/sluice/tokenstore"
 )
 
 type (
@@ -32,6 +33,11 @@ type (
 	// Handlers are those of a program, by name.
 	Handlers map[string]Handler
 )
+
+// ErrManagedTransaction is the error of what would end the transaction that a handler or a reset is given: tx.Commit, tx.Rollback, or COMMIT and the
+// like in a statement. Nothing of it is sent, and the batch or the reset fails: Sluice itself commits when the function returns nil, and rolls back
+// when it returns an error. Savepoints, which tx.Begin makes, are the function's own.
+var ErrManagedTransaction = tokenstore.ErrManagedTransaction
 
 // Each makes a handler of a function that is called for one event at a time, in the batch's transaction.
 // Without types it gets events of all types. An error undoes the batch; it is tried again, and the event's segment waits.

@@ -7,6 +7,10 @@ var (
 	// split, merged or reset it, or an earlier write of the caller's own did commit. Nothing was written. Claim again first.
 	ErrFenced = errors.New("fenced: the token has moved on")
 
+	// ErrManagedTransaction is returned to a handler, a reset or a setup that would begin or end a transaction. Sluice commits what
+	// they write together with the tokens, or with the record of the setup, and nothing of it without them.
+	ErrManagedTransaction = errors.New("Sluice ends this transaction: return nil instead of committing, an error instead of rolling back")
+
 	// ErrWorkerEnded is returned to a worker whose row says that it has ended or is gone; it has to register anew.
 	ErrWorkerEnded = errors.New("this worker's registration has ended")
 

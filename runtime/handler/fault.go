@@ -17,6 +17,8 @@ func Classify(err error) (tokenstore.FaultKind, string) {
 	var pg *pgconn.PgError
 	var user *UserError
 	switch {
+	case errors.Is(err, tokenstore.ErrManagedTransaction):
+		return tokenstore.DefinitionFault, "TransactionEnded"
 	case errors.Is(err, errConnection):
 		return tokenstore.InfrastructureFault, "ConnectionLost"
 	case errors.As(err, &pg) && pg.Severity != "FATAL" && pg.Severity != "PANIC":

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // Event is an event as handlers see it.
@@ -22,8 +23,10 @@ type Event = eventsource.Event
 // Transaction is the one that a batch is applied in. A handler calls one of its methods, once; when it returns, the
 // transaction has committed, the fence included.
 type Transaction interface {
-	// Pipeline sends statements, the fence and the commit in one round trip.
+	// Pipeline sends statements, the fence and the commit in one round trip. None of the statements can end the transaction.
 	Pipeline(ctx context.Context, queue func(*pgx.Batch) error) error
+	// Queue is Pipeline for statements of users' code: one that would end the transaction fails with tokenstore.ErrManagedTransaction.
+	Queue(ctx context.Context, queue func(*pgx.Batch) error) error
 	// InTx gives work an open transaction and commits it, with the fence, when work has returned nil.
 	InTx(ctx context.Context, work func(pgx.Tx) error) error
 }
@@ -93,6 +96,9 @@ func (h *each) Apply(ctx context.Context, t Transaction, events []*Event) error 
 				if err := h.handle(ctx, tx, *event); err != nil {
 					return err
 				}
+				if err := ended(tx); err != nil {
+					return err
+				}
 			}
 			return nil
 		})
@@ -134,7 +140,7 @@ func Queue(handle func(*pgx.Batch, []Event) error, eventTypes ...string) Handler
 }
 
 func (h *queue) Apply(ctx context.Context, t Transaction, events []*Event) error {
-	return t.Pipeline(ctx, func(batch *pgx.Batch) error {
+	return t.Queue(ctx, func(batch *pgx.Batch) error {
 		return guard(nil, func() error { return h.handle(batch, values(events)) })
 	})
 }
@@ -146,6 +152,14 @@ func values(events []*Event) []Event {
 		all[i] = *e
 	}
 	return all
+}
+
+// ended returns the error of a handler that has ended its transaction, though it may not say so itself.
+func ended(tx pgx.Tx) error {
+	if managed, ok := tx.(interface{ Ended() error }); ok {
+		return managed.Ended()
+	}
+	return nil
 }
 
 // errConnection marks an error of the user's code that comes from a lost connection.
@@ -162,6 +176,8 @@ func guard(tx pgx.Tx, work func() error) (err error) {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, tokenstore.ErrManagedTransaction):
+		return err
 	case tx != nil && tx.Conn().IsClosed():
 		return fmt.Errorf("%w: %w", errConnection, err)
 	default:

@@ -296,6 +296,10 @@ func (a alone) Pipeline(ctx context.Context, queue func(*pgx.Batch) error) error
 	return a.conn.SendBatch(ctx, batch).Close()
 }
 
+func (a alone) Queue(ctx context.Context, queue func(*pgx.Batch) error) error {
+	return a.Pipeline(ctx, queue)
+}
+
 func (a alone) InTx(ctx context.Context, work func(pgx.Tx) error) error {
 	return pgx.BeginFunc(ctx, a.conn, work)
 }

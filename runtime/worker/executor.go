@@ -181,6 +181,10 @@ func (t transaction) Pipeline(ctx context.Context, queue func(*pgx.Batch) error)
 	return t.store.Pipeline(ctx, t.advances, queue)
 }
 
+func (t transaction) Queue(ctx context.Context, queue func(*pgx.Batch) error) error {
+	return t.store.Queue(ctx, t.advances, queue)
+}
+
 func (t transaction) InTx(ctx context.Context, work func(pgx.Tx) error) error {
 	return t.store.InTx(ctx, t.advances, work)
 }

@@ -41,8 +41,6 @@ type Options struct {
 	Dial pgconn.DialFunc
 	// MaxConns of a pool, 4 by default.
 	MaxConns int32
-	// SearchPath for handlers' statements, `"$user", public` by default. Sluice's own statements name their schema.
-	SearchPath string
 	// Keepalives makes server and client notice within about three seconds that the other's host is gone.
 	Keepalives bool
 }
@@ -97,6 +95,7 @@ func (o Options) aim(ctx context.Context, config *pgx.ConnConfig) error {
 	config.Host, config.Port, config.Database = target.Host, target.Port, target.Database
 	config.User, config.Password, config.TLSConfig = target.User, target.Password, target.TLS
 	config.Fallbacks = nil
+	watch(config)
 	if target.PreferTLS && target.TLS == nil {
 		config.TLSConfig = &tls.Config{InsecureSkipVerify: true}
 		config.Fallbacks = []*pgconn.FallbackConfig{{Host: target.Host, Port: target.Port}}
@@ -118,11 +117,10 @@ func (o Options) aim(ctx context.Context, config *pgx.ConnConfig) error {
 }
 
 // session returns the settings of every connection: databases and roles have defaults of their own, and the proof that
-// nothing is applied twice needs READ COMMITTED.
+// nothing is applied twice needs READ COMMITTED. search_path is none of them: a name without a schema means in a handler what it means in psql.
 func (o Options) session() map[string]string {
 	settings := map[string]string{
 		"application_name":                    o.Application,
-		"search_path":                         `"$user", public`,
 		"default_transaction_isolation":       "read committed",
 		"default_transaction_read_only":       "off",
 		"default_transaction_deferrable":      "off",
@@ -137,9 +135,6 @@ func (o Options) session() map[string]string {
 		"client_min_messages":                 "warning",
 		"jit":                                 "off", // reads of pages are short, but their estimates are not
 	}
-	if o.SearchPath != "" {
-		settings["search_path"] = o.SearchPath
-	}
 	if o.Keepalives {
 		maps.Copy(settings, map[string]string{
 			"tcp_keepalives_idle": "1", "tcp_keepalives_interval": "1", "tcp_keepalives_count": "3",
@@ -147,6 +142,17 @@ func (o Options) session() map[string]string {
 		})
 	}
 	return settings
+}
+
+// connectApart makes a connection of its own with a pool's options, for what must not touch those that others use.
+func connectApart(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
+	config := pool.Config()
+	if config.BeforeConnect != nil {
+		if err := config.BeforeConnect(ctx, config.ConnConfig); err != nil {
+			return nil, err
+		}
+	}
+	return pgx.ConnectConfig(ctx, config.ConnConfig)
 }
 
 // withConn gives work a connection, and ends a transaction that it left open because something failed in it.

@@ -2,22 +2,30 @@ package postgres
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/sluice-project/sluice/tokenstore"
 )
 
-// handlerTx is the transaction of a handler. It begins together with its first statement and commits together with the fence, so that
-// neither costs a round trip of its own; where the handler has sent nothing, the fence is all there is.
+// handlerTx is the transaction of a handler. It begins together with its first statement and commits together with the fencing check,
+// so that neither costs a round trip of its own; where the handler has sent nothing, the check is all there is.
 type handlerTx struct {
 	ctx   context.Context // of the batch, for those methods of pgx.Tx that are given none
 	conn  *pgx.Conn
+	guard *guard
 	tx    pgx.Tx // nil before it has begun
-	ended bool
+	start opening
+	clean string // the statement that cleans the session
 
-	settings string // statement that the transaction begins with, so that what the handler says itself counts; empty for none
+	ended   error  // set when the transaction is no longer the handler's
+	call    string // of the handler's that would have ended the transaction
+	cleaned bool   // behind the commit
 }
 
 var _ pgx.Tx = (*handlerTx)(nil)
@@ -25,27 +33,29 @@ var _ pgx.Tx = (*handlerTx)(nil)
 // beginPatience bounds a beginning whose caller gave no context.
 const beginPatience = 5 * time.Second
 
+// newHandlerTx gives a connection to users' code, until the transaction's end is called.
+func newHandlerTx(ctx context.Context, conn *pgx.Conn, start opening, clean string) (*handlerTx, error) {
+	guard, err := guardOf(conn)
+	if err != nil {
+		return nil, err
+	}
+	guard.hold()
+	return &handlerTx{ctx: ctx, conn: conn, guard: guard, start: start, clean: clean}, nil
+}
+
 // open begins the transaction unless it has begun.
-func (t *handlerTx) open(ctx context.Context) (pgx.Tx, error) {
-	if t.ended {
-		return nil, pgx.ErrTxClosed
+func (t *handlerTx) open(ctx context.Context) (tx pgx.Tx, err error) {
+	if t.ended != nil {
+		return nil, t.ended
 	}
 	if t.tx == nil {
-		tx, err := t.conn.BeginTx(ctx, t.options())
+		t.guard.own(func() { tx, err = t.conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: t.start.text()}) })
 		if err != nil {
 			return nil, err
 		}
 		t.tx = tx
 	}
 	return t.tx, nil
-}
-
-// options are those of a beginning that is sent alone.
-func (t *handlerTx) options() pgx.TxOptions {
-	if t.settings != "" {
-		return pgx.TxOptions{BeginQuery: "begin; " + t.settings}
-	}
-	return pgx.TxOptions{}
 }
 
 // mustOpen begins it where there is no context and no way to tell of an error: the connection is closed after one.
@@ -58,7 +68,7 @@ func (t *handlerTx) mustOpen() {
 // first reports whether a statement is the first one, and may be sent together with the beginning. Those without arguments may be
 // several in one text, and options are not for statements that are sent together.
 func (t *handlerTx) first(args []any) bool {
-	if t.tx != nil || t.ended || len(args) == 0 {
+	if t.tx != nil || t.ended != nil || len(args) == 0 {
 		return false
 	}
 	switch args[0].(type) {
@@ -69,15 +79,13 @@ func (t *handlerTx) first(args []any) bool {
 }
 
 // beginWith sends the beginning together with statements, and returns their results.
-func (t *handlerTx) beginWith(ctx context.Context, statements ...*pgx.QueuedQuery) pgx.BatchResults {
+func (t *handlerTx) beginWith(ctx context.Context, statements ...*pgx.QueuedQuery) (results pgx.BatchResults) {
 	batch := &pgx.Batch{}
-	batch.BeginTx(pgx.TxOptions{})
-	if t.settings != "" {
-		batch.Queue(t.settings)
-	}
+	batch.BeginTx(pgx.TxOptions{BeginQuery: beginText})
+	t.start.queue(batch)
 	before := batch.Len()
 	batch.QueuedQueries = append(batch.QueuedQueries, statements...)
-	results := t.conn.SendBatch(ctx, batch)
+	t.guard.own(func() { results = t.conn.SendBatch(ctx, batch) })
 	t.tx = results.Tx()
 	for range before {
 		_, _ = results.Exec() // of the beginning; its error is that of the ones after it, too
@@ -128,7 +136,7 @@ func (t *handlerTx) QueryRow(ctx context.Context, sql string, args ...any) pgx.R
 
 // SendBatch implements pgx.Tx.
 func (t *handlerTx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	if t.tx == nil && !t.ended && b.Len() > 0 {
+	if t.tx == nil && t.ended == nil && b.Len() > 0 {
 		return t.beginWith(ctx, b.QueuedQueries...)
 	}
 	tx, err := t.open(ctx)
@@ -180,45 +188,68 @@ func (t *handlerTx) Conn() *pgx.Conn {
 	return t.conn
 }
 
-// Commit implements pgx.Tx. Handlers are not to call it: a batch that has lost its transaction fails.
-func (t *handlerTx) Commit(ctx context.Context) error {
-	tx, err := t.open(ctx)
-	if err != nil {
-		return err
+// Commit implements pgx.Tx. It sends nothing: the batch fails.
+func (t *handlerTx) Commit(context.Context) error { return t.refuse("tx.Commit") }
+
+// Rollback implements pgx.Tx. It sends nothing: the handler's error undoes the batch, and without one the batch fails because of this
+// call.
+func (t *handlerTx) Rollback(context.Context) error { return t.refuse("tx.Rollback") }
+
+// refuse takes the transaction from a handler that would end it.
+func (t *handlerTx) refuse(call string) error {
+	if t.ended == nil {
+		t.ended, t.call = managed(call), call
 	}
-	return tx.Commit(ctx)
+	return t.ended
 }
 
-// Rollback implements pgx.Tx. Handlers are not to call it either.
-func (t *handlerTx) Rollback(ctx context.Context) error {
-	tx, err := t.open(ctx)
-	if err != nil {
+// Ended returns why a handler has lost its transaction, and nil while it has one.
+func (t *handlerTx) Ended() error {
+	if err := t.guard.refusal(); err != nil {
 		return err
 	}
-	return tx.Rollback(ctx)
+	return t.ended
 }
 
-// commit sends the fence and the commit together.
-func (t *handlerTx) commit(queueFence func(*pgx.Batch)) error {
+// verdict is the error of a batch whose handler has returned err. A rollback that was deferred for the case of an error does no harm
+// then.
+func (t *handlerTx) verdict(err error) error {
+	ended := t.Ended()
+	switch {
+	case ended == nil, errors.Is(err, tokenstore.ErrManagedTransaction):
+		return err
+	case err == nil:
+		return ended
+	case t.call == "tx.Rollback" && t.guard.refusal() == nil:
+		return err
+	}
+	return fmt.Errorf("%w (the handler returned: %v)", ended, err)
+}
+
+// commit sends the fencing check, the commit and the cleaning together. Users' code no longer has the transaction, but may have kept
+// the connection: it stays held.
+func (t *handlerTx) commit(queueFence func(*pgx.Batch, opening)) error {
 	batch := &pgx.Batch{}
 	if t.tx == nil {
-		if t.settings != "" {
-			batch.Queue(t.settings)
-		}
-		queueFence(batch)
+		start := t.start.withoutMark()
+		start.queue(batch)
+		queueFence(batch, start)
 		return t.conn.SendBatch(t.ctx, batch).Close() // which are one transaction
 	}
-	queueFence(batch)
-	batch.Queue("commit")
-	return t.tx.SendBatch(t.ctx, batch).Close()
+	queueFence(batch, t.start)
+	err := commitWith(t.ctx, t.conn, t.guard, batch, t.clean)
+	t.cleaned = err == nil
+	return err
 }
 
-// end takes the transaction from the handler, and undoes it unless it has been committed. Where that fails the connection is closed.
+// end takes the connection back. What has not been committed is undone, and the connection is cleaned or closed.
 func (t *handlerTx) end() {
-	t.ended = true
-	if t.tx != nil && !t.conn.IsClosed() && t.conn.PgConn().TxStatus() != 'I' {
-		_ = t.tx.Rollback(t.ctx)
+	t.ended = pgx.ErrTxClosed
+	if t.tx == nil && !t.guard.spoilt() {
+		t.guard.release()
+		return
 	}
+	takeBack(t.ctx, t.conn, t.guard, t.cleaned, t.clean)
 }
 
 // firstRows are those of a statement that was sent together with the beginning.

@@ -23,14 +23,10 @@ import (
 //   - Reset runs the reset handlers and then moves the tokens, in one transaction: in the order in which every batch locks.
 //   - EndReset lets the groups go on where they were, where the handlers fail or nobody wants the reset any more.
 
-// resetLockTimeout is how long a reset waits for a lock: whoever comes behind it in the queue, such as a reader of the projection,
-// waits as long.
-const resetLockTimeout = 2 * time.Second
-
 // BeginReset implements tokenstore.Resets.
 func (s *Store) BeginReset(ctx context.Context, processor string, r tokenstore.Replay) error {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = %d", resetLockTimeout.Milliseconds())); err != nil {
+		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '"+userLockTimeout+"'"); err != nil {
 			return err
 		}
 		place, err := json.Marshal(r.From)
@@ -149,35 +145,69 @@ func (s *Store) disown(ctx context.Context, tx pgx.Tx, tokens []tokenstore.Token
 // Reset runs the reset handlers of a replay that BeginReset has begun, and moves the tokens of its groups to the place whose
 // progress is start. It all commits or none of it. A *tokenstore.NotDueError says that the reset is not to go on: end it.
 // Errors of handlers come back as they are; begun, where it is set, is told the transaction's backend.
+//
+// It runs on a connection of its own, which is closed afterwards: what the handlers leave in the session reaches nobody else.
 func (s *Store) Reset(ctx context.Context, processor string, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress,
 	begun func(pid uint32), handlers func(ctx context.Context, tx pgx.Tx) error,
 ) error {
-	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		// A handler may take its time: it may copy or delete a large table.
-		_, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = '60s'", resetLockTimeout.Milliseconds()),
-			pgx.QueryExecModeSimpleProtocol)
-		if err != nil {
-			return err
-		}
-		begun(tx.Conn().PgConn().PID())
-		var mine bool
-		if err := tx.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock(hashtextextended($1, $2))", fmt.Sprintf("%s/replay/%d", s.schema, r.Number), lockClass).Scan(&mine); err != nil {
-			return err
-		}
-		if !mine {
-			return &tokenstore.NotDueError{Reason: tokenstore.ReplayMoved, Message: "another worker carries the reset out"}
-		}
-		if err := s.stillDue(ctx, tx, processor, r); err != nil {
-			return err
-		}
-		if err := handlers(ctx, tx); err != nil {
-			return err
-		}
-		if err := s.stillDue(ctx, tx, processor, r); err != nil {
-			return err
-		}
-		return s.rewind(ctx, tx, r, n, start)
-	})
+	conn, err := connectApart(ctx, s.pool)
+	if err != nil {
+		return fmt.Errorf("connecting for the reset: %w", err)
+	}
+	defer shut(conn)
+	begin := opening{set: resetSettings}.marked()
+	tx, err := newHandlerTx(ctx, conn, begin, s.in(cleaning))
+	if err != nil {
+		return err
+	}
+	if _, err := tx.open(ctx); err != nil {
+		return err
+	}
+	err = s.reset(ctx, tx, processor, r, n, start, begun, handlers)
+	tx.ended = pgx.ErrTxClosed
+	if err == nil {
+		err = tx.commit(func(batch *pgx.Batch, start opening) { batch.Queue(s.in(unlessForeign), start.mark) })
+	}
+	tx.guard.release()
+	if err != nil && !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
+		_, rollback := conn.PgConn().Exec(ctx, "rollback").ReadAll() // now, not when the server notices that the connection is closed
+		err = errors.Join(err, rollback)
+	}
+	return fenced(err)
+}
+
+// resetSettings: a handler may take its time, since it may copy or delete a large table, but waits for no lock for long.
+var resetSettings = []string{
+	"pg_catalog.set_config('lock_timeout', '" + userLockTimeout + "', true)",
+	"pg_catalog.set_config('idle_in_transaction_session_timeout', '60s', true)",
+}
+
+// unlessForeign fails in another transaction than the one that began with a mark.
+const unlessForeign = `SELECT CASE WHEN pg_catalog.current_setting('sluice.batch', true) IS DISTINCT FROM $1 THEN {{schema}}.foreign_transaction() END`
+
+// reset is what a reset does between the beginning and the commit.
+func (s *Store) reset(ctx context.Context, tx *handlerTx, processor string, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress,
+	begun func(pid uint32), handlers func(ctx context.Context, tx pgx.Tx) error,
+) error {
+	own := tx.tx // which a handler cannot take from us
+	begun(tx.conn.PgConn().PID())
+	var mine bool
+	if err := own.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock(hashtextextended($1, $2))", fmt.Sprintf("%s/replay/%d", s.schema, r.Number), lockClass).Scan(&mine); err != nil {
+		return err
+	}
+	if !mine {
+		return &tokenstore.NotDueError{Reason: tokenstore.ReplayMoved, Message: "another worker carries the reset out"}
+	}
+	if err := s.stillDue(ctx, own, processor, r); err != nil {
+		return err
+	}
+	if err := tx.verdict(handlers(ctx, tx)); err != nil {
+		return err
+	}
+	if err := s.stillDue(ctx, own, processor, r); err != nil {
+		return err
+	}
+	return s.rewind(ctx, own, r, n, start)
 }
 
 // stillDue checks that the reset has begun, is wanted, and that nobody runs another definition.

@@ -192,11 +192,16 @@ func (s *Store) Fail(ctx context.Context, epoch, version int64, f tokenstore.Fai
 	return nil
 }
 
-// fenced turns the fence's SQLSTATE into tokenstore.ErrFenced.
+// fenced turns the SQLSTATEs of the fencing check into tokenstore.ErrFenced and tokenstore.ErrManagedTransaction.
 func fenced(err error) error {
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.Code == "SL001" {
+	switch {
+	case !errors.As(err, &pg):
+		return err
+	case pg.Code == "SL001":
 		return fmt.Errorf("%w (%s)", tokenstore.ErrFenced, pg.Message)
+	case pg.Code == "SL004":
+		return fmt.Errorf("%w (%s)", tokenstore.ErrManagedTransaction, pg.Message)
 	}
 	return err
 }

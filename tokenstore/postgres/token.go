@@ -96,36 +96,69 @@ func (s *Store) Advance(ctx context.Context, advances []tokenstore.Advance) erro
 	return s.Pipeline(ctx, advances, func(*pgx.Batch) error { return nil })
 }
 
-// Pipeline runs a batch's statements, the fence and the commit in one round trip: the handler's writes are what queue puts
-// in; where it returns an error, nothing is sent. Where several tokens move, no lock is waited for longer than 100 ms. ErrFenced says that nothing was written; an error for which IsLost holds leaves open whether the batch has committed.
+// Pipeline runs a batch's statements, the fencing check and the commit in one round trip: the statements are what queue puts
+// in, none of which can end the transaction; where it returns an error, nothing is sent. Where several tokens move, no lock is waited for
+// longer than 100 ms. ErrFenced says that nothing was written; an error for which IsLost holds leaves open whether the batch has committed.
 func (s *Store) Pipeline(ctx context.Context, advances []tokenstore.Advance, queue func(*pgx.Batch) error) error {
-	// Statements sent as one pipeline are one transaction, which commits at its end.
-	batch := &pgx.Batch{}
-	if settings := settingsOf(advances); settings != "" {
-		batch.Queue(settings)
-	}
-	if err := queue(batch); err != nil {
-		return err
-	}
-	s.queueFence(batch, advances)
-	return fenced(s.pool.SendBatch(ctx, batch).Close())
+	return s.pipeline(ctx, advances, openingOf(advances), queue)
 }
 
-// InTx runs a batch in a transaction: the handler's writes are what work does. Errors are those of Pipeline, and what work
+// Queue is Pipeline for statements of users' code, which might end the transaction: those fail with ErrManagedTransaction.
+func (s *Store) Queue(ctx context.Context, advances []tokenstore.Advance, queue func(*pgx.Batch) error) error {
+	return s.pipeline(ctx, advances, openingOf(advances).marked(), queue)
+}
+
+func (s *Store) pipeline(ctx context.Context, advances []tokenstore.Advance, start opening, queue func(*pgx.Batch) error) error {
+	users := &pgx.Batch{}
+	if err := queue(users); err != nil {
+		return err
+	}
+	batch := &pgx.Batch{}
+	if users.Len() == 0 {
+		start = start.withoutMark()
+		start.queue(batch)
+		s.queueFence(batch, advances, start)
+		return fenced(s.pool.SendBatch(ctx, batch).Close()) // which are one transaction
+	}
+	batch.Queue(beginText)
+	start.queue(batch)
+	batch.QueuedQueries = append(batch.QueuedQueries, users.QueuedQueries...)
+	s.queueFence(batch, advances, start)
+	return fenced(s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+		guard, err := guardOf(conn.Conn())
+		if err != nil {
+			return err
+		}
+		if start.mark != "" {
+			guard.hold()
+		}
+		err = commitWith(ctx, conn.Conn(), guard, batch, s.in(cleaning))
+		if refused := guard.refusal(); refused != nil {
+			err = refused
+		}
+		takeBack(ctx, conn.Conn(), guard, err == nil, s.in(cleaning))
+		return err
+	}))
+}
+
+// InTx runs a batch in a transaction: the handler's writes are what work does. Errors are those of Queue, and what work
 // returned.
 func (s *Store) InTx(ctx context.Context, advances []tokenstore.Advance, work func(pgx.Tx) error) error {
 	return fenced(s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
-		tx := &handlerTx{ctx: ctx, conn: conn.Conn(), settings: settingsOf(advances)}
-		defer tx.end()
-		if err := work(tx); err != nil {
+		tx, err := newHandlerTx(ctx, conn.Conn(), openingOf(advances).marked(), s.in(cleaning))
+		if err != nil {
 			return err
 		}
-		return tx.commit(func(batch *pgx.Batch) { s.queueFence(batch, advances) })
+		defer tx.end()
+		if err := tx.verdict(work(tx)); err != nil {
+			return err
+		}
+		return tx.commit(func(batch *pgx.Batch, start opening) { s.queueFence(batch, advances, start) })
 	}))
 }
 
 // queueFence adds the statements that move the tokens, after everything else.
-func (s *Store) queueFence(batch *pgx.Batch, advances []tokenstore.Advance) {
+func (s *Store) queueFence(batch *pgx.Batch, advances []tokenstore.Advance, start opening) {
 	n := len(advances)
 	groups, segments, snapshots := make([]string, n), make([]int32, n), make([]string, n)
 	epochs, versions, positions, release := make([]int64, n), make([]int64, n), make([]int64, n), make([]bool, n)
@@ -136,7 +169,11 @@ func (s *Store) queueFence(batch *pgx.Batch, advances []tokenstore.Advance) {
 		positions[i], snapshots[i], release[i] = first.Position, first.Snapshot, a.Release
 		released = released || a.Release
 	}
-	batch.Queue(s.in(fenceOf(advances)), tenant, groups, segments, epochs, versions, positions, snapshots, release)
+	arguments := []any{tenant, groups, segments, epochs, versions, positions, snapshots, release}
+	if start.mark != "" {
+		arguments = append(arguments, start.mark)
+	}
+	batch.Queue(s.in(fenceOf(advances, start.mark != "")), arguments...)
 	for _, a := range advances {
 		if a.WasParted || len(a.Parts) > 1 {
 			s.queueParts(batch, a.Key, a.Parts)
