@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/sluice-project/sluice/internal/ports"
 )
 
 // Options of a server.
@@ -29,7 +31,7 @@ type Options struct {
 	BinDir string
 	// DataDir is made by initdb when it holds no cluster yet.
 	DataDir string
-	// Port to listen on; 0 picks a free one between 20000 and 32767.
+	// Port to listen on; 0 picks a free one between 20000 and 31999.
 	Port int
 	// Settings are passed as `-c name=value`.
 	Settings map[string]string
@@ -52,19 +54,52 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if err := initialise(ctx, o, account); err != nil {
 		return nil, err
 	}
-	if o.Port == 0 {
-		if o.Port, err = FreePort(); err != nil {
+	if o.Port != 0 {
+		return startOn(ctx, o, account)
+	}
+	return startOnAny(ctx, o, account, FreePort)
+}
+
+// startOnAny starts the server on a port that pick returns. It picks again, some times, if somebody else was quicker to listen there.
+func startOnAny(ctx context.Context, o Options, account *account, pick func() (int, error)) (s *Server, err error) {
+	for range 10 {
+		if o.Port, err = pick(); err != nil {
 			return nil, err
 		}
+		var taken *ports.InUseError
+		if s, err = startOn(ctx, o, account); !errors.As(err, &taken) {
+			return s, err
+		}
 	}
+	return nil, err
+}
+
+// startOn starts the server on its port. If another process listens there, the error is a [ports.InUseError] that names it.
+func startOn(ctx context.Context, o Options, account *account) (*Server, error) {
 	s := &Server{options: o, ended: make(chan struct{})}
+	if err := ports.CheckFree(s.address()); err != nil {
+		return nil, err
+	}
 	if err := s.launch(account); err != nil {
 		return nil, err
 	}
 	if err := s.waitReady(ctx); err != nil {
-		return nil, errors.Join(err, s.Stop())
+		return nil, errors.Join(err, s.Stop(), s.lostPort(err))
 	}
 	return s, nil
+}
+
+// lostPort explains that the server ended because somebody listened on its port after it was found free.
+func (s *Server) lostPort(ended error) error {
+	if !strings.Contains(ended.Error(), "Address already in use") {
+		return nil
+	}
+	holders, err := ports.Holders(s.address())
+	return errors.Join(err, &ports.InUseError{Address: s.address(), Holders: holders})
+}
+
+func (s *Server) address() string {
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.options.Port))
 }
 
 // URL of a database of this server, for its superuser.
@@ -177,6 +212,13 @@ func (s *Server) logFile() string { return s.options.DataDir + ".log" }
 func (s *Server) waitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
+	go func() {
+		select {
+		case <-s.ended: // whoever has the port instead may never answer
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -185,11 +227,16 @@ func (s *Server) waitReady(ctx context.Context) error {
 			return nil
 		}
 		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+		select {
 		case <-s.ended:
 			return fmt.Errorf("PostgreSQL ended while it started (%w); its log says:\n%s", s.err, tail(s.logFile()))
-		case <-ctx.Done():
+		default:
+		}
+		if ctx.Err() != nil {
 			return fmt.Errorf("PostgreSQL does not answer: %w; its log says:\n%s", err, tail(s.logFile()))
-		case <-tick.C:
 		}
 	}
 }

@@ -2,6 +2,11 @@ package localpostgres_test
 
 import (
 	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -46,6 +51,41 @@ func TestAServerThatCannotStartSaysWhy(t *testing.T) {
 	} else {
 		t.Log(err)
 	}
+}
+
+func TestAServerWhosePortIsInUseNamesTheProcessThatHasIt(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	_, err = localpostgres.Start(context.Background(), options(t, taken.Addr().(*net.TCPAddr).Port))
+	if err == nil {
+		t.Fatal("two servers run on one port")
+	}
+	for _, part := range []string{taken.Addr().String(), fmt.Sprintf("process %d", os.Getpid())} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("%q lacks %q", err, part)
+		}
+	}
+}
+
+// options are those of a server with data of its own.
+func options(t *testing.T, port int) localpostgres.Options {
+	t.Helper()
+	bin, err := localpostgres.Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "sluice-localpostgres-test-") // t.TempDir's cannot be entered by the server's user
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return localpostgres.Options{BinDir: bin, DataDir: filepath.Join(dir, "data"), Port: port}
 }
 
 func execute(t *testing.T, url, sql string) {

@@ -51,7 +51,7 @@ func New(t testing.TB) string {
 // Start starts a server that the test has for itself, to stop, freeze or restart it.
 func Start(t testing.TB) *localpostgres.Server {
 	t.Helper()
-	s, err := startIn(fmt.Sprintf("%s%d-%d", testDirPrefix, os.Getpid(), databases.Add(1)))
+	s, err := startServer()
 	if err != nil {
 		t.Fatalf("these tests need a PostgreSQL server (`make test` installs it): %v", err)
 	}
@@ -67,10 +67,11 @@ func startTestServer() (*localpostgres.Server, error) {
 	if err := removeOld(); err != nil {
 		return nil, err
 	}
-	return startIn(testDirPrefix + strconv.Itoa(os.Getpid()))
+	return startServer()
 }
 
-func startIn(name string) (*localpostgres.Server, error) {
+// startServer starts a server on data that no other process has used: numbers of processes come again.
+func startServer() (*localpostgres.Server, error) {
 	bin := os.Getenv("SLUICE_TEST_POSTGRES_BIN")
 	if bin == "" {
 		var err error
@@ -78,8 +79,12 @@ func startIn(name string) (*localpostgres.Server, error) {
 			return nil, err
 		}
 	}
+	data, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", testDirPrefix, os.Getpid()))
+	if err != nil {
+		return nil, err
+	}
 	// A crash of the machine is not what tests are about, so nothing is synced to the disk.
-	return localpostgres.Start(context.Background(), localpostgres.Options{BinDir: bin, DataDir: filepath.Join(os.TempDir(), name), Settings: map[string]string{
+	return localpostgres.Start(context.Background(), localpostgres.Options{BinDir: bin, DataDir: data, Settings: map[string]string{
 		"fsync": "off", "full_page_writes": "off", "max_connections": "300", "shared_buffers": "128MB",
 		"max_prepared_transactions": "50", "log_min_messages": "warning",
 	}})
