@@ -20,10 +20,17 @@ import (
 
 // component is a process of the control plane.
 type component struct {
-	name  string
-	args  func(n Net) []string
-	ready func(n Net) bool
-	limit time.Duration
+	name    string
+	args    func(n Net) []string
+	listens func(n Net) []string // host:port
+	answers func(n Net) bool
+	limit   time.Duration
+}
+
+// ready says whether the component answers, and not somebody else at its address.
+func (c component) ready(n Net) bool {
+	held, err := heldBy(hostCgroup, c.listens(n)...)
+	return err == nil && held && c.answers(n)
 }
 
 // controlPlane lists the components in the order in which they start.
@@ -31,11 +38,20 @@ func controlPlane(p probes) []component {
 	local := func(url string) func(Net) bool {
 		return func(Net) bool { return answers(p.local, url) }
 	}
+	at := func(all ...int) func(Net) []string {
+		return func(Net) (addresses []string) {
+			for _, port := range all {
+				addresses = append(addresses, loopback(port))
+			}
+			return addresses
+		}
+	}
 	return []component{
-		{"etcd", etcdArgs, local(fmt.Sprintf("http://127.0.0.1:%d/health", etcdPort)), time.Minute},
-		{"kube-apiserver", apiServerArgs, func(n Net) bool { return answers(p.admin, n.apiURL()+"/readyz") }, 2 * time.Minute},
-		{"kube-controller-manager", controllerManagerArgs, local("https://127.0.0.1:10257/healthz"), time.Minute},
-		{"kube-scheduler", schedulerArgs, local("https://127.0.0.1:10259/healthz"), time.Minute},
+		{"etcd", etcdArgs, at(etcdPort, etcdPeers), local(fmt.Sprintf("http://127.0.0.1:%d/health", etcdPort)), time.Minute},
+		{"kube-apiserver", apiServerArgs, func(n Net) []string { return []string{n.onHost(apiPort)} },
+			func(n Net) bool { return answers(p.admin, n.apiURL()+"/readyz") }, 2 * time.Minute},
+		{"kube-controller-manager", controllerManagerArgs, at(10257), local("https://127.0.0.1:10257/healthz"), time.Minute},
+		{"kube-scheduler", schedulerArgs, at(10259), local("https://127.0.0.1:10259/healthz"), time.Minute},
 	}
 }
 
@@ -143,6 +159,9 @@ func (c *Cluster) ensureComponent(ctx context.Context, comp component) (bool, er
 			return false, err
 		}
 	}
+	if err := portsFree(comp.listens(c.net)...); err != nil {
+		return false, err
+	}
 	program, err := c.store.Ensure(ctx, comp.name)
 	if err != nil {
 		return false, err
@@ -154,7 +173,12 @@ func (c *Cluster) ensureComponent(ctx context.Context, comp component) (bool, er
 	if err != nil {
 		return false, err
 	}
-	return true, running.Await("that it is ready", comp.limit, func() bool { return ctx.Err() != nil || comp.ready(c.net) })
+	err = running.Await("that it is ready", comp.limit, func() bool { return ctx.Err() != nil || comp.ready(c.net) })
+	if err != nil {
+		_, taken := heldBy(hostCgroup, comp.listens(c.net)...)
+		return true, errors.Join(err, taken)
+	}
+	return true, nil
 }
 
 // StopAPIServer ends the API server, gently or not.

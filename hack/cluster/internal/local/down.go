@@ -27,8 +27,15 @@ func Down(ctx context.Context, store *binaries.Store, log *progress.Log) error {
 	}
 	c, err := Open(ctx, store, log, false)
 	if errors.Is(err, ErrNone) {
-		log.Say("There is no cluster on this machine.")
-		return nil
+		left, unknown := cgroup.Processes(cgroupRoot)
+		if unknown != nil {
+			return unknown
+		}
+		if len(left) == 0 {
+			log.Say("There is no cluster on this machine.")
+			return nil
+		}
+		c, err = Open(ctx, store, log, true) // its folder is gone, but not its processes
 	}
 	if err != nil {
 		return err

@@ -129,6 +129,9 @@ func (c *Cluster) ensureNode(ctx context.Context, n Node) (bool, error) {
 }
 
 func (c *Cluster) startNode(ctx context.Context, n Node) (process.Identity, error) {
+	if err := portsFree(n.listens()...); err != nil {
+		return process.Identity{}, err
+	}
 	if err := cgroup.Create(n.cgroup()+"/system", false); err != nil {
 		return process.Identity{}, err
 	}

@@ -11,6 +11,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -27,9 +28,13 @@ const postgresCgroup = cgroupRoot + "/postgres"
 
 // HostURL and PodURL are how the host and pods reach the database.
 var (
-	HostURL = fmt.Sprintf("postgres://app:app@127.0.0.1:%d/app?sslmode=disable", PostgresPort)
-	PodURL  = "postgres://app:app@postgres.default.svc:5432/app?sslmode=disable"
+	HostURL = postgresURL(loopback(PostgresPort))
+	PodURL  = postgresURL("postgres.default.svc:5432")
 )
+
+func postgresURL(address string) string {
+	return "postgres://app:app@" + address + "/app?sslmode=disable"
+}
 
 func postgresDir() string { return filepath.Join(Dir, "postgres") }
 
@@ -128,30 +133,95 @@ func (c *Cluster) startPostgres(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !current.Alive() {
-		if err := c.initPostgres(ctx, bin, uid, gid); err != nil {
-			return err
-		}
-		if err := errors.Join(cgroup.Create(postgresCgroup, false), cgroup.Kill(postgresCgroup, 10*time.Second)); err != nil {
-			return err
-		}
-		running, err := process.Start(process.Spec{
-			Name: "postgres", Args: append([]string{filepath.Join(bin, "postgres")}, postgresArgs(c.net)...),
-			Env: append(daemonEnv(), "LANG=C.UTF-8"), PIDFile: pidFile("postgres"), Log: logFile("postgres"),
-			Cgroup: postgresCgroup, UID: uid, GID: gid,
-			Namespaces: syscall.CLONE_NEWIPC, // its shared memory goes with it, however it ends
-		}, c.lock)
+	addresses := postgresAddresses(c.net)
+	if current.Alive() {
+		held, err := heldBy(postgresCgroup, addresses...)
 		if err != nil {
 			return err
 		}
-		if err := running.Await("that it accepts connections", time.Minute, func() bool {
-			return ctx.Err() != nil || run(ctx, filepath.Join(bin, "pg_isready"), "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(PostgresPort)) == nil
-		}); err != nil {
+		if !held { // somebody else had an address when it started: PostgreSQL does without
+			if err := c.stopPostgres(unix.SIGINT); err != nil {
+				return err
+			}
+		}
+	}
+	programs := postgresAs{bin: bin, uid: uid, gid: gid}
+	if !current.Alive() {
+		if err := c.launchPostgres(ctx, programs, addresses); err != nil {
 			return err
 		}
 	}
-	return asUser(ctx, uid, gid, createApp, filepath.Join(bin, "psql"), "--quiet", "--no-psqlrc", "-v", "ON_ERROR_STOP=1",
-		"-h", filepath.Join(postgresDir(), "run"), "-p", strconv.Itoa(PostgresPort), "-U", "postgres")
+	if _, err := programs.psql(ctx, createApp, onSocket()...); err != nil {
+		return err
+	}
+	return programs.verify(ctx, addresses)
+}
+
+// launchPostgres starts the server and waits until it accepts connections.
+func (c *Cluster) launchPostgres(ctx context.Context, p postgresAs, addresses []string) error {
+	if err := c.initPostgres(ctx, p.bin, p.uid, p.gid); err != nil {
+		return err
+	}
+	if err := errors.Join(cgroup.Create(postgresCgroup, false), cgroup.Kill(postgresCgroup, 10*time.Second)); err != nil {
+		return err
+	}
+	if err := portsFree(addresses...); err != nil {
+		return err
+	}
+	running, err := process.Start(process.Spec{
+		Name: "postgres", Args: append([]string{filepath.Join(p.bin, "postgres")}, postgresArgs(c.net)...),
+		Env: append(daemonEnv(), "LANG=C.UTF-8"), PIDFile: pidFile("postgres"), Log: logFile("postgres"),
+		Cgroup: postgresCgroup, UID: p.uid, GID: p.gid,
+		Namespaces: syscall.CLONE_NEWIPC, // its shared memory goes with it, however it ends
+	}, c.lock)
+	if err != nil {
+		return err
+	}
+	if err := running.Await("that it accepts connections", time.Minute, func() bool {
+		return ctx.Err() != nil || run(ctx, filepath.Join(p.bin, "pg_isready"), append([]string{"-q"}, onSocket()...)...) == nil
+	}); err != nil {
+		return err
+	}
+	held, err := heldBy(postgresCgroup, addresses...)
+	if err == nil && !held {
+		err = fmt.Errorf("PostgreSQL does not listen on %v; the end of %s:\n%s", addresses, logFile("postgres"), process.Tail(logFile("postgres"), 15))
+	}
+	return errors.Join(err, ctx.Err())
+}
+
+// onSocket are the arguments by which programs reach the server that is certainly the cluster's: by the socket in its folder.
+func onSocket() []string {
+	return []string{"-h", filepath.Join(postgresDir(), "run"), "-p", strconv.Itoa(PostgresPort), "-U", "postgres"}
+}
+
+// postgresAs runs PostgreSQL's programs as the server's user.
+type postgresAs struct {
+	bin      string
+	uid, gid uint32
+}
+
+func (p postgresAs) psql(ctx context.Context, sql string, target ...string) (string, error) {
+	args := append([]string{"--quiet", "--no-psqlrc", "--no-align", "--tuples-only", "-v", "ON_ERROR_STOP=1"}, target...)
+	return asUser(ctx, p.uid, p.gid, sql, filepath.Join(p.bin, "psql"), args...)
+}
+
+// verify asks the server who it is, by its socket and at each address that is given to users: the answers have to be the same.
+func (p postgresAs) verify(ctx context.Context, addresses []string) error {
+	const whoAreYou = `select system_identifier, extract(epoch from pg_postmaster_start_time()) from pg_control_system()`
+	own, err := p.psql(ctx, whoAreYou, onSocket()...)
+	if err != nil {
+		return err
+	}
+	for _, address := range addresses {
+		there, err := p.psql(ctx, whoAreYou, "-d", postgresURL(address))
+		if err != nil {
+			return fmt.Errorf("the cluster's PostgreSQL does not answer at %s: %w", address, err)
+		}
+		if there != own {
+			return fmt.Errorf("at %s another PostgreSQL answers than the cluster's own: look for a rule of the packet filter that redirects this port", address)
+		}
+	}
+	return nil
 }
 
 // createApp may be run again.
@@ -196,18 +266,21 @@ func (c *Cluster) initPostgres(ctx context.Context, bin string, uid, gid uint32)
 	if err := os.RemoveAll(part); err != nil {
 		return err
 	}
-	if err := asUser(ctx, uid, gid, "", filepath.Join(bin, "initdb"), "-D", part, "--username=postgres",
+	if _, err := asUser(ctx, uid, gid, "", filepath.Join(bin, "initdb"), "-D", part, "--username=postgres",
 		"--encoding=UTF8", "--locale=C.UTF-8", "--auth=peer"); err != nil {
 		return err
 	}
 	return os.Rename(part, data)
 }
 
-// asUser runs a program as another user.
-func asUser(ctx context.Context, uid, gid uint32, stdin, name string, args ...string) error {
+// asUser runs a program as another user and returns what it printed.
+func asUser(ctx context.Context, uid, gid uint32, stdin, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = "/"
 	cmd.Env = append(daemonEnv(), "LANG=C.UTF-8")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
-	return complete(cmd, []byte(stdin))
+	var out strings.Builder
+	cmd.Stdout = &out
+	err := complete(cmd, []byte(stdin))
+	return strings.TrimSpace(out.String()), err
 }

@@ -119,6 +119,9 @@ func (c *Cluster) bringUp(ctx context.Context) ([]string, error) {
 	if err := c.log.Step("keys, configuration, network", func() error { return c.configure(ctx) }); err != nil {
 		return nil, err
 	}
+	if err := c.checkPorts(); err != nil {
+		return nil, err
+	}
 	var started []string
 	if err := c.log.Step("control plane", func() error {
 		p, err := newProbes()

@@ -83,16 +83,23 @@ func Start(spec Spec, hold ...*os.File) (*Running, error) {
 // passes.
 func (r *Running) Await(what string, limit time.Duration, ready func() bool) error {
 	deadline := time.After(limit)
-	for tick := time.NewTicker(50 * time.Millisecond); ; {
-		if ready() {
-			tick.Stop()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		answers := ready()
+		select { // if it has ended, somebody else answered
+		case err := <-r.exited:
+			r.exited <- err
+			return fmt.Errorf("%s ended (%v) before %s; the end of %s:\n%s", r.spec.Name, err, what, r.spec.Log, Tail(r.spec.Log, 15))
+		default:
+		}
+		if answers {
 			return nil
 		}
 		select {
 		case <-tick.C:
 		case err := <-r.exited:
 			r.exited <- err
-			return fmt.Errorf("%s ended (%v) before %s; the end of %s:\n%s", r.spec.Name, err, what, r.spec.Log, Tail(r.spec.Log, 15))
 		case <-deadline:
 			return fmt.Errorf("%s does not show %s within %s; the end of %s:\n%s", r.spec.Name, what, limit, r.spec.Log, Tail(r.spec.Log, 15))
 		}

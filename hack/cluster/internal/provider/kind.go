@@ -108,7 +108,10 @@ func (k *inKind) Postgres(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return k.forwarded(path), k.startPostgres(ctx, path)
+	if err := k.startPostgres(ctx, path); err != nil {
+		return "", err
+	}
+	return k.forwarded(path)
 }
 
 func (k *inKind) StartPostgres(ctx context.Context) error { return k.scale(ctx, "1") }

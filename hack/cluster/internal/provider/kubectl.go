@@ -4,16 +4,19 @@ import (
 	"bytes"
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/sluice-project/sluice/hack/cluster/internal/binaries"
 	"github.com/sluice-project/sluice/hack/cluster/internal/images"
 	"github.com/sluice-project/sluice/hack/cluster/internal/progress"
+	"github.com/sluice-project/sluice/internal/ports"
 )
 
 // cluster is what the clusters have in common that are reached only through their API.
@@ -88,10 +91,20 @@ func (c cluster) removePostgres(ctx context.Context, kubeconfig string) error {
 	return err
 }
 
-// forwarded is how the host reaches a PostgreSQL that runs as a pod: through a forward that the caller runs.
-func (c cluster) forwarded(kubeconfig string) string {
+// forwarded is how the host reaches a PostgreSQL that runs as a pod: through a forward that the caller runs. It refuses if anything
+// else listens where the forward has to.
+func (c cluster) forwarded(kubeconfig string) (string, error) {
+	const address = "127.0.0.1:15432"
+	var taken *ports.InUseError
+	if err := ports.CheckFree(address); errors.As(err, &taken) {
+		if slices.ContainsFunc(taken.Holders, func(p ports.Process) bool { return !strings.Contains(p.Command, "port-forward") }) {
+			return "", fmt.Errorf("%w: stop it, kubectl has to listen there to forward connections to PostgreSQL", err)
+		}
+	} else if err != nil {
+		return "", err
+	}
 	c.log.Say("The host reaches it while this runs: kubectl --kubeconfig %s -n default port-forward service/postgres 15432:5432", kubeconfig)
-	return "postgres://app:app@127.0.0.1:15432/app?sslmode=disable"
+	return "postgres://app:app@" + address + "/app?sslmode=disable", nil
 }
 
 // writeKubeconfig keeps a file with credentials in the cache, readable by its owner only.

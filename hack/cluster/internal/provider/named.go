@@ -85,7 +85,10 @@ func (n *named) Postgres(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return n.forwarded(path), n.startPostgres(ctx, path)
+	if err := n.startPostgres(ctx, path); err != nil {
+		return "", err
+	}
+	return n.forwarded(path)
 }
 
 func (n *named) StartPostgres(ctx context.Context) error { return n.scale(ctx, "1") }
