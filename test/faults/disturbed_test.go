@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/internal/localpostgres"
+	"github.com/sluice-project/sluice/internal/ports"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -228,6 +229,9 @@ func TestAWorkerIsAliveWhileItsClockJumps(t *testing.T) {
 	}
 	address := fmt.Sprintf("127.0.0.1:%d", port)
 	p := w.startProgram(disturbedProgram, "SLUICE_TEST_CLOCK=jump=2h", "SLUICE_PROBE_ADDRESS="+address)
+	if holders, err := ports.Holders(address); err != nil || len(holders) != 1 || holders[0].PID != p.cmd.Process.Pid {
+		t.Fatalf("%s is not the worker's, process %d, but %v's (%v)", address, p.cmd.Process.Pid, holders, err)
+	}
 	looks := 0
 	for jumped := 0; jumped < 2; looks++ { // ahead of what it read before, by more than a loop that turns may be late
 		answer, err := http.Get("http://" + address + "/healthz")
