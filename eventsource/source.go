@@ -8,6 +8,8 @@ package eventsource
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/sluice-project/sluice/segment"
@@ -94,6 +96,32 @@ type Source interface {
 type PlaceError struct{ Problem string }
 
 func (e *PlaceError) Error() string { return e.Problem }
+
+// ErrStale is wrapped where coverages in memory may speak of what the server has forgotten: a connection was lost, or the server was started again.
+// Start again from stored progress. Every other error of a read leaves coverages as they are: the read is to be repeated.
+var ErrStale = errors.New("what was read but not stored has to be read again")
+
+// ChangedError says what was changed in the database while events were read from it, by which events could be lost or given twice, and what to
+// do. Nothing more is read by this source; a new one looks at the database anew.
+type ChangedError struct{ Problem string }
+
+func (e *ChangedError) Error() string {
+	return "the source has changed while events were read: " + e.Problem
+}
+
+// UnreadableError says why an event cannot be read: what is in a column is not what the source is declared to have there.
+type UnreadableError struct {
+	Position int64
+	Field    string // of the declaration, such as data
+	Column   string
+	Err      error
+}
+
+func (e *UnreadableError) Error() string {
+	return fmt.Sprintf("the event at position %d cannot be read: %s, column %s: %v", e.Position, e.Field, e.Column, e.Err)
+}
+
+func (e *UnreadableError) Unwrap() error { return e.Err }
 
 // InvalidError says what in the database is not as the source is declared, and what to change. Nothing was read.
 type InvalidError struct{ Problem string }

@@ -3,16 +3,13 @@ package postgres
 import "sync/atomic"
 
 // contents says whether pages are read with all that there is of events. A source without one always reads that.
-type contents struct {
-	needed  atomic.Bool
-	without string // the statement that reads pages with less
-}
+type contents struct{ needed atomic.Bool }
 
 // WithoutContents returns the source for whoever needs to know of events no more than their positions, streams, types and times, as where statements in the
 // database look events up by their positions: data, metadata, version and id are empty, and nobody prints, sends and keeps them. [Source.NeedContents] changes that.
 func (s *Source) WithoutContents() *Source {
 	bare := *s
-	bare.contents = &contents{without: s.events.withoutContents().in(s.events.page())}
+	bare.contents = &contents{}
 	return &bare
 }
 
@@ -24,9 +21,9 @@ func (s *Source) NeedContents() {
 }
 
 // pageSQL is the statement that reads a page.
-func (s *Source) pageSQL() string {
+func (s *Source) pageSQL(k *known) string {
 	if s.contents != nil && !s.contents.needed.Load() {
-		return s.contents.without
+		return k.bare
 	}
-	return s.readSQL
+	return k.page
 }

@@ -10,7 +10,13 @@ import (
 )
 
 // ReadSQL is the statement of a page.
-func (s *Source) ReadSQL() string { return s.readSQL }
+func (s *Source) ReadSQL() string {
+	k, err := s.lookAtTable(context.Background())
+	if err != nil {
+		panic(err)
+	}
+	return k.page
+}
 
 // KeepPlan is what precedes it where pages follow one another.
 const KeepPlan = keepPlan
@@ -32,7 +38,11 @@ func (s *Source) WithWindow(positions int64) *Source {
 
 // Round takes a round of proof, and returns the sequence's last number and the transactions that held its lock then.
 func (s *Source) Round(ctx context.Context) (mark int64, ids []string, err error) {
-	if _, err := s.takeRound(ctx, nil); err != nil {
+	err = s.steadily(ctx, func(k *known) error {
+		_, err := s.takeRound(ctx, k, nil)
+		return err
+	})
+	if err != nil {
 		return 0, nil, err
 	}
 	return s.gaps.mark(), slices.Sorted(maps.Keys(s.gaps.fence.last)), nil

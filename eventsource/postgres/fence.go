@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 )
@@ -43,15 +42,14 @@ type stillness struct {
 // mostSlices is how many are told apart. Beyond, neighbours are settled together.
 const mostSlices = 512
 
-// note takes one round: a mark, which is the sequence's last number, and who held its lock when that had been read. It returns an error
-// where the sequence has gone back, as numbers are then given out again.
-func (f *fence) note(mark int64, now holders) error {
-	var before int64
+// note takes one round: a mark, which is the sequence's last number, and who held its lock when that had been read. It reports whether the sequence has gone back from
+// the mark before, as numbers are then given out again.
+func (f *fence) note(mark int64, now holders) (before int64, back bool) {
 	if n := len(f.slices); n > 0 {
 		before = f.slices[n-1].through
 	}
 	if mark < before {
-		return fmt.Errorf("%w: the sequence's last number was %d, and is %d now", ErrStoreChanged, before, mark)
+		return before, true
 	}
 	for _, s := range f.slices {
 		f.drop(s.open, now)
@@ -61,7 +59,7 @@ func (f *fence) note(mark int64, now holders) error {
 	}
 	f.join()
 	f.older, f.last = f.last, now
-	return nil
+	return before, false
 }
 
 // drop removes those who have ended. One that is not there any more may have been prepared, and then it is there by a new id.

@@ -17,7 +17,7 @@ import (
 // a stream's earlier event may stand in a gap, and its next one above the tail. Where events wait for those before them in their streams, a last column has
 // the position of that one, 0 if there is none.
 const readGapsStatement = `
-SELECT 0::bigint AS position, '3'::xid8 AS txid, ({{head}})::text || ' ' || ` + serverOf + ` AS stream_id,
+SELECT 0::bigint AS position, '3'::xid8 AS txid, {{about}} AS stream_id,
        coalesce(nullif({{state}}, ''), pg_current_snapshot()::text) AS type, 'epoch'::timestamptz AS recorded_at{{none}}
 UNION ALL (
   SELECT {{columns}}
@@ -38,8 +38,8 @@ UNION ALL (
 // materialized row is copied before the correlated array is computed. What sessions of other roles do is known to members of pg_read_all_stats only; without, they
 // are not known to be still. It is one statement, so that it runs on one server.
 const roundStatement = `
-WITH read AS MATERIALIZED (SELECT last_value - CASE WHEN is_called THEN 0 ELSE 1 END AS mark FROM {{sequence}})
-SELECT read.mark, ` + serverOf + `, ARRAY(
+WITH read AS MATERIALIZED (SELECT ({{mark}}) AS mark)
+SELECT read.mark, ` + serverOf + `, {{shape}}, ARRAY(
   SELECT l.virtualtransaction || ' ' ||
          CASE WHEN l.pid IS NULL THEN 'prepared'
               WHEN a.state IN ('idle in transaction', 'idle in transaction (aborted)') THEN extract(epoch FROM a.query_start)::text || '-' || extract(epoch FROM a.state_change)::text
@@ -62,13 +62,13 @@ type gapReader struct {
 
 	rounds sync.Mutex // held by the one that takes a round
 
-	mu       sync.Mutex
-	sequence string // quoted; found by the first round
-	server   string // of which all this is
-	fence    fence
-	proved   proved
-	round    time.Time // when the last one began
-	busy     bool      // one is running
+	mu     sync.Mutex
+	server string // of which all this is
+	shape  string // of the table, of which all this is
+	fence  fence
+	proved proved
+	round  time.Time // when the last one began
+	busy   bool      // one is running
 }
 
 // newGapReader returns nil for a table that has a column of transactions.
@@ -82,25 +82,24 @@ func newGapReader(t *definition.Table) *gapReader {
 var (
 	// ErrTooManyGaps is returned where nothing more can be read before writers that took positions have ended. It is worth trying again.
 	ErrTooManyGaps = errors.New("too many positions are open")
-	// ErrServerRestarted is returned where coverages in memory are of the time before a crash. Start again from stored progress.
-	ErrServerRestarted = errors.New("the server was started again, so what was read but not stored is to be read again")
+	// ErrServerRestarted is returned where coverages in memory are of the time before a crash. It wraps eventsource.ErrStale.
+	ErrServerRestarted = fmt.Errorf("the server was started again: %w", eventsource.ErrStale)
 )
 
 // readGapped is Read for a table without a column of transactions.
-func (s *Source) readGapped(ctx context.Context, coverages []eventsource.Coverage, limit int) (eventsource.Page, error) {
-	from, err := s.ownGapped(coverages)
-	if err != nil {
-		return eventsource.Page{}, err
-	}
-	proved, err := s.prove(ctx, from)
+func (s *Source) readGapped(ctx context.Context, k *known, from []*gapped, limit int) (eventsource.Page, error) {
+	proved, err := s.prove(ctx, k, from)
 	if err != nil {
 		return eventsource.Page{}, err
 	}
 	now := time.Now()
 	q := ask(from, proved, !s.gaps.reserved || dueForAll(from, now), now, limit)
 	p := &pageBuilder{linked: true}
-	full, err := s.fillGaps(ctx, q, p, limit)
+	full, err := s.fillGaps(ctx, k, q, p, limit)
 	if err != nil {
+		return eventsource.Page{}, err
+	}
+	if err := s.judge(k, p, from); err != nil {
 		return eventsource.Page{}, err
 	}
 	if q.server = p.server; !s.gaps.same(q) {
@@ -114,12 +113,30 @@ func (s *Source) readGapped(ctx context.Context, coverages []eventsource.Coverag
 }
 
 // fillGaps asks the question.
-func (s *Source) fillGaps(ctx context.Context, q question, p *pageBuilder, limit int) (full bool, err error) {
+func (s *Source) fillGaps(ctx context.Context, k *known, q question, p *pageBuilder, limit int) (full bool, err error) {
 	low, high := make([]int64, len(q.gaps)), make([]int64, len(q.gaps))
 	for i, g := range q.gaps {
 		low[i], high[i] = g.from, g.to
 	}
-	return s.readPage(ctx, p, limit, low, high, q.tail, limit)
+	return s.readPage(ctx, k, p, limit, low, high, q.tail, limit)
+}
+
+// judge returns an error where the sequence has not given out all positions that are known. Its last number was read after the page's snapshot was taken, so it has given out the
+// positions of all rows of the page, if they come from there.
+func (s *Source) judge(k *known, p *pageBuilder, from []*gapped) error {
+	if s.gaps.reserved {
+		return nil
+	}
+	sequence := k.facts.sequences[0].name
+	for _, c := range from {
+		if p.mark < c.Position() {
+			return s.setBack(sequence, p.mark, c.Position())
+		}
+	}
+	if p.mark < p.last() {
+		return behind(s.events.table.Name, sequence, p.mark, p.last())
+	}
+	return nil
 }
 
 // same reports whether a page comes from the server of all that its question was made of. What is known of another one is forgotten: a server that
@@ -146,6 +163,13 @@ func (g *gapReader) meet(server string) {
 	}
 }
 
+// meetShape forgets what was proved before the table was altered. The caller holds the lock.
+func (g *gapReader) meetShape(shape string) {
+	if g.shape != shape {
+		g.shape, g.fence, g.proved, g.round = shape, fence{}, proved{}, time.Time{}
+	}
+}
+
 // dueForAll reports whether it is time to look at all gaps again where positions are reserved: the more there are, the more rarely, every
 // second for a thousand.
 func dueForAll(from []*gapped, now time.Time) bool {
@@ -168,16 +192,17 @@ func (s *Source) tooMany(a answer) error {
 			ErrTooManyGaps, mostGaps)
 	}
 	return fmt.Errorf("%w: %d ranges of positions below the highest one have no event yet, and reading goes on when the transactions that may hold them end: SELECT * FROM pg_locks WHERE relation = '%s'::regclass names them",
-		ErrTooManyGaps, mostGaps, s.gaps.sequence)
+		ErrTooManyGaps, mostGaps, s.sequence())
 }
 
 // prove returns the settled positions. If there are gaps it takes a round of proof before, unless there was one within the last second.
-func (s *Source) prove(ctx context.Context, from []*gapped) (proved, error) {
+func (s *Source) prove(ctx context.Context, k *known, from []*gapped) (proved, error) {
 	g := s.gaps
 	if g.reserved {
 		return proved{}, nil
 	}
 	g.mu.Lock()
+	g.meetShape(k.shape)
 	known, first := g.proved, g.round.IsZero()
 	due := !g.busy && time.Since(g.round) >= proofEvery && (first || slicesAny(from, func(c *gapped) bool { return len(c.set) > 1 || len(c.set) == 1 && c.set[0].from > 1 }))
 	if due {
@@ -195,12 +220,12 @@ func (s *Source) prove(ctx context.Context, from []*gapped) (proved, error) {
 	if first {
 		// Who is open now may have taken any position up to now. From the third round on it is known who has done nothing.
 		for range 2 {
-			if _, err := s.takeRound(ctx, from); err != nil {
+			if _, err := s.takeRound(ctx, k, from); err != nil {
 				return proved{}, err
 			}
 		}
 	}
-	return s.takeRound(ctx, from)
+	return s.takeRound(ctx, k, from)
 }
 
 func slicesAny(from []*gapped, is func(*gapped) bool) bool {
@@ -212,24 +237,25 @@ func slicesAny(from []*gapped, is func(*gapped) bool) bool {
 	return false
 }
 
-// takeRound reads the sequence's last number, and after that who holds its lock. Rounds come one after the other.
-func (s *Source) takeRound(ctx context.Context, from []*gapped) (proved, error) {
+// takeRound reads the sequence's last number, and after that who holds its lock. Rounds come one after the other. What it finds is believed by pages of the same shape only: so
+// nobody has altered the sequence from before its number was read until after the page looked.
+func (s *Source) takeRound(ctx context.Context, k *known, from []*gapped) (proved, error) {
 	g := s.gaps
 	g.rounds.Lock()
 	defer g.rounds.Unlock()
-	if err := s.findSequence(ctx); err != nil {
-		return proved{}, err
-	}
+	sequence := k.facts.sequences[0].name
 	var mark int64
-	var server string
+	var server, shape string
 	var found []string
-	if err := s.db.QueryRow(ctx, strings.ReplaceAll(roundStatement, "{{sequence}}", g.sequence), g.sequence).Scan(&mark, &server, &found); err != nil {
-		return proved{}, fmt.Errorf("looking for writers that took positions from %s: %w", g.sequence, err)
+	if err := s.queryRow(ctx, k.round, []any{sequence}, &mark, &server, &shape, &found); err != nil {
+		return proved{}, fmt.Errorf("looking for writers that took positions from %s: %w", sequence, err)
+	}
+	if shape != k.shape {
+		return proved{}, errAltered
 	}
 	for _, c := range from {
 		if mark < c.Position() {
-			return proved{}, fmt.Errorf("%w: the last number of the sequence %s is %d, and tokens have come to position %d: either it was set back, or positions do not come from there",
-				ErrStoreChanged, g.sequence, mark, c.Position())
+			return proved{}, s.setBack(sequence, mark, c.Position())
 		}
 	}
 	now := holders{}
@@ -240,48 +266,10 @@ func (s *Source) takeRound(ctx context.Context, from []*gapped) (proved, error) 
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.meet(server)
-	if err := g.fence.note(mark, now); err != nil {
-		g.fence, g.proved = fence{}, proved{}
-		return proved{}, err
+	g.meetShape(shape)
+	if before, back := g.fence.note(mark, now); back {
+		return proved{}, s.setBack(sequence, mark, before)
 	}
 	g.proved = proved{g.fence.settled(), server}
 	return g.proved, nil
-}
-
-// findSequence asks the catalogs which sequence gives the positions, unless that is known.
-func (s *Source) findSequence(ctx context.Context) error {
-	g := s.gaps
-	g.mu.Lock()
-	known := g.sequence != ""
-	g.mu.Unlock()
-	if known {
-		return nil
-	}
-	facts, err := lookUp(ctx, s.db, *s.events.table)
-	if err != nil {
-		return fmt.Errorf("looking at the table %s: %w", s.events.table.Name, err)
-	}
-	if facts == nil || len(facts.sequences) != 1 {
-		return s.checkTable(ctx)
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.sequence = facts.sequences[0].name
-	return nil
-}
-
-// ownGapped returns coverages as those of this source's table.
-func (s *Source) ownGapped(from []eventsource.Coverage) ([]*gapped, error) {
-	own := make([]*gapped, len(from))
-	for i, c := range from {
-		g, ok := c.(*gapped)
-		if !ok {
-			return nil, fmt.Errorf("a coverage of type %T is of another source", c)
-		}
-		if err := s.own(g.table); err != nil {
-			return nil, err
-		}
-		own[i] = g
-	}
-	return own, nil
 }

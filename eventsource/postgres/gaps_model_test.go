@@ -158,8 +158,8 @@ func (m *gapsModel) round() {
 	if m.wrong == holdersFirst {
 		now, m.mark = m.early, m.last
 	}
-	if err := m.fence.note(m.mark, now); err != nil {
-		m.found = err.Error()
+	if before, back := m.fence.note(m.mark, now); back {
+		m.found = fmt.Sprintf("the mark went back from %d to %d", before, m.mark)
 	}
 	m.proved, m.mark = proved{settled: m.fence.settled()}, -1
 	if m.wrong == tailIsSettled && len(m.visible) > 0 {

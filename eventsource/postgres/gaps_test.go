@@ -235,7 +235,7 @@ func TestReadingGapsUsesTheIndexOfPositions(t *testing.T) {
 	for n := range int64(5000) {
 		many = append(many, 7*n+1)
 	}
-	sql := strings.NewReplacer("$3", "$4", "$4", "$6").Replace(source.ReadSQL()) // as explain's parameters are
+	sql := strings.NewReplacer("$3", "$4", "$4", "$5").Replace(source.ReadSQL()) // as explain's parameters are
 	for name, args := range map[string][]any{
 		"at the head":    {[]int64{}, []int64{}, int64(199_990), 500},
 		"from the start": {[]int64{}, []int64{}, int64(0), 500},
@@ -244,7 +244,7 @@ func TestReadingGapsUsesTheIndexOfPositions(t *testing.T) {
 	} {
 		for _, mode := range planned {
 			t.Run(name+" "+mode, func(t *testing.T) {
-				plan := explain(t, url, mode, sql, pageKinds, []any{args[0], args[1], []string{}, args[2], 0, args[3], 0, []byte{}})
+				plan := explain(t, url, mode, sql, pageKinds, []any{args[0], args[1], []string{}, args[2], args[3], 0, 0, []byte{}})
 				if strings.Contains(plan, "Seq Scan on outbox e") || strings.Count(plan, "Index Scan using outbox_pkey on outbox e") != 2 {
 					t.Error(plan)
 				}

@@ -29,7 +29,11 @@ const (
 
 // latestGapped has been given what is visible up to through.
 func (s *Source) latestGapped(ctx context.Context, through int64) (tokenstore.Progress, error) {
-	set, err := s.visible(ctx)
+	var set ranges
+	err := s.steadily(ctx, func(k *known) (err error) {
+		set, err = s.visible(ctx, k)
+		return err
+	})
 	if err != nil {
 		return tokenstore.Progress{}, fmt.Errorf("looking for the latest position: %w", err)
 	}
@@ -40,8 +44,8 @@ func (s *Source) latestGapped(ctx context.Context, through int64) (tokenstore.Pr
 }
 
 // visible are the positions of all events that are visible, and of those that nobody can fill any more.
-func (s *Source) visible(ctx context.Context) (ranges, error) {
-	proved, err := s.settle(ctx)
+func (s *Source) visible(ctx context.Context, k *known) (ranges, error) {
+	proved, err := s.settle(ctx, k)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +53,7 @@ func (s *Source) visible(ctx context.Context) (ranges, error) {
 	if len(proved.settled) > 0 && proved.settled[0].from == 1 {
 		above = proved.settled[0].to
 	}
-	set, server, err := s.look(ctx, s.db, above)
+	set, server, err := s.scan(ctx, nil, above)
 	if err != nil {
 		return nil, err
 	}
@@ -59,12 +63,26 @@ func (s *Source) visible(ctx context.Context) (ranges, error) {
 	return set.union(proved.settled), nil
 }
 
-// look returns all positions up to one, and above it those with a visible event; and the server that it has asked.
-func (s *Source) look(ctx context.Context, db querier, above int64) (set ranges, server string, err error) {
-	rows, err := db.Query(ctx, s.events.in(startGapsStatement), above, mostHoles)
+// scan returns all positions up to one, and above it those with a visible event, to the transaction if one is given; and the server that it has asked.
+func (s *Source) scan(ctx context.Context, tx pgx.Tx, above int64) (set ranges, server string, err error) {
+	sql, args := s.events.in(startGapsStatement), []any{above, mostHoles}
+	take := func(rows pgx.Rows) error {
+		set, server, err = s.setOf(rows, above)
+		return err
+	}
+	if tx == nil {
+		err = s.query(ctx, refuseHiding, sql, args, take)
+		return set, server, err
+	}
+	rows, err := tx.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, "", err
 	}
+	return s.setOf(rows, above)
+}
+
+// setOf is what a scan has found.
+func (s *Source) setOf(rows pgx.Rows, above int64) (set ranges, server string, err error) {
 	var from, to, highest int64
 	var standby bool
 	var on string
@@ -91,15 +109,19 @@ func (s *Source) look(ctx context.Context, db querier, above int64) (set ranges,
 // givenGapped is Given, exact in any case: the coverage leaves out the positions, and those that the transaction's snapshot sees no event at, unless nobody can fill them
 // any more and nobody has done so since.
 func (s *Source) givenGapped(ctx context.Context, tx pgx.Tx, through int64, except []int64) (tokenstore.Progress, error) {
-	then, _, err := s.look(ctx, tx, 0)
+	then, _, err := s.scan(ctx, tx, 0)
 	if err != nil {
 		return tokenstore.Progress{}, fmt.Errorf("looking for events that are visible: %w", err)
 	}
-	proved, err := s.settle(ctx)
+	var proved proved
+	err = s.steadily(ctx, func(k *known) (err error) {
+		proved, err = s.settle(ctx, k)
+		return err
+	})
 	if err != nil {
 		return tokenstore.Progress{}, fmt.Errorf("looking for writers: %w", err)
 	}
-	now, _, err := s.look(ctx, s.db, 0)
+	now, _, err := s.scan(ctx, nil, 0)
 	if err != nil {
 		return tokenstore.Progress{}, fmt.Errorf("looking for events that are visible: %w", err)
 	}
@@ -117,11 +139,11 @@ func (s *Source) givenGapped(ctx context.Context, tx pgx.Tx, through int64, exce
 }
 
 // settle takes rounds of proof until all positions that have been given out so far are settled, for some time.
-func (s *Source) settle(ctx context.Context) (proved, error) {
+func (s *Source) settle(ctx context.Context, k *known) (proved, error) {
 	if s.gaps.reserved {
 		return proved{}, nil
 	}
-	first, err := s.takeRound(ctx, nil)
+	first, err := s.takeRound(ctx, k, nil)
 	if err != nil {
 		return proved{}, err
 	}
@@ -135,7 +157,7 @@ func (s *Source) settle(ctx context.Context) (proved, error) {
 			return proved{}, ctx.Err()
 		case <-time.After(settlePause):
 		}
-		if known, err = s.takeRound(ctx, nil); err != nil {
+		if known, err = s.takeRound(ctx, k, nil); err != nil {
 			return proved{}, err
 		}
 	}

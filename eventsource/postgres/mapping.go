@@ -24,12 +24,17 @@ type mapping struct {
 	state string
 	// sliced says that the database can tell which segments an event belongs to.
 	sliced bool
+	// Of a user's table, once the catalogs have been looked at:
+	shape string // an expression for its shape
+	mark  string // a query for the last number of the sequence that gaps are proved by; "NULL" where none are
+	taken string // that sequence, quoted
 }
 
 // What keeps a server from being read.
 const (
 	standby = "standby"
 	below   = "below"
+	secured = "secured"
 )
 
 // ownMapping is that of Sluice's own table in a schema.
@@ -40,7 +45,7 @@ func ownMapping(schema string) mapping {
 		events:   "e.position, e.txid, e.stream_id, e.type",
 		contents: ", e.version, e.id, e.data, e.metadata",
 		head:     "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM " + quoted + ".event_position_seq",
-		state:    "CASE WHEN pg_is_in_recovery() THEN '" + standby + "' ELSE '' END",
+		state:    "CASE WHEN pg_is_in_recovery() THEN '" + standby + "' WHEN row_security_active(" + literal(quoted+".event") + ") THEN '" + secured + "' ELSE '' END",
 	}
 }
 
@@ -61,8 +66,23 @@ func tableMapping(t definition.Table) mapping {
 			m.position, m.relation, stream, number)
 	}
 	m.head = fmt.Sprintf("SELECT coalesce(max(%s), 0)::bigint FROM %s", m.position, m.relation)
+	m.shape, m.mark = "NULL::text", "NULL::bigint"
 	m.state = fmt.Sprintf("CASE WHEN pg_is_in_recovery() THEN '%s' WHEN %s THEN '%s' ELSE '' END", standby, m.belowOne(), below)
 	return m
+}
+
+// of is the mapping of a table that was looked at.
+func (m mapping) of(f *tableFacts) mapping {
+	m.shape = shapeOf(m, f)
+	if m.gapped() && m.table.Positions != definition.PositionsReserved {
+		m.taken, m.mark = f.sequences[0].name, markOf(f.sequences[0].name)
+	}
+	return m
+}
+
+// statements are those that read the table.
+func (m mapping) statements() statements {
+	return statements{page: m.in(m.page()), bare: m.withoutContents().in(m.page()), start: m.in(startStatement), time: m.in(timeStatement), round: m.in(roundStatement)}
 }
 
 // belowOne tells whether there are positions below 1, which would never be read. By EXISTS PostgreSQL reads all rows, where it has not counted them and
@@ -104,13 +124,19 @@ func (m mapping) in(statement string) string {
 		none += ", 0::bigint AS before"
 		columns += ", u.before"
 	}
-	wanted := "true"
+	wanted, within := "true", "true"
 	if m.sliced {
 		wanted = "CASE WHEN get_bit($8::bytea, e.slice & $7::integer) = 1 THEN true ELSE false END"
+		within = "e.{{position}} <= $6::bigint AND " + wanted
+	}
+	within = strings.ReplaceAll(within, "{{position}}", m.position)
+	about := "(" + m.head + ")::text"
+	if m.table != nil {
+		about = fmt.Sprintf("concat_ws('|', (%s), %s, coalesce((%s), 0), %s)", m.head, m.shape, m.mark, serverOf)
 	}
 	return strings.NewReplacer("{{table}}", m.relation, "{{position}}", m.position, "{{txid}}", m.txid, "{{time}}", m.time, "{{events}}",
 		m.events+", e."+m.time+" AS recorded_at"+m.contents+m.before,
-		"{{head}}", m.head, "{{state}}", m.state, "{{wanted}}", wanted, "{{columns}}", columns, "{{none}}", none).Replace(statement)
+		"{{head}}", m.head, "{{about}}", about, "{{shape}}", m.shape, "{{mark}}", m.mark, "{{sequence}}", m.taken, "{{state}}", m.state, "{{wanted}}", wanted, "{{within}}", within, "{{columns}}", columns, "{{none}}", none).Replace(statement)
 }
 
 // name of the table and its positions in tokens, schema.table.column; empty for Sluice's own.

@@ -35,7 +35,7 @@ ORDER BY 6 NULLS LAST, 1`
 // OpenWriters returns the transactions that have written to the table, or are about to, and have not ended, also those that keep a gap open by
 // a position that they have taken, as far as these can be told: the oldest first, and at the end those of which this role may not know since when. It also returns the server's time.
 func (s *Source) OpenWriters(ctx context.Context) (open []tokenstore.OpenWriter, now time.Time, err error) {
-	rows, err := s.db.Query(ctx, openWritersStatement, s.events.relation, s.gaps.sequenceOfGaps())
+	rows, err := s.db.Query(ctx, openWritersStatement, s.events.relation, s.sequence())
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("looking for open writers: %w", err)
 	}
@@ -52,12 +52,12 @@ func (s *Source) OpenWriters(ctx context.Context) (open []tokenstore.OpenWriter,
 	return open, now, nil
 }
 
-// sequenceOfGaps is the sequence whose numbers writers take, empty where there are no gaps, none has been met yet, or positions are taken at any time.
-func (g *gapReader) sequenceOfGaps() string {
-	if g == nil {
+// sequence is that whose numbers writers take, empty where no gaps are proved by it, or the table has not been looked at yet.
+func (s *Source) sequence() string {
+	s.watch.mu.Lock()
+	defer s.watch.mu.Unlock()
+	if s.gaps == nil || s.gaps.reserved || s.watch.known == nil {
 		return ""
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.sequence
+	return s.watch.known.facts.sequences[0].name
 }

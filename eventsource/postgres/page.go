@@ -36,6 +36,9 @@ type pageBuilder struct {
 	snapshot Snapshot
 	head     int64
 	server   string // where gaps are read
+	mark     int64  // of the sequence by which gaps are proved
+	secured  bool   // row level security hides rows
+	shape    string // of the table, as it is known; what is read under another one is not used
 
 	events []*eventsource.Event
 	linked bool   // where gaps are read, which need the links of events
@@ -90,12 +93,23 @@ func (p *pageBuilder) start() (err error) {
 		return ErrStandby
 	case below:
 		return errBelowOne
+	case secured:
+		p.secured = true
+		return nil
 	}
-	head, server, _ := strings.Cut(string(p.stream), " ")
-	if p.head, err = strconv.ParseInt(head, 10, 64); err != nil {
+	about := strings.Split(string(p.stream), "|")
+	if p.head, err = strconv.ParseInt(about[0], 10, 64); err != nil {
 		return fmt.Errorf("the server returned no highest position: %w", err)
 	}
-	p.server = server
+	if len(about) == 4 {
+		if about[1] != p.shape {
+			return errAltered
+		}
+		if p.mark, err = strconv.ParseInt(about[2], 10, 64); err != nil {
+			return fmt.Errorf("the server returned no last number of the sequence: %w", err)
+		}
+		p.server = about[3]
+	}
 	p.snapshot, err = ParseSnapshot(string(p.kind))
 	return err
 }

@@ -1,11 +1,18 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/sluice-project/sluice/eventsource"
 )
 
 // keepPlan has the rest of its transaction use plans that a session makes once, whatever the parameters, and only such as walk an index.
@@ -14,7 +21,10 @@ import (
 // as long as to read a page of few events. The statements that give pages are written so that their plan does not depend on parameters. Without
 // sequential scans it does not depend either on how full the table was when it was made: a session that began with an empty one would go on to read all of
 // it. What is switched off counts as dear, which is not to start the compiler.
-const keepPlan = `SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), set_config('jit', 'off', true)`
+const keepPlan = `SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), set_config('jit', 'off', true), set_config('row_security', 'off', true)`
+
+// refuseHiding has the server refuse the rest of its transaction where row level security would hide rows, which no later page would find.
+const refuseHiding = `SELECT set_config('row_security', 'off', true)`
 
 // atRest is how long ago the last page was read where a plan for each is no matter. A statement more would be: idle workers are to send few.
 const atRest = 100 * time.Millisecond
@@ -28,27 +38,81 @@ func (c *cadence) keepsPlan() bool {
 }
 
 // readPage sends the statement that gives a page, and has the builder take its rows, up to the limit.
-func (s *Source) readPage(ctx context.Context, p *pageBuilder, limit int, args ...any) (full bool, err error) {
-	if !s.cadence.keepsPlan() {
-		rows, err := s.db.Query(ctx, s.pageSQL(), args...)
+func (s *Source) readPage(ctx context.Context, k *known, p *pageBuilder, limit int, args ...any) (full bool, err error) {
+	p.shape = k.shape
+	before := ""
+	switch {
+	case s.cadence.keepsPlan():
+		before = keepPlan
+	case s.guarded():
+		before = refuseHiding
+	}
+	err = s.query(ctx, before, s.pageSQL(k), args, func(rows pgx.Rows) (err error) {
+		full, err = s.fill(ctx, p, rows, limit)
+		return err
+	})
+	if p.secured {
+		s.guard.always.Store(true)
+		return false, s.secured()
+	}
+	return full, err
+}
+
+// guarded reports whether the server has to be told to refuse statements that row level security would hide rows from. Sluice's own table says itself whether it does, and until it has,
+// no plan was made that leaves rows out; so that idle workers send one statement less.
+func (s *Source) guarded() bool { return s.events.table != nil || s.guard.always.Load() }
+
+// query sends a statement, in one message and one transaction with the one that has to precede it, if any.
+func (s *Source) query(ctx context.Context, before, sql string, args []any, take func(pgx.Rows) error) error {
+	if before == "" {
+		rows, err := s.db.Query(ctx, sql, args...)
 		if err != nil {
-			return false, err
+			return lost(err)
 		}
 		defer rows.Close()
-		return s.fill(ctx, p, rows, limit)
+		return take(rows)
 	}
 	batch := &pgx.Batch{}
-	batch.Queue(keepPlan)
-	batch.Queue(s.pageSQL(), args...)
-	results := s.db.SendBatch(ctx, batch) // one transaction
-	defer results.Close()                 // its error would be of what comes after the last row
+	batch.Queue(before)
+	batch.Queue(sql, args...)
+	results := s.db.SendBatch(ctx, batch)
+	defer results.Close() // its error would be of what comes after the last row
 	if _, err := results.Exec(); err != nil {
-		return false, err
+		return lost(err)
 	}
 	rows, err := results.Query()
 	if err != nil {
-		return false, err
+		return lost(err)
 	}
 	defer rows.Close()
-	return s.fill(ctx, p, rows, limit)
+	return take(rows)
+}
+
+// queryRow reads one row of a user's table, or of another.
+func (s *Source) queryRow(ctx context.Context, sql string, args []any, values ...any) error {
+	return s.query(ctx, refuseHiding, sql, args, func(rows pgx.Rows) error {
+		if !rows.Next() {
+			return cmp.Or(lost(rows.Err()), pgx.ErrNoRows)
+		}
+		if err := rows.Scan(values...); err != nil {
+			return err
+		}
+		rows.Close()
+		return lost(rows.Err())
+	})
+}
+
+// lost marks an error after which the server may have crashed: the connection was lost, or the server ended it or cannot be connected to.
+func lost(err error) error {
+	if err == nil {
+		return nil
+	}
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	switch {
+	case ok && pg.SeverityUnlocalized != "FATAL" && pg.SeverityUnlocalized != "PANIC":
+		return err
+	case ok && len(pg.Code) == 5 && slices.Contains([]string{"28", "3D", "53"}, pg.Code[:2]): // it is there, and lets nobody in
+		return err
+	}
+	return fmt.Errorf("%w: %w", eventsource.ErrStale, err)
 }

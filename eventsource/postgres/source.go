@@ -33,16 +33,17 @@ type querier interface {
 // Source reads the event table of one schema, or a table of the user's. Several goroutines may use it at once. It holds no state but what it has
 // proved of the gaps of a table that has no column of transactions.
 type Source struct {
-	db                          DB
-	schema                      string
-	events                      mapping
-	readSQL, startSQL, checkSQL string
-	headSQL, timeSQL, oldestSQL string
-	window                      int64
-	pageBytes                   int64      // of the events' texts
-	gaps                        *gapReader // of a table without a column of transactions; nil for others
-	contents                    *contents  // nil where pages always have them
-	cadence                     *cadence
+	db                  DB
+	schema              string
+	events              mapping
+	checkSQL, oldestSQL string
+	window              int64
+	pageBytes           int64      // of the events' texts
+	gaps                *gapReader // of a table without a column of transactions; nil for others
+	contents            *contents  // nil where pages always have them
+	cadence             *cadence
+	watch               *tableWatch
+	guard               *guard
 }
 
 var _ eventsource.Source = (*Source)(nil)
@@ -63,10 +64,13 @@ func Open(db DB, schema string, source definition.Source) *Source {
 func newSource(db DB, schema string, events mapping) *Source {
 	quoted := pgx.Identifier{schema}.Sanitize()
 	inSchema := func(text string) string { return strings.ReplaceAll(text, "{{schema}}", quoted) }
+	watch := &tableWatch{}
+	if events.table == nil {
+		watch.known = &known{statements: events.statements()}
+	}
 	return &Source{
 		db: db, schema: schema, events: events, window: window, pageBytes: defaultPageBytes, gaps: newGapReader(events.table), cadence: &cadence{},
-		readSQL: events.in(events.page()), startSQL: events.in(startStatement), headSQL: events.head, timeSQL: events.in(timeStatement),
-		oldestSQL: inSchema(oldestStatement), checkSQL: inSchema(checkStatement),
+		watch: watch, guard: &guard{}, oldestSQL: inSchema(oldestStatement), checkSQL: inSchema(checkStatement),
 	}
 }
 
@@ -113,7 +117,7 @@ func (s *Source) since(ctx context.Context, at time.Time) (tokenstore.Progress, 
 		return tokenstore.Progress{}, err
 	}
 	var first int64
-	if err := s.db.QueryRow(ctx, s.timeSQL, at).Scan(&first); err != nil {
+	if err := s.steadily(ctx, func(k *known) error { return s.queryRow(ctx, k.time, []any{at}, &first) }); err != nil {
 		return tokenstore.Progress{}, fmt.Errorf("looking for the first event since %s: %w", at.Format(time.RFC3339), err)
 	}
 	if first == 0 {
@@ -147,7 +151,7 @@ func (s *Source) latest(ctx context.Context, through int64) (tokenstore.Progress
 	var head int64
 	var text string
 	var standby bool
-	if err := s.db.QueryRow(ctx, s.startSQL).Scan(&head, &text, &standby); err != nil {
+	if err := s.steadily(ctx, func(k *known) error { return s.queryRow(ctx, k.start, nil, &head, &text, &standby) }); err != nil {
 		return tokenstore.Progress{}, fmt.Errorf("looking for the latest position: %w", err)
 	}
 	if standby {
@@ -179,7 +183,7 @@ func (s *Source) Parse(p tokenstore.Progress) (eventsource.Coverage, error) {
 // Head is the highest position that has been given out.
 func (s *Source) Head(ctx context.Context) (int64, error) {
 	var head int64
-	if err := s.db.QueryRow(ctx, s.headSQL).Scan(&head); err != nil {
+	if err := s.db.QueryRow(ctx, s.events.head).Scan(&head); err != nil {
 		return 0, fmt.Errorf("looking for the head of the events: %w", err)
 	}
 	return head, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -31,7 +32,7 @@ func (e *stampError) Unwrap() error { return ErrStoreChanged }
 
 // tableFacts are what the catalogs say of a table.
 type tableFacts struct {
-	oid                        uint32
+	oid, file                  uint32 // file changes when the table is emptied or rewritten
 	kind, persistence          string
 	position, transaction      string // the columns' names as the catalogs write them
 	stream, version            string
@@ -42,6 +43,7 @@ type tableFacts struct {
 }
 
 type columnFacts struct {
+	defaultOID       uint32 // 0 without a default
 	kind, expression string
 	notNull          bool
 	generated        bool
@@ -54,6 +56,7 @@ type indexFacts struct {
 }
 
 type sequenceFacts struct {
+	oid, file        uint32
 	name             string // with its schema, quoted
 	cache, increment int64
 	cycle            bool
@@ -62,17 +65,17 @@ type sequenceFacts struct {
 
 const (
 	// A partition that is a foreign table makes the whole one, and so does one that is not logged.
-	tableStatement = `SELECT c.oid, CASE WHEN EXISTS (SELECT FROM pg_partition_tree(c.oid) t JOIN pg_class x ON x.oid = t.relid WHERE x.relkind NOT IN ('r', 'p')) THEN 'f' ELSE c.relkind::text END,
+	tableStatement = `SELECT c.oid, c.relfilenode, CASE WHEN EXISTS (SELECT FROM pg_partition_tree(c.oid) t JOIN pg_class x ON x.oid = t.relid WHERE x.relkind NOT IN ('r', 'p')) THEN 'f' ELSE c.relkind::text END,
        CASE WHEN EXISTS (SELECT FROM pg_partition_tree(c.oid) t JOIN pg_class x ON x.oid = t.relid WHERE x.relpersistence <> 'p') THEN 'u' ELSE c.relpersistence::text END, EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid), row_security_active(c.oid), quote_ident($3), quote_ident($4), quote_ident($5), quote_ident($6),
        has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind <> 'i'`
-	columnsStatement = `SELECT a.attname, t.typname, coalesce(pg_get_expr(d.adbin, d.adrelid), ''), a.attnotnull, a.attgenerated <> ''
+	columnsStatement = `SELECT a.attname, t.typname, coalesce(pg_get_expr(d.adbin, d.adrelid), ''), a.attnotnull, a.attgenerated <> '', coalesce(d.oid, 0)
   FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
  WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped`
 	indexesStatement = `SELECT i.indisunique, ARRAY(SELECT pg_get_indexdef(i.indexrelid, k, true) FROM generate_series(1, i.indnkeyatts) AS k ORDER BY k)
   FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
  WHERE i.indrelid = $1 AND i.indisvalid AND i.indisready AND i.indpred IS NULL AND m.amname = 'btree'`
-	sequenceColumns = `format('%I.%I', n.nspname, s.relname), q.seqcache, q.seqincrement, q.seqcycle, has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(s.oid, 'SELECT'), s.relpersistence = 'p'`
+	sequenceColumns = `s.oid, s.relfilenode, format('%I.%I', n.nspname, s.relname), q.seqcache, q.seqincrement, q.seqcycle, has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(s.oid, 'SELECT'), s.relpersistence = 'p'`
 	namedStatement  = `SELECT ` + sequenceColumns + `
   FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace JOIN pg_sequence q ON q.seqrelid = s.oid WHERE n.nspname = $1 AND s.relname = $2`
 	sequencesStatement = `SELECT ` + sequenceColumns + `
@@ -89,7 +92,7 @@ func lookUp(ctx context.Context, db DB, t definition.Table) (*tableFacts, error)
 	schema, name, _ := strings.Cut(t.Name, ".")
 	f := &tableFacts{columns: map[string]columnFacts{}}
 	err := db.QueryRow(ctx, tableStatement, schema, name, t.Columns.Position, t.Columns.Transaction, t.Columns.Stream, t.Columns.Version).
-		Scan(&f.oid, &f.kind, &f.persistence, &f.children, &f.secured, &f.position, &f.transaction, &f.stream, &f.version, &f.mayRead)
+		Scan(&f.oid, &f.file, &f.kind, &f.persistence, &f.children, &f.secured, &f.position, &f.transaction, &f.stream, &f.version, &f.mayRead)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -102,7 +105,7 @@ func lookUp(ctx context.Context, db DB, t definition.Table) (*tableFacts, error)
 	}
 	var column string
 	var c columnFacts
-	if _, err := pgx.ForEachRow(rows, []any{&column, &c.kind, &c.expression, &c.notNull, &c.generated}, func() error { f.columns[column] = c; return nil }); err != nil {
+	if _, err := pgx.ForEachRow(rows, []any{&column, &c.kind, &c.expression, &c.notNull, &c.generated, &c.defaultOID}, func() error { f.columns[column] = c; return nil }); err != nil {
 		return nil, err
 	}
 	if rows, err = db.Query(ctx, indexesStatement, f.oid); err != nil {
@@ -127,47 +130,54 @@ func lookUpSequences(ctx context.Context, db DB, t definition.Table, oid uint32)
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (s sequenceFacts, err error) {
-		return s, row.Scan(&s.name, &s.cache, &s.increment, &s.cycle, &s.mayRead, &s.logged)
+		return s, row.Scan(&s.oid, &s.file, &s.name, &s.cache, &s.increment, &s.cycle, &s.mayRead, &s.logged)
 	})
 }
 
 // CheckTable tells whether the role of this connection can read events from a table of the user's: a *eventsource.InvalidError says what to
 // change.
 func CheckTable(ctx context.Context, db DB, t definition.Table) error {
-	return newSource(db, "", tableMapping(t)).checkTable(ctx)
+	_, err := newSource(db, "", tableMapping(t)).survey(ctx)
+	return err
 }
 
 // checkTable returns a *eventsource.InvalidError that names all that is wrong with the table.
 func (s *Source) checkTable(ctx context.Context) error {
-	t := *s.events.table
-	facts, err := lookUp(ctx, s.db, t)
-	if err != nil {
-		return fmt.Errorf("looking at the table %s: %w", t.Name, err)
-	}
-	problems := tableProblems(t, facts)
-	if len(problems) == 0 {
-		// Transactions of this server only: those of another one would become visible at some time, and their events be read again.
-		var below, ahead bool
-		foreign := "EXISTS (SELECT FROM {{table}} WHERE {{txid}} >= pg_snapshot_xmax(pg_current_snapshot()))"
-		if s.gaps != nil {
-			foreign = "false" // positions mean the same on every server
-		}
-		err := s.db.QueryRow(ctx, "SELECT "+s.events.belowOne()+", "+s.events.in(foreign)).Scan(&below, &ahead)
-		switch {
-		case err != nil:
-			return fmt.Errorf("looking at the events of %s: %w", t.Name, err)
-		case below:
-			return errBelowOne
-		case ahead:
-			problems = append(problems, fmt.Sprintf("rows of %s carry transactions in %s that this server has not had: they were restored or copied from another one; "+
-				"run `sluice rebase -f` where the store was restored together with them; otherwise drop that column, run `sluice source prepare`, and start the processing groups anew", t.Name, t.Columns.Transaction))
-		}
-	}
-	if len(problems) == 0 {
-		return nil
-	}
-	return &eventsource.InvalidError{Problem: strings.Join(problems, "; ")}
+	s.watch.mu.Lock()
+	before := s.watch.known
+	s.watch.mu.Unlock()
+	_, err := s.lookAgain(ctx, before)
+	return err
 }
+
+// checkRows looks at the rows of a table that is as it has to be otherwise.
+func (s *Source) checkRows(ctx context.Context, f *tableFacts) error {
+	t, m := *s.events.table, s.events.of(f)
+	// Transactions of this server only: those of another one would become visible at some time, and their events be read again.
+	foreign := "EXISTS (SELECT FROM {{table}} WHERE {{txid}} >= pg_snapshot_xmax(pg_current_snapshot()))"
+	if s.gaps != nil {
+		foreign = "false" // positions mean the same on every server
+	}
+	var below, ahead bool
+	var head int64
+	var mark *int64 // read after the snapshot was taken, so it is not below the positions of rows that come from there
+	err := s.queryRow(ctx, "SELECT "+m.belowOne()+", "+m.in(foreign)+", ("+m.head+"), ("+m.mark+")", nil, &below, &ahead, &head, &mark)
+	switch {
+	case err != nil:
+		return fmt.Errorf("looking at the events of %s: %w", t.Name, err)
+	case below:
+		return errBelowOne
+	case ahead:
+		return &eventsource.InvalidError{Problem: fmt.Sprintf("rows of %s carry transactions in %s that this server has not had: they were restored or copied from another one; "+
+			"run `sluice rebase -f` where the store was restored together with them; otherwise drop that column, run `sluice source prepare`, and start the processing groups anew", t.Name, t.Columns.Transaction)}
+	case mark != nil && *mark < head:
+		return behind(t.Name, f.sequences[0].name, *mark, head)
+	}
+	return nil
+}
+
+// equal reports whether the catalogs say the same.
+func (f *tableFacts) equal(other *tableFacts) bool { return reflect.DeepEqual(f, other) }
 
 // tableProblems says what has to be changed before a table can be read.
 func tableProblems(t definition.Table, f *tableFacts) (problems []string) {
@@ -208,7 +218,7 @@ func relationProblem(name string, f *tableFacts) string {
 	case !f.mayRead:
 		return fmt.Sprintf("table.name: the role that workers connect as may not read %s: GRANT USAGE on its schema and GRANT SELECT on it", name)
 	case f.secured:
-		return fmt.Sprintf("table.name: row level security hides rows of %s from the role that workers connect as: give the role BYPASSRLS, or exempt it", name)
+		return hidden(name)
 	}
 	return ""
 }
