@@ -127,6 +127,9 @@ func (s *Source) judge(k *known, p *pageBuilder, from []*gapped) error {
 	if s.gaps.reserved {
 		return nil
 	}
+	if p.mark < 0 {
+		return errAltered
+	}
 	sequence := k.facts.sequences[0].name
 	for _, c := range from {
 		if p.mark < c.Position() {
@@ -244,15 +247,16 @@ func (s *Source) takeRound(ctx context.Context, k *known, from []*gapped) (prove
 	g.rounds.Lock()
 	defer g.rounds.Unlock()
 	sequence := k.facts.sequences[0].name
-	var mark int64
+	var number *int64 // nil while the sequence is being rewritten
 	var server, shape string
 	var found []string
-	if err := s.queryRow(ctx, k.round, []any{sequence}, &mark, &server, &shape, &found); err != nil {
+	if err := s.queryRow(ctx, k.round, []any{sequence}, &number, &server, &shape, &found); err != nil {
 		return proved{}, fmt.Errorf("looking for writers that took positions from %s: %w", sequence, err)
 	}
-	if shape != k.shape {
+	if shape != k.shape || number == nil {
 		return proved{}, errAltered
 	}
+	mark := *number
 	for _, c := range from {
 		if mark < c.Position() {
 			return proved{}, s.setBack(sequence, mark, c.Position())

@@ -60,7 +60,7 @@ func (s *Source) visible(ctx context.Context, k *known) (ranges, error) {
 	if proved.server != "" && proved.server != server {
 		return nil, ErrServerRestarted
 	}
-	return set.union(proved.settled), nil
+	return set.union(proved.settled), s.unaltered(ctx, k)
 }
 
 // scan returns all positions up to one, and above it those with a visible event, to the transaction if one is given; and the server that it has asked.
@@ -115,8 +115,10 @@ func (s *Source) givenGapped(ctx context.Context, tx pgx.Tx, through int64, exce
 	}
 	var proved proved
 	err = s.steadily(ctx, func(k *known) (err error) {
-		proved, err = s.settle(ctx, k)
-		return err
+		if proved, err = s.settle(ctx, k); err != nil {
+			return err
+		}
+		return s.unaltered(ctx, k)
 	})
 	if err != nil {
 		return tokenstore.Progress{}, fmt.Errorf("looking for writers: %w", err)

@@ -132,7 +132,7 @@ func (m mapping) in(statement string) string {
 	within = strings.ReplaceAll(within, "{{position}}", m.position)
 	about := "(" + m.head + ")::text"
 	if m.table != nil {
-		about = fmt.Sprintf("concat_ws('|', (%s), %s, coalesce((%s), 0), %s)", m.head, m.shape, m.mark, serverOf)
+		about = fmt.Sprintf("concat_ws('|', (%s), %s, coalesce((%s)::text, '-'), %s)", m.head, m.shape, m.mark, serverOf)
 	}
 	return strings.NewReplacer("{{table}}", m.relation, "{{position}}", m.position, "{{txid}}", m.txid, "{{time}}", m.time, "{{events}}",
 		m.events+", e."+m.time+" AS recorded_at"+m.contents+m.before,

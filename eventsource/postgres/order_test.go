@@ -48,6 +48,7 @@ func readersGetEveryEvent(t *testing.T, on *subject) {
 
 	var wg sync.WaitGroup
 	for _, g := range groups {
+		g.waits = on.waits
 		wg.Go(func() {
 			if err := g.run(); err != nil {
 				t.Errorf("%s: %v", g.name, err)
@@ -57,6 +58,9 @@ func readersGetEveryEvent(t *testing.T, on *subject) {
 	early := func() bool { return !on.early || inversions(committed(t, on)) >= leastInversions }
 	for rounds := 0; rounds < 8 && (!w.enough() || !enoughRead(groups) || !early()); rounds++ { // a busy machine takes longer
 		w.run(14, max(on.during, longRun()))
+	}
+	if on.written != nil {
+		on.written()
 	}
 	done.Store(true)
 	wg.Wait()
@@ -194,6 +198,7 @@ type readerGroup struct {
 	crashes  bool
 	pages    int
 	restarts int
+	waits    func(error) bool // whether an error of a read passes
 }
 
 // segmentReader is a member with its own progress.
@@ -243,6 +248,10 @@ func (g *readerGroup) run() error {
 			members = g.members
 		}
 		page, err := g.read(members)
+		if err != nil && g.waits != nil && g.waits(err) {
+			time.Sleep(2 * time.Millisecond)
+			continue
+		}
 		if err != nil {
 			return err
 		}

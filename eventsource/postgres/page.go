@@ -36,7 +36,7 @@ type pageBuilder struct {
 	snapshot Snapshot
 	head     int64
 	server   string // where gaps are read
-	mark     int64  // of the sequence by which gaps are proved
+	mark     int64  // of the sequence by which gaps are proved; -1 where none was read
 	secured  bool   // row level security hides rows
 	shape    string // of the table, as it is known; what is read under another one is not used
 
@@ -82,6 +82,9 @@ func (p *pageBuilder) add() error {
 	return nil
 }
 
+// noMark stands for the last number of a sequence that could not be read.
+const noMark = "-"
+
 // start takes the row that tells of the page.
 func (p *pageBuilder) start() (err error) {
 	p.started = true
@@ -105,7 +108,9 @@ func (p *pageBuilder) start() (err error) {
 		if about[1] != p.shape {
 			return errAltered
 		}
-		if p.mark, err = strconv.ParseInt(about[2], 10, 64); err != nil {
+		if about[2] == noMark { // the sequence is being rewritten, or there is none: then it is not asked for
+			p.mark = -1
+		} else if p.mark, err = strconv.ParseInt(about[2], 10, 64); err != nil {
 			return fmt.Errorf("the server returned no last number of the sequence: %w", err)
 		}
 		p.server = about[3]

@@ -126,6 +126,9 @@ func (s *Source) read(ctx context.Context, k *known, from []*coverage, filter sl
 		}
 	}
 	r := reached(from, p.snapshot, full, p.last(), windowEnd, p.head)
+	if s.events.table != nil && len(k.facts.parents) > 0 {
+		s.watch.vouched(r.through, r.snapshot)
+	}
 	return eventsource.Page{Events: p.events, More: r.more, After: r.after}, nil
 }
 

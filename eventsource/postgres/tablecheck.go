@@ -34,7 +34,8 @@ func (e *stampError) Unwrap() error { return ErrStoreChanged }
 type tableFacts struct {
 	oid, file                  uint32 // file changes when the table is emptied or rewritten
 	kind, persistence          string
-	position, transaction      string // the columns' names as the catalogs write them
+	parents, leaves            []uint32 // the table and those of its partitions that have partitions, if it has; and the others
+	position, transaction      string   // the columns' names as the catalogs write them
 	stream, version            string
 	children, secured, mayRead bool
 	columns                    map[string]columnFacts
@@ -67,7 +68,8 @@ const (
 	// A partition that is a foreign table makes the whole one, and so does one that is not logged.
 	tableStatement = `SELECT c.oid, c.relfilenode, CASE WHEN EXISTS (SELECT FROM pg_partition_tree(c.oid) t JOIN pg_class x ON x.oid = t.relid WHERE x.relkind NOT IN ('r', 'p')) THEN 'f' ELSE c.relkind::text END,
        CASE WHEN EXISTS (SELECT FROM pg_partition_tree(c.oid) t JOIN pg_class x ON x.oid = t.relid WHERE x.relpersistence <> 'p') THEN 'u' ELSE c.relpersistence::text END, EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid), row_security_active(c.oid), quote_ident($3), quote_ident($4), quote_ident($5), quote_ident($6),
-       has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+       has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'),
+       ARRAY(SELECT t.relid::oid FROM pg_partition_tree(c.oid) t WHERE NOT t.isleaf ORDER BY 1), ARRAY(SELECT t.relid::oid FROM pg_partition_tree(c.oid) t WHERE t.isleaf ORDER BY 1)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind <> 'i'`
 	columnsStatement = `SELECT a.attname, t.typname, coalesce(pg_get_expr(d.adbin, d.adrelid), ''), a.attnotnull, a.attgenerated <> '', coalesce(d.oid, 0)
   FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
@@ -92,7 +94,7 @@ func lookUp(ctx context.Context, db DB, t definition.Table) (*tableFacts, error)
 	schema, name, _ := strings.Cut(t.Name, ".")
 	f := &tableFacts{columns: map[string]columnFacts{}}
 	err := db.QueryRow(ctx, tableStatement, schema, name, t.Columns.Position, t.Columns.Transaction, t.Columns.Stream, t.Columns.Version).
-		Scan(&f.oid, &f.file, &f.kind, &f.persistence, &f.children, &f.secured, &f.position, &f.transaction, &f.stream, &f.version, &f.mayRead)
+		Scan(&f.oid, &f.file, &f.kind, &f.persistence, &f.children, &f.secured, &f.position, &f.transaction, &f.stream, &f.version, &f.mayRead, &f.parents, &f.leaves)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -154,7 +156,7 @@ func (s *Source) checkTable(ctx context.Context) error {
 func (s *Source) checkRows(ctx context.Context, f *tableFacts) error {
 	t, m := *s.events.table, s.events.of(f)
 	// Transactions of this server only: those of another one would become visible at some time, and their events be read again.
-	foreign := "EXISTS (SELECT FROM {{table}} WHERE {{txid}} >= pg_snapshot_xmax(pg_current_snapshot()))"
+	foreign := "coalesce((SELECT {{txid}} FROM {{table}} ORDER BY {{txid}} DESC LIMIT 1) >= pg_snapshot_xmax(pg_current_snapshot()), false)"
 	if s.gaps != nil {
 		foreign = "false" // positions mean the same on every server
 	}
@@ -170,6 +172,8 @@ func (s *Source) checkRows(ctx context.Context, f *tableFacts) error {
 	case ahead:
 		return &eventsource.InvalidError{Problem: fmt.Sprintf("rows of %s carry transactions in %s that this server has not had: they were restored or copied from another one; "+
 			"run `sluice rebase -f` where the store was restored together with them; otherwise drop that column, run `sluice source prepare`, and start the processing groups anew", t.Name, t.Columns.Transaction)}
+	case mark == nil && m.taken != "":
+		return errAltered
 	case mark != nil && *mark < head:
 		return behind(t.Name, f.sequences[0].name, *mark, head)
 	}

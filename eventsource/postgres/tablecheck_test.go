@@ -188,7 +188,9 @@ func TestTokensAreOfTheirTable(t *testing.T) {
 	exec(t, db, "SELECT outbox_append('a', 3)")
 	exec(t, db, `INSERT INTO sluice.event (stream_id, version, type, data) VALUES ('a', 1, 'T', '{}')`)
 	other := outbox
-	other.Columns.Position = "number"
+	other.Columns.Position, other.Positions, other.Order = "number", definition.PositionsReserved, definition.OrderNone
+	exec(t, db, "CREATE UNIQUE INDEX ON outbox (number)")
+	exec(t, db, "CREATE INDEX ON outbox (txid, (number + 0))")
 	sources := map[string]*postgres.Source{"own": postgres.NewSource(db, schema), "outbox": postgres.Open(db, schema, declared(outbox)), "number": postgres.Open(db, schema, declared(other))}
 	for name, source := range sources {
 		progress, err := source.Start(t.Context(), tokenstore.Place{Type: tokenstore.Latest})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,14 @@ type tableWatch struct {
 	mu      sync.Mutex
 	known   *known // nil before the first look
 	stopped error  // for good
+	parts   parts
+}
+
+// parts is what pages have vouched for of a table in partitions.
+type parts struct {
+	through  int64
+	snapshot Snapshot
+	detached map[uint32]Snapshot // by partition: what had been vouched for when it was seen last
 }
 
 // known is what the catalogs said of a table, and the statements that follow from it.
@@ -49,8 +58,9 @@ func shapeOf(m mapping, f *tableFacts) string {
 		"(SELECT string_agg(concat_ws('.', attnum, xmin), ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0)",
 		"(SELECT string_agg(concat_ws('.', oid, xmin), ' ' ORDER BY oid) FROM pg_attrdef WHERE adrelid = c.oid)",
 		"(SELECT string_agg(concat_ws('.', indexrelid, xmin), ' ' ORDER BY indexrelid) FROM pg_index WHERE indrelid = c.oid)"}
-	if f.kind == "p" {
-		parts = append(parts, "(SELECT string_agg(concat_ws('.', x.oid, x.xmin), ' ' ORDER BY x.oid) FROM pg_partition_tree(c.oid) t JOIN pg_class x ON x.oid = t.relid)")
+	if len(f.parents) > 0 {
+		parents := strings.ReplaceAll(strings.Trim(fmt.Sprint(f.parents), "[]"), " ", ", ")
+		parts = append(parts, "(SELECT string_agg(concat_ws('.', inhrelid, xmin), ' ' ORDER BY inhrelid) FROM pg_inherits WHERE inhparent IN ("+parents+"))")
 	}
 	for _, s := range f.sequences {
 		parts = append(parts, fmt.Sprintf("(SELECT concat_ws('.', s.oid, s.xmin, q.xmin) FROM pg_class s JOIN pg_sequence q ON q.seqrelid = s.oid WHERE s.oid = %s::regclass)", literal(s.name)))
@@ -82,7 +92,11 @@ func (s *Source) steadily(ctx context.Context, do func(*known) error) error {
 		if err != nil {
 			return err
 		}
-		if err := do(k); !errors.Is(err, errAltered) {
+		err = do(k)
+		if s.fileGone(err) && errors.Is(s.unaltered(ctx, k), errAltered) {
+			err = errAltered
+		}
+		if !errors.Is(err, errAltered) {
 			return s.explained(ctx, k, err)
 		}
 		if _, err := s.lookAgain(ctx, k); err != nil {
@@ -92,8 +106,26 @@ func (s *Source) steadily(ctx context.Context, do func(*known) error) error {
 	return fmt.Errorf("the table %s is being altered again and again", s.events.relation)
 }
 
+// fileGone reports whether an error may come of a sequence that was altered while its number was read: that makes a new file of it, and empties the old one.
+func (s *Source) fileGone(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && s.events.table != nil && len(pg.Code) == 5 && (pg.Code[:2] == "XX" || pg.Code[:2] == "58")
+}
+
 // errAltered says that what a statement read is not what is known of the table.
 var errAltered = errors.New("the table was altered")
+
+// unaltered returns an error where the table was altered since it was known.
+func (s *Source) unaltered(ctx context.Context, k *known) error {
+	var shape string
+	if err := s.queryRow(ctx, "SELECT "+s.events.of(k.facts).shape, nil, &shape); err != nil {
+		return err
+	}
+	if shape != k.shape {
+		return errAltered
+	}
+	return nil
+}
 
 // lookAgain looks at the catalogs, unless somebody has done so since it was known what the caller knew.
 func (s *Source) lookAgain(ctx context.Context, before *known) (*known, error) {
@@ -111,7 +143,14 @@ func (s *Source) lookAgain(ctx context.Context, before *known) (*known, error) {
 		return nil, err
 	}
 	if before != nil {
-		if problem := changeOf(*s.events.table, before.facts, k.facts); problem != "" {
+		problem := changeOf(*s.events.table, before.facts, k.facts)
+		if problem == "" && len(k.facts.parents) > 0 {
+			problem, err = s.partsChanged(ctx, before.facts.leaves, k.facts.leaves)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if problem != "" {
 			return nil, s.stop(problem)
 		}
 	}
@@ -154,7 +193,9 @@ func (s *Source) survey(ctx context.Context) (*known, error) {
 		if again == nil || !again.equal(first) {
 			continue
 		}
-		if err := s.checkRows(ctx, first); err != nil {
+		if err := s.checkRows(ctx, first); errors.Is(err, errAltered) {
+			continue
+		} else if err != nil {
 			return nil, err
 		}
 		k.statements = s.events.of(first).statements()
@@ -178,6 +219,52 @@ func changeOf(t definition.Table, was, is *tableFacts) string {
 		return restarted(t.Name, is.sequences[0].name)
 	}
 	return ""
+}
+
+// vouched takes note of what a page of a table in partitions says that it holds.
+func (w *tableWatch) vouched(through int64, snapshot Snapshot) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.parts.through, w.parts.snapshot = max(w.parts.through, through), snapshot
+}
+
+// partsChanged says of a partition that was attached with events which earlier pages say that they held: these would never be read. One that was detached and comes back has
+// those that had been read by then.
+func (s *Source) partsChanged(ctx context.Context, was, is []uint32) (problem string, err error) {
+	w := s.watch
+	w.mu.Lock()
+	defer w.mu.Unlock() // nobody reads meanwhile: known is not this yet
+	if w.parts.detached == nil {
+		w.parts.detached = map[uint32]Snapshot{}
+	}
+	for _, leaf := range was {
+		if !slices.Contains(is, leaf) {
+			w.parts.detached[leaf] = w.parts.snapshot
+		}
+	}
+	for _, leaf := range is {
+		if slices.Contains(was, leaf) {
+			continue
+		}
+		var name string
+		if err := s.queryRow(ctx, "SELECT $1::oid::regclass::text", []any{leaf}, &name); err != nil {
+			return "", fmt.Errorf("looking at a partition of %s: %w", s.events.table.Name, err)
+		}
+		var first *int64
+		m := s.events
+		m.relation = name
+		err := s.queryRow(ctx, m.in(`SELECT (SELECT {{position}} FROM {{table}} WHERE {{position}} <= $1::bigint AND pg_visible_in_snapshot({{txid}}, $2::text::pg_snapshot)
+			AND NOT pg_visible_in_snapshot({{txid}}, $3::text::pg_snapshot) ORDER BY {{position}} LIMIT 1)::bigint`), []any{w.parts.through, w.parts.snapshot.String(), w.parts.detached[leaf].String()}, &first)
+		if err != nil {
+			return "", fmt.Errorf("looking at the partition %s of %s: %w", name, s.events.table.Name, err)
+		}
+		if first != nil {
+			return fmt.Sprintf("the partition %s was attached to %s with events from position %d on, which were inserted into it before, and reading has come to position %d without them: attach partitions without rows, and insert events into %[2]s alone. "+
+				"Insert those events again, as others, and restart the workers", name, s.events.table.Name, *first, w.parts.through), nil
+		}
+		delete(w.parts.detached, leaf)
+	}
+	return "", nil
 }
 
 func restarted(table, sequence string) string {

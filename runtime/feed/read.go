@@ -32,7 +32,7 @@ func (f *Feed) beginReads(ctx context.Context) (full []*Member) {
 	refused := f.refused
 	f.refused = false
 	noRoom := f.withoutRoom()
-	for _, members := range clusters(f.wanting(), f.options.Near) {
+	for _, members := range clusters(f.wanting(), f.near()) {
 		if f.waitsFor(noRoom, members) {
 			full = append(full, held(members)...)
 			continue
@@ -83,7 +83,7 @@ func (f *Feed) waitsFor(noRoom []int64, members []*Member) bool {
 		}
 	}
 	first, last := members[0].position(), members[len(members)-1].position()
-	return slices.ContainsFunc(noRoom, func(at int64) bool { return at >= last-f.options.Near && at <= first+f.options.Near })
+	return slices.ContainsFunc(noRoom, func(at int64) bool { return at >= last-f.near() && at <= first+f.near() })
 }
 
 // enoughShare is the part of what a segment may have waiting, when a read for it begins, up to which it waits for no other.
@@ -109,9 +109,12 @@ func (f *Feed) freeReader(behind bool) bool {
 	return f.reading < f.options.Readers && same < f.options.Readers-1
 }
 
+// near is how many positions apart segments may be to be read for together. The caller holds the lock.
+func (f *Feed) near() int64 { return f.spacing.of(f.options.Near) }
+
 // isNearTail reports whether a member is near the tail, as far as that is known. The caller holds the lock.
 func (f *Feed) isNearTail(m *Member) bool {
-	return f.tail >= 0 && m.position() >= f.tail-f.options.Near
+	return f.tail >= 0 && m.position() >= f.tail-f.near()
 }
 
 // readFor returns the read for a cluster, or nil where none is due.
@@ -231,6 +234,7 @@ func (f *Feed) finish(ctx context.Context, r *read, page eventsource.Page, err e
 		f.mu.Unlock()
 		return
 	}
+	f.spacing.learn(r.members, page.Events)
 	given := f.distribute(r.members, page, sorted)
 	f.plan(r.members, page)
 	f.mu.Unlock()
