@@ -9,7 +9,8 @@ import (
 // aboutContent reports whether a reason is about what is in a store that can be reached.
 func aboutContent(reason string) bool {
 	switch reason {
-	case v1alpha1.ReasonStoreChanged, v1alpha1.ReasonMigrationRequired, v1alpha1.ReasonGroupConflict, v1alpha1.ReasonPlaceInvalid, v1alpha1.ReasonSourceInvalid, v1alpha1.ReasonSequencingChanged:
+	case v1alpha1.ReasonStoreChanged, v1alpha1.ReasonMigrationRequired, v1alpha1.ReasonGroupConflict, v1alpha1.ReasonPlaceInvalid, v1alpha1.ReasonSourceInvalid, v1alpha1.ReasonSequencingChanged,
+		v1alpha1.ReasonProgressing: // looks for where a group starts
 		return true
 	}
 	return false

@@ -39,6 +39,7 @@ func problemOf(err error, place string) Problem {
 		conflict  *tokenstore.GroupConflictError
 		noPlace   *eventsource.PlaceError
 		unfit     *eventsource.InvalidError
+		searching *searchingError
 		sequence  *tokenstore.SequencingChangedError
 		changed   *storeChangedError
 		refused   *RefusedAddressError
@@ -57,6 +58,8 @@ func problemOf(err error, place string) Problem {
 		return Problem{Reason: v1alpha1.ReasonGroupConflict, Message: conflict.Error()}
 	case errors.As(err, &noPlace):
 		return Problem{Reason: v1alpha1.ReasonPlaceInvalid, Message: err.Error()}
+	case errors.As(err, &searching):
+		return Problem{Reason: v1alpha1.ReasonProgressing, Message: searching.Error(), Passes: true}
 	case errors.As(err, &unfit):
 		return Problem{Reason: v1alpha1.ReasonSourceInvalid, Message: unfit.Error()}
 	case errors.As(err, &sequence):

@@ -45,6 +45,8 @@ type processor struct {
 	declared *declaration
 	orphaned map[tokenstore.Key]time.Time
 	plan     int64
+	starts   starts
+	life     context.Context // of the loop
 }
 
 func newProcessor(key types.NamespacedName, o Options) *processor {
@@ -144,6 +146,7 @@ func (p *processor) plans(outcome *planner.Outcome) int64 {
 // run plans until the context ends.
 func (p *processor) run(ctx context.Context, l *link, place string) {
 	p.declared = nil // the store may have been changed or restored meanwhile
+	p.starts, p.life = starts{}, ctx
 	p.planner = &planner.Planner{Directory: l.directory, Store: l.store, Processor: p.wish().Name, Name: p.options.Planner}
 	failures := 0
 	for {
@@ -307,14 +310,15 @@ func (p *processor) write(ctx context.Context, l *link, w Wanted) (refusal, err 
 		if err != nil {
 			return tokenstore.Progress{}, err
 		}
-		return source.Start(ctx, place)
+		return p.starts.find(p.life, ctx, group, place, func(ctx context.Context) (tokenstore.Progress, error) { return source.Start(ctx, place) })
 	}
 	err = l.store.Declare(ctx, w.Name, w.groups(), w.Replays, start)
 	var conflict *tokenstore.GroupConflictError
 	var place *eventsource.PlaceError
 	var changed *tokenstore.SequencingChangedError
+	var searching *searchingError
 	switch {
-	case errors.As(err, &conflict), errors.As(err, &place):
+	case errors.As(err, &conflict), errors.As(err, &place), errors.As(err, &searching):
 		return err, nil
 	case errors.As(err, &changed):
 		refusal = changed

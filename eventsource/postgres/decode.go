@@ -19,11 +19,27 @@ func (p *pageBuilder) take(rows pgx.Rows) error {
 	if p.binary && p.decode(rows.RawValues()) {
 		return nil
 	}
-	columns := []any{&p.position, &p.txid, &p.stream, &p.kind, &p.recordedAt}
+	var recorded pgtype.Timestamptz
+	columns := []any{&p.position, &p.txid, &p.stream, &p.kind, &recorded}
 	if !p.bare {
 		columns = append(columns, &p.version, &p.id, &p.data, &p.metadata)
 	}
-	return rows.Scan(append(columns, &p.before)[:len(rows.FieldDescriptions())]...)
+	if err := rows.Scan(append(columns, &p.before)[:len(rows.FieldDescriptions())]...); err != nil {
+		return err
+	}
+	p.recordedAt = recorded.Time
+	if recorded.InfinityModifier != pgtype.Finite {
+		p.recordedAt = endOfTime(recorded.InfinityModifier == pgtype.Infinity)
+	}
+	return nil
+}
+
+// endOfTime stands for a time that is infinite, which no time.Time is: the first that there is, and the last that most others can write.
+func endOfTime(future bool) time.Time {
+	if future {
+		return time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC)
+	}
+	return time.Time{}
 }
 
 // look takes note of which columns there are, and whether those that are no texts come in the binary format; behind some poolers they do not.
@@ -52,19 +68,18 @@ const (
 var y2k = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
 
 // decode reads a row in the binary format, which takes a fraction of the time that Scan does. It reports false, and Scan has to say
-// what is wrong, where a column that is no text is not a number of eight bytes, or a time is infinite.
+// what is wrong, where a column that is no text is not a number of eight bytes.
 func (p *pageBuilder) decode(row [][]byte) bool {
 	if len(row[0]) != 8 || len(row[1]) != 8 || len(row[4]) != 8 {
 		return false
 	}
 	micros := int64(binary.BigEndian.Uint64(row[4]))
-	if micros == math.MaxInt64 || micros == math.MinInt64 {
-		return false
-	}
 	p.position = int64(binary.BigEndian.Uint64(row[0]))
 	p.txid = binary.BigEndian.Uint64(row[1])
 	p.stream, p.kind = row[2], row[3]
-	p.recordedAt = time.Unix(y2k+micros/1_000_000, micros%1_000_000*1000)
+	if p.recordedAt = time.Unix(y2k+micros/1_000_000, micros%1_000_000*1000); micros == math.MaxInt64 || micros == math.MinInt64 {
+		p.recordedAt = endOfTime(micros > 0)
+	}
 	row = row[bareColumns:]
 	if !p.bare {
 		if len(row[0]) != 8 {

@@ -15,7 +15,8 @@ type mapping struct {
 	relation string            // the table, quoted
 	position string            // its column, quoted; so are the next ones
 	txid     string
-	time     string
+	time     string // an expression, of the row e
+	since    string // a condition: the time is not before $1
 	events   string // the columns of a page, of the row e, but for the time and those of the next two
 	contents string // more of them, of the row e: an event's version, id, data and metadata; empty where they are not read
 	before   string // the last one, where an event waits for the one before it
@@ -41,7 +42,7 @@ const (
 func ownMapping(schema string) mapping {
 	quoted := pgx.Identifier{schema}.Sanitize()
 	return mapping{
-		relation: quoted + ".event", position: "position", txid: "txid", time: "recorded_at", sliced: true,
+		relation: quoted + ".event", position: "position", txid: "txid", time: "e.recorded_at", since: "recorded_at >= $1::timestamptz", sliced: true,
 		events:   "e.position, e.txid, e.stream_id, e.type",
 		contents: ", e.version, e.id, e.data, e.metadata",
 		head:     "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM " + quoted + ".event_position_seq",
@@ -53,7 +54,11 @@ func ownMapping(schema string) mapping {
 // yet, is found by its transaction.
 func tableMapping(t definition.Table) mapping {
 	c := t.Columns
-	m := mapping{table: &t, relation: identifier(t.Name), position: column(c.Position), txid: column(c.Transaction), time: column(c.RecordedAt) + "::timestamptz"}
+	m := mapping{table: &t, relation: identifier(t.Name), position: column(c.Position), txid: column(c.Transaction), time: recordedAt("e", t)}
+	m.since = column(c.RecordedAt) + "::timestamptz >= $1::timestamptz"
+	if t.TimeZone != "" {
+		m.since = column(c.RecordedAt) + " >= $1::timestamptz AT TIME ZONE " + literal(t.TimeZone) // an index on the column can answer that
+	}
 	txid := "e." + m.txid
 	if m.gapped() {
 		txid = "'3'::xid8" // one that every snapshot sees
@@ -72,7 +77,10 @@ func tableMapping(t definition.Table) mapping {
 }
 
 // of is the mapping of a table that was looked at.
-func (m mapping) of(f *tableFacts) mapping {
+func (m mapping) of(f *tableFacts, zone string) mapping {
+	t := *m.table
+	t.TimeZone = zone
+	m = tableMapping(t)
 	m.shape = shapeOf(m, f)
 	if m.gapped() && m.table.Positions != definition.PositionsReserved {
 		m.taken, m.mark = f.sequences[0].name, markOf(f.sequences[0].name)
@@ -134,8 +142,8 @@ func (m mapping) in(statement string) string {
 	if m.table != nil {
 		about = fmt.Sprintf("concat_ws('|', (%s), %s, coalesce((%s)::text, '-'), %s)", m.head, m.shape, m.mark, serverOf)
 	}
-	return strings.NewReplacer("{{table}}", m.relation, "{{position}}", m.position, "{{txid}}", m.txid, "{{time}}", m.time, "{{events}}",
-		m.events+", e."+m.time+" AS recorded_at"+m.contents+m.before,
+	return strings.NewReplacer("{{table}}", m.relation, "{{position}}", m.position, "{{txid}}", m.txid, "{{since}}", m.since, "{{events}}",
+		m.events+", "+m.time+" AS recorded_at"+m.contents+m.before,
 		"{{head}}", m.head, "{{about}}", about, "{{shape}}", m.shape, "{{mark}}", m.mark, "{{sequence}}", m.taken, "{{state}}", m.state, "{{wanted}}", wanted, "{{within}}", within, "{{columns}}", columns, "{{none}}", none).Replace(statement)
 }
 
@@ -171,8 +179,8 @@ func selectEvents(schema string, source definition.Source) (rows, position strin
 	}
 	t, c := source.Table, source.Table.Columns
 	position = "t." + column(c.Position)
-	return fmt.Sprintf("SELECT %s::bigint AS position, %s AS stream_id, %s AS type, (%s)::jsonb AS data, (%s)::jsonb AS metadata, t.%s::timestamptz AS recorded_at FROM %s t",
-		position, text("t", c.Stream), text("t", c.Type), payload("t", t.Data, "null"), metadata("t", t.Metadata), column(c.RecordedAt), identifier(t.Name)), position
+	return fmt.Sprintf("SELECT %s::bigint AS position, %s AS stream_id, %s AS type, (%s)::jsonb AS data, (%s)::jsonb AS metadata, %s AS recorded_at FROM %s t",
+		position, text("t", c.Stream), text("t", c.Type), payload("t", t.Data, "null"), metadata("t", t.Metadata), recordedAt("t", *t), identifier(t.Name)), position
 }
 
 func identifier(table string) string {
@@ -183,6 +191,15 @@ func identifier(table string) string {
 func column(name string) string { return pgx.Identifier{name}.Sanitize() }
 
 func text(row, name string) string { return row + "." + column(name) + "::text" }
+
+// recordedAt is an event's time. One that says no zone is in that of the role, which its writer has had too if it asked for no other.
+func recordedAt(row string, t definition.Table) string {
+	time := row + "." + column(t.Columns.RecordedAt)
+	if t.TimeZone != "" {
+		return "(" + time + " AT TIME ZONE " + literal(t.TimeZone) + ")"
+	}
+	return time + "::timestamptz"
+}
 
 func version(row string, c definition.TableColumns) string {
 	if c.Version == "" {

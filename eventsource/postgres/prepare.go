@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,6 +78,13 @@ func Prepare(ctx context.Context, conn *pgx.Conn, t definition.Table, tell func(
 	if err := mayAlter(ctx, conn, t, facts.oid); err != nil {
 		return err
 	}
+	// Nothing is altered for a table that cannot be read afterwards.
+	if problems := tableProblems(t, facts.prepared(t)); len(problems) > 0 {
+		return &eventsource.InvalidError{Problem: strings.Join(problems, "; ")}
+	}
+	if err := newSource(conn, "", tableMapping(t)).checkRows(ctx, facts); err != nil {
+		return err
+	}
 	if t.Columns.Transaction == "" {
 		return nil // it is read as it is
 	}
@@ -106,16 +115,34 @@ func Prepare(ctx context.Context, conn *pgx.Conn, t definition.Table, tell func(
 	return nil
 }
 
+// prepared are the facts of the table as it will be.
+func (f *tableFacts) prepared(t definition.Table) *tableFacts {
+	if t.Columns.Transaction == "" {
+		return f
+	}
+	after := *f
+	after.columns = maps.Clone(f.columns)
+	if _, there := f.columns[t.Columns.Transaction]; !there {
+		after.columns[t.Columns.Transaction] = columnFacts{kind: "xid8", expression: "pg_current_xact_id()", notNull: true}
+	}
+	after.indexes = append(slices.Clone(f.indexes), indexFacts{keys: f.lateKeys()})
+	return &after
+}
+
 // mayAlter returns an error that names the role to connect as.
 func mayAlter(ctx context.Context, conn *pgx.Conn, t definition.Table, oid uint32) error {
-	var owner, self string
-	var member bool
-	err := conn.QueryRow(ctx, "SELECT pg_get_userbyid(relowner), current_user, pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = $1", oid).Scan(&owner, &self, &member)
+	var owner, self, schema string
+	var member, creates bool
+	err := conn.QueryRow(ctx, "SELECT pg_get_userbyid(relowner), current_user, pg_has_role(relowner, 'USAGE'), n.nspname, has_schema_privilege(relowner, n.oid, 'CREATE') FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = $1", oid).
+		Scan(&owner, &self, &member, &schema, &creates)
 	if err != nil {
 		return fmt.Errorf("looking for the owner of %s: %w", t.Name, err)
 	}
 	if !member {
 		return fmt.Errorf("the table %s belongs to the role %s, and this connection is %s's: connect as %[2]s or a member of it, or give it what --print prints", t.Name, owner, self)
+	}
+	if !creates && t.Columns.Transaction != "" {
+		return fmt.Errorf("the role %s, which the table %s belongs to, may not create an index in its schema: GRANT CREATE ON SCHEMA %s TO %s", owner, t.Name, column(schema), column(owner))
 	}
 	return nil
 }

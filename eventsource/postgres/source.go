@@ -76,7 +76,7 @@ func newSource(db DB, schema string, events mapping) *Source {
 
 const (
 	// The subquery keeps the planner from walking the primary key up to the first event of the time.
-	timeStatement  = `SELECT coalesce((SELECT min({{position}}) FROM (SELECT {{position}} FROM {{table}} WHERE {{time}} >= $1 OFFSET 0) AS since), 0)::bigint`
+	timeStatement  = `SELECT coalesce((SELECT min({{position}}) FROM (SELECT {{position}} FROM {{table}} WHERE {{since}} OFFSET 0) AS since), 0)::bigint`
 	startStatement = `SELECT ({{head}}), pg_current_snapshot()::text, pg_is_in_recovery()`
 )
 

@@ -154,10 +154,10 @@ func (s *Source) checkTable(ctx context.Context) error {
 
 // checkRows looks at the rows of a table that is as it has to be otherwise.
 func (s *Source) checkRows(ctx context.Context, f *tableFacts) error {
-	t, m := *s.events.table, s.events.of(f)
+	t, m := *s.events.table, s.events.of(f, "")
 	// Transactions of this server only: those of another one would become visible at some time, and their events be read again.
 	foreign := "coalesce((SELECT {{txid}} FROM {{table}} ORDER BY {{txid}} DESC LIMIT 1) >= pg_snapshot_xmax(pg_current_snapshot()), false)"
-	if s.gaps != nil {
+	if _, there := f.columns[t.Columns.Transaction]; s.gaps != nil || !there {
 		foreign = "false" // positions mean the same on every server
 	}
 	var below, ahead bool
@@ -282,9 +282,11 @@ func transactionProblems(t definition.Table, f *tableFacts) []string {
 
 // indexed reports whether there is the index that finds late events.
 func (f *tableFacts) indexed() bool {
-	keys := []string{f.transaction, "(" + f.position + " + 0)"}
-	return slices.ContainsFunc(f.indexes, func(i indexFacts) bool { return slices.Equal(i.keys, keys) })
+	return slices.ContainsFunc(f.indexes, func(i indexFacts) bool { return slices.Equal(i.keys, f.lateKeys()) })
 }
+
+// lateKeys are those of that index.
+func (f *tableFacts) lateKeys() []string { return []string{f.transaction, "(" + f.position + " + 0)"} }
 
 // sequenceProblems looks at what takes positions where they are taken by the insert.
 func sequenceProblems(t definition.Table, f *tableFacts) (problems []string) {

@@ -41,6 +41,7 @@ type parts struct {
 type known struct {
 	shape string
 	facts *tableFacts
+	zone  string // of the role that reads, where the table's times say none
 	statements
 }
 
@@ -118,7 +119,7 @@ var errAltered = errors.New("the table was altered")
 // unaltered returns an error where the table was altered since it was known.
 func (s *Source) unaltered(ctx context.Context, k *known) error {
 	var shape string
-	if err := s.queryRow(ctx, "SELECT "+s.events.of(k.facts).shape, nil, &shape); err != nil {
+	if err := s.queryRow(ctx, "SELECT "+shapeOf(s.events, k.facts), nil, &shape); err != nil {
 		return err
 	}
 	if shape != k.shape {
@@ -198,7 +199,12 @@ func (s *Source) survey(ctx context.Context) (*known, error) {
 		} else if err != nil {
 			return nil, err
 		}
-		k.statements = s.events.of(first).statements()
+		if first.columns[t.Columns.RecordedAt].kind == "timestamp" {
+			if k.zone, err = ownTimeZone(ctx, s.db); err != nil {
+				return nil, fmt.Errorf("looking for the time zone of the times in %s: %w", t.Name, err)
+			}
+		}
+		k.statements = s.events.of(first, k.zone).statements()
 		return k, nil
 	}
 	return nil, fmt.Errorf("looking at the table %s: it is being altered again and again", t.Name)
@@ -316,3 +322,15 @@ func hidden(table string) string {
 
 // guard has the server refuse statements that row level security would hide rows from. Sluice's own table says so itself, until it did once: from then on there may be plans that leave rows out.
 type guard struct{ always atomic.Bool }
+
+// Declared returns the source as it is declared, with what was found out about its table. Call [Source.Check] first.
+func (s *Source) Declared(source definition.Source) definition.Source {
+	s.watch.mu.Lock()
+	defer s.watch.mu.Unlock()
+	if source.Table != nil && s.watch.known != nil {
+		table := *source.Table
+		table.TimeZone = s.watch.known.zone
+		source.Table = &table
+	}
+	return source
+}

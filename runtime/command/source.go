@@ -115,6 +115,9 @@ func (f *sourceFlags) prepare(cmd *cobra.Command, source definition.Source) (err
 	if _, err := conn.Exec(ctx, "SET statement_timeout = 0"); err != nil {
 		return fmt.Errorf("lifting the limit on a statement's time: %w", err)
 	}
+	if err := f.hasRole(ctx, conn); err != nil {
+		return err
+	}
 	tell := func(command string) { fmt.Fprintf(out, "%s\n", command) }
 	if err := eventspostgres.Prepare(ctx, conn, *source.Table, tell); err != nil {
 		return err
@@ -126,6 +129,21 @@ func (f *sourceFlags) prepare(cmd *cobra.Command, source definition.Source) (err
 		return err
 	}
 	fmt.Fprintf(out, "events can be read from %s\n", source.Table.Name)
+	return nil
+}
+
+// hasRole returns an error where the workers' role is not there: nothing is altered then.
+func (f *sourceFlags) hasRole(ctx context.Context, conn *pgx.Conn) error {
+	if f.workerRole == "" || f.workerRole == "public" {
+		return nil
+	}
+	var there bool
+	if err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", f.workerRole).Scan(&there); err != nil {
+		return fmt.Errorf("looking for the role of --worker-role: %w", err)
+	}
+	if !there {
+		return fmt.Errorf("--worker-role: there is no role %s: create it (CREATE ROLE %s LOGIN), or correct the name, in the same case", f.workerRole, pgx.Identifier{f.workerRole}.Sanitize())
+	}
 	return nil
 }
 

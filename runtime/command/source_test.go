@@ -228,3 +228,52 @@ func TestImportAxonTakesOver(t *testing.T) {
 		t.Errorf("got\n%swant\n%s", out.String(), want)
 	}
 }
+
+// A table that cannot be read afterwards is left as it is, with all that is wrong with it named.
+func TestSourcePrepareChecksBeforeItAlters(t *testing.T) {
+	const rest = "aggregate_id text NOT NULL, event_type text NOT NULL, payload jsonb NOT NULL, headers jsonb, created_at timestamptz NOT NULL DEFAULT now()"
+	for name, c := range map[string]struct {
+		table string
+		args  []string
+		want  []string
+	}{
+		"a uuid":              {"CREATE TABLE outbox (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), " + rest + ")", nil, []string{"table.columns.position: the column id has the type uuid"}},
+		"a numeric":           {"CREATE TABLE outbox (id numeric PRIMARY KEY, " + rest + ")", nil, []string{"the column id has the type numeric"}},
+		"partitions of lists": {"CREATE SEQUENCE s; CREATE TABLE outbox (id bigint DEFAULT nextval('s'), " + rest + ", PRIMARY KEY (id, event_type)) PARTITION BY LIST (event_type); CREATE TABLE outbox_a PARTITION OF outbox FOR VALUES IN ('a')", nil, []string{"no unique index on id alone"}},
+		"partitions of time":  {"CREATE TABLE outbox (id bigint, " + rest + ", PRIMARY KEY (id, created_at)) PARTITION BY RANGE (created_at); CREATE TABLE outbox_a PARTITION OF outbox DEFAULT", nil, []string{"no unique index on id alone", "Inserted needs a column id that takes its default"}},
+		"several":             {"CREATE TABLE outbox (id bigint, aggregate_id text, event_type text NOT NULL, payload bytea)", nil, []string{"no column created_at", "aggregate_id may be null", "payload has the type bytea", "no unique index on id alone", "no column headers"}},
+		"a cache":             {"CREATE TABLE outbox (id bigserial PRIMARY KEY, " + rest + "); ALTER SEQUENCE outbox_id_seq CACHE 10", nil, []string{"CACHE 10"}},
+		"positions below 1":   {"CREATE TABLE outbox (id bigserial PRIMARY KEY, " + rest + "); INSERT INTO outbox (id, aggregate_id, event_type, payload) VALUES (0, 'a', 'b', '{}')", nil, []string{"positions below 1"}},
+		"another txid":        {"CREATE TABLE outbox (id bigserial PRIMARY KEY, " + rest + ", txid bigint)", nil, []string{"txid has the type int8"}},
+		"no such role":        {"CREATE TABLE outbox (id bigserial PRIMARY KEY, " + rest + ")", []string{"--worker-role", "nobody_has_this"}, []string{"CREATE ROLE \"nobody_has_this\" LOGIN"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url := postgrestest.New(t)
+			conn, err := pgx.Connect(t.Context(), url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close(context.WithoutCancel(t.Context()))
+			if _, err := conn.Exec(t.Context(), c.table); err != nil {
+				t.Fatal(err)
+			}
+			const catalogs = "SELECT (SELECT string_agg(attname || atttypid, ',' ORDER BY attname) FROM pg_attribute WHERE attrelid = 'outbox'::regclass), (SELECT count(*) FROM pg_index WHERE indrelid = 'outbox'::regclass)"
+			look := func() (columns string, indexes int) {
+				if err := conn.QueryRow(t.Context(), catalogs).Scan(&columns, &indexes); err != nil {
+					t.Fatal(err)
+				}
+				return columns, indexes
+			}
+			columns, indexes := look()
+			out, err := runSource(t, append([]string{"prepare", "-f", outboxSample, "--database-url", url}, c.args...)...)
+			for _, want := range c.want {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("got %v, want %q", err, want)
+				}
+			}
+			if after, n := look(); after != columns || n != indexes || strings.Contains(out, "ALTER") || strings.Contains(out, "CREATE INDEX") {
+				t.Errorf("the table was altered: %s, %d indexes; %s", after, n, out)
+			}
+		})
+	}
+}

@@ -49,11 +49,12 @@ func (l *life) needsNoContents() bool {
 
 func (l *life) newGroups() map[string]*group {
 	groups := map[string]*group{}
+	source := l.source.Declared(l.options.Definition.Source)
 	for _, spec := range l.options.Definition.Groups {
 		g := &group{name: spec.Name, spec: spec.Handler, by: spec.Sequencing.Policy(), shares: spec.Handler.Rows == definition.RowsBySequence, wait: backoff{initial: 500 * time.Millisecond, max: 15 * time.Second}}
 		if spec.Handler.SQL != nil {
 			g.handler = handler.NewSQL(*spec.Handler.SQL, handler.Events{
-				Join: eventspostgres.JoinEvents(l.options.Schema, l.options.Definition.Source), At: eventspostgres.EventsAt(l.options.Schema, l.options.Definition.Source),
+				Join: eventspostgres.JoinEvents(l.options.Schema, source), At: eventspostgres.EventsAt(l.options.Schema, source),
 				Table: l.options.Definition.Source.Table})
 		} else {
 			g.handler = l.options.Handlers[spec.Handler.Go.Handler]

@@ -104,16 +104,24 @@ func lasting(fault *tokenstore.Fault) *tokenstore.Fault {
 // lag is the age of the oldest event that waits, in seconds.
 func (s *segmentRun) lag(now time.Time) float64 {
 	if oldest, waits := s.member.Oldest(); waits {
-		return max(0, now.Sub(oldest).Seconds())
+		return age(oldest, now).Seconds()
 	}
 	return 0
+}
+
+// age is how long ago a time is; 0 for one that is still to come, or is infinite.
+func age(recorded, now time.Time) time.Duration {
+	if recorded.IsZero() {
+		return 0
+	}
+	return max(0, now.Sub(recorded))
 }
 
 // report tells of a batch that has ended.
 func (l *life) report(portions []portion, b batch, took time.Duration, err error) {
 	s := portions[0].s
 	last := b.events[len(b.events)-1]
-	lag := max(0, l.storeClock.now().Sub(last.RecordedAt))
+	lag := age(last.RecordedAt, l.storeClock.now())
 	l.metrics.batch(s.group.name, len(b.events), b.skipped, took, lag, err)
 	if err == nil {
 		s.group.rate.add(len(b.events), b.replayed())

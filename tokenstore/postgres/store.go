@@ -46,15 +46,57 @@ func Channel(schema string) string {
 // in fills the schema's name in.
 func (s *Store) in(sql string) string { return strings.ReplaceAll(sql, "{{schema}}", s.schema) }
 
-// Declare implements tokenstore.Store.
+// Declare implements tokenstore.Store. Where groups start is asked before the transaction: looking for it may take long, and would keep locks and an idle transaction meanwhile.
 func (s *Store) Declare(ctx context.Context, processor string, groups []tokenstore.Group, requested []tokenstore.ReplayRequest,
 	start func(string) (tokenstore.Progress, error)) error {
+	starts := map[string]tokenstore.Progress{}
+	for {
+		if err := s.findStarts(ctx, groups, starts, start); err != nil {
+			return err
+		}
+		err := s.declareAll(ctx, processor, groups, requested, starts)
+		if !errors.Is(err, errNoStart) {
+			return err
+		}
+	}
+}
+
+// errNoStart says that a group has lost its tokens since it was asked where groups start that have none.
+var errNoStart = errors.New("a group has lost its tokens meanwhile")
+
+// findStarts asks where those groups start that have no tokens.
+func (s *Store) findStarts(ctx context.Context, groups []tokenstore.Group, starts map[string]tokenstore.Progress, start func(string) (tokenstore.Progress, error)) error {
+	names := make([]string, len(groups))
+	for i, g := range groups {
+		names[i] = g.Name
+	}
+	rows, err := s.pool.Query(ctx, s.in(`SELECT name FROM unnest($2::text[]) AS g (name)
+		WHERE NOT EXISTS (SELECT FROM {{schema}}.token WHERE tenant = $1 AND group_name = g.name)`), tenant, names)
+	if err != nil {
+		return fmt.Errorf("looking for groups without tokens: %w", err)
+	}
+	without, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("looking for groups without tokens: %w", err)
+	}
+	for _, name := range without {
+		if _, known := starts[name]; known {
+			continue
+		}
+		if starts[name], err = start(name); err != nil {
+			return fmt.Errorf("finding where group %s starts: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (s *Store) declareAll(ctx context.Context, processor string, groups []tokenstore.Group, requested []tokenstore.ReplayRequest, starts map[string]tokenstore.Progress) error {
 	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		names := make([]string, len(groups))
 		var made []string
 		for i, g := range groups {
 			names[i] = g.Name
-			created, err := s.declare(ctx, tx, processor, g, requested, start)
+			created, err := s.declare(ctx, tx, processor, g, requested, starts)
 			if err != nil {
 				return err
 			}
@@ -76,7 +118,7 @@ func (s *Store) Declare(ctx context.Context, processor string, groups []tokensto
 
 // declare makes one group the processor's and reports whether it created its tokens.
 func (s *Store) declare(ctx context.Context, tx pgx.Tx, processor string, g tokenstore.Group, requested []tokenstore.ReplayRequest,
-	start func(string) (tokenstore.Progress, error)) (bool, error) {
+	starts map[string]tokenstore.Progress) (bool, error) {
 	var owner, sequencing string
 	var floor int64
 	policy, hash := policyAndHash(g.Sequencing)
@@ -107,9 +149,9 @@ func (s *Store) declare(ctx context.Context, tx pgx.Tx, processor string, g toke
 	if err != nil {
 		return false, fmt.Errorf("group %s: %w", g.Name, err)
 	}
-	progress, err := start(g.Name)
-	if err != nil {
-		return false, fmt.Errorf("finding where group %s starts: %w", g.Name, err)
+	progress, found := starts[g.Name]
+	if !found {
+		return false, errNoStart
 	}
 	ids, masks := columns(layout)
 	_, err = tx.Exec(ctx, s.in(`INSERT INTO {{schema}}.token (tenant, group_name, segment, mask, position, snapshot, epoch, version)

@@ -1,0 +1,48 @@
+package stores
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// TestASearchForAStartOutlivesTheRoundThatBeganIt has a search take longer than rounds wait: those say what is waited for, and a later one has what it found.
+func TestASearchForAStartOutlivesTheRoundThatBeganIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s starts
+		release, searches := make(chan struct{}), 0
+		find := func(at tokenstore.Place) (tokenstore.Progress, error) {
+			round, end := context.WithTimeout(t.Context(), roundTimeout)
+			defer end()
+			p, err := s.find(t.Context(), round, "view", at, func(ctx context.Context) (tokenstore.Progress, error) {
+				searches++
+				<-release
+				return tokenstore.Progress{Position: 7, Snapshot: "8:8:"}, ctx.Err()
+			})
+			if round.Err() != nil {
+				t.Error("the round's time is over when it is told")
+			}
+			return p, err
+		}
+		at := tokenstore.Place{Type: tokenstore.AtTimestamp}
+		for range 3 {
+			var searching *searchingError
+			if _, err := find(at); !errors.As(err, &searching) {
+				t.Errorf("while it is looked for: %v", err)
+			}
+		}
+		if problem := problemOf(&searchingError{"view", at}, "db"); !problem.Passes || problem.Reason != "Progressing" {
+			t.Errorf("it is told as %+v", problem)
+		}
+		close(release)
+		if p, err := find(at); err != nil || p.Position != 7 || searches != 1 {
+			t.Errorf("found %v (%v) by %d searches", p, err, searches)
+		}
+		if p, err := find(at); err != nil || p.Position != 7 || searches != 2 {
+			t.Errorf("found %v (%v) by %d searches: what was found is of its time", p, err, searches)
+		}
+	})
+}
