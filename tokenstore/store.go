@@ -94,9 +94,24 @@ type Failure struct {
 	Key
 	Position int64 // of the event that failed
 	Attempts int
-	RetryAt  time.Time
-	FailedAt time.Time
+	RetryAt  time.Time // by the database's clock
+	FailedAt time.Time // by the database's clock
+	Since    time.Time // of the first attempt at the event, by the database's clock
 	Message  string
+	Reason   string    // CamelCase, for conditions
+	Type     string    // of the event
+	Stream   string    // of the event
+	SQL      *SQLError // what PostgreSQL said, where the error is its
+
+	// Calling says that a call of the handler has begun, for the events from Position to Last, and that its end is not known.
+	// It is the mark of a suspect segment: see Store.Mark.
+	Calling bool
+	Last    int64
+}
+
+// Marks reports whether the failure is the mark of a call for an event.
+func (f *Failure) Marks(position int64) bool {
+	return f != nil && f.Calling && f.Position <= position && position <= f.Last
 }
 
 // Store keeps the tokens of one database.
@@ -121,8 +136,11 @@ type Store interface {
 	// Tokens returns all tokens of the processor's groups, by group and segment.
 	Tokens(ctx context.Context, processor string) ([]Token, error)
 
-	// Failures returns why segments of the processor stand still, by group and segment.
+	// Failures returns why segments of the processor stand still, by group and segment: those with at least one attempt.
 	Failures(ctx context.Context, processor string) ([]Failure, error)
+
+	// Attempts returns the same, and marks without an attempt.
+	Attempts(ctx context.Context, processor string) ([]Failure, error)
 
 	// Claim makes the worker the owner of those tokens that still have the epoch named, and returns them with their new epoch.
 	// Tokens that have moved on, or whose row is locked by a running batch, are left out: look again and retry.
@@ -134,8 +152,14 @@ type Store interface {
 	Advance(ctx context.Context, advances []Advance) error
 
 	// Fail records a failure of an event, if the token still has this epoch and version; ErrFenced otherwise. The database's
-	// clock gives RetryAt, retryIn after now. It is there until an Advance recovers from it.
+	// clock gives RetryAt, retryIn after now; Since is kept as long as the position is the same. It is there until an Advance
+	// recovers from it.
 	Fail(ctx context.Context, epoch, version int64, failure Failure, retryIn time.Duration) error
+
+	// Mark records, before a call of the handler for a suspect segment, that the call is under way, or with Calling false that
+	// it has ended without an attempt being counted. It keeps attempts, message and times of a failure at the same position, and
+	// replaces another one. ErrFenced where the token has another epoch or version. It is there until an Advance recovers from it.
+	Mark(ctx context.Context, epoch, version int64, mark Failure) error
 
 	// Split makes two tokens of one, both at its progress, without an owner, with a new epoch. Its owner is fenced off.
 	// ErrLayoutChanged when the group has no such segment (any more).

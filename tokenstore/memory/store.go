@@ -201,17 +201,25 @@ func (g *group) shown(t tokenstore.Token) tokenstore.Token {
 
 // Failures implements tokenstore.Store.
 func (s Store) Failures(_ context.Context, processor string) ([]tokenstore.Failure, error) {
+	return s.failuresWhere(processor, func(f tokenstore.Failure) bool { return f.Attempts > 0 }), nil
+}
+
+// Attempts implements tokenstore.Store.
+func (s Store) Attempts(_ context.Context, processor string) ([]tokenstore.Failure, error) {
+	return s.failuresWhere(processor, func(tokenstore.Failure) bool { return true }), nil
+}
+
+func (s Store) failuresWhere(processor string, wanted func(tokenstore.Failure) bool) (all []tokenstore.Failure) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var all []tokenstore.Failure
 	for _, g := range s.of(processor, true) {
 		for _, t := range g.all() {
-			if f, failed := s.failures[t.Key]; failed {
+			if f, failed := s.failures[t.Key]; failed && wanted(f) {
 				all = append(all, f)
 			}
 		}
 	}
-	return all, nil
+	return all
 }
 
 // Claim implements tokenstore.Store.
@@ -281,17 +289,43 @@ func (s Store) InTx(_ context.Context, advances []tokenstore.Advance, work func(
 func (s Store) Fail(_ context.Context, epoch, version int64, f tokenstore.Failure, retryIn time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	g := s.groups[f.Group]
-	if g == nil {
-		return tokenstore.ErrFenced
-	}
-	if t, there := g.tokens[f.Segment]; !there || t.Epoch != epoch || t.Version != version {
+	if !s.has(f.Key, epoch, version) {
 		return tokenstore.ErrFenced
 	}
 	f.FailedAt = s.now()
-	f.RetryAt = f.FailedAt.Add(retryIn)
+	f.RetryAt, f.Since, f.Calling, f.Last = f.FailedAt.Add(retryIn), f.FailedAt, false, f.Position
+	if old, there := s.failures[f.Key]; there && old.Position == f.Position && old.Attempts > 0 {
+		f.Since = old.Since
+	}
 	s.failures[f.Key] = f
 	return nil
+}
+
+// Mark implements tokenstore.Store.
+func (s Store) Mark(_ context.Context, epoch, version int64, m tokenstore.Failure) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.has(m.Key, epoch, version) {
+		return tokenstore.ErrFenced
+	}
+	f, there := s.failures[m.Key]
+	if !there || f.Position != m.Position {
+		now := s.now()
+		f = tokenstore.Failure{Key: m.Key, Position: m.Position, RetryAt: now, FailedAt: now, Since: now}
+	}
+	f.Calling, f.Last, f.Type, f.Stream = m.Calling, m.Last, m.Type, m.Stream
+	s.failures[m.Key] = f
+	return nil
+}
+
+// has reports whether a token has an epoch and a version. The caller holds the lock.
+func (s Store) has(key tokenstore.Key, epoch, version int64) bool {
+	g := s.groups[key.Group]
+	if g == nil {
+		return false
+	}
+	t, there := g.tokens[key.Segment]
+	return there && t.Epoch == epoch && t.Version == version
 }
 
 // Split implements tokenstore.Store.

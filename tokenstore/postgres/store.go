@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -199,39 +198,6 @@ func (s *Store) Groups(ctx context.Context, processor string) ([]tokenstore.Grou
 		return nil, fmt.Errorf("reading the groups of %s: %w", processor, err)
 	}
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[tokenstore.Group])
-}
-
-// Failures implements tokenstore.Store.
-func (s *Store) Failures(ctx context.Context, processor string) ([]tokenstore.Failure, error) {
-	rows, err := s.pool.Query(ctx, s.in(`SELECT f.group_name, f.segment, f.position, f.attempts, f.retry_at, f.failed_at, f.message
-		FROM {{schema}}.failure f JOIN {{schema}}.processing_group g ON g.tenant = f.tenant AND g.name = f.group_name
-		WHERE f.tenant = $1 AND g.processor = $2 ORDER BY 1, 2`), tenant, processor)
-	if err != nil {
-		return nil, fmt.Errorf("reading the failures of %s: %w", processor, err)
-	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (f tokenstore.Failure, err error) {
-		err = row.Scan(&f.Group, &f.Segment, &f.Position, &f.Attempts, &f.RetryAt, &f.FailedAt, &f.Message)
-		return f, err
-	})
-}
-
-// Fail implements tokenstore.Store. The token is locked against whoever takes it from its owner, and clears its failure, at this moment.
-func (s *Store) Fail(ctx context.Context, epoch, version int64, f tokenstore.Failure, retryIn time.Duration) error {
-	tag, err := s.pool.Exec(ctx, s.in(`
-		WITH mine AS (SELECT tenant, group_name, segment FROM {{schema}}.token
-		  WHERE tenant = $1 AND group_name = $2 AND segment = $3 AND epoch = $4 AND version = $5 FOR NO KEY UPDATE)
-		INSERT INTO {{schema}}.failure (tenant, group_name, segment, position, attempts, retry_at, message)
-		SELECT tenant, group_name, segment, $6, $7, clock_timestamp() + $8::interval, $9 FROM mine
-		ON CONFLICT (tenant, group_name, segment) DO UPDATE SET position = excluded.position, attempts = excluded.attempts,
-		  retry_at = excluded.retry_at, failed_at = excluded.failed_at, message = excluded.message`),
-		tenant, f.Group, f.Segment, epoch, version, f.Position, f.Attempts, retryIn, f.Message)
-	if err != nil {
-		return fmt.Errorf("recording the failure of segment %d of %s: %w", f.Segment, f.Group, err)
-	}
-	if tag.RowsAffected() == 0 {
-		return tokenstore.ErrFenced
-	}
-	return nil
 }
 
 // fenced turns the SQLSTATEs of the fencing check into tokenstore.ErrFenced and tokenstore.ErrManagedTransaction.

@@ -108,6 +108,62 @@ var claims = map[string]func(*world){
 		w.must(w.Store.Advance(w.ctx, recovering(to(t, 2))))
 		w.same("failures after one that does", 0, failures())
 	},
+	"the mark of a call is stored for the owner only, outlives its claim, and keeps attempts": func(w *world) {
+		w.declare(1)
+		t := w.owned()[0]
+		mark := tokenstore.Failure{Key: t.Key, Position: 3, Last: 5, Calling: true, Type: "Counted", Stream: "s"}
+		for _, wrong := range []struct{ epoch, version int64 }{{t.Epoch - 1, t.Version}, {t.Epoch, t.Version + 1}} {
+			if err := w.Store.Mark(w.ctx, wrong.epoch, wrong.version, mark); !errors.Is(err, tokenstore.ErrFenced) {
+				w.Errorf("under epoch %d and version %d: %v, want ErrFenced", wrong.epoch, wrong.version, err)
+			}
+		}
+		one := func() tokenstore.Failure {
+			all, err := w.Store.Attempts(w.ctx, processor)
+			w.must(err)
+			if len(all) != 1 {
+				w.Fatalf("attempts %+v, want one", all)
+			}
+			return all[0]
+		}
+		w.must(w.Store.Mark(w.ctx, t.Epoch, t.Version, mark))
+		if f := one(); !f.Marks(3) || !f.Marks(5) || f.Marks(6) || f.Attempts != 0 || f.Type != "Counted" || f.Stream != "s" {
+			w.Errorf("the mark is %+v", f)
+		}
+		failures, err := w.Store.Failures(w.ctx, processor)
+		w.must(err)
+		w.same("failures without an attempt", 0, len(failures))
+
+		w.must(w.Store.Fail(w.ctx, t.Epoch, t.Version, tokenstore.Failure{Key: t.Key, Position: 3, Attempts: 2, Message: "no", Reason: "R"}, time.Second))
+		if f := one(); f.Calling || f.Attempts != 2 || f.Reason != "R" {
+			w.Errorf("after the attempt: %+v", f)
+		}
+		mark.Last = 3
+		w.must(w.Store.Mark(w.ctx, t.Epoch, t.Version, mark))
+		if f := one(); !f.Marks(3) || f.Attempts != 2 || f.Message != "no" || f.Reason != "R" {
+			w.Errorf("the mark of a further attempt is %+v", f)
+		}
+		mark.Calling = false
+		w.must(w.Store.Mark(w.ctx, t.Epoch, t.Version, mark))
+		if f := one(); f.Marks(3) || f.Attempts != 2 {
+			w.Errorf("after the call: %+v", f)
+		}
+		mark.Position, mark.Last, mark.Calling = 4, 4, true
+		w.must(w.Store.Mark(w.ctx, t.Epoch, t.Version, mark))
+		if f := one(); f.Attempts != 0 || f.Message != "" || !f.Marks(4) {
+			w.Errorf("the mark at another position is %+v", f)
+		}
+		again := w.claim(2, t)
+		w.same("claimed again", 1, len(again))
+		if f := one(); !f.Marks(4) {
+			w.Errorf("after another claim: %+v", f)
+		}
+		recovering := to(again[0], 4)
+		recovering.Recovers = true
+		w.must(w.Store.Advance(w.ctx, []tokenstore.Advance{recovering}))
+		all, err := w.Store.Attempts(w.ctx, processor)
+		w.must(err)
+		w.same("attempts after a batch that recovers", 0, len(all))
+	},
 }
 
 var fence = map[string]func(*world){

@@ -30,7 +30,7 @@ func Lockstep(t *testing.T, store Harness) {
 		m.declare(t)
 		m.define(t)
 		t.Repeat(map[string]func(*rapid.T){
-			"declare": m.declare, "claim": m.claim, "claim more": m.claim, "commit": m.commit, "commit more": m.commit, "fail": m.fail,
+			"declare": m.declare, "claim": m.claim, "claim more": m.claim, "commit": m.commit, "commit more": m.commit, "fail": m.fail, "mark": m.mark,
 			"split": m.split, "merge": m.merge, "towards": m.towards, "define": m.define, "request": m.request, "begin": m.begin, "reset": m.reset,
 			"end reset": m.endReset, "complete": m.complete, "abandon": m.abandon, "drop": m.drop, "register": m.register, "beat": m.beat,
 			"state": m.state, "elapse": m.elapse, "assign": m.assign, "adopt": m.adopt, "replay": m.replayed, "apart": m.apart, "": m.compare,
@@ -83,7 +83,7 @@ func (m *lockstep) step(t *rapid.T, what string, operation func(Harness) error) 
 // sameTimes leaves out what depends on when, or on what other runs have done.
 var sameTimes = cmp.FilterPath(func(p cmp.Path) bool {
 	switch p.Last().String() {
-	case ".RequestedAt", ".ResetAt", ".EndedAt", ".FailedAt", ".RetryAt", ".StartedAt", ".PlanAge", ".Number", ".Planned", ".LeavingFor", ".Message":
+	case ".RequestedAt", ".ResetAt", ".EndedAt", ".FailedAt", ".RetryAt", ".Since", ".StartedAt", ".PlanAge", ".Number", ".Planned", ".LeavingFor", ".Message":
 		return true
 	}
 	return false
@@ -127,7 +127,7 @@ func (m *lockstep) compare(t *rapid.T) {
 		var errs [6]error
 		k.Tokens, errs[0] = h.Store.Tokens(m.ctx, m.processor)
 		k.Groups, errs[1] = h.Store.Groups(m.ctx, m.processor)
-		k.Failures, errs[2] = h.Store.Failures(m.ctx, m.processor)
+		k.Failures, errs[2] = h.Store.Attempts(m.ctx, m.processor)
 		k.Replays, errs[3] = h.Store.Replays(m.ctx, m.processor)
 		k.Replaying, errs[4] = h.Store.Replaying(m.ctx, m.processor)
 		k.View, errs[5] = h.Directory.View(m.ctx, m.processor)
@@ -242,9 +242,21 @@ func (m *lockstep) fail(t *rapid.T) {
 		return
 	}
 	token := rapid.SampledFrom(m.believed).Draw(t, "believed")
+	f := tokenstore.Failure{Key: token.Key, Position: rapid.Int64Range(1, 2).Draw(t, "position"), Attempts: rapid.IntRange(1, 2).Draw(t, "attempts"), Message: "m"}
 	m.step(t, "fail", func(h Harness) error {
-		return h.Store.Fail(m.ctx, token.Epoch, token.Version, tokenstore.Failure{Key: token.Key, Position: 1, Attempts: 1, Message: "m"}, time.Second)
+		return h.Store.Fail(m.ctx, token.Epoch, token.Version, f, time.Second)
 	})
+}
+
+func (m *lockstep) mark(t *rapid.T) {
+	if len(m.believed) == 0 {
+		return
+	}
+	token := rapid.SampledFrom(m.believed).Draw(t, "believed")
+	position := rapid.Int64Range(1, 2).Draw(t, "position")
+	f := tokenstore.Failure{Key: token.Key, Position: position, Last: position + rapid.Int64Range(0, 1).Draw(t, "more"),
+		Calling: rapid.Bool().Draw(t, "calling"), Type: "T", Stream: "s"}
+	m.step(t, "mark", func(h Harness) error { return h.Store.Mark(m.ctx, token.Epoch, token.Version, f) })
 }
 
 // anySequencing is the default one mostly.
