@@ -40,6 +40,8 @@ type Worker struct {
 	Quarantined bool
 	// LeavingFor is for how long its pod has been about to be removed, 0 where it is not. Given by the directory.
 	LeavingFor time.Duration
+	// Lease that its heartbeats ask for; 0 for the default one. The directory does not return it.
+	Lease time.Duration `db:"-"`
 }
 
 // Report is what a worker says of itself with its heartbeats.
@@ -222,9 +224,9 @@ type Pulse struct {
 }
 
 const (
-	// Lease of a worker: for so long after its last heartbeat it counts as alive where nothing else tells of its death.
+	// Lease is a worker's lease by default: see Timing.
 	Lease = 5 * time.Second
-	// Heartbeat is the time between two heartbeats.
+	// Heartbeat is the longest time between two heartbeats.
 	Heartbeat = time.Second
 	// PlannerTimeout after which a plan that was not renewed no longer counts as kept by anybody: a worker plans.
 	PlannerTimeout = 2 * time.Second

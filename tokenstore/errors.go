@@ -33,3 +33,14 @@ type GroupConflictError struct {
 func (e *GroupConflictError) Error() string {
 	return "processing group " + e.Group + " belongs to processor " + e.Owner + ": name it otherwise, or take it out of that processor first"
 }
+
+// CommitError is an error that the COMMIT of a batch raised, after the batch's token had moved in the same transaction: a
+// deferred constraint of the user's. Nothing was committed.
+type CommitError struct{ Err error }
+
+func (e *CommitError) Error() string { return "committing: " + e.Err.Error() }
+func (e *CommitError) Unwrap() error { return e.Err }
+
+// ErrSwallowed is returned where a handler returned nil although one of its statements had failed, which aborts its
+// transaction. Nothing was committed.
+var ErrSwallowed = errors.New("a statement of the handler failed and the handler returned nil, although its transaction cannot commit any more: return the statement's error")

@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -92,7 +93,9 @@ func (h *each) Apply(ctx context.Context, t Transaction, events []*Event) error 
 	return t.InTx(ctx, func(tx pgx.Tx) error {
 		var event *Event
 		err := guard(tx, func() error {
-			for _, event = range events {
+			for i := range events {
+				event = events[i]
+				handling(t, i)
 				if err := h.handle(ctx, tx, *event); err != nil {
 					return err
 				}
@@ -103,10 +106,34 @@ func (h *each) Apply(ctx context.Context, t Transaction, events []*Event) error 
 			return nil
 		})
 		if err != nil {
-			return fmt.Errorf("%s at position %d: %w", event.Type, event.Position, err)
+			return &EventError{Position: event.Position, Type: event.Type, Err: err}
 		}
 		return nil
 	})
+}
+
+// EventError is an error at one event of a batch. A worker splits the batch there.
+type EventError struct {
+	Position int64
+	Type     string
+	Err      error
+}
+
+func (e *EventError) Error() string {
+	return fmt.Sprintf("%s at position %d: %s", e.Type, e.Position, e.Err)
+}
+func (e *EventError) Unwrap() error { return e.Err }
+
+// Tracker is a Transaction that is told which event of the batch is being handled.
+type Tracker interface {
+	// At says that the event with this index is next.
+	At(index int)
+}
+
+func handling(t Transaction, index int) {
+	if tracker, ok := t.(Tracker); ok {
+		tracker.At(index)
+	}
 }
 
 // set calls a function for a whole batch.
@@ -141,8 +168,32 @@ func Queue(handle func(*pgx.Batch, []Event) error, eventTypes ...string) Handler
 
 func (h *queue) Apply(ctx context.Context, t Transaction, events []*Event) error {
 	return t.Queue(ctx, func(batch *pgx.Batch) error {
-		return guard(nil, func() error { return h.handle(batch, values(events)) })
+		before := batch.Len()
+		if err := guard(nil, func() error { return h.handle(batch, values(events)) }); err != nil {
+			return err
+		}
+		for _, query := range batch.QueuedQueries[before:] {
+			query.Fn = ofUser(query.Fn)
+		}
+		return nil
 	})
+}
+
+// ofUser makes errors of a statement that the user's code has queued, and of what it does with the result, the user's.
+func ofUser(read func(pgx.BatchResults) error) func(pgx.BatchResults) error {
+	return func(results pgx.BatchResults) error {
+		var err error
+		if read != nil {
+			err = guard(nil, func() error { return read(results) })
+		} else {
+			_, err = results.Exec()
+		}
+		var server *pgconn.PgError
+		if errors.As(err, &server) {
+			return &UserError{Err: err}
+		}
+		return err
+	}
 }
 
 // values are events for users' code, which may do with them as it likes.
@@ -164,6 +215,21 @@ func ended(tx pgx.Tx) error {
 
 // errConnection marks an error of the user's code that comes from a lost connection.
 var errConnection = errors.New("the connection was lost")
+
+// errExited is an error of user's code that ended its goroutine.
+var errExited = errors.New("the handler ended its goroutine by runtime.Goexit, as the Fatal and Skip methods of tests do: return an error instead")
+
+// Isolated runs work, which calls user's code, in a goroutine of its own, and sends its error. The channel gets one value,
+// also where work ends its goroutine.
+func Isolated(work func() error) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		err := error(&UserError{Err: errExited})
+		defer func() { done <- err }()
+		err = work()
+	}()
+	return done
+}
 
 // guard runs the user's code. What it returns is evidence against the event, unless the connection is gone.
 func guard(tx pgx.Tx, work func() error) (err error) {

@@ -56,7 +56,7 @@ func (h *SQL) Reset(ctx context.Context, tx pgx.Tx, replay Replay) error {
 		return fmt.Errorf("telling the reset of its replay: %w", err)
 	}
 	if _, err := tx.Exec(ctx, asString(h.reset), pgx.QueryExecModeSimpleProtocol); err != nil {
-		return fmt.Errorf("handler.sql.reset: %w", err)
+		return &UserError{Err: fmt.Errorf("handler.sql.reset: %w", err)}
 	}
 	return nil
 }

@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"pgregory.net/rapid"
 
 	"github.com/sluice-project/sluice/definition"
@@ -541,35 +540,6 @@ func TestACommandThatCannotReadEventsIsNamed(t *testing.T) {
 		var statement *StatementError
 		if !errors.As(err, &statement) || err.Error() != "statements[0] "+want {
 			t.Errorf("%s: %v\nwant %s", text, err, want)
-		}
-	}
-}
-
-func TestOnlyEvidenceAgainstTheEventCountsAgainstIt(t *testing.T) {
-	state := func(code string) error { return &pgconn.PgError{Code: code, Severity: "ERROR"} }
-	for name, test := range map[string]struct {
-		err  error
-		want tokenstore.FaultKind
-	}{
-		"a number out of range":               {state("22003"), tokenstore.EventFault},
-		"a unique constraint":                 {state("23505"), tokenstore.EventFault},
-		"a check of a view":                   {state("44000"), tokenstore.EventFault},
-		"RAISE in the user's function":        {state("P0001"), tokenstore.EventFault},
-		"a missing table":                     {state("42P01"), tokenstore.DefinitionFault},
-		"a feature that is not there":         {state("0A000"), tokenstore.DefinitionFault},
-		"a deadlock":                          {state("40P01"), tokenstore.ContentionFault},
-		"a lock not had in time":              {state("55P03"), tokenstore.ContentionFault},
-		"a disk that is full":                 {state("53100"), tokenstore.InfrastructureFault},
-		"a shutdown":                          {&pgconn.PgError{Code: "57P01", Severity: "FATAL"}, tokenstore.InfrastructureFault},
-		"a connection that is gone":           {errors.New("unexpected EOF"), tokenstore.InfrastructureFault},
-		"an error of the user's code":         {&UserError{Err: errors.New("no such customer")}, tokenstore.EventFault},
-		"a timeout of the user's code":        {&UserError{Err: context.DeadlineExceeded}, tokenstore.EventFault},
-		"a deadlock in the user's code":       {&UserError{Err: state("40P01")}, tokenstore.ContentionFault},
-		"a lost connection in the user's":     {fmt.Errorf("%w: EOF", errConnection), tokenstore.InfrastructureFault},
-		"the end of the process in the users": {&UserError{Err: context.Canceled}, tokenstore.InfrastructureFault},
-	} {
-		if got, reason := Classify(fmt.Errorf("wrapped: %w", test.err)); got != test.want || reason == "" {
-			t.Errorf("%s: %s %s, want %s", name, got, reason, test.want)
 		}
 	}
 }

@@ -64,10 +64,6 @@ func (c *controller) claim(ctx context.Context, d *decision, before []tokenstore
 	if err := c.bury(ctx, d.dead); err != nil {
 		return err
 	}
-	failures, err := c.failures(ctx)
-	if err != nil {
-		return err
-	}
 	for i := range d.claim {
 		d.claim[i].Sequencing = c.groups[d.claim[i].Group].by.String()
 	}
@@ -78,14 +74,13 @@ func (c *controller) claim(ctx context.Context, d *decision, before []tokenstore
 	if len(tokens) < len(d.claim) {
 		d.soon(retryClaim / 2)
 	}
-	replays, err := c.store.Replaying(ctx, c.options.Processor)
+	h, err := c.prehistory(ctx, before, tokens)
 	if err != nil {
 		c.look() // what was claimed is looked at anew
 		return err
 	}
-	bounds := &boundaries{source: c.source, of: replays}
 	for _, t := range tokens {
-		if err := c.hold(t, failures[t.Key], bounds); err != nil {
+		if err := c.hold(ctx, t, h); err != nil {
 			return err
 		}
 	}
@@ -95,37 +90,69 @@ func (c *controller) claim(ctx context.Context, d *decision, before []tokenstore
 	return nil
 }
 
-func (c *controller) failures(ctx context.Context) (map[tokenstore.Key]*tokenstore.Failure, error) {
-	all, err := c.store.Failures(ctx, c.options.Processor)
+// prehistory is what there is to know of segments that were claimed.
+type prehistory struct {
+	attempts map[tokenstore.Key]*tokenstore.Failure // stored, with marks
+	unclean  map[tokenstore.Key]bool                // that their last owner, another worker, had not released
+	head     int64                                  // of the events, where some segment may be suspect
+	bounds   *boundaries
+}
+
+// prehistory reads it after the claim: the last owners are fenced off and write nothing any more.
+func (c *controller) prehistory(ctx context.Context, before, claimed []tokenstore.Token) (h prehistory, err error) {
+	all, err := c.store.Attempts(ctx, c.options.Processor)
 	if err != nil {
-		return nil, err
+		return h, err
 	}
-	failures := map[tokenstore.Key]*tokenstore.Failure{}
+	h.attempts = map[tokenstore.Key]*tokenstore.Failure{}
 	for i := range all {
-		failures[all[i].Key] = &all[i]
+		h.attempts[all[i].Key] = &all[i]
 	}
-	return failures, nil
+	replays, err := c.store.Replaying(ctx, c.options.Processor)
+	if err != nil {
+		return h, err
+	}
+	h.bounds = &boundaries{source: c.source, of: replays}
+	h.unclean = map[tokenstore.Key]bool{}
+	for _, t := range before {
+		if t.Owner != 0 && t.Owner != c.self.Incarnation {
+			h.unclean[t.Key] = true
+		}
+	}
+	if len(h.unclean) > 0 || c.losses() > 0 {
+		h.head, err = c.source.Head(ctx)
+	}
+	return h, err
+}
+
+// losses is how many segments were lost with a batch whose outcome was unknown.
+func (l *life) losses() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.lost)
 }
 
 // hold begins to process a token that was claimed. Where an event failed before, the segment goes on alone with that event.
-func (c *controller) hold(t tokenstore.Token, failure *tokenstore.Failure, bounds *boundaries) error {
-	replay, err := bounds.around(t)
+func (c *controller) hold(ctx context.Context, t tokenstore.Token, h prehistory) error {
+	replay, err := h.bounds.around(t)
 	if err != nil {
 		return err
 	}
 	if replay != nil && replay.moved && replay.by.NeedsContents() {
 		c.pages.NeedContents() // before anything is read for it: that an event had been handled is told by its contents
 	}
-	s := &segmentRun{group: c.groups[t.Group], Holding: protocol.Hold(t), moved: time.Now(), claimed: time.Now(), size: batchSize{limit: firstBatch}, failure: failure, replay: replay}
-	if failure != nil {
-		s.size.limit, s.inherited = 1, failure.Position
-	}
+	s := &segmentRun{group: c.groups[t.Group], Holding: protocol.Hold(t), moved: time.Now(), claimed: time.Now(), size: batchSize{limit: firstBatch}, replay: replay}
 	member, err := c.feed.Add(t, s.group.by)
 	if err != nil {
 		return fmt.Errorf("segment %d of %s: %w", t.Segment, t.Group, err)
 	}
 	s.member = member
 	s.goAlone(1) // whatever made its last owner lose it
+	lost := c.recall(t)
+	if h.unclean[t.Key] || lost != nil && lost.fault.Kind == tokenstore.InfrastructureFault {
+		s.suspect(h.head, c.maxBatchSize(t.Group))
+	}
+	c.resume(ctx, s, lost, h.attempts[t.Key])
 	c.mu.Lock()
 	c.segments[t.Key] = s
 	c.mu.Unlock()

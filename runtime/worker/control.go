@@ -63,12 +63,21 @@ func (l *life) controlLoop(ctx context.Context) error {
 		case <-timer.C:
 		}
 		l.turns()
+		if c.drainFrom.IsZero() && l.abandoned.count() >= mostAbandoned {
+			c.beginDrain(ctx)
+		}
 		again, err := c.turn(context.WithoutCancel(ctx))
 		if err != nil {
 			return err
 		}
 		if c.drained() {
-			return c.end(context.WithoutCancel(ctx))
+			if err := c.end(context.WithoutCancel(ctx)); err != nil {
+				return err
+			}
+			if l.abandoned.count() >= mostAbandoned {
+				return ErrCallsHang
+			}
+			return nil
 		}
 		timer.Reset(again)
 	}
@@ -113,15 +122,14 @@ func (c *controller) turn(ctx context.Context) (time.Duration, error) {
 	return max(min(again, time.Until(c.nextBeat), time.Until(c.nextMove)), time.Millisecond), nil
 }
 
-// beatWithin bounds one heartbeat: where a connection has fallen silent, there is time for another one while the lease runs.
-const beatWithin = 2 * time.Second
-
 // beat renews the lease. An error of its own ends the incarnation; those of the store are tried again.
 func (c *controller) beat(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, beatWithin)
+	timing := tokenstore.TimingOf(c.lease())
+	ctx, cancel := context.WithTimeout(ctx, timing.Within) // where a connection has fallen silent, there is time for another one
 	defer cancel()
 	sent := time.Now()
-	c.nextBeat = sent.Add(tokenstore.Heartbeat)
+	c.nextBeat = sent.Add(timing.Heartbeat)
+	c.self.Lease = timing.Lease
 	c.prove()
 	c.self.Report = c.makeReport()
 	expired := !c.trusts()
@@ -131,7 +139,7 @@ func (c *controller) beat(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", errNextLife, err)
 	case errors.Is(err, tokenstore.ErrNoProcessor):
 		c.beaten = false
-		c.trust(sent)
+		c.trust(sent, timing)
 		return nil
 	case err != nil:
 		c.nextBeat = time.Now().Add(jittered(retryStore))
@@ -144,7 +152,11 @@ func (c *controller) beat(ctx context.Context) error {
 		c.loseAll("the lease was over")
 		c.due = true
 	}
-	c.trust(sent)
+	lapsed := !c.trusts()
+	c.trust(sent, timing)
+	if lapsed { // meanwhile no batch may have begun, and what was not taken is not in the queue any more
+		c.pushAll()
+	}
 	c.storeClock.set(pulse.Now)
 	pulse.Now = time.Time{}
 	if !c.beaten || pulse != c.pulse {
@@ -272,14 +284,21 @@ func (c *controller) apply(p tokenstore.Processor) error {
 	c.mu.Lock()
 	changed := !c.settings.known || c.settings.live.Generation != live.Generation
 	c.settings = settings{known: true, live: live}
-	all := c.all()
 	c.mu.Unlock()
 	if changed {
-		for _, s := range all { // what was paused may go on
-			c.runnable.push(s)
-		}
+		c.pushAll() // what was paused may go on
 	}
 	return nil
+}
+
+// pushAll queues all segments held: what may not run yet is left out when its turn comes.
+func (l *life) pushAll() {
+	l.mu.Lock()
+	all := l.all()
+	l.mu.Unlock()
+	for _, s := range all {
+		l.runnable.push(s)
+	}
 }
 
 // all returns the segments held. The caller holds the lock.

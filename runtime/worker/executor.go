@@ -76,9 +76,12 @@ func (l *life) step(ctx context.Context, first *segmentRun, live bool) {
 		return
 	}
 	b := joined(portions)
-	began := time.Now()
-	err := l.apply(ctx, first.group, b.events, advances(portions))
-	took := time.Since(began)
+	c := &call{segment: portions[0].s.Token.Segment, events: b.events, attempt: portions[0].s.attemptsAt(b.events[0].Position) + 1, began: time.Now()}
+	err := l.mark(ctx, portions)
+	if err == nil {
+		err = l.apply(ctx, portions, c)
+	}
+	took := time.Since(c.began)
 	l.report(portions, b, took, err)
 	switch {
 	case err == nil:
@@ -90,7 +93,7 @@ func (l *life) step(ctx context.Context, first *segmentRun, live bool) {
 		l.part(ctx, portions, err)
 	default:
 		alone := portions[0].s // not the one that was taken first, where that had nothing
-		l.give(ctx, l.failed(ctx, alone, b, err), alone)
+		l.give(ctx, l.failed(ctx, alone, b, c, err), alone)
 	}
 }
 
@@ -99,7 +102,7 @@ func (l *life) next(s *segmentRun, limit, bytes int) (b batch, again bool) {
 	if l.letFill(s, limit) {
 		return batch{}, false
 	}
-	b = assemble(s.member.Peek(), limit, bytes, s.group.handler.Wants, s.replay)
+	b = assemble(s.member.Peek(), limit, bytes, s.group.handler.Wants, s.replay, s.isolated)
 	if b.delivered == 0 && b.cut == 0 || len(b.events) > 0 {
 		return b, false
 	}
@@ -124,7 +127,7 @@ func (l *life) settle(ctx context.Context, portions []portion, events int, took 
 		l.events.Notify() // the handler may have appended
 	}
 	for _, p := range portions {
-		l.succeeded(p.s, len(p.b.events), events, took)
+		l.succeeded(p.s, p.b.events, events, took)
 	}
 	l.committed(group)
 	l.give(ctx, true, segmentsOf(portions)...)
@@ -158,24 +161,39 @@ func (l *life) maxBatchSize(group string) int {
 	return l.settings.maxBatchSize(group)
 }
 
-// apply runs the handler; when it returns nil, the handler's writes and the token's move have committed.
-func (l *life) apply(ctx context.Context, g *group, events []*eventsource.Event, advances []tokenstore.Advance) error {
-	timeout := l.options.HandlerTimeout
-	if len(advances) > 1 {
-		timeout = min(timeout, sharedTimeout)
+// apply runs the handler within the group's time limit; when it returns nil, the handler's writes and the tokens' moves have
+// committed.
+func (l *life) apply(ctx context.Context, portions []portion, c *call) error {
+	group := portions[0].s.group
+	timeout := l.timeout(group.name)
+	if len(portions) > 1 && (timeout == 0 || timeout > sharedTimeout) {
+		timeout = sharedTimeout
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	return g.handler.Apply(ctx, transaction{l.store, advances}, events)
+	if timeout > 0 {
+		limited, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		ctx = limited
+	}
+	calling := &portions[0].s.calling
+	calling.Store(c)
+	defer calling.Store(nil)
+	return l.invoke(ctx, group, transaction{l.store, advances(portions), c}, c)
 }
 
 // transaction adds the fence to what a handler writes.
 type transaction struct {
 	store    *postgres.Store
 	advances []tokenstore.Advance
+	call     *call
 }
 
-var _ handler.Transaction = transaction{}
+var (
+	_ handler.Transaction = transaction{}
+	_ handler.Tracker     = transaction{}
+)
+
+// At implements handler.Tracker.
+func (t transaction) At(index int) { t.call.at.Store(int32(index)) }
 
 func (t transaction) Pipeline(ctx context.Context, queue func(*pgx.Batch) error) error {
 	return t.store.Pipeline(ctx, t.advances, queue)
@@ -191,12 +209,12 @@ func (t transaction) InTx(ctx context.Context, work func(pgx.Tx) error) error {
 
 // succeeded clears what failed before and lets batches grow while they are quick: all events of the batch tell how quick, also those
 // of others.
-func (l *life) succeeded(s *segmentRun, own, all int, took time.Duration) {
+func (l *life) succeeded(s *segmentRun, own []*eventsource.Event, all int, took time.Duration) {
 	s.size.committed(all, took, l.maxBatchSize(s.group.name))
-	s.alone.Store(max(0, s.alone.Load()-int64(own)))
+	s.alone.Store(max(0, s.alone.Load()-int64(len(own))))
+	s.passed(own)
 	l.mu.Lock()
 	s.fault, s.notBefore = nil, time.Time{}
-	s.wait.reset()
 	l.mu.Unlock()
-	s.failure = nil
+	s.failure, s.marked, s.repeats = nil, nil, 0
 }

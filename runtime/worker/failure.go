@@ -6,92 +6,163 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/runtime/failure"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
-// Waits after failures that are no evidence against an event.
-const (
-	contentionWait     = 20 * time.Millisecond
-	infrastructureWait = 100 * time.Millisecond
-	infrastructureMax  = 5 * time.Second
-)
+// failing is what is known of a batch that did not commit.
+type failing struct {
+	fault   tokenstore.Fault
+	events  int
+	culprit int    // index of the event that failed; below 0 where it is not known
+	event   *event // the culprit, or the first of the batch
+	unknown bool   // the batch may have committed
+	stack   string // of a panic
+}
+
+// event is what is told of an event that fails.
+type event struct {
+	position int64
+	kind     string
+	stream   string
+}
+
+// failingOf describes a failed batch of a segment.
+func (l *life) failingOf(s *segmentRun, b batch, c *call, err error) failing {
+	kind, reason := handler.Classify(err)
+	f := failing{events: len(b.events), culprit: -1, unknown: mayHaveCommitted(err)}
+	var abandoned *AbandonedError
+	if index, known := handler.Culprit(err, b.events); known {
+		f.culprit = index
+	} else if at := int(c.at.Load()); errors.As(err, &abandoned) && at > 0 {
+		f.culprit = at
+	}
+	first := b.events[max(f.culprit, 0)]
+	f.event = eventOf(first)
+	var user *handler.UserError
+	if errors.As(err, &user) {
+		f.stack = user.Stack
+	}
+	details := l.showsDetails()
+	f.fault = tokenstore.Fault{Kind: kind, Reason: reason, Message: handler.MessageOf(err, details), SQL: handler.SQLErrorOf(err, details),
+		Segment: &s.Token.Segment, Since: time.Now(), Position: f.event.position, Type: f.event.kind, Stream: f.event.stream}
+	return f
+}
+
+func eventOf(e *eventsource.Event) *event { return &event{e.Position, e.Type, e.StreamID} }
+
+// mayHaveCommitted reports whether an error leaves open if its batch has committed. User's code that failed did so before a
+// commit was sent.
+func mayHaveCommitted(err error) bool {
+	var abandoned *AbandonedError
+	return errors.As(err, &abandoned) || !handler.BeforeCommit(err) && postgres.IsLost(err)
+}
 
 // failed decides what happens after a batch that did not commit, and reports whether to go on at once.
-func (l *life) failed(ctx context.Context, s *segmentRun, b batch, err error) (again bool) {
+func (l *life) failed(ctx context.Context, s *segmentRun, b batch, c *call, err error) (again bool) {
 	s.goAlone(len(b.events))
-	if errors.Is(err, tokenstore.ErrFenced) {
+	switch {
+	case errors.Is(err, tokenstore.ErrFenced):
 		l.metrics.fenced(s.group.name)
 		l.log.Info("a batch was fenced off: its segment was claimed, split or merged meanwhile", "group", s.group.name, "segment", s.Token.Segment)
 		l.lose(s)
 		return false
-	}
-	kind, reason := handler.Classify(err)
-	fault := tokenstore.Fault{Kind: kind, Reason: reason, Message: err.Error(), Segment: &s.Token.Segment, Since: time.Now()}
-	switch kind {
-	case tokenstore.EventFault:
-		return l.eventFailed(ctx, s, b, fault)
-	case tokenstore.DefinitionFault:
-		wait := s.wait
-		wait.initial, wait.max = l.backoffOf(s.group.name)
-		l.pause(s, fault, wait.next())
-		s.wait = wait
-		l.speaksAgainst(s, 0, fault.Message)
-	case tokenstore.ContentionFault:
-		s.size.contended(len(b.events))
-		l.pause(s, fault, contentionWait+rand.N(contentionWait))
-	default:
-		if postgres.IsLost(err) && ctx.Err() == nil {
-			l.log.Warn("a batch's outcome is unknown; claiming the segment again", "group", s.group.name, "segment", s.Token.Segment, "error", err)
+	case ctx.Err() != nil: // this incarnation ends, and with it whatever is under way
+		if mayHaveCommitted(err) {
 			l.lose(s)
-			return false
+		} else {
+			l.unmark(context.WithoutCancel(ctx), s)
 		}
-		s.wait.initial, s.wait.max = infrastructureWait, infrastructureMax
-		l.pause(s, fault, s.wait.next())
+		return false
 	}
+	f := l.failingOf(s, b, c, err)
+	if f.fault.Kind == tokenstore.InfrastructureFault && !f.unknown && postgres.IsLost(err) {
+		f.unknown = true // it was lost before the commit: the segment is claimed again all the same, as it may be the event's doing
+	}
+	return l.decide(ctx, s, f)
+}
+
+// decide carries out what the policy says about a failed batch of a segment, and reports whether to go on at once.
+func (l *life) decide(ctx context.Context, s *segmentRun, f failing) (again bool) {
+	initial, longest := l.backoffOf(s.group.name)
+	d := failure.Decide(failure.Failed{Kind: f.fault.Kind, Events: f.events, Culprit: f.culprit, Unknown: f.unknown,
+		Attempts: s.attemptsAt(f.event.position), Repeats: s.repeats}, failure.Policy{Initial: initial, Max: longest}, rand.Float64)
+	switch d.Action {
+	case failure.Count:
+		s.repeats = 0
+		return l.count(ctx, s, f, d.Wait)
+	case failure.Isolate:
+		s.culprit = f.event.position
+		l.search(s, f)
+		return true
+	case failure.Halve:
+		s.size.failed(f.events)
+		l.search(s, f)
+		return true
+	case failure.Reclaim:
+		l.log.Warn("a batch's outcome is unknown; claiming the segment again", "group", s.group.name, "segment", s.Token.Segment,
+			"position", f.event.position, "reason", f.fault.Reason, "wait", d.Wait.String(), "error", f.fault.Message)
+		l.remember(s, f, d.Wait)
+		l.lose(s)
+		return false
+	case failure.Shrink:
+		s.size.contended(f.events)
+	case failure.Retry:
+	}
+	s.repeats++
+	if f.fault.Kind == tokenstore.DefinitionFault {
+		l.speaksAgainst(s, 0, f.fault.Message)
+	}
+	l.unmark(ctx, s)
+	l.pause(s, f.fault, d.Wait)
 	return false
 }
 
-// eventFailed looks for the event that fails by halving the batch; when it is alone, the attempt is stored and the segment
-// waits.
-func (l *life) eventFailed(ctx context.Context, s *segmentRun, b batch, fault tokenstore.Fault) (again bool) {
-	if n := len(b.events); n > 1 {
-		s.size.failed(n, fault.Reason != "HandlerTimedOut")
-		return true
+// search takes note that an event of a batch of several fails, for reports, while it is looked for.
+func (l *life) search(s *segmentRun, f failing) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s.fault != nil && s.fault.Kind == f.fault.Kind {
+		f.fault.Since = s.fault.Since
 	}
-	event := b.events[0]
-	failure := tokenstore.Failure{Key: s.key(), Position: event.Position, Attempts: 1, Message: fault.Message}
-	if s.failure != nil && s.failure.Position == event.Position {
-		failure.Attempts = s.failure.Attempts + 1
+	s.fault = &f.fault
+}
+
+// attemptsAt returns how many attempts have been counted at an event.
+func (s *segmentRun) attemptsAt(position int64) int {
+	if s.failure == nil || s.failure.Position != position {
+		return 0
 	}
-	wait := retryDelay(l, s.group.name, failure.Attempts)
-	switch err := l.store.Fail(ctx, s.Token.Epoch, s.Token.Version, failure, wait); {
+	return s.failure.Attempts
+}
+
+// count stores an attempt at an event that was handled alone; its segment waits.
+func (l *life) count(ctx context.Context, s *segmentRun, f failing, wait time.Duration) (again bool) {
+	fault := f.fault
+	fault.Attempts = s.attemptsAt(fault.Position) + 1
+	failed := tokenstore.Failure{Key: s.key(), Position: fault.Position, Attempts: fault.Attempts, Message: fault.Message, Reason: fault.Reason,
+		Type: fault.Type, Stream: fault.Stream, SQL: fault.SQL}
+	switch err := l.store.Fail(ctx, s.Token.Epoch, s.Token.Version, failed, wait); {
 	case errors.Is(err, tokenstore.ErrFenced):
 		l.lose(s)
 		return false
 	case err != nil:
 		l.log.Warn("it is not known whether an attempt has been stored", "group", s.group.name, "segment", s.Token.Segment, "error", err)
 	}
-	s.failure = &failure // to be counted on and cleared, also where it may have been stored
+	s.failure, s.marked = &failed, nil // to be counted on and cleared, also where it may have been stored
 	l.metrics.attempt(s.group.name)
-	l.speaksAgainst(s, event.Position, fault.Message)
-	fault.Position, fault.Attempts = event.Position, failure.Attempts
-	l.log.Error("an event fails; its segment waits", "group", s.group.name, "segment", s.Token.Segment, "position", event.Position,
-		"type", event.Type, "stream", event.StreamID, "attempts", failure.Attempts, "retryIn", wait, "error", fault.Message)
+	l.speaksAgainst(s, fault.Position, fault.Message)
+	log := l.log.With("group", s.group.name, "segment", s.Token.Segment, "position", fault.Position, "type", fault.Type, "stream", fault.Stream,
+		"attempts", fault.Attempts, "retryIn", wait.Round(time.Millisecond).String(), "reason", fault.Reason, "error", fault.Message)
+	if f.stack != "" {
+		log = log.With("stack", f.stack)
+	}
+	log.Error("an event fails; its segment waits")
 	l.pause(s, fault, wait)
 	return false
-}
-
-// retryDelay is how long to wait after so many attempts.
-func retryDelay(l *life, group string, attempts int) time.Duration {
-	b := backoff{}
-	b.initial, b.max = l.backoffOf(group)
-	var wait time.Duration
-	for range min(attempts, 40) {
-		wait = b.next()
-	}
-	return wait
 }
 
 func (l *life) backoffOf(group string) (initial, longest time.Duration) {
@@ -103,7 +174,7 @@ func (l *life) backoffOf(group string) (initial, longest time.Duration) {
 // pause keeps a segment from running for a time, and says why.
 func (l *life) pause(s *segmentRun, fault tokenstore.Fault, wait time.Duration) {
 	l.mu.Lock()
-	if s.fault != nil && s.fault.Kind == fault.Kind && s.fault.Position == fault.Position {
+	if s.fault != nil && s.fault.Kind == fault.Kind && (s.fault.Position == fault.Position || s.fault.Attempts == 0) {
 		fault.Since = s.fault.Since
 	}
 	first := s.fault == nil || s.fault.Message != fault.Message
@@ -125,4 +196,90 @@ func (l *life) lose(s *segmentRun) {
 	l.mu.Unlock()
 	l.feed.Remove(s.member)
 	l.look()
+}
+
+// lostBatch is a batch whose outcome was unknown, kept until its segment was claimed again.
+type lostBatch struct {
+	epoch, version int64 // of the token, as it was believed to be
+	failing
+	size    batchSize
+	culprit int64
+	repeats int
+	wait    time.Duration
+}
+
+// remember keeps what is known of a batch whose outcome is unknown.
+func (l *life) remember(s *segmentRun, f failing, wait time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lost[s.key()] = &lostBatch{epoch: s.Token.Epoch, version: s.Token.Version, failing: f, size: s.size, culprit: s.culprit, repeats: s.repeats, wait: wait}
+}
+
+// recall returns what is known of the last batch of a token, where that did not commit: the token has been claimed since, and
+// nothing else has been done to it.
+func (l *life) recall(t tokenstore.Token) *lostBatch {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lost := l.lost[t.Key]
+	delete(l.lost, t.Key)
+	if lost == nil || t.Epoch != lost.epoch+1 || t.Version != lost.version+1 {
+		return nil
+	}
+	return lost
+}
+
+// resume goes on with a segment that was claimed, from what is known of the last batch of it. A batch of this worker's whose
+// outcome was unknown did not commit where lost is set. failed is what is stored.
+func (l *life) resume(ctx context.Context, s *segmentRun, lost *lostBatch, failed *tokenstore.Failure) {
+	if failed != nil && failed.Attempts > 0 {
+		s.failure = failed
+		s.size.limit, s.inherited = 1, failed.Position
+	}
+	if lost != nil {
+		s.size, s.culprit, s.repeats = lost.size, lost.culprit, lost.repeats+1
+	}
+	switch {
+	case lost != nil && lost.fault.Kind == tokenstore.EventFault:
+		lost.unknown = false
+		s.repeats = 0
+		l.decide(ctx, s, lost.failing)
+	case s.suspicion != nil && failed != nil && failed.Calling && failed.Position == failed.Last: // it was alone, and did not end
+		l.decide(ctx, s, l.unended(s, lost, *failed))
+	case s.suspicion != nil && failed != nil && failed.Calling:
+		s.unended = span{failed.Position, failed.Last}
+		s.marked = failed
+		l.waitAfter(s, lost)
+	case failed != nil && failed.Attempts > 0 && failed.Reason == reasonUnended:
+		l.pause(s, faultOf(*failed), failed.RetryAt.Sub(l.storeClock.now()))
+	default:
+		l.waitAfter(s, lost)
+	}
+}
+
+// waitAfter has a segment wait after a connection that was lost in a call of it.
+func (l *life) waitAfter(s *segmentRun, lost *lostBatch) {
+	if lost != nil {
+		l.pause(s, lost.fault, lost.wait)
+	}
+}
+
+// reasonUnended is the reason of an attempt that ended the worker's process, or its connection.
+const reasonUnended = "CallDidNotEnd"
+
+// unended is the failure of a call that did not end: the mark of it was found.
+func (l *life) unended(s *segmentRun, lost *lostBatch, mark tokenstore.Failure) failing {
+	message := "the worker that called the handler with this event ended in the call, or lost its connection: look at its pod's last state and log"
+	if lost != nil {
+		message = "the connection was lost each time that the handler was called with this event: " + lost.fault.Message
+	}
+	f := failing{events: 1, event: &event{mark.Position, mark.Type, mark.Stream}}
+	f.fault = tokenstore.Fault{Kind: tokenstore.EventFault, Reason: reasonUnended, Message: message, Segment: &s.Token.Segment, Since: time.Now(),
+		Position: mark.Position, Type: mark.Type, Stream: mark.Stream}
+	return f
+}
+
+// faultOf is what is reported of a failure that is stored.
+func faultOf(f tokenstore.Failure) tokenstore.Fault {
+	return tokenstore.Fault{Kind: tokenstore.EventFault, Reason: f.Reason, Message: f.Message, Segment: &f.Segment, Position: f.Position, Type: f.Type,
+		Stream: f.Stream, Attempts: f.Attempts, SQL: f.SQL, Since: time.Now()}
 }

@@ -109,7 +109,7 @@ func (l *life) makeFit(ctx context.Context, g *group) error {
 	}
 	if g.spec.SQL.Setup != "" {
 		if err := l.directory.SetupOnce(ctx, l.options.Processor, l.options.DefinitionID, g.name, g.spec.SQL.Setup); err != nil {
-			return fmt.Errorf("handler.sql.setup: %w", err)
+			return &handler.UserError{Err: fmt.Errorf("handler.sql.setup: %w", err)}
 		}
 	}
 	conn, err := l.data.Acquire(ctx)

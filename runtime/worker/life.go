@@ -54,14 +54,14 @@ type life struct {
 	segments map[tokenstore.Key]*segmentRun
 	settings settings
 	runnable runQueue
+	lost     map[tokenstore.Key]*lostBatch // whose outcome is unknown
+
+	abandoned abandonedCalls
 
 	courtesy courtesy
 	backlog  chan struct{} // a batch of one begins
 	alive    chan struct{} // others are to be told of live events
 }
-
-// trustMargin is how much earlier than the directory a worker stops trusting its lease.
-const trustMargin = 500 * time.Millisecond
 
 // readers is how many reads of events may run at once.
 const readers = 3
@@ -73,7 +73,7 @@ func (w *Worker) live(ctx context.Context) (lived bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	l := &life{Worker: w, runnable: runQueue{most: w.options.Executors - 1}, nudge: make(chan struct{}, 1), backlog: make(chan struct{}, 1), alive: make(chan struct{}, 1), replayNews: make(chan struct{}, 1), known: make(chan struct{}), epoch: time.Now(), segments: map[tokenstore.Key]*segmentRun{}}
+	l := &life{Worker: w, runnable: runQueue{most: w.options.Executors - 1}, nudge: make(chan struct{}, 1), backlog: make(chan struct{}, 1), alive: make(chan struct{}, 1), replayNews: make(chan struct{}, 1), known: make(chan struct{}), epoch: time.Now(), segments: map[tokenstore.Key]*segmentRun{}, lost: map[tokenstore.Key]*lostBatch{}}
 	defer l.close()
 	sessions := &sessionKeeper{life: l, session: session}
 	if err := l.begin(ctx, session); err != nil {
@@ -120,7 +120,7 @@ func (l *life) begin(ctx context.Context, session *postgres.Session) error {
 	if err := l.directory.Register(ctx, l.options.Processor, l.self); err != nil {
 		return err
 	}
-	l.trust(sent)
+	l.trust(sent, tokenstore.TimingOf(l.self.Lease))
 	l.planner = planner.Planner{Directory: l.directory, Store: l.store, Processor: l.options.Processor, Name: fmt.Sprint(tokenstore.WorkerPlans, n)}
 	return nil
 }
@@ -179,7 +179,11 @@ func (l *life) close() {
 		}
 	}
 	for _, pool := range []*pgxpool.Pool{l.data, l.control} {
-		if pool != nil {
+		switch {
+		case pool == nil:
+		case l.abandoned.count() > 0: // they have connections, and closing waits for those
+			go pool.Close()
+		default:
 			pool.Close()
 		}
 	}
@@ -209,8 +213,8 @@ func (l *life) run(ctx context.Context, sessions *sessionKeeper) error {
 }
 
 // trust lets batches begin until a lease that was renewed by a message sent at a time ends, with a margin.
-func (l *life) trust(sent time.Time) {
-	l.trusted.Store(int64(sent.Add(tokenstore.Lease - trustMargin).Sub(l.epoch)))
+func (l *life) trust(sent time.Time, timing tokenstore.Timing) {
+	l.trusted.Store(int64(sent.Add(timing.Lease - timing.Margin).Sub(l.epoch)))
 }
 
 // trusts reports whether a batch may begin.

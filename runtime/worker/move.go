@@ -61,7 +61,7 @@ func (l *life) moveIdle(ctx context.Context) {
 	resting := l.takeResting()
 	var moved []*segmentRun
 	for _, s := range resting {
-		if b := assemble(s.member.Peek(), 1, l.batchBytes(), s.group.handler.Wants, s.replay); len(b.events) == 0 && b.delivered > 0 {
+		if b := assemble(s.member.Peek(), 1, l.batchBytes(), s.group.handler.Wants, s.replay, s.isolated); len(b.events) == 0 && b.delivered > 0 {
 			s.parts = b.after
 			s.member.Take(b.delivered, 0)
 		}

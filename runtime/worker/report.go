@@ -60,8 +60,13 @@ func (l *life) makeReport() tokenstore.Report {
 	}
 	for _, s := range l.segments {
 		r := report.Groups[s.group.name]
-		s.addTo(&r, l.storeClock.now())
+		s.addTo(&r, now, l.storeClock.now())
 		report.Groups[s.group.name] = r
+	}
+	l.abandoned.addTo(report.Groups, now)
+	for name, r := range report.Groups {
+		r.Calls = oldest(r.Calls)
+		report.Groups[name] = r
 	}
 	l.show()
 	for name, r := range report.Groups {
@@ -72,23 +77,45 @@ func (l *life) makeReport() tokenstore.Report {
 	return report
 }
 
-// addTo adds a segment to its group's report, at a time of the database's clock. The caller holds the life's lock.
-func (s *segmentRun) addTo(r *tokenstore.GroupReport, now time.Time) {
+const (
+	// contentionShown is how long others have to be in a segment's way until that is reported.
+	contentionShown = 5 * time.Second
+	// searchShown is how long an event that fails has to be looked for until that is reported.
+	searchShown = time.Second
+)
+
+// addTo adds a segment to its group's report, at a time of this machine's and of the database's clock. The caller holds the
+// life's lock.
+func (s *segmentRun) addTo(r *tokenstore.GroupReport, now, atStore time.Time) {
 	position := s.Token.Parts[0].Progress.Position
 	if r.Segments == 0 || position < r.Position {
 		r.Position = position
 	}
 	r.Segments++
-	r.Lag = max(r.Lag, s.lag(now))
-	if s.fault == nil {
+	r.Lag = max(r.Lag, s.lag(atStore))
+	if c := s.calling.Load(); c != nil && now.Sub(c.began) >= tokenstore.LongCall {
+		r.Calls = append(r.Calls, c.report(now))
+	}
+	if s.fault == nil || passes(s.fault, now) {
 		return
 	}
 	if s.fault.Kind == tokenstore.EventFault {
 		r.Blocked++
 	}
-	if s.fault.Kind != tokenstore.ContentionFault && (r.Fault == nil || r.Fault.Kind == tokenstore.EventFault) {
+	if r.Fault == nil || r.Fault.Kind == tokenstore.EventFault {
 		r.Fault = lasting(s.fault)
 	}
+}
+
+// passes reports whether a fault may be over before anybody could do something about it.
+func passes(fault *tokenstore.Fault, now time.Time) bool {
+	switch {
+	case fault.Kind == tokenstore.ContentionFault:
+		return now.Sub(fault.Since) < contentionShown
+	case fault.Kind == tokenstore.EventFault && fault.Attempts == 0: // it is looked for
+		return now.Sub(fault.Since) < searchShown
+	}
+	return false
 }
 
 // lasting is a fault that also says for how long there has been one.

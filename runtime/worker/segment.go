@@ -25,14 +25,21 @@ type segmentRun struct {
 	parts     feed.Parts // handled so far, ahead of the token by events that nobody wants; nil before the first
 	moved     time.Time  // when the token was written last
 	size      batchSize
-	alone     atomic.Int64 // how many events it has to handle before it may share a batch again; others may read it
-	filling   *time.Timer  // there while the next batch waits until it is large enough
-	fillUntil time.Time    // at the latest
-	notBefore time.Time    // when the next batch may begin, after a failure
-	wait      backoff
+	alone     atomic.Int64        // how many events it has to handle before it may share a batch again; others may read it
+	filling   *time.Timer         // there while the next batch waits until it is large enough
+	fillUntil time.Time           // at the latest
+	notBefore time.Time           // when the next batch may begin, after a failure
+	repeats   int                 // failures in a row that counted no attempt
 	failure   *tokenstore.Failure // stored, as far as is known: the event that it stands still at
-	fault     *tokenstore.Fault   // what it stands still for, for reports
-	replay    *replayed           // what it had handled when it was reset; nil outside of a replay
+	culprit   int64               // position of an event that fails and is to be handled alone; 0 for none
+	suspicion *suspicion          // nil where it is not suspect
+	unended   span                // events that were in a call which did not end
+	marked    *tokenstore.Failure // the mark that is stored, as far as is known
+
+	calling atomic.Pointer[call] // under way; others read it
+
+	fault  *tokenstore.Fault // what it stands still for, for reports; under the life's lock
+	replay *replayed         // what it had handled when it was reset; nil outside of a replay
 }
 
 func (s *segmentRun) key() tokenstore.Key { return s.Token.Key }
@@ -75,8 +82,9 @@ func (b batch) replayed() int {
 }
 
 // assemble makes a batch of at most limit events that the handler wants out of what was delivered; it ends with the event with which it
-// reaches a size in bytes. Without wanted events it covers all that was delivered.
-func assemble(deliveries []*feed.Delivery, limit, bytes int, wants func(eventType string) bool, replay *replayed) batch {
+// reaches a size in bytes. An event that has to be handled alone is a batch of its own. Without wanted events the batch covers
+// all that was delivered.
+func assemble(deliveries []*feed.Delivery, limit, bytes int, wants func(eventType string) bool, replay *replayed, alone func(*eventsource.Event) bool) batch {
 	var b batch
 	waiting := 0
 	for _, d := range deliveries {
@@ -88,7 +96,7 @@ func assemble(deliveries []*feed.Delivery, limit, bytes int, wants func(eventTyp
 				b.skipped++
 				continue
 			}
-			if len(b.events) == limit || b.bytes >= bytes {
+			if n := len(b.events); n == limit || b.bytes >= bytes || n > 0 && (alone(event) || n == 1 && alone(b.events[0])) {
 				if b.cut = i; i > 0 {
 					b.after = d.Until(d.Events[i-1].Position)
 				}

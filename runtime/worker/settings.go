@@ -36,3 +36,32 @@ func (s settings) backoff(name string) (initial, longest time.Duration) {
 	g, _ := s.group(name)
 	return max(g.OnError.Backoff.Initial.Value(), 10*time.Millisecond), max(g.OnError.Backoff.Max.Value(), 10*time.Millisecond)
 }
+
+// timeout is the time limit of a batch; 0 for none. Settings of an older operator have none: then it is a minute.
+func (s settings) timeout(name string) time.Duration {
+	g, _ := s.group(name)
+	if !g.Timeout.Valid() {
+		return time.Minute
+	}
+	return g.Timeout.Value()
+}
+
+func (l *life) timeout(group string) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.settings.timeout(group)
+}
+
+// showsDetails reports whether those details of errors are shown that may hold data of events.
+func (l *life) showsDetails() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.settings.live.ErrorDetails == definition.DetailsShown
+}
+
+// lease of this worker; 0 for the default one.
+func (l *life) lease() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.settings.live.Lease.Value()
+}

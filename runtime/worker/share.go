@@ -43,12 +43,12 @@ func (s *segmentRun) goAlone(events int) { s.alone.Store(max(s.alone.Load(), int
 // waits for none, and is not larger than a batch of the first one alone. Segments that have nothing are given back.
 func (l *life) gather(ctx context.Context, first *segmentRun, live bool) []portion {
 	largest := l.maxBatchSize(first.group.name)
-	events, bytes := first.size.next(largest), l.batchBytes()
+	events, bytes := first.limit(largest), l.batchBytes()
 	share := live && first.shares()
 	var portions []portion
 	for s, taken := first, true; s != nil; s, taken = l.runnable.another(first.group), false {
 		if taken || l.take(s) {
-			b, again := l.next(s, min(events, s.size.next(largest)), bytes)
+			b, again := l.next(s, min(events, s.limit(largest)), bytes)
 			if len(b.events) == 0 {
 				l.give(ctx, again, s)
 			} else {
@@ -65,7 +65,7 @@ func (l *life) gather(ctx context.Context, first *segmentRun, live bool) []porti
 
 func (s *segmentRun) portion(b batch) portion {
 	advance := s.advance(b.after, false)
-	advance.Recovers = s.failure != nil
+	advance.Recovers = s.failure != nil || s.marked != nil
 	advance.Unsynced = s.member.Behind()
 	return portion{s, b, advance}
 }

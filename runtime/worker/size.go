@@ -16,6 +16,7 @@ const (
 type batchSize struct {
 	limit   int
 	ceiling int // 0 for none
+	left    int // among so many events there is one that fails; 0 where none is looked for
 }
 
 // next is the size of the next batch, where the group's setting allows so many.
@@ -24,11 +25,18 @@ func (b *batchSize) next(largest int) int {
 	if b.ceiling > 0 {
 		n = min(n, b.ceiling)
 	}
+	if b.left > 0 {
+		n = min(n, b.left/2)
+	}
 	return max(n, 1)
 }
 
 // committed takes note of a batch that has committed.
 func (b *batchSize) committed(events int, took time.Duration, largest int) {
+	if b.left > 0 { // in halves of what is left
+		b.left = max(0, b.left-events)
+		return
+	}
 	inTime := largest // that many events would have been handled in time, at this speed
 	if took > 0 {
 		inTime = int(min(float64(largest), float64(events)*float64(batchTime)/float64(took)))
@@ -51,12 +59,6 @@ func (b *batchSize) contended(events int) {
 	b.ceiling = b.limit
 }
 
-// failed takes note of a batch of several events in which one failed: the next ones look for it by halving. One that ran out of time
-// tells of its size rather than of an event.
-func (b *batchSize) failed(events int, inTime bool) {
-	if inTime {
-		b.limit = max(1, events/2)
-	} else {
-		b.limit = max(1, events/10)
-	}
-}
+// failed takes note of a batch of several events in which one failed: the next ones look for it by halving. One that ran out of
+// time may have had too many.
+func (b *batchSize) failed(events int) { b.left = events }

@@ -66,14 +66,27 @@ func TestBatchesComeBackSlowlyAfterContention(t *testing.T) {
 	}
 }
 
-func TestABatchThatRanOutOfTimeTellsOfItsSize(t *testing.T) {
-	b := batchSize{limit: 5000}
-	b.failed(5000, false)
-	if got := b.next(5000); got != 500 {
-		t.Errorf("the next one has %d events, want a tenth", got)
-	}
-	b.failed(500, true)
-	if got := b.next(5000); got != 250 {
-		t.Errorf("after another failure the next one has %d events, want half", got)
+// The event that fails is found after few failures, whichever it is, and then batches are as large as they were.
+func TestBatchSizeFindsAFailingEventByHalving(t *testing.T) {
+	const events = 50
+	for culprit := range events {
+		b := batchSize{limit: events}
+		at, failures := 0, 0
+		for b.next(5000) > 1 || at != culprit {
+			n := min(b.next(5000), events-at)
+			if at+n <= culprit {
+				b.committed(n, time.Millisecond, 5000)
+				at += n
+				continue
+			}
+			b.failed(n)
+			if failures++; failures > 6 {
+				t.Fatalf("event %d of %d was not found after %d failures", culprit, events, failures)
+			}
+		}
+		b.committed(1, time.Millisecond, 5000)
+		if got := b.next(5000); got != events {
+			t.Errorf("after event %d the next batch has %d events, want %d", culprit, got, events)
+		}
 	}
 }

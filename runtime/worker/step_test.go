@@ -28,10 +28,10 @@ func (deadlocks) Apply(context.Context, handler.Transaction, []*handler.Event) e
 // TestABatchThatFailsIsThatOfTheSegmentItIsFrom has an executor take a segment that has nothing to do, and another one with it, whose batch fails: that one has to wait and be free to go on. Were it the one that was
 // taken first, the other would count as being at work for ever.
 func TestABatchThatFailsIsThatOfTheSegmentItIsFrom(t *testing.T) {
-	l := &life{Worker: &Worker{log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry()), options: Options{Memory: 1 << 20, HandlerTimeout: time.Minute}},
+	l := &life{Worker: &Worker{log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry()), options: Options{Memory: 1 << 20}},
 		runnable: runQueue{most: 1}, epoch: time.Now(),
 		settings: settings{known: true, live: definition.Live{Groups: []definition.LiveGroup{{Name: "view", MaxBatchSize: 10}}}}}
-	l.trust(time.Now())
+	l.trust(time.Now(), tokenstore.TimingOf(0))
 	view := &group{name: "view", shares: true, handler: deadlocks{}}
 	idle, err := feed.New(endless{}, feed.Options{}, l.log, func(tokenstore.Key) {}, func(error) {}).Add(tokenstore.Token{Parts: []tokenstore.Part{{}}}, segment.PerStream)
 	if err != nil {

@@ -59,8 +59,6 @@ type Options struct {
 	// them. 4 by default; below 0 for any number, and then this worker's backlogs do not rest beside live batches either. Behind a
 	// transaction pooler nothing counts them, and backlogs rest beside live batches of the same worker only.
 	CatchUpWorkers int
-	// HandlerTimeout after which a batch is cancelled, one minute by default.
-	HandlerTimeout time.Duration
 	// DrainTimeout is how long a draining worker waits for others to take its segments before it releases them anyway,
 	// 2 s by default.
 	DrainTimeout time.Duration
@@ -109,9 +107,6 @@ func New(o Options) *Worker {
 	if o.CatchUpWorkers == 0 {
 		o.CatchUpWorkers = 4
 	}
-	if o.HandlerTimeout == 0 {
-		o.HandlerTimeout = time.Minute
-	}
 	if o.DrainTimeout == 0 {
 		o.DrainTimeout = 2 * time.Second
 	}
@@ -138,7 +133,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil && (err == nil || !lived): // drained, or there was nothing to drain
 			return nil
-		case errors.As(err, &protocol):
+		case errors.As(err, &protocol), errors.Is(err, ErrCallsHang):
 			return err
 		case ctx.Err() != nil:
 			return fmt.Errorf("draining: %w", err)

@@ -98,7 +98,7 @@ func (d Directory) Register(_ context.Context, processor string, w tokenstore.Wo
 		return fmt.Errorf("registering pod %s as a worker: there is an incarnation %d", w.Pod, w.Incarnation)
 	}
 	w.State, w.StartedAt = tokenstore.Active, d.now()
-	d.workers[w.Incarnation] = &workerRow{Worker: w, processor: processor, leaseUntil: d.now().Add(tokenstore.Lease)}
+	d.workers[w.Incarnation] = &workerRow{Worker: w, processor: processor, leaseUntil: d.now().Add(tokenstore.TimingOf(w.Lease).Lease)}
 	return nil
 }
 
@@ -110,7 +110,7 @@ func (d Directory) Beat(_ context.Context, w tokenstore.Worker) (tokenstore.Puls
 	if row == nil || row.Nonce != w.Nonce || row.State == tokenstore.Ended {
 		return tokenstore.Pulse{}, tokenstore.ErrWorkerEnded
 	}
-	row.leaseUntil, row.State, row.Report = d.now().Add(tokenstore.Lease), w.State, w.Report
+	row.leaseUntil, row.State, row.Report = d.now().Add(tokenstore.TimingOf(w.Lease).Lease), w.State, w.Report
 	p := d.processors[row.processor]
 	if p == nil {
 		return tokenstore.Pulse{}, tokenstore.ErrNoProcessor

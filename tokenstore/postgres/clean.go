@@ -2,9 +2,12 @@ package postgres
 
 import (
 	"context"
+	"errors"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // Whatever users' statements leave in a session is taken back before the connection goes to the pool: settings, the role,
@@ -17,12 +20,13 @@ const cleaning = `SELECT {{schema}}.clean_session()`
 // commitWith sends a batch with the commit and the cleaning behind it. Its error is that of what comes before the cleaning.
 func commitWith(ctx context.Context, conn *pgx.Conn, guard *guard, batch *pgx.Batch, clean string) error {
 	committed := false
-	batch.Queue(commitText).Exec(func(tag pgconn.CommandTag) error {
-		if committed = tag.String() == "COMMIT"; !committed {
+	batch.Queue(commitText).Fn = func(results pgx.BatchResults) error {
+		tag, err := results.Exec()
+		if committed = err == nil && tag.String() == "COMMIT"; err == nil && !committed {
 			return pgx.ErrTxCommitRollback
 		}
-		return nil
-	})
+		return ofCommit(err)
+	}
 	batch.Queue(clean)
 	var results pgx.BatchResults
 	guard.own(func() { results = conn.SendBatch(ctx, batch) })
@@ -30,6 +34,15 @@ func commitWith(ctx context.Context, conn *pgx.Conn, guard *guard, batch *pgx.Ba
 	if err != nil && committed {
 		shut(conn) // it is not clean
 		return nil
+	}
+	return err
+}
+
+// ofCommit makes an answer of the server to a COMMIT a *tokenstore.CommitError.
+func ofCommit(err error) error {
+	var server *pgconn.PgError
+	if errors.As(err, &server) && !IsLost(err) {
+		return &tokenstore.CommitError{Err: err}
 	}
 	return err
 }

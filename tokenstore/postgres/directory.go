@@ -90,7 +90,7 @@ func (d *Directory) Register(ctx context.Context, processor string, w tokenstore
 	_, err := d.pool.Exec(ctx, d.in(`
 		INSERT INTO {{schema}}.worker (incarnation, nonce, processor, pod, definition, handlers, version, protocol, session_lock, state, lease_until)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'Active', clock_timestamp() + $10::interval)`),
-		w.Incarnation, w.Nonce, processor, w.Pod, w.Definition, w.Handlers, w.Version, w.Protocol, w.SessionLock, tokenstore.Lease)
+		w.Incarnation, w.Nonce, processor, w.Pod, w.Definition, w.Handlers, w.Version, w.Protocol, w.SessionLock, tokenstore.TimingOf(w.Lease).Lease)
 	if err == nil {
 		_, err = d.pool.Exec(ctx, `SELECT pg_notify($1, $2)`, d.notify, processor)
 	}
@@ -130,7 +130,7 @@ func (d *Directory) Beat(ctx context.Context, w tokenstore.Worker) (tokenstore.P
 		    OR EXISTS (SELECT FROM {{schema}}.processing_group g WHERE g.processor = p.name AND g.replay = r.number))),
 		  clock_timestamp()
 		FROM (SELECT count(*) FROM told) AS one LEFT JOIN {{schema}}.processor p ON p.name = (SELECT processor FROM me)`),
-		w.Incarnation, w.Nonce, tokenstore.Lease, w.State, w.Report, tokenstore.PlannerTimeout, w.Report.Proven, tokenstore.QuarantineAfter, w.Report.Failing != "", d.notify, w.Report.Idle).
+		w.Incarnation, w.Nonce, tokenstore.TimingOf(w.Lease).Lease, w.State, w.Report, tokenstore.PlannerTimeout, w.Report.Proven, tokenstore.QuarantineAfter, w.Report.Failing != "", d.notify, w.Report.Idle).
 		Scan(&known, &revision, &plan, &p.Planned, &p.Planner, &p.Alive, &p.Known, &p.Replays, &p.Now)
 	switch {
 	case err != nil:

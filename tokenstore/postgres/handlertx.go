@@ -216,6 +216,8 @@ func (t *handlerTx) Ended() error {
 func (t *handlerTx) verdict(err error) error {
 	ended := t.Ended()
 	switch {
+	case ended == nil && err == nil && t.conn.PgConn().TxStatus() == 'E':
+		return tokenstore.ErrSwallowed
 	case ended == nil, errors.Is(err, tokenstore.ErrManagedTransaction):
 		return err
 	case err == nil:

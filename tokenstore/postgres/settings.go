@@ -1,10 +1,13 @@
 package postgres
 
 import (
+	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -43,6 +46,22 @@ func openingOf(advances []tokenstore.Advance) opening {
 // marked adds a mark.
 func (o opening) marked() opening {
 	o.mark = strconv.FormatUint(rand.Uint64(), 36)
+	return o
+}
+
+// serverGrace is how much longer than its context a transaction may go on in the server.
+const serverGrace = 5 * time.Second
+
+// limited has the server end the transaction some time after its context, also while its client is silent. The time is in whole
+// seconds, so that the statement is the same for all batches of a group.
+func (o opening) limited(ctx context.Context) opening {
+	limit := time.Duration(0) // none
+	if deadline, there := ctx.Deadline(); there {
+		limit = max(0, time.Until(deadline)).Truncate(time.Second) + time.Second + serverGrace
+	}
+	for _, setting := range []string{"idle_in_transaction_session_timeout", "statement_timeout"} {
+		o.set = append(o.set, fmt.Sprintf("pg_catalog.set_config('%s', '%d', true)", setting, limit.Milliseconds()))
+	}
 	return o
 }
 

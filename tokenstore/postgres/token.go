@@ -145,7 +145,7 @@ func (s *Store) pipeline(ctx context.Context, advances []tokenstore.Advance, sta
 // returned.
 func (s *Store) InTx(ctx context.Context, advances []tokenstore.Advance, work func(pgx.Tx) error) error {
 	return fenced(s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
-		tx, err := newHandlerTx(ctx, conn.Conn(), openingOf(advances).marked(), s.in(cleaning))
+		tx, err := newHandlerTx(ctx, conn.Conn(), openingOf(advances).marked().limited(ctx), s.in(cleaning))
 		if err != nil {
 			return err
 		}
