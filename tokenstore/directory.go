@@ -271,7 +271,8 @@ type Directory interface {
 	// A plan that changes nothing only renews the newest one, under its number.
 	Assign(ctx context.Context, processor string, p Plan) error
 
-	// Adopt makes the worker the assignee of segments whose assignee, as named, is dead or nobody; as a plan of its own.
-	// Those that have another assignee by now are left out. It returns the keys that it got.
+	// Adopt makes the worker the assignee of segments whose assignee is the one that is named, as a plan of its own. Callers name
+	// assignees that are dead, nobody, or agree. Segments that have another assignee by now are left out. It returns the keys
+	// that the worker got.
 	Adopt(ctx context.Context, processor string, worker int64, orphans []Assignment) ([]Key, error)
 }

@@ -102,6 +102,7 @@ type Failure struct {
 	Type     string    // of the event
 	Stream   string    // of the event
 	SQL      *SQLError // what PostgreSQL said, where the error is its
+	Tried    []int64   // incarnations of the workers at which the event failed
 
 	// Calling says that a call of the handler has begun, for the events from Position to Last, and that its end is not known.
 	// It is the mark of a suspect segment: see Store.Mark.

@@ -15,12 +15,8 @@ import (
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
-const (
-	// callGrace is how long a call may go on after its time limit, before it is abandoned.
-	callGrace = 5 * time.Second
-	// mostAbandoned is how many abandoned calls a worker bears before it ends, so that its process does.
-	mostAbandoned = 8
-)
+// mostAbandoned is how many abandoned calls a worker bears before it ends, so that its process does.
+const mostAbandoned = 8
 
 // ErrCallsHang is returned by Run after more calls than a process can bear have not ended although their context had.
 var ErrCallsHang = errors.New("handlers do not end although their time limit is over: the process has to end")
@@ -65,7 +61,7 @@ func (l *life) invoke(ctx context.Context, g *group, t transaction, c *call) err
 		return err
 	case <-ctx.Done():
 	}
-	grace := time.NewTimer(callGrace)
+	grace := time.NewTimer(l.options.CallGrace)
 	defer grace.Stop()
 	select {
 	case err := <-done:

@@ -201,6 +201,7 @@ func (c *controller) observe(ctx context.Context) (decision, error) {
 		return decision{}, err
 	}
 	c.stand(view)
+	c.elsewhere.see(c.self.Incarnation, view)
 	d := decide(situation{self: c.self.Incarnation, draining: !c.drainFrom.IsZero(), view: view, tokens: tokens, held: c.held(),
 		refused: c.refused, now: time.Now(), standing: c.standing, orphaned: c.orphaned})
 	if err := c.act(ctx, &d, tokens); err != nil {

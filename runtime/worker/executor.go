@@ -217,4 +217,5 @@ func (l *life) succeeded(s *segmentRun, own []*eventsource.Event, all int, took 
 	s.fault, s.notBefore = nil, time.Time{}
 	l.mu.Unlock()
 	s.failure, s.marked, s.repeats = nil, nil, 0
+	l.elsewhere.committed()
 }

@@ -144,7 +144,7 @@ func (l *life) count(ctx context.Context, s *segmentRun, f failing, wait time.Du
 	fault := f.fault
 	fault.Attempts = s.attemptsAt(fault.Position) + 1
 	failed := tokenstore.Failure{Key: s.key(), Position: fault.Position, Attempts: fault.Attempts, Message: fault.Message, Reason: fault.Reason,
-		Type: fault.Type, Stream: fault.Stream, SQL: fault.SQL}
+		Type: fault.Type, Stream: fault.Stream, SQL: fault.SQL, Tried: s.triedAt(fault.Position, l.self.Incarnation)}
 	switch err := l.store.Fail(ctx, s.Token.Epoch, s.Token.Version, failed, wait); {
 	case errors.Is(err, tokenstore.ErrFenced):
 		l.lose(s)
@@ -162,6 +162,10 @@ func (l *life) count(ctx context.Context, s *segmentRun, f failing, wait time.Du
 	}
 	log.Error("an event fails; its segment waits")
 	l.pause(s, fault, wait)
+	l.elsewhere.failed(s.key(), time.Now(), fault)
+	if fault.Reason != reasonUnended {
+		l.passOn(ctx, s)
+	}
 	return false
 }
 

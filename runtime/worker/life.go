@@ -57,6 +57,7 @@ type life struct {
 	lost     map[tokenstore.Key]*lostBatch // whose outcome is unknown
 
 	abandoned abandonedCalls
+	elsewhere elsewhere
 
 	courtesy courtesy
 	backlog  chan struct{} // a batch of one begins

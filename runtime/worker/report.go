@@ -48,6 +48,7 @@ func (l *life) makeReport() tokenstore.Report {
 	now := time.Now()
 	report := tokenstore.Report{Ready: l.Worker.ready.Load(), Groups: map[string]tokenstore.GroupReport{}}
 	l.proof.report(&report)
+	report.Unfit = l.elsewhere.report(now)
 	if open := l.openWriters.Load(); open != nil {
 		report.OpenWriters = *open
 	}

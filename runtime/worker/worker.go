@@ -62,6 +62,8 @@ type Options struct {
 	// DrainTimeout is how long a draining worker waits for others to take its segments before it releases them anyway,
 	// 2 s by default.
 	DrainTimeout time.Duration
+	// CallGrace is how long a call may go on after its context has ended before it is abandoned, 5 s by default.
+	CallGrace time.Duration
 	// OnBatch, where it is set, is told of every batch, after it has ended.
 	OnBatch func(Batch)
 	// Log gets what happens to the worker; batches are not logged.
@@ -106,6 +108,9 @@ func New(o Options) *Worker {
 	o.Memory = max(o.Memory, 1<<20)
 	if o.CatchUpWorkers == 0 {
 		o.CatchUpWorkers = 4
+	}
+	if o.CallGrace == 0 {
+		o.CallGrace = 5 * time.Second
 	}
 	if o.DrainTimeout == 0 {
 		o.DrainTimeout = 2 * time.Second

@@ -53,6 +53,8 @@ type world struct {
 
 	executors int   // of each worker, 0 for as many as there are by default
 	memory    int64 // of the next workers, for events; the default where it is 0
+
+	grace time.Duration // of calls of the next workers, after their time limit; the default where it is 0
 }
 
 func newWorld(t *testing.T, groups string) *world {
@@ -157,7 +159,7 @@ func (w *world) start(pod string) (drain func()) {
 		level = slog.LevelInfo
 	}
 	def := w.spec.Definition()
-	run := worker.New(worker.Options{Processor: processor, Pod: pod, Definition: def, DefinitionID: def.ID(), Handlers: w.handlers, Executors: w.executors, Memory: w.memory,
+	run := worker.New(worker.Options{Processor: processor, Pod: pod, Definition: def, DefinitionID: def.ID(), Handlers: w.handlers, Executors: w.executors, Memory: w.memory, CallGrace: w.grace,
 		Target: target, Schema: postgres.DefaultSchema, Version: "test", Registry: w.registry,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With("pod", pod)})
 	ctx, cancel := context.WithCancel(context.Background())

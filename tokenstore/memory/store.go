@@ -293,6 +293,7 @@ func (s Store) Fail(_ context.Context, epoch, version int64, f tokenstore.Failur
 		return tokenstore.ErrFenced
 	}
 	f.FailedAt = s.now()
+	f.Tried = append([]int64{}, f.Tried...)
 	f.RetryAt, f.Since, f.Calling, f.Last = f.FailedAt.Add(retryIn), f.FailedAt, false, f.Position
 	if old, there := s.failures[f.Key]; there && old.Position == f.Position && old.Attempts > 0 {
 		f.Since = old.Since
@@ -311,7 +312,7 @@ func (s Store) Mark(_ context.Context, epoch, version int64, m tokenstore.Failur
 	f, there := s.failures[m.Key]
 	if !there || f.Position != m.Position {
 		now := s.now()
-		f = tokenstore.Failure{Key: m.Key, Position: m.Position, RetryAt: now, FailedAt: now, Since: now}
+		f = tokenstore.Failure{Key: m.Key, Position: m.Position, Tried: []int64{}, RetryAt: now, FailedAt: now, Since: now}
 	}
 	f.Calling, f.Last, f.Type, f.Stream = m.Calling, m.Last, m.Type, m.Stream
 	s.failures[m.Key] = f

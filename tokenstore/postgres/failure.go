@@ -22,7 +22,7 @@ func (s *Store) Attempts(ctx context.Context, processor string) ([]tokenstore.Fa
 
 func (s *Store) failuresWhere(ctx context.Context, processor, condition string) ([]tokenstore.Failure, error) {
 	rows, err := s.pool.Query(ctx, s.in(`SELECT f.group_name, f.segment, f.position, f.attempts, f.retry_at, f.failed_at, f.since,
-		  f.message, f.reason, f.event_type, f.stream, f.sql, f.calling, coalesce(f.last_position, f.position)
+		  f.message, f.reason, f.event_type, f.stream, f.sql, f.tried, f.calling, coalesce(f.last_position, f.position)
 		FROM {{schema}}.failure f JOIN {{schema}}.processing_group g ON g.tenant = f.tenant AND g.name = f.group_name
 		WHERE f.tenant = $1 AND g.processor = $2 AND `+condition+` ORDER BY 1, 2`), tenant, processor)
 	if err != nil {
@@ -30,7 +30,7 @@ func (s *Store) failuresWhere(ctx context.Context, processor, condition string) 
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (f tokenstore.Failure, err error) {
 		err = row.Scan(&f.Group, &f.Segment, &f.Position, &f.Attempts, &f.RetryAt, &f.FailedAt, &f.Since,
-			&f.Message, &f.Reason, &f.Type, &f.Stream, &f.SQL, &f.Calling, &f.Last)
+			&f.Message, &f.Reason, &f.Type, &f.Stream, &f.SQL, &f.Tried, &f.Calling, &f.Last)
 		return f, err
 	})
 }
@@ -44,13 +44,13 @@ const mine = `mine AS (SELECT tenant, group_name, segment FROM {{schema}}.token
 func (s *Store) Fail(ctx context.Context, epoch, version int64, f tokenstore.Failure, retryIn time.Duration) error {
 	tag, err := s.pool.Exec(ctx, s.in(`WITH `+mine+`
 		INSERT INTO {{schema}}.failure AS f
-		  (tenant, group_name, segment, position, attempts, retry_at, message, reason, event_type, stream, sql)
-		SELECT tenant, group_name, segment, $6, $7, clock_timestamp() + $8::interval, $9, $10, $11, $12, $13 FROM mine
+		  (tenant, group_name, segment, position, attempts, retry_at, message, reason, event_type, stream, sql, tried)
+		SELECT tenant, group_name, segment, $6, $7, clock_timestamp() + $8::interval, $9, $10, $11, $12, $13, coalesce($14::bigint[], '{}') FROM mine
 		ON CONFLICT (tenant, group_name, segment) DO UPDATE SET position = excluded.position, attempts = excluded.attempts,
 		  retry_at = excluded.retry_at, failed_at = excluded.failed_at, message = excluded.message, reason = excluded.reason,
-		  event_type = excluded.event_type, stream = excluded.stream, sql = excluded.sql, calling = false, last_position = NULL,
+		  event_type = excluded.event_type, stream = excluded.stream, sql = excluded.sql, tried = excluded.tried, calling = false, last_position = NULL,
 		  since = CASE WHEN f.position = excluded.position AND f.attempts > 0 THEN f.since ELSE excluded.since END`),
-		tenant, f.Group, f.Segment, epoch, version, f.Position, f.Attempts, retryIn, cut(f.Message), f.Reason, cut(f.Type), cut(f.Stream), f.SQL)
+		tenant, f.Group, f.Segment, epoch, version, f.Position, f.Attempts, retryIn, cut(f.Message), f.Reason, cut(f.Type), cut(f.Stream), f.SQL, f.Tried)
 	if err != nil {
 		return fmt.Errorf("recording the failure of segment %d of %s: %w", f.Segment, f.Group, err)
 	}
@@ -72,6 +72,7 @@ func (s *Store) Mark(ctx context.Context, epoch, version int64, m tokenstore.Fai
 		  message  = CASE WHEN f.position = excluded.position THEN f.message ELSE '' END,
 		  reason   = CASE WHEN f.position = excluded.position THEN f.reason ELSE '' END,
 		  sql      = CASE WHEN f.position = excluded.position THEN f.sql END,
+		  tried    = CASE WHEN f.position = excluded.position THEN f.tried ELSE '{}' END,
 		  since    = CASE WHEN f.position = excluded.position THEN f.since ELSE excluded.since END`),
 		tenant, m.Group, m.Segment, epoch, version, m.Position, m.Last, m.Calling, cut(m.Type), cut(m.Stream))
 	if err != nil {

@@ -242,7 +242,8 @@ func (m *lockstep) fail(t *rapid.T) {
 		return
 	}
 	token := rapid.SampledFrom(m.believed).Draw(t, "believed")
-	f := tokenstore.Failure{Key: token.Key, Position: rapid.Int64Range(1, 2).Draw(t, "position"), Attempts: rapid.IntRange(1, 2).Draw(t, "attempts"), Message: "m"}
+	f := tokenstore.Failure{Key: token.Key, Position: rapid.Int64Range(1, 2).Draw(t, "position"), Attempts: rapid.IntRange(1, 2).Draw(t, "attempts"), Message: "m",
+		Tried: rapid.SliceOfN(rapid.Int64Range(1, 3), 0, 2).Draw(t, "tried")}
 	m.step(t, "fail", func(h Harness) error {
 		return h.Store.Fail(m.ctx, token.Epoch, token.Version, f, time.Second)
 	})

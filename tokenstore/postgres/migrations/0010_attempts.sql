@@ -10,4 +10,5 @@ ALTER TABLE {{schema}}.failure
   ADD COLUMN event_type    text        NOT NULL DEFAULT '',
   ADD COLUMN stream        text        NOT NULL DEFAULT '',
   ADD COLUMN sql           jsonb,                                       -- PostgreSQL's error in its parts
+  ADD COLUMN tried         bigint[]    NOT NULL DEFAULT '{}',           -- incarnations of the workers at which the event failed
   ADD COLUMN since         timestamptz NOT NULL DEFAULT clock_timestamp(); -- of the first attempt at the event

@@ -1,0 +1,343 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/runtime/handler"
+	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
+)
+
+// goGroup is a group with a Go handler of one segment, whose time limit is short.
+const goGroup = `
+  - name: calls
+    segments: 1
+    timeout: 300ms
+    onError: {backoff: {initial: 50ms, max: 200ms}}
+    handler: {type: Go}`
+
+// other is a group that has nothing to do with what another one does.
+const other = `
+  - name: view
+    segments: 2` + view
+
+// bad appends, in the middle of others of its own stream, an event of the stream bad, and returns its position.
+func (w *world) bad() (position int64) {
+	w.t.Helper()
+	var events []eventspostgres.NewEvent
+	for _, kind := range []string{"Counted", "Bad", "Counted"} {
+		events = append(events, eventspostgres.NewEvent{Type: kind, Data: map[string]int{"n": 1}})
+	}
+	if _, err := w.log.Append(context.Background(), "bad", eventspostgres.Any, events...); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := w.pool.QueryRow(context.Background(), `SELECT position FROM sluice.event WHERE type = 'Bad'`).Scan(&position); err != nil {
+		w.t.Fatal(err)
+	}
+	return position
+}
+
+// seen is what the handler of calls keeps of each event that it has handled.
+func (w *world) makeSeen() {
+	w.t.Helper()
+	if _, err := w.pool.Exec(context.Background(), `CREATE TABLE seen (n bigserial PRIMARY KEY, position bigint NOT NULL)`); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func record(ctx context.Context, tx pgx.Tx, e handler.Event) error {
+	_, err := tx.Exec(ctx, `INSERT INTO seen (position) VALUES ($1)`, e.Position)
+	return err
+}
+
+// seenOnce fails unless all events were handled once and in order.
+func (w *world) seenOnce() {
+	w.t.Helper()
+	w.until("all events handled", `SELECT (SELECT count(*) FROM seen) >= (SELECT count(*) FROM sluice.event)`)
+	var right bool
+	err := w.pool.QueryRow(context.Background(), `SELECT (SELECT array_agg(position ORDER BY n) FROM seen) = (SELECT array_agg(position ORDER BY position) FROM sluice.event)`).Scan(&right)
+	if err != nil || !right {
+		w.t.Errorf("not each event was handled once and in order (%v)", err)
+	}
+}
+
+// TestWhateverAHandlerDoesItsEventIsNamed has a Go handler misbehave at one event, until the cause is gone. Meanwhile the event is named
+// in the store and in the report, the events before it are handled, those after it wait, and other groups go on.
+func TestWhateverAHandlerDoesItsEventIsNamed(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		reason string
+		at     func(ctx context.Context, tx pgx.Tx, mended <-chan struct{}) error
+	}{
+		"it fails":  {"HandlerFailed", func(context.Context, pgx.Tx, <-chan struct{}) error { return errors.New("no") }},
+		"it panics": {"HandlerPanicked", func(context.Context, pgx.Tx, <-chan struct{}) error { panic("no") }},
+		"it ends its goroutine": {"HandlerExited", func(context.Context, pgx.Tx, <-chan struct{}) error {
+			runtime.Goexit()
+			return nil
+		}},
+		"it waits for its context": {"HandlerTimedOut", func(ctx context.Context, _ pgx.Tx, _ <-chan struct{}) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}},
+		"it ignores its context": {"HandlerTimedOut", func(_ context.Context, _ pgx.Tx, mended <-chan struct{}) error {
+			<-mended
+			return nil
+		}},
+		"it waits in a statement": {"HandlerTimedOut", func(ctx context.Context, tx pgx.Tx, _ <-chan struct{}) error {
+			_, err := tx.Exec(ctx, "SELECT pg_sleep(60)")
+			return err
+		}},
+		"it waits in a statement and ignores its context": {"HandlerTimedOut", func(_ context.Context, tx pgx.Tx, _ <-chan struct{}) error {
+			_, err := tx.Exec(context.Background(), "SELECT pg_sleep(60)")
+			return err
+		}},
+		"it cancels a context of its own": {"HandlerFailed", func(ctx context.Context, _ pgx.Tx, _ <-chan struct{}) error {
+			own, cancel := context.WithCancel(ctx)
+			cancel()
+			return fmt.Errorf("asking a service: %w", own.Err())
+		}},
+		"it ends its connection": {"CallDidNotEnd", func(ctx context.Context, tx pgx.Tx, _ <-chan struct{}) error {
+			_, err := tx.Exec(ctx, "SELECT pg_terminate_backend(pg_backend_pid())")
+			return err
+		}},
+		"it swallows an error": {"HandlerFailed", func(ctx context.Context, tx pgx.Tx, _ <-chan struct{}) error {
+			_, _ = tx.Exec(ctx, "SELECT 1/0")
+			return nil
+		}},
+		"it raises an error of its own": {"HandlerFailed", func(ctx context.Context, tx pgx.Tx, _ <-chan struct{}) error {
+			_, err := tx.Exec(ctx, "DO $$ BEGIN RAISE EXCEPTION 'closed' USING ERRCODE = 'AC001'; END $$")
+			return err
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, goGroup+other)
+			w.grace = 200 * time.Millisecond
+			w.makeSeen()
+			mended := make(chan struct{})
+			mend := sync.OnceFunc(func() { close(mended) })
+			defer mend()
+			w.handlers = map[string]handler.Handler{"calls": handler.Each(func(ctx context.Context, tx pgx.Tx, e handler.Event) error {
+				select {
+				case <-mended:
+				default:
+					if e.Type == "Bad" {
+						if err := test.at(ctx, tx, mended); err != nil {
+							return err
+						}
+					}
+				}
+				return record(ctx, tx, e)
+			})}
+			w.appendTo(3, 2)
+			position := w.bad()
+			w.start("a")
+			w.until("the attempts at the event", `SELECT count(*) = 1 FROM sluice.failure WHERE group_name = 'calls' AND position = $1 AND attempts >= 2 AND reason = $2
+				AND event_type = 'Bad' AND stream = 'bad'`, position, test.reason)
+			w.until("the report", `SELECT EXISTS (SELECT FROM sluice.worker WHERE report #>> '{groups,calls,fault,reason}' = $2 AND (report #>> '{groups,calls,fault,position}')::bigint = $1
+				AND report #>> '{groups,calls,fault,type}' = 'Bad' AND (report #>> '{groups,calls,blocked}')::int = 1)`, position, test.reason)
+			w.until("the events before", `SELECT (SELECT count(*) FROM seen) = (SELECT count(*) FROM sluice.event WHERE position < $1)`, position)
+			w.appendTo(3, 2)
+			w.handled(14) // of the other group
+			mend()
+			w.seenOnce()
+			w.until("no failure", `SELECT count(*) = 0 FROM sluice.failure`)
+		})
+	}
+}
+
+// TestALongCallIsReportedWhileItRuns needs no failure: nobody knows yet how it ends.
+func TestALongCallIsReportedWhileItRuns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, `
+  - name: calls
+    segments: 1
+    timeout: 0s
+    handler: {type: Go}`)
+	w.makeSeen()
+	release := make(chan struct{})
+	w.handlers = map[string]handler.Handler{"calls": handler.Each(func(ctx context.Context, tx pgx.Tx, e handler.Event) error {
+		if e.Type == "Bad" {
+			<-release
+		}
+		return record(ctx, tx, e)
+	})}
+	position := w.bad()
+	w.start("a")
+	defer sync.OnceFunc(func() { close(release) })()
+	w.until("the call in the report", `SELECT EXISTS (SELECT FROM sluice.worker, jsonb_array_elements(report #> '{groups,calls,calls}') AS c
+		WHERE (c ->> 'position')::bigint = $1 AND c ->> 'type' = 'Bad' AND c ->> 'stream' = 'bad' AND c ->> 'kind' = 'Batch' AND (c ->> 'running')::float >= 5)`, position)
+	release <- struct{}{}
+	w.seenOnce()
+}
+
+// TestACallThatDidNotEndIsCountedByTheNextOwner has a worker that has marked its call end without a word.
+func TestACallThatDidNotEndIsCountedByTheNextOwner(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		events   int64 // in the call
+		attempts int
+	}{"one event counts": {1, 1}, "several are handled one by one first": {3, 0}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := t.Context()
+			w := newWorld(t, `
+  - name: calls
+    segments: 1
+    onError: {backoff: {initial: 1h, max: 1h}}
+    handler: {type: Go}`)
+			w.makeSeen()
+			var mu sync.Mutex
+			var calls []int
+			w.handlers = map[string]handler.Handler{"calls": handler.Set(func(ctx context.Context, tx pgx.Tx, events []handler.Event) error {
+				mu.Lock()
+				calls = append(calls, len(events))
+				mu.Unlock()
+				for _, e := range events {
+					if err := record(ctx, tx, e); err != nil {
+						return err
+					}
+				}
+				return nil
+			})}
+			w.appendTo(1, 10)
+			store, directory := postgres.NewStore(w.pool, postgres.DefaultSchema), postgres.NewDirectory(w.pool, postgres.DefaultSchema)
+			err := directory.Register(ctx, processor, tokenstore.Worker{Incarnation: 1 << 30, Nonce: "00000000-0000-4000-8000-000000000000", Pod: "gone", Definition: w.spec.Definition().ID(), Handlers: []string{}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			tokens, err := store.Tokens(ctx, processor)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tokens, err = store.Claim(ctx, processor, 1<<30, 1, []tokenstore.Claim{{Key: tokens[0].Key, Epoch: tokens[0].Epoch}})
+			if err != nil || len(tokens) != 1 {
+				t.Fatal(tokens, err)
+			}
+			var first int64
+			if err := w.pool.QueryRow(ctx, "SELECT min(position) FROM sluice.event").Scan(&first); err != nil {
+				t.Fatal(err)
+			}
+			mark := tokenstore.Failure{Key: tokens[0].Key, Calling: true, Position: first, Last: first + test.events - 1, Type: "Counted", Stream: "stream-0"}
+			if err := store.Mark(ctx, tokens[0].Epoch, tokens[0].Version, mark); err != nil {
+				t.Fatal(err)
+			}
+			if err := directory.SetState(ctx, 1<<30, tokenstore.Ended); err != nil {
+				t.Fatal(err)
+			}
+			w.start("a")
+			if test.attempts > 0 {
+				w.until("the attempt", `SELECT EXISTS (SELECT FROM sluice.failure WHERE position = $1 AND attempts = 1 AND reason = 'CallDidNotEnd' AND stream = 'stream-0')`, first)
+				mu.Lock()
+				defer mu.Unlock()
+				if len(calls) > 0 {
+					t.Errorf("the handler was called with %v events before the wait was over", calls)
+				}
+				return
+			}
+			w.seenOnce()
+			mu.Lock()
+			defer mu.Unlock()
+			if len(calls) < 4 || calls[0] != 1 || calls[1] != 1 || calls[2] != 1 {
+				t.Errorf("the events of the call were handled in batches of %v, want them one by one", calls)
+			}
+			w.until("no mark", `SELECT count(*) = 0 FROM sluice.failure`)
+		})
+	}
+}
+
+// TestABatchIsSplitAtTheEventThatFails counts how often each event is handled.
+func TestABatchIsSplitAtTheEventThatFails(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, `
+  - name: calls
+    segments: 1
+    onError: {backoff: {initial: 1h, max: 1h}}
+    handler: {type: Go}`)
+	w.makeSeen()
+	var mu sync.Mutex
+	calls := map[int64]int{}
+	w.handlers = map[string]handler.Handler{"calls": handler.Each(func(ctx context.Context, tx pgx.Tx, e handler.Event) error {
+		mu.Lock()
+		calls[e.Position]++
+		mu.Unlock()
+		if e.Type == "Bad" {
+			return errors.New("no")
+		}
+		return record(ctx, tx, e)
+	})}
+	w.appendAtOnce(20, 1)
+	position := w.bad()
+	w.start("a")
+	w.until("the attempt", `SELECT EXISTS (SELECT FROM sluice.failure WHERE position = $1 AND attempts = 1)`, position)
+	mu.Lock()
+	defer mu.Unlock()
+	for at, n := range calls {
+		if n > 2 || at > position {
+			t.Errorf("the event at %d was handled %d times; the one that fails is at %d", at, n, position)
+		}
+	}
+}
+
+// TestAnEventThatFailsAtOneWorkerIsTriedAtTheOthers has a worker at which every event fails, whose route to a service is lost say,
+// and one at which all go well.
+func TestAnEventThatFailsAtOneWorkerIsTriedAtTheOthers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, `
+  - name: calls
+    segments: 8
+    onError: {backoff: {initial: 50ms, max: 100ms}}
+    handler: {type: Go}`)
+	w.makeSeen()
+	w.handlers = map[string]handler.Handler{"calls": handler.Each(record)}
+	w.start("good")
+	w.until("one owner", `SELECT bool_and(owner <> 0) FROM sluice.token`)
+	w.handlers = map[string]handler.Handler{"calls": handler.Each(func(context.Context, pgx.Tx, handler.Event) error { return errors.New("no route to host") })}
+	w.start("cut off")
+	w.until("two owners", `SELECT bool_and(owner <> 0) AND count(DISTINCT owner) = 2 FROM sluice.token`)
+	w.appendAtOnce(40, 1)
+	w.until("the worker at which all fails to say so", `SELECT EXISTS (SELECT FROM sluice.worker WHERE pod = 'cut off' AND report #>> '{unfit,message}' LIKE '%no route to host%')`)
+	w.until("all events handled", `SELECT count(*) = 40 AND count(DISTINCT position) = 40 FROM seen`)
+	w.until("no failure", `SELECT count(*) = 0 FROM sluice.failure`)
+}
+
+// TestAnEventThatFailsEverywhereIsTriedOnceAtEachWorkerFirst has as many workers as calls are counted for.
+func TestAnEventThatFailsEverywhereIsTriedOnceAtEachWorkerFirst(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, `
+  - name: calls
+    segments: 4
+    onError: {backoff: {initial: 50ms, max: 100ms}}
+    handler: {type: Go}`)
+	w.makeSeen()
+	var mended sync.Once
+	good := make(chan struct{})
+	w.handlers = map[string]handler.Handler{"calls": handler.Each(func(ctx context.Context, tx pgx.Tx, e handler.Event) error {
+		select {
+		case <-good:
+		default:
+			if e.Type == "Bad" {
+				return errors.New("no")
+			}
+		}
+		return record(ctx, tx, e)
+	})}
+	for _, pod := range []string{"a", "b", "c"} {
+		w.start(pod)
+	}
+	w.until("three owners", `SELECT bool_and(owner <> 0) AND count(DISTINCT owner) = 3 FROM sluice.token`)
+	position := w.bad()
+	w.until("all workers to have tried it", `SELECT EXISTS (SELECT FROM sluice.failure WHERE position = $1 AND cardinality(tried) = 3 AND attempts > 4)`, position)
+	mended.Do(func() { close(good) })
+	w.until("all events handled", `SELECT count(*) = 3 AND count(DISTINCT position) = 3 FROM seen`)
+	w.until("no failure", `SELECT count(*) = 0 FROM sluice.failure`)
+}
