@@ -173,10 +173,11 @@ func TestALongCallIsReportedWhileItRuns(t *testing.T) {
 	})}
 	position := w.bad()
 	w.start("a")
-	defer sync.OnceFunc(func() { close(release) })()
+	mend := sync.OnceFunc(func() { close(release) })
+	defer mend()
 	w.until("the call in the report", `SELECT EXISTS (SELECT FROM sluice.worker, jsonb_array_elements(report #> '{groups,calls,calls}') AS c
 		WHERE (c ->> 'position')::bigint = $1 AND c ->> 'type' = 'Bad' AND c ->> 'stream' = 'bad' AND c ->> 'kind' = 'Batch' AND (c ->> 'running')::float >= 5)`, position)
-	release <- struct{}{}
+	mend()
 	w.seenOnce()
 }
 

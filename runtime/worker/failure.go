@@ -235,6 +235,7 @@ func (l *life) recall(t tokenstore.Token) *lostBatch {
 // resume goes on with a segment that was claimed, from what is known of the last batch of it. A batch of this worker's whose
 // outcome was unknown did not commit where lost is set. failed is what is stored.
 func (l *life) resume(ctx context.Context, s *segmentRun, lost *lostBatch, failed *tokenstore.Failure) {
+	s.marked = failed // the next batch clears it, whatever it says
 	if failed != nil && failed.Attempts > 0 {
 		s.failure = failed
 		s.size.limit, s.inherited = 1, failed.Position
@@ -251,7 +252,6 @@ func (l *life) resume(ctx context.Context, s *segmentRun, lost *lostBatch, faile
 		l.decide(ctx, s, l.unended(s, lost, *failed))
 	case s.suspicion != nil && failed != nil && failed.Calling:
 		s.unended = span{failed.Position, failed.Last}
-		s.marked = failed
 		l.waitAfter(s, lost)
 	case failed != nil && failed.Attempts > 0 && failed.Reason == reasonUnended:
 		l.pause(s, faultOf(*failed), failed.RetryAt.Sub(l.storeClock.now()))
