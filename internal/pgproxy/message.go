@@ -45,9 +45,8 @@ func (m Message) Commits() bool {
 		return isCommit(m.SQL) || !m.block && !isBegin(m.SQL)
 	case *pgproto3.Execute:
 		return isCommit(m.SQL)
-	case *pgproto3.Sync:
-		n := len(m.Transaction)
-		return !m.block && n > 0 && !isCommit(m.Transaction[n-1])
+	case *pgproto3.Sync: // what comes behind a COMMIT in the pipeline is none of what that has committed
+		return !m.block && len(m.Transaction) > 0 && !slices.ContainsFunc(m.Transaction, isCommit)
 	}
 	return false
 }

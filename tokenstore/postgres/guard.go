@@ -36,7 +36,7 @@ type guard struct {
 	out     io.Writer
 	conn    *pgconn.PgConn
 	held    bool
-	ours    bool            // Sluice's own begin and commit may pass
+	ours    []string        // those of Sluice's own texts that may pass
 	names   map[string]bool // of the prepared statements that are Sluice's begin and commit
 	partial []byte          // of a message that has not been written to its end
 	refused error
@@ -98,15 +98,15 @@ func (g *guard) spoilt() bool {
 	return g.remains || len(g.partial) > 0
 }
 
-// own lets Sluice's begin and commit pass while work sends them.
-func (g *guard) own(work func()) {
-	set := func(own bool) {
+// own lets some of Sluice's own texts pass while work sends them.
+func (g *guard) own(work func(), texts ...string) {
+	set := func(texts []string) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		g.ours = own
+		g.ours = texts
 	}
-	set(true)
-	defer set(false)
+	set(texts)
+	defer set(nil)
 	work()
 }
 
@@ -114,7 +114,7 @@ func (g *guard) own(work func()) {
 func (g *guard) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.held && !g.ours {
+	if !g.held && g.ours == nil {
 		return g.out.Write(p)
 	}
 	if g.refused != nil {
@@ -170,7 +170,7 @@ func (g *guard) checkMessage(kind byte, body []byte) error {
 		return g.checkText(name, text)
 	case 'B':
 		_, rest := cString(body) // the portal
-		if name, _ := cString(rest); g.names[name] && !g.ours {
+		if name, _ := cString(rest); g.names[name] && g.ours == nil {
 			return managed("COMMIT")
 		}
 	}
@@ -180,7 +180,7 @@ func (g *guard) checkMessage(kind byte, body []byte) error {
 // checkText refuses a text with transaction control in it that is not Sluice's, and remembers what prepared statement is.
 func (g *guard) checkText(name, text string) error {
 	delete(g.names, name)
-	if g.ours && (text == commitText || strings.HasPrefix(text, beginText)) {
+	if slices.Contains(g.ours, text) {
 		g.names[name] = name != ""
 		return nil
 	}

@@ -49,7 +49,8 @@ func (t *handlerTx) open(ctx context.Context) (tx pgx.Tx, err error) {
 		return nil, t.ended
 	}
 	if t.tx == nil {
-		t.guard.own(func() { tx, err = t.conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: t.start.text()}) })
+		text := t.start.text()
+		t.guard.own(func() { tx, err = t.conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: text}) }, text)
 		if err != nil {
 			return nil, err
 		}
@@ -85,7 +86,7 @@ func (t *handlerTx) beginWith(ctx context.Context, statements ...*pgx.QueuedQuer
 	t.start.queue(batch)
 	before := batch.Len()
 	batch.QueuedQueries = append(batch.QueuedQueries, statements...)
-	t.guard.own(func() { results = t.conn.SendBatch(ctx, batch) })
+	t.guard.own(func() { results = t.conn.SendBatch(ctx, batch) }, beginText)
 	t.tx = results.Tx()
 	for range before {
 		_, _ = results.Exec() // of the beginning; its error is that of the ones after it, too

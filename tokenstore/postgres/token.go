@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/sluice-project/sluice/internal/sqlscan"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/protocol"
@@ -105,7 +106,17 @@ func (s *Store) Pipeline(ctx context.Context, advances []tokenstore.Advance, que
 
 // Queue is Pipeline for statements of users' code, which might end the transaction: those fail with ErrManagedTransaction.
 func (s *Store) Queue(ctx context.Context, advances []tokenstore.Advance, queue func(*pgx.Batch) error) error {
-	return s.pipeline(ctx, advances, openingOf(advances).marked(), queue)
+	return s.pipeline(ctx, advances, openingOf(advances).marked(), func(batch *pgx.Batch) error {
+		if err := queue(batch); err != nil {
+			return err
+		}
+		for _, statement := range batch.QueuedQueries {
+			if command := sqlscan.TransactionControl(statement.SQL, false); command != "" {
+				return managed(command)
+			}
+		}
+		return nil
+	})
 }
 
 func (s *Store) pipeline(ctx context.Context, advances []tokenstore.Advance, start opening, queue func(*pgx.Batch) error) error {

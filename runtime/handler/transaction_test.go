@@ -1,0 +1,443 @@
+package handler_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/runtime/access"
+	"github.com/sluice-project/sluice/runtime/handler"
+	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
+	"github.com/sluice-project/sluice/tokenstore/tokenstoretest"
+)
+
+const processor = "test/default/orders"
+
+// world is a store with a group of one segment, which is claimed, and tables that handlers write.
+type world struct {
+	t         *testing.T
+	pool      *pgxpool.Pool
+	store     *postgres.Store
+	directory *postgres.Directory
+}
+
+func newWorld(t *testing.T, conns int32) *world {
+	t.Helper()
+	ctx := context.Background()
+	target, err := access.FromURL(postgrestest.New(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := postgres.Options{Target: target, Application: "test", MaxConns: conns}
+	conn, err := postgres.Connect(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := postgres.Migrate(ctx, conn, postgres.DefaultSchema); err != nil {
+		t.Fatal(err)
+	}
+	pool, err := postgres.Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	w := &world{t, pool, postgres.NewStore(pool, postgres.DefaultSchema), postgres.NewDirectory(pool, postgres.DefaultSchema)}
+	w.exec(`CREATE TABLE applied (n int); CREATE PROCEDURE commits() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO applied VALUES (7); COMMIT; END $$`)
+	w.must(w.directory.DeclareProcessor(ctx, tokenstore.Processor{Name: processor, Definition: "d1", Replicas: 1, Live: []byte(`{}`)}))
+	w.must(w.store.Declare(ctx, processor, []tokenstore.Group{{Name: "view", Segments: 1}}, nil, func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, nil }))
+	token := w.token()
+	_, err = w.store.Claim(ctx, processor, 1, 1, []tokenstore.Claim{{Key: token.Key, Epoch: token.Epoch}})
+	w.must(err)
+	return w
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) exec(sql string) {
+	w.t.Helper()
+	_, err := w.pool.Exec(context.Background(), sql)
+	w.must(err)
+}
+
+func (w *world) token() tokenstore.Token {
+	w.t.Helper()
+	all, err := w.store.Tokens(context.Background(), processor)
+	w.must(err)
+	return all[0]
+}
+
+// applied returns how many rows there are in the table that handlers write.
+func (w *world) applied() (n int) {
+	w.t.Helper()
+	w.must(w.pool.QueryRow(context.Background(), `SELECT count(*) FROM applied`).Scan(&n))
+	return n
+}
+
+// batch is the transaction of the next batch.
+type batch struct {
+	*postgres.Store
+	advances []tokenstore.Advance
+}
+
+func (b batch) Pipeline(ctx context.Context, queue func(*pgx.Batch) error) error {
+	return b.Store.Pipeline(ctx, b.advances, queue)
+}
+
+func (b batch) Queue(ctx context.Context, queue func(*pgx.Batch) error) error {
+	return b.Store.Queue(ctx, b.advances, queue)
+}
+
+func (b batch) InTx(ctx context.Context, work func(pgx.Tx) error) error {
+	return b.Store.InTx(ctx, b.advances, work)
+}
+
+func (w *world) apply(h handler.Handler) error {
+	w.t.Helper()
+	token := w.token()
+	position := token.Parts[0].Progress.Position + 1
+	return h.Apply(context.Background(), batch{w.store, []tokenstore.Advance{{Key: token.Key, Epoch: token.Epoch, Version: token.Version,
+		Parts: []tokenstore.Part{{Segment: token.Range(), Progress: tokenstore.Progress{Position: position, Snapshot: "1:1:"}}}}}},
+		[]*handler.Event{{Position: position, StreamID: "a", Type: "Paid"}})
+}
+
+const write = `INSERT INTO applied VALUES ($1)`
+
+// endings are the ways in which users' code can try to end its transaction, after it has written. Each returns what it is told.
+var endings = map[string]func(context.Context, pgx.Tx) error{
+	"tx.Commit":             func(ctx context.Context, tx pgx.Tx) error { return tx.Commit(ctx) },
+	"tx.Rollback":           func(ctx context.Context, tx pgx.Tx) error { return tx.Rollback(ctx) },
+	"Exec":                  sends("COMMIT"),
+	"Exec with a comment":   sends("/* so */ -- and so\n commit"),
+	"Exec END":              sends("END"),
+	"Exec ABORT":            sends("ABORT"),
+	"Exec ROLLBACK":         sends("ROLLBACK"),
+	"Exec AND CHAIN":        sends("COMMIT AND CHAIN"),
+	"Exec PREPARE":          sends("PREPARE TRANSACTION 'x'"),
+	"Exec BEGIN":            sends("BEGIN"),
+	"Exec several":          sends("SELECT ';'; COMMIT"),
+	"Exec ROLLBACK; BEGIN":  sends("ROLLBACK; BEGIN"),
+	"Exec and writes again": sends("COMMIT; BEGIN; INSERT INTO applied VALUES (2); COMMIT"),
+	"Exec of Sluice's own":  sends("commit /* sluice */"),
+	"Exec of Sluice's own with an argument": func(ctx context.Context, tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "commit /* sluice */", pgx.NamedArgs{})
+		return err
+	},
+	"Exec with a mode": func(ctx context.Context, tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "COMMIT", pgx.QueryExecModeExec)
+		return err
+	},
+	"Query": func(ctx context.Context, tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, "COMMIT")
+		if err != nil {
+			return err
+		}
+		rows.Close()
+		return rows.Err()
+	},
+	"QueryRow": func(ctx context.Context, tx pgx.Tx) error { return tx.QueryRow(ctx, "COMMIT").Scan(new(int)) },
+	"SendBatch": func(ctx context.Context, tx pgx.Tx) error {
+		b := &pgx.Batch{}
+		b.Queue(write, 3)
+		b.Queue("commit")
+		return tx.SendBatch(ctx, b).Close()
+	},
+	"SendBatch of Sluice's own": func(ctx context.Context, tx pgx.Tx) error {
+		b := &pgx.Batch{}
+		b.Queue("commit /* sluice */")
+		return tx.SendBatch(ctx, b).Close()
+	},
+	"Prepare": func(ctx context.Context, tx pgx.Tx) error {
+		if _, err := tx.Prepare(ctx, "done", "COMMIT"); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, "done")
+		return err
+	},
+	"in a savepoint": func(ctx context.Context, tx pgx.Tx) error {
+		return pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error { _, err := tx.Exec(ctx, "COMMIT"); return err })
+	},
+	"connection Exec": func(ctx context.Context, tx pgx.Tx) error { _, err := tx.Conn().Exec(ctx, "COMMIT"); return err },
+	"connection Begin": func(ctx context.Context, tx pgx.Tx) error {
+		return pgx.BeginFunc(ctx, tx.Conn(), func(tx pgx.Tx) error { _, err := tx.Exec(ctx, write, 2); return err })
+	},
+	"connection SendBatch": func(ctx context.Context, tx pgx.Tx) error {
+		b := &pgx.Batch{}
+		b.BeginTx(pgx.TxOptions{})
+		b.Queue("commit")
+		return tx.Conn().SendBatch(ctx, b).Close()
+	},
+	"pgconn Exec": func(ctx context.Context, tx pgx.Tx) error {
+		_, err := tx.Conn().PgConn().Exec(ctx, "COMMIT").ReadAll()
+		return err
+	},
+	"pgconn ExecParams": func(ctx context.Context, tx pgx.Tx) error {
+		_, err := tx.Conn().PgConn().ExecParams(ctx, "COMMIT", nil, nil, nil, nil).Close()
+		return err
+	},
+	"pgconn's frontend": func(ctx context.Context, tx pgx.Tx) error {
+		frontend := tx.Conn().PgConn().Frontend()
+		frontend.SendQuery(&pgproto3.Query{String: "COMMIT"})
+		return frontend.Flush()
+	},
+	"a hijacked connection": func(ctx context.Context, tx pgx.Tx) error {
+		raw, err := tx.Conn().PgConn().Hijack()
+		if err != nil {
+			return err
+		}
+		raw.Frontend.SendQuery(&pgproto3.Query{String: "COMMIT"})
+		return errors.Join(raw.Frontend.Flush(), raw.Conn.Close())
+	},
+}
+
+func sends(sql string) func(context.Context, pgx.Tx) error {
+	return func(ctx context.Context, tx pgx.Tx) error { _, err := tx.Exec(ctx, sql); return err }
+}
+
+// users are the places where users' code is given a transaction. Each is to fail where the code ends it, and to succeed otherwise.
+var users = map[string]func(w *world, code func(context.Context, pgx.Tx) error) error{
+	"Each": func(w *world, code func(context.Context, pgx.Tx) error) error {
+		return w.apply(handler.Each(func(ctx context.Context, tx pgx.Tx, _ handler.Event) error { return code(ctx, tx) }))
+	},
+	"Set": func(w *world, code func(context.Context, pgx.Tx) error) error {
+		return w.apply(handler.Set(func(ctx context.Context, tx pgx.Tx, _ []handler.Event) error { return code(ctx, tx) }))
+	},
+	"reset": func(w *world, code func(context.Context, pgx.Tx) error) error {
+		return w.reset(handler.WithReset(handler.Set(nil), func(ctx context.Context, tx pgx.Tx, _ handler.Replay) error { return code(ctx, tx) }))
+	},
+}
+
+// reset has a handler's reset run, in a replay that has begun.
+func (w *world) reset(h handler.Handler) error {
+	w.t.Helper()
+	ctx := context.Background()
+	replays, err := w.store.Replays(ctx, processor)
+	w.must(err)
+	id := fmt.Sprint("replay-", len(replays))
+	if n := len(replays); n > 0 && !replays[n-1].Phase.Ended() {
+		id = replays[n-1].ID
+	}
+	w.must(w.store.RequestReplays(ctx, processor, []tokenstore.ReplayRequest{{ID: id, Groups: []string{"view"}, From: tokenstore.Place{Type: tokenstore.Earliest},
+		Definition: "d1", State: tokenstore.ReplayWanted}}))
+	replays, err = w.store.Replays(ctx, processor)
+	w.must(err)
+	replay := replays[slices.IndexFunc(replays, func(r tokenstore.Replay) bool { return r.ID == id })]
+	if replay.Phase == tokenstore.ReplayPending {
+		w.must(w.store.BeginReset(ctx, processor, replay))
+	}
+	resetter, _ := handler.ResetterOf(h)
+	for {
+		err = w.store.Reset(ctx, processor, replay, tokenstoretest.Line{}, tokenstoretest.At(0), func(uint32) {},
+			func(ctx context.Context, tx pgx.Tx) error {
+				return resetter.Reset(ctx, tx, handler.Replay{ID: replay.ID})
+			})
+		var wait *tokenstore.NotDueError
+		switch {
+		case err == nil:
+			w.must(w.store.Complete(ctx, replay))
+			return nil
+		case !errors.As(err, &wait): // the server has not noticed yet that the connection of the one before is closed
+			return err
+		}
+	}
+}
+
+// refused checks that code has failed because it would have ended its transaction, without any trace.
+func (w *world) refused(err error, version int64) {
+	w.t.Helper()
+	if !errors.Is(err, tokenstore.ErrManagedTransaction) || !strings.Contains(err.Error(), "return nil instead") {
+		w.t.Errorf("the error is %v", err)
+	}
+	if kind, reason := handler.Classify(err); kind != tokenstore.DefinitionFault || reason != "TransactionEnded" {
+		w.t.Errorf("it counts as %s %s", kind, reason)
+	}
+	if n := w.applied(); n != 0 {
+		w.t.Errorf("%d rows are there", n)
+	}
+	if got := w.token().Version; got != version {
+		w.t.Errorf("the token has gone from version %d to %d", version, got)
+	}
+}
+
+func TestUsersCodeCannotEndItsTransaction(t *testing.T) {
+	for user, run := range users {
+		t.Run(user, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, 2)
+			for name, end := range endings {
+				for _, told := range []bool{true, false} {
+					t.Run(fmt.Sprintf("%s/told %t", name, told), func(t *testing.T) {
+						w := w.of(t)
+						version := w.token().Version
+						err := run(w, func(ctx context.Context, tx pgx.Tx) error {
+							version = w.token().Version // a reset begins by taking the segment from its owner
+							if _, err := tx.Exec(ctx, write, 1); err != nil {
+								return err
+							}
+							err := end(ctx, tx)
+							if err == nil && name != "a hijacked connection" {
+								t.Error("it is not told that this failed")
+							}
+							if told {
+								return err
+							}
+							return nil
+						})
+						w.refused(err, version)
+						if err := run(w, sendsOne); err != nil {
+							t.Fatalf("once it is corrected: %v", err)
+						}
+						if n := w.applied(); n != 1 {
+							t.Errorf("once it is corrected there are %d rows, want 1", n)
+						}
+					})
+				}
+			}
+		})
+	}
+}
+
+// of is the world in one of several tests that share it.
+func (w *world) of(t *testing.T) *world {
+	t.Helper()
+	shared := *w
+	shared.t = t
+	shared.exec(`TRUNCATE applied`)
+	return &shared
+}
+
+func sendsOne(ctx context.Context, tx pgx.Tx) error { _, err := tx.Exec(ctx, write, 1); return err }
+
+// The usual idiom of pgx rolls back in any case, which does nothing after a commit. Here it must do nothing after an error.
+func TestADeferredRollbackLeavesTheErrorAsItIs(t *testing.T) {
+	broken := errors.New("no such account")
+	for user, run := range users {
+		t.Run(user, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, 2)
+			err := run(w, func(ctx context.Context, tx pgx.Tx) error {
+				defer tx.Rollback(ctx) //nolint:errcheck // this is the idiom
+				return errors.Join(sendsOne(ctx, tx), broken)
+			})
+			if kind, reason := handler.Classify(err); !errors.Is(err, broken) || kind != tokenstore.EventFault || reason != "HandlerFailed" {
+				t.Errorf("%s %s: %v", kind, reason, err)
+			}
+			if n := w.applied(); n != 0 {
+				t.Errorf("%d rows are there", n)
+			}
+		})
+	}
+}
+
+// The first of two events loses the transaction, and the error of the second must not be taken for the cause.
+func TestAnEventThatEndsTheTransactionIsNamed(t *testing.T) {
+	w := newWorld(t, 2)
+	handled := 0
+	err := handler.Each(func(ctx context.Context, tx pgx.Tx, _ handler.Event) error {
+		defer tx.Rollback(ctx) //nolint:errcheck // this is the mistake
+		handled++
+		return sendsOne(ctx, tx)
+	}).Apply(t.Context(), batch{w.store, nil}, []*handler.Event{{Position: 1, Type: "Opened"}, {Position: 2, Type: "Paid"}})
+	w.refused(err, w.token().Version)
+	if !strings.HasPrefix(err.Error(), "Opened at position 1: ") || handled != 1 {
+		t.Errorf("%d events were handled; %v", handled, err)
+	}
+}
+
+func TestSavepointsAreTheHandlersOwn(t *testing.T) {
+	for user, run := range users {
+		t.Run(user, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, 2)
+			err := run(w, func(ctx context.Context, tx pgx.Tx) error {
+				if err := pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error { return sendsOne(ctx, tx) }); err != nil {
+					return err
+				}
+				inner, err := tx.Begin(ctx)
+				if err != nil {
+					return err
+				}
+				return errors.Join(sendsOne(ctx, inner), inner.Rollback(ctx),
+					sends(`SAVEPOINT a; INSERT INTO applied VALUES (2); ROLLBACK TO SAVEPOINT a; RELEASE a`)(ctx, tx))
+			})
+			if n := w.applied(); err != nil || n != 1 {
+				t.Errorf("%d rows are there, want that of the savepoint that was kept: %v", n, err)
+			}
+		})
+	}
+}
+
+// rewritten is a statement that becomes another when it is sent.
+type rewritten string
+
+func (r rewritten) RewriteQuery(context.Context, *pgx.Conn, string, []any) (string, []any, error) {
+	return string(r), nil, nil
+}
+
+func TestQueuedStatementsCannotEndTheTransaction(t *testing.T) {
+	w := newWorld(t, 2)
+	for name, queue := range map[string]func(*pgx.Batch){
+		"COMMIT":              func(b *pgx.Batch) { b.Queue("COMMIT") },
+		"with a comment":      func(b *pgx.Batch) { b.Queue("-- done\nEND") },
+		"ROLLBACK and BEGIN":  func(b *pgx.Batch) { b.Queue("ROLLBACK"); b.Queue("BEGIN"); b.Queue(write, 2) },
+		"AND CHAIN":           func(b *pgx.Batch) { b.Queue("COMMIT AND CHAIN"); b.Queue(write, 2) },
+		"Sluice's own":        func(b *pgx.Batch) { b.Queue("commit /* sluice */") },
+		"what is rewritten":   func(b *pgx.Batch) { b.Queue("SELECT 1", rewritten("COMMIT")) },
+		"a batch that begins": func(b *pgx.Batch) { b.QueuedQueries = nil; b.BeginTx(pgx.TxOptions{}); b.Queue(write, 2) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := w.of(t)
+			version := w.token().Version
+			run := func(queue func(*pgx.Batch)) error {
+				return w.apply(handler.Queue(func(b *pgx.Batch, _ []handler.Event) error {
+					b.Queue(write, 1)
+					queue(b)
+					return nil
+				}))
+			}
+			w.refused(run(queue), version)
+			if err := run(func(*pgx.Batch) {}); err != nil {
+				t.Fatalf("once it is corrected: %v", err)
+			}
+			if n := w.applied(); n != 1 {
+				t.Errorf("once it is corrected there are %d rows, want 1", n)
+			}
+		})
+	}
+}
+
+// The server refuses a commit in a procedure that is called in a transaction block, which every batch is.
+func TestAProcedureCannotEndTheTransaction(t *testing.T) {
+	w := newWorld(t, 2)
+	for name, h := range map[string]handler.Handler{
+		"Set":     handler.Set(func(ctx context.Context, tx pgx.Tx, _ []handler.Event) error { return sends("CALL commits()")(ctx, tx) }),
+		"Queue":   handler.Queue(func(b *pgx.Batch, _ []handler.Event) error { b.Queue("CALL commits()"); return nil }),
+		"DO":      handler.Queue(func(b *pgx.Batch, _ []handler.Event) error { b.Queue("DO $$ BEGIN COMMIT; END $$"); return nil }),
+		"outside": handler.Queue(func(b *pgx.Batch, _ []handler.Event) error { b.Queue("VACUUM applied"); return nil }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := w.of(t)
+			version := w.token().Version
+			if err := w.apply(h); err == nil {
+				t.Error("it succeeds")
+			}
+			if n := w.applied(); n != 0 || w.token().Version != version {
+				t.Errorf("%d rows are there, the token has gone from version %d to %d", n, version, w.token().Version)
+			}
+		})
+	}
+}
