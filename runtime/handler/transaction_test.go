@@ -277,7 +277,7 @@ func TestUsersCodeCannotEndItsTransaction(t *testing.T) {
 	for user, run := range users {
 		t.Run(user, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, 2)
+			w := newWorld(t, 8) // one that was hijacked is missing for a while
 			for name, end := range endings {
 				for _, told := range []bool{true, false} {
 					t.Run(fmt.Sprintf("%s/told %t", name, told), func(t *testing.T) {

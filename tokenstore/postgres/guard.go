@@ -118,6 +118,9 @@ func (g *guard) Write(p []byte) (int, error) {
 		return g.out.Write(p)
 	}
 	if g.refused != nil {
+		if len(p) > 0 && p[0] == 'X' { // Terminate: the server is to undo the transaction at once
+			return g.out.Write(p)
+		}
 		return 0, g.refused
 	}
 	whole := p
