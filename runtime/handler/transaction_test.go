@@ -441,3 +441,55 @@ func TestAProcedureCannotEndTheTransaction(t *testing.T) {
 		})
 	}
 }
+
+// A handler that writes to the socket itself passes by whatever looks at statements. The fencing check sees that it has the transaction no more.
+func TestTheFencingCheckKnowsItsTransaction(t *testing.T) {
+	w := newWorld(t, 2)
+	for _, sql := range []string{"ROLLBACK; BEGIN", "ROLLBACK AND CHAIN"} {
+		t.Run(sql, func(t *testing.T) {
+			w := w.of(t)
+			version := w.token().Version
+			w.refused(users["Set"](w, func(ctx context.Context, tx pgx.Tx) error {
+				if err := sendsOne(ctx, tx); err != nil {
+					return err
+				}
+				frontend := pgproto3.NewFrontend(tx.Conn().PgConn().Conn(), tx.Conn().PgConn().Conn())
+				frontend.SendQuery(&pgproto3.Query{String: sql})
+				if err := frontend.Flush(); err != nil {
+					return err
+				}
+				for {
+					message, err := frontend.Receive()
+					if _, ready := message.(*pgproto3.ReadyForQuery); ready || err != nil {
+						return err
+					}
+				}
+			}), version)
+		})
+	}
+}
+
+func TestASetupCannotEndItsTransaction(t *testing.T) {
+	w := newWorld(t, 2)
+	for i, sql := range []string{"COMMIT", "CREATE TABLE one (i int); COMMIT; CREATE TABLE two (i nosuchtype)", "BEGIN; CREATE TABLE one (i int); END",
+		"CREATE TABLE one (i int); ROLLBACK; BEGIN", "CREATE TABLE one (i int); COMMIT AND CHAIN"} {
+		t.Run(sql, func(t *testing.T) {
+			group := fmt.Sprint("group-", i)
+			for range 2 { // one that fails does not count as done
+				err := w.directory.SetupOnce(t.Context(), processor, "d1", group, sql)
+				if kind, reason := handler.Classify(err); !errors.Is(err, tokenstore.ErrManagedTransaction) || kind != tokenstore.DefinitionFault || reason != "TransactionEnded" {
+					t.Errorf("%s %s: %v", kind, reason, err)
+				}
+			}
+			var there bool
+			w.must(w.pool.QueryRow(t.Context(), `SELECT to_regclass('one') IS NOT NULL OR EXISTS (SELECT FROM sluice.setup)`).Scan(&there))
+			if there {
+				t.Error("it has left something")
+			}
+		})
+	}
+	function := `CREATE FUNCTION three() RETURNS int BEGIN ATOMIC SELECT 1; SELECT 3; END; CREATE TABLE one (i int); SAVEPOINT a; RELEASE a; DO $$ BEGIN PERFORM 1; END $$`
+	w.must(w.directory.SetupOnce(t.Context(), processor, "d1", "view", function))
+	w.must(w.directory.SetupOnce(t.Context(), processor, "d1", "view", function))
+	w.exec(`INSERT INTO one SELECT three()`)
+}

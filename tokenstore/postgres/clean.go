@@ -47,18 +47,19 @@ func ofCommit(err error) error {
 	return err
 }
 
-// takeBack takes a connection from users' code: it is clean afterwards, or closed. What has not been committed is undone.
-func takeBack(ctx context.Context, conn *pgx.Conn, guard *guard, cleaned bool, clean string) {
+// takeBack takes a connection from users' code after a batch that has succeeded, or failed with an error: it is clean afterwards, or
+// closed. What has not been committed is undone.
+func takeBack(ctx context.Context, conn *pgx.Conn, guard *guard, clean string, err error) {
 	switch {
 	case conn.IsClosed(): // or was hijacked, with the transaction: the guard goes on
 		return
-	case conn.PgConn().IsBusy() || guard.spoilt():
+	case conn.PgConn().IsBusy() || guard.spoilt() || aboutPrepared(err):
 		shut(conn)
 		return
 	}
 	guard.release()
-	if cleaned {
-		return
+	if err == nil {
+		return // it was cleaned behind the commit
 	}
 	if conn.PgConn().TxStatus() != 'I' {
 		clean = "rollback; " + clean
@@ -66,6 +67,12 @@ func takeBack(ctx context.Context, conn *pgx.Conn, guard *guard, cleaned bool, c
 	if _, err := conn.PgConn().Exec(ctx, clean).ReadAll(); err != nil {
 		shut(conn)
 	}
+}
+
+// aboutPrepared reports whether an error says that the session's prepared statements are not those that are believed to be there.
+func aboutPrepared(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code == "26000" || pg.Code == "42P05")
 }
 
 // shut closes a connection without waiting for its server.

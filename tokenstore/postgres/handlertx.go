@@ -23,9 +23,8 @@ type handlerTx struct {
 	start opening
 	clean string // the statement that cleans the session
 
-	ended   error  // set when the transaction is no longer the handler's
-	call    string // of the handler's that would have ended the transaction
-	cleaned bool   // behind the commit
+	ended error  // set when the transaction is no longer the handler's
+	call  string // of the handler's that would have ended the transaction
 }
 
 var _ pgx.Tx = (*handlerTx)(nil)
@@ -240,19 +239,20 @@ func (t *handlerTx) commit(queueFence func(*pgx.Batch, opening)) error {
 		return t.conn.SendBatch(t.ctx, batch).Close() // which are one transaction
 	}
 	queueFence(batch, t.start)
-	err := commitWith(t.ctx, t.conn, t.guard, batch, t.clean)
-	t.cleaned = err == nil
-	return err
+	return commitWith(t.ctx, t.conn, t.guard, batch, t.clean)
 }
 
-// end takes the connection back. What has not been committed is undone, and the connection is cleaned or closed.
-func (t *handlerTx) end() {
+// errUnfinished is the error of a handler that has not returned.
+var errUnfinished = errors.New("the handler has not returned")
+
+// end takes the connection back from a handler whose batch has ended with err, nil if it has committed.
+func (t *handlerTx) end(err error) {
 	t.ended = pgx.ErrTxClosed
 	if t.tx == nil && !t.guard.spoilt() {
-		t.guard.release()
+		t.guard.release() // nothing was sent
 		return
 	}
-	takeBack(t.ctx, t.conn, t.guard, t.cleaned, t.clean)
+	takeBack(t.ctx, t.conn, t.guard, t.clean, err)
 }
 
 // firstRows are those of a statement that was sent together with the beginning.

@@ -235,7 +235,7 @@ func TestAFailedFirstStatementCommitsNothing(t *testing.T) {
 	}
 }
 
-func TestNeitherBeginningNorCommittingTakesARoundTrip(t *testing.T) {
+func TestNeitherBeginningNorCommittingNorCleaningTakesARoundTrip(t *testing.T) {
 	url := postgrestest.New(t)
 	ctx := context.Background()
 	direct := options(t, url)
@@ -251,7 +251,9 @@ func TestNeitherBeginningNorCommittingTakesARoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	proxy := pgproxy.Start(t, url)
-	pool, err := postgres.Open(options(t, proxy.URL()))
+	o := options(t, proxy.URL())
+	o.MaxConns = 1
+	pool, err := postgres.Open(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,20 +262,37 @@ func TestNeitherBeginningNorCommittingTakesARoundTrip(t *testing.T) {
 	if err := store.Declare(ctx, processor, []tokenstore.Group{{Name: "view", Segments: 1}}, nil, fromTheStart); err != nil {
 		t.Fatal(err)
 	}
-	requests := func(work func(pgx.Tx) error) (queries, commits int) {
-		t.Helper()
-		token := claim(t, store, 1, tokens(t, store)...)[0]
-		alone := proxy.Count(func(m pgproxy.Message) bool { return m.IsQuery() })
-		inPipeline := proxy.Count(pgproxy.Message.Commits)
-		if err := store.InTx(ctx, []tokenstore.Advance{to(token, 1)}, work); err != nil {
-			t.Fatal(err)
-		}
-		return alone.Total(), inPipeline.Total()
+	// What a cleaning is sent with has not been answered yet.
+	cleaned := func(m pgproxy.Message) bool {
+		return m.Ran("INSERT INTO applied", "advance(", "commit", "clean_session()")
 	}
-	if alone, commits := requests(func(tx pgx.Tx) error { _, err := tx.Exec(ctx, apply, 1); return err }); alone != 0 || commits != 1 {
-		t.Errorf("a handler with one statement: %d statements were sent by themselves, %d committed; want 0 and 1", alone, commits)
+	begun := func(m pgproxy.Message) bool { return m.Ran("begin", "INSERT INTO applied") && !m.Ran("advance(") }
+	one := func(b *pgx.Batch) error { b.Queue(apply, 1); return nil }
+	for name, test := range map[string]struct {
+		run                    func(...tokenstore.Advance) error
+		begun, commits, cleans int // messages
+	}{
+		"statements":  {func(a ...tokenstore.Advance) error { return store.Pipeline(ctx, a, one) }, 1, 1, 1},
+		"queued ones": {func(a ...tokenstore.Advance) error { return store.Queue(ctx, a, one) }, 1, 1, 1},
+		"a handler with one statement": {func(a ...tokenstore.Advance) error {
+			return store.InTx(ctx, a, func(tx pgx.Tx) error { _, err := tx.Exec(ctx, apply, 1); return err })
+		}, 1, 1, 1},
+		"a handler without any": {func(a ...tokenstore.Advance) error { return store.InTx(ctx, a, func(pgx.Tx) error { return nil }) }, 0, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			advance := to(claim(t, store, 1, tokens(t, store)...)[0], 1)
+			alone, first := proxy.Count(pgproxy.Message.IsQuery), proxy.Count(begun)
+			commits, cleans := proxy.Count(pgproxy.Message.Commits), proxy.Count(cleaned)
+			if err := test.run(advance); err != nil {
+				t.Fatal(err)
+			}
+			if alone.Total() != 0 || first.Total() != test.begun || commits.Total() != test.commits || cleans.Total() != test.cleans {
+				t.Errorf("%d statements were sent by themselves, %d with the beginning, %d committed, %d cleaned in the same request; want 0, %d, %d and %d",
+					alone.Total(), first.Total(), commits.Total(), cleans.Total(), test.begun, test.commits, test.cleans)
+			}
+		})
 	}
-	if alone, commits := requests(func(pgx.Tx) error { return nil }); alone != 0 || commits != 0 {
-		t.Errorf("a handler without any: %d statements were sent by themselves, %d committed; want none", alone, commits)
+	if n := pool.Stat().NewConnsCount(); n != 1 {
+		t.Errorf("%d connections were made: cleaning has closed some", n)
 	}
 }

@@ -147,7 +147,7 @@ func (s *Store) pipeline(ctx context.Context, advances []tokenstore.Advance, sta
 		if refused := guard.refusal(); refused != nil {
 			err = refused
 		}
-		takeBack(ctx, conn.Conn(), guard, err == nil, s.in(cleaning))
+		takeBack(ctx, conn.Conn(), guard, s.in(cleaning), err)
 		return err
 	}))
 }
@@ -155,13 +155,14 @@ func (s *Store) pipeline(ctx context.Context, advances []tokenstore.Advance, sta
 // InTx runs a batch in a transaction: the handler's writes are what work does. Errors are those of Queue, and what work
 // returned.
 func (s *Store) InTx(ctx context.Context, advances []tokenstore.Advance, work func(pgx.Tx) error) error {
-	return fenced(s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+	return fenced(s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) (err error) {
 		tx, err := newHandlerTx(ctx, conn.Conn(), openingOf(advances).marked().limited(ctx), s.in(cleaning))
 		if err != nil {
 			return err
 		}
-		defer tx.end()
-		if err := tx.verdict(work(tx)); err != nil {
+		err = errUnfinished // for a handler that does not return
+		defer func() { tx.end(err) }()
+		if err = tx.verdict(work(tx)); err != nil {
 			return err
 		}
 		return tx.commit(func(batch *pgx.Batch, start opening) { s.queueFence(batch, advances, start) })
