@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 const manifest = `
@@ -117,6 +119,68 @@ func TestTheBinaryRunsAProcessorWithoutPrivileges(t *testing.T) {
 	}
 	if strings.Contains(stderr.String(), "rror") {
 		t.Errorf("dev warned of:\n%s", stderr.String())
+	}
+}
+
+// TestASecondInterruptEndsAtOnce has a statement that runs for longer than anybody waits.
+func TestASecondInterruptEndsAtOnce(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	w := newWorkshop(t)
+	slow := strings.Replace(manifest, "batch: INSERT INTO orders SELECT stream_id FROM events", "batch: SELECT pg_sleep(600) FROM events", 1)
+	if err := os.WriteFile(filepath.Join(w.dir, "processor.yaml"), []byte(slow), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	dev := w.command(ctx, "dev")
+	stdout, err := dev.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := dev.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(stdout)
+	until := func(text string) {
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), text) {
+				return
+			}
+		}
+		t.Fatalf("dev ended without showing %q", text)
+	}
+	until("orders runs")
+	if out, err := w.command(ctx, "append", "order-1", "OrderPlaced").CombinedOutput(); err != nil {
+		t.Fatalf("append: %v\n%s", err, out)
+	}
+	url, err := os.ReadFile(filepath.Join(w.dir, ".sluice", "url"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgx.Connect(ctx, strings.TrimSpace(string(url)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	for sleeping := false; !sleeping; time.Sleep(10 * time.Millisecond) {
+		if err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep')").Scan(&sleeping); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := dev.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	until("press Ctrl-C again to end at once")
+	began := time.Now()
+	if err := dev.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	for lines.Scan() {
+	}
+	if err := dev.Wait(); err == nil {
+		t.Error("dev ended as if nothing had been interrupted")
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it took %s", took)
 	}
 }
 

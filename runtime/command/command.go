@@ -41,6 +41,7 @@ func Main(handlers map[string]handler.Handler) {
 func Execute(root *cobra.Command) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, func() { signal.Reset(os.Interrupt) }) // a second Ctrl-C ends at once
 	os.Exit(run(ctx, root, os.Args[1:], os.Stderr))
 }
 

@@ -74,7 +74,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := folder.publish(db.url); err != nil {
 		return err
 	}
-	p.welcome(first.document.Name, db, r.schema)
+	p.welcome(first.document, db, r.schema, o.Folder)
 	return r.run(ctx)
 }
 
@@ -85,15 +85,16 @@ func (r *runner) run(ctx context.Context) error {
 	defer running.Wait()
 	defer cancel()
 	if r.options.Events != "" {
-		if err := r.feed(ctx, &running); err != nil {
+		if err := r.feed(ctx, &running); err != nil && ctx.Err() == nil {
 			return err
 		}
 	}
+	running.Go(func() { r.replays.follow(ctx) })
 	changes := watch(ctx, r.options.Manifest, r.current)
 	for {
 		select {
 		case <-ctx.Done():
-			r.stop()
+			r.stop(endAtOnce)
 			return nil
 		case <-r.db.ended():
 			return errors.New("PostgreSQL has ended: start again; its log is beside its data")
@@ -104,6 +105,9 @@ func (r *runner) run(ctx context.Context) error {
 		}
 	}
 }
+
+// endAtOnce says how not to wait.
+const endAtOnce = "press Ctrl-C again to end at once"
 
 // reload takes over a changed manifest, or says why not.
 func (r *runner) reload(ctx context.Context, change change) {

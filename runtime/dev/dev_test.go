@@ -2,8 +2,10 @@ package dev_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/runtime/dev"
+	"github.com/sluice-project/sluice/runtime/handler"
 )
 
 const manifest = `
@@ -227,6 +230,108 @@ func TestACorrectionAndItsReplayAreOneSave(t *testing.T) {
 	b.shows("cannot be changed under the same id")
 	b.save(manifest + "  replay: {id: again, groups: [totals]}\n")
 	b.shows("has no reset")
+}
+
+func TestWhatBecomesOfAReplayIsShown(t *testing.T) {
+	b := newBench(t)
+	b.options.DatabaseURL = postgrestest.New(t)
+	resettable := strings.Replace(manifest, "        statements:", "        reset: TRUNCATE totals\n        statements:", 1)
+	ledger := strings.Replace(resettable, "  - name: totals", "  - name: ledger\n    segments: 1\n    handler: {type: Go}\n  - name: totals", 1)
+	b.options.Handlers = map[string]handler.Handler{"ledger": handler.Each(func(context.Context, pgx.Tx, handler.Event) error { return nil })}
+	b.save(ledger + "  replay: {id: first, groups: [totals]}\n")
+	b.feed(`{"stream":"a","type":"OrderPlaced","data":{"total":3}}`)
+	b.start()
+	b.totals("a=3")
+	b.shows("replay first         has ended (Superseded)")
+	b.save(ledger + "  replay: {id: second, groups: [totals]}\n")
+	b.shows("replay second        is complete, in ")
+	b.save(ledger + "  replay: {id: third, groups: [totals, ledger]}\n")
+	b.shows("replay third         is refused: NoReset: ")
+	b.save(ledger + "  replay: {id: second, groups: [totals]}\n")
+	b.shows("replay second        has ended before (Complete) and does not run again: choose another id")
+	b.save(strings.Replace(ledger, "TRUNCATE totals", "TRUNCATE nowhere", 1) + "  replay: {id: fourth, groups: [totals]}\n")
+	b.shows("replay fourth        has failed: ResetFailed: ")
+	b.end()
+	b.start() // what has ended before is not shown once more
+	b.shows("replay fourth        has ended before (Failed)")
+	if strings.Contains(b.out.String(), "replay second") {
+		t.Errorf("a replay of the run before is shown:\n%s", b.out)
+	}
+}
+
+func TestTheWelcomeFitsTheProcessor(t *testing.T) {
+	b := newBench(t)
+	b.options.DatabaseURL = strings.Replace(postgrestest.New(t), "postgres@", "postgres:s3cret@", 1)
+	if !strings.Contains(b.options.DatabaseURL, "s3cret") {
+		t.Fatal("the URL has no user to give a password to")
+	}
+	b.start()
+	b.shows(`sluice append stream-1 OrderPlaced '{"total": 12}'`)
+	b.shows(`psql "$(cat ` + filepath.Join(b.options.Folder, "url") + `)"`)
+	if url, err := dev.RunningURL(b.options.Folder); err != nil || url != b.options.DatabaseURL {
+		t.Errorf("the URL is %s, %v", url, err)
+	}
+	b.totals("")
+	conn, err := pgx.Connect(context.Background(), b.options.DatabaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	_, err = conn.Exec(context.Background(), `CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, aggregate text NOT NULL, kind text NOT NULL, body jsonb NOT NULL, at timestamptz NOT NULL DEFAULT now())`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.end()
+	if strings.Contains(b.out.String(), "s3cret") {
+		t.Errorf("the password is shown:\n%s", b.out)
+	}
+	b.save(strings.NewReplacer("name: orders", "name: orders", "  processingGroups:\n", `  source: {type: Table, table: {name: public.outbox, columns: {position: id, stream: aggregate, type: kind, recordedAt: at}, data: {column: body}}}
+  processingGroups:
+`, "name: totals", "name: of-outbox").Replace(manifest))
+	b.start()
+	b.shows("INSERT INTO public.outbox (aggregate, kind, body, ...) VALUES ('stream-1', 'OrderPlaced', '{\"total\": 12}', ...)")
+	if strings.Contains(b.out.String(), "sluice append") {
+		t.Errorf("appending is proposed, which nobody reads:\n%s", b.out)
+	}
+}
+
+func TestWhatIsWaitedForIsNamed(t *testing.T) {
+	b := newBench(t)
+	b.options.DatabaseURL = postgrestest.New(t)
+	began, release := make(chan struct{}, 1), make(chan struct{})
+	b.options.Handlers = map[string]handler.Handler{"slow": handler.WithReset(
+		handler.Each(func(_ context.Context, _ pgx.Tx, _ handler.Event) error { began <- struct{}{}; <-release; return nil }), func(context.Context, pgx.Tx, handler.Replay) error { return nil })}
+	text, _, _ := strings.Cut(manifest, "      type: SQL")
+	b.save(text + "      type: Go\n      go: {handler: slow}\n")
+	b.feed(`{"stream":"a","type":"OrderPlaced"}`)
+	b.start()
+	ended := make(chan struct{})
+	<-began
+	go func() { b.end(); close(ended) }()
+	b.shows("press Ctrl-C again to end at once")
+	if !regexp.MustCompile(`waiting +for the handler slow, which has run for .* \(OrderPlaced at position 1 of stream a\); press`).MatchString(b.out.String()) {
+		t.Error(b.out)
+	}
+	close(release)
+	<-ended
+}
+
+func TestAllThatPostgreSQLSaysIsShown(t *testing.T) {
+	b := newBench(t)
+	b.options.DatabaseURL = postgrestest.New(t)
+	b.options.Handlers = map[string]handler.Handler{"panics": handler.Each(func(context.Context, pgx.Tx, handler.Event) error { return errors.New(map[int]error{}[1].Error()) })}
+	b.feed(`{"stream":"a","type":"OrderPlaced","data":{"total":3}}`, `{"stream":"a","type":"OrderPlaced","data":{"total":3}}`)
+	b.start()
+	b.shows(`statements[0] at position 2 (OrderPlaced of stream a): ERROR: duplicate key value violates unique constraint "totals_pkey" (SQLSTATE 23505)`)
+	b.shows("detail: Key (id)=(a) already exists.")
+	b.save(strings.Replace(manifest, "each: INSERT INTO totals SELECT stream_id", "each: |\n            INSERT INTO totals\n            SELECT strean_id", 1))
+	b.shows("line 2: SELECT strean_id, (data ->> 'total')::numeric FROM event\n" + strings.Repeat(" ", 17) + "^")
+	b.shows(`hint: Perhaps you meant to reference the column "event.stream_id".`)
+	b.save(strings.Replace(manifest, "  - name: totals", "  - name: other\n    segments: 1\n    handler: {type: Go, go: {handler: panics}}\n  - name: totals", 1))
+	b.shows("runtime/dev/dev_test.go:")
+	if strings.Contains(b.out.String(), "runtime/handler/handler.go") {
+		t.Errorf("the stack goes beyond the handler:\n%s", b.out)
+	}
 }
 
 func TestASequencingChangesWithAReplayOnly(t *testing.T) {

@@ -37,6 +37,9 @@ func (l *lines) Handle(_ context.Context, r slog.Record) error {
 	var rest strings.Builder
 	r.Attrs(func(a slog.Attr) bool {
 		values[a.Key] = a.Value.String()
+		if err, ok := a.Value.Any().(error); ok {
+			values[a.Key] = explained(err)
+		}
 		fmt.Fprintf(&rest, " %s=%v", a.Key, a.Value)
 		return true
 	})

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/runtime/worker"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -63,17 +64,21 @@ func (p *printer) fed(file string, events int) {
 	p.note(fmt.Sprintf("%-20s %s from %s", "appended", counted(events, "event"), file))
 }
 
-func (p *printer) welcome(name string, db *database, schema string) {
+func (p *printer) welcome(document definition.Document, db *database, schema, folder string) {
 	from := "its data are kept in .sluice until --reset"
 	if db.server == nil {
 		from = "schema " + schema
 	}
+	url, psql := db.url, "'"+db.url+"'"
+	if parsed, err := definition.ParseStoreURL(db.url); err == nil && parsed.Password != "" { // terminals are recorded
+		url, psql = parsed.String(), fmt.Sprintf(`"$(cat %s)"`, urlFile(folder))
+	}
 	p.line(fmt.Sprintf(`%s runs. Database (%s):
   %s
 Try, in another terminal of this folder:
-  sluice append order-1 OrderPlaced '{"total": 12}'
-  psql '%s'
-`, name, from, db.url, db.url))
+  %s
+  psql %s
+`, document.Name, from, url, try(document.Spec), psql))
 }
 
 // batch writes one line for a batch that has committed, or for a fault that needs somebody.
@@ -106,6 +111,7 @@ func faultText(b worker.Batch) (text string, worth bool) {
 		return "", false
 	}
 	kind, reason := handler.Classify(b.Err)
+	what := explained(b.Err)
 	switch kind {
 	case tokenstore.EventFault:
 		correct := "correct the handler and save"
@@ -113,13 +119,13 @@ func faultText(b worker.Batch) (text string, worth bool) {
 		if errors.As(b.Err, &mapping) {
 			correct = "correct the row, the mapping or the handler, and save"
 		}
-		return fmt.Sprintf("%s: the event at position %d fails, its segment waits: %v\n%s; it is tried again until it succeeds", reason, b.Position, b.Err, correct), b.Events == 1
+		return fmt.Sprintf("%s: the event at position %d fails, its segment waits: %s\n%s; it is tried again until it succeeds", reason, b.Position, what, correct), b.Events == 1
 	case tokenstore.DefinitionFault:
-		return fmt.Sprintf("%s: %v\ncorrect the statement, or the table it needs, and save", reason, b.Err), true
+		return fmt.Sprintf("%s: %s\ncorrect the statement, or the table it needs, and save", reason, what), true
 	case tokenstore.ContentionFault:
 		return "", false
 	default:
-		return fmt.Sprintf("%s: %v\nit is tried again", reason, b.Err), true
+		return fmt.Sprintf("%s: %s\nit is tried again", reason, what), true
 	}
 }
 

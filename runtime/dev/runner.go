@@ -31,6 +31,8 @@ type runner struct {
 	schema  string
 	failed  chan error // what ended a worker
 
+	replays    *replays
+	calls      calls
 	current    manifest
 	definition string // its id; empty while no worker runs
 	drain      context.CancelFunc
@@ -58,8 +60,13 @@ func newRunner(ctx context.Context, o Options, db *database, p *printer, m manif
 	if err != nil {
 		return nil, err
 	}
-	r.pool, err = postgres.Open(connection)
-	return r, err
+	if r.pool, err = postgres.Open(connection); err != nil {
+		return nil, err
+	}
+	r.replays = &replays{printer: p, ledger: func(ctx context.Context) ([]tokenstore.Replay, error) {
+		return postgres.NewStore(r.pool, r.schema).Replays(ctx, m.processor())
+	}}
+	return r, nil
 }
 
 func schemaOf(m manifest) string {
@@ -70,7 +77,7 @@ func schemaOf(m manifest) string {
 }
 
 func (r *runner) close() {
-	r.stop()
+	r.stop(endAtOnce)
 	r.pool.Close()
 }
 
@@ -86,6 +93,13 @@ func (r *runner) take(ctx context.Context, m manifest) error {
 	if err := sameUnderItsID(before.document.Spec.Replay, m.document.Spec.Replay); err != nil {
 		return err
 	}
+	requested := ""
+	if m.document.Spec.Replay != nil {
+		requested = m.document.Spec.Replay.ID
+	}
+	if err := r.replays.request(ctx, requested); err != nil {
+		return err
+	}
 	def := m.document.Spec.Definition()
 	if err := r.declare(ctx, m, def); err != nil {
 		return err
@@ -96,7 +110,7 @@ func (r *runner) take(ctx context.Context, m manifest) error {
 		return nil
 	}
 	restarted := r.definition != ""
-	r.stop()
+	r.stop("the new definition begins when it has ended")
 	r.start(ctx, m.processor(), def)
 	if restarted {
 		r.printer.tell("saved", "a new definition handles what comes from here on; events handled before stay as they are (--reset begins anew)")
@@ -198,7 +212,7 @@ func (r *runner) start(ctx context.Context, processor string, def definition.Def
 	}
 	w := worker.New(worker.Options{
 		Processor: processor, Pod: fmt.Sprintf("%s-%d", host, os.Getpid()), Definition: def, DefinitionID: def.ID(),
-		Handlers: r.options.Handlers, Target: r.target, Schema: r.schema, Version: r.options.Version,
+		Handlers: r.calls.watched(r.options.Handlers), Target: r.target, Schema: r.schema, Version: r.options.Version,
 		DrainTimeout: time.Millisecond, // there is nobody to hand over to
 		OnBatch:      r.printer.batch, Log: r.printer.logger(),
 	})
@@ -214,12 +228,30 @@ func (r *runner) start(ctx context.Context, processor string, def definition.Def
 	})
 }
 
-// stop ends the worker when its batches have ended.
-func (r *runner) stop() {
+// When stop says what it waits for: after a while, and then again.
+const (
+	firstWait = time.Second
+	nextWait  = 5 * time.Second
+)
+
+// stop ends the worker when its batches have ended. If that takes a while it says what it waits for, and then what follows.
+func (r *runner) stop(then string) {
 	if r.drain == nil {
 		return
 	}
 	r.drain()
-	r.worker.Wait()
+	ended := make(chan struct{})
+	go func() { r.worker.Wait(); close(ended) }()
+	timer := time.NewTimer(firstWait)
+	defer timer.Stop()
+	for waiting := true; waiting; {
+		select {
+		case <-ended:
+			waiting = false
+		case <-timer.C:
+			r.printer.tell("waiting", fmt.Sprintf("for %s; %s", r.calls.String(), then))
+			timer.Reset(nextWait)
+		}
+	}
 	r.drain, r.definition = nil, ""
 }
