@@ -29,9 +29,11 @@ func TestALineThatIsNoEventNamesLineAndField(t *testing.T) {
 		"{\"stream\": \"s\", \"type\": \"\xc4\"}":                  `line 2: byte 26 is 0xC4, which is no UTF-8: write the file as UTF-8, for example with iconv`,
 		"{\"stream\": \"s\", \"type\": \"A\", \"data\": \"\xc3\"}": `line 2: byte 39 is 0xC3`,
 		"\ufeff" + `{"stream": "s", "type": "A"}`:                  `line 2: it is no JSON`,
-		`[1]`:                                    `line 2: it is a JSON array`,
-		`{"stream": "s", "type": "A", "data": {`: `line 2: it is no JSON`,
-		`{"stream": "s", "type": "A"} {"stream": "s"}}`: `line 2: it is no JSON`,
+		`{"stream": "s", "type": "A", "data": "\\\u0000"}`:         `line 2: it has \u0000`,
+		`{"stream": "s\u0000", "type": "A"}`:                       `line 2: it has \u0000`,
+		`[1]`:                                                      `line 2: it is a JSON array`,
+		`{"stream": "s", "type": "A", "data": {`:                   `line 2: it is no JSON`,
+		`{"stream": "s", "type": "A"} {"stream": "s"}}`:            `line 2: it is no JSON`,
 	} {
 		_, err := eventfile.Read(strings.NewReader("\n" + text + "\n"))
 		var wrong *eventfile.LineError
@@ -44,6 +46,7 @@ func TestALineThatIsNoEventNamesLineAndField(t *testing.T) {
 func TestAFileMayBeMarkedAsUTF8(t *testing.T) {
 	for name, text := range map[string]string{
 		"before an event":      "\ufeff" + `{"stream": "ä", "type": "�"}` + "\n",
+		"an escaped backslash": `{"stream": "ä", "type": "�", "data": "\\u0000"}`,
 		"before an empty line": "\ufeff\r\n" + `{"stream": "ä", "type": "�"}`,
 	} {
 		events, err := eventfile.Read(strings.NewReader(text))

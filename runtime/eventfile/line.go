@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"unicode/utf8"
 
@@ -41,6 +42,9 @@ type line struct {
 	Metadata json.RawMessage `json:"metadata"`
 	ID       string          `json:"id"`
 }
+
+// nulEscape finds the character U+0000, which JSON can only have as an escape, and whose backslash is not escaped itself.
+var nulEscape = regexp.MustCompile(`(^|[^\\])(\\\\)*\\u0000`)
 
 // parseLine reads one line; blank lines have no event. Its error is a *LineError.
 func parseLine(number int, text []byte) (event Event, blank bool, err error) {
@@ -103,6 +107,8 @@ func parseEvent(number int, text []byte) (Event, error) {
 		return wrong(`field "stream" is missing or empty: name the stream of the event`)
 	case l.Type == "":
 		return wrong(`field "type" is missing or empty: name the type of the event`)
+	case nulEscape.Match(text):
+		return wrong(`it has \u0000, which PostgreSQL cannot store: remove it`)
 	case l.ID != "" && new(pgtype.UUID).Scan(l.ID) != nil:
 		return wrong(`field "id" is %q, which is no uuid: correct it, or remove it for a random one`, l.ID)
 	}
