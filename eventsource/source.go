@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sluice-project/sluice/segment"
@@ -28,6 +29,8 @@ type Event struct {
 	RecordedAt time.Time
 	Hash       uint32 // of the sequence key: decides which segment it belongs to. A source gives that of segment.PerStream
 	Txn        uint64 // transaction that wrote it, where the source orders by transactions
+	// Unreadable says what cannot be read of the event; nil for nearly all. Handlers never get such an event.
+	Unreadable *UnreadableError
 	// Replay is set where the event is handled again, by the replay named; nil where it is handled for the first time.
 	Replay *Replay
 }
@@ -112,9 +115,36 @@ func (e *ChangedError) Error() string {
 // UnreadableError says why an event cannot be read: what is in a column is not what the source is declared to have there.
 type UnreadableError struct {
 	Position int64
-	Field    string // of the declaration, such as data
+	Field    string // the first one of the declaration that cannot be, such as data
 	Column   string
 	Err      error
+	Missing  []string // all of these fields
+}
+
+// Fields of an event by which it is decided what becomes of it, as a declaration names them.
+const (
+	FieldStream   = "columns.stream"
+	FieldType     = "columns.type"
+	FieldData     = "data"
+	FieldMetadata = "metadata"
+)
+
+// Lacks reports whether a field cannot be read. None of nothing is lacking.
+func (e *UnreadableError) Lacks(field string) bool {
+	return e != nil && slices.Contains(e.Missing, field)
+}
+
+// HasKey reports whether it is known which sequence the event belongs to. Where it is not, it may be any.
+func (e *UnreadableError) HasKey(by segment.Sequencing) bool {
+	switch by.Type {
+	case segment.Property:
+		return !e.Lacks(FieldData) && !e.Lacks(FieldStream)
+	case segment.Metadata:
+		return !e.Lacks(FieldMetadata) && !e.Lacks(FieldStream)
+	case segment.Stream:
+		return !e.Lacks(FieldStream)
+	}
+	return true
 }
 
 func (e *UnreadableError) Error() string {

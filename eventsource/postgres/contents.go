@@ -22,8 +22,11 @@ func (s *Source) NeedContents() {
 
 // pageSQL is the statement that reads a page.
 func (s *Source) pageSQL(k *known) string {
-	if s.contents != nil && !s.contents.needed.Load() {
+	if s.bare() {
 		return k.bare
 	}
 	return k.page
 }
+
+// bare reports whether pages have no contents.
+func (s *Source) bare() bool { return s.contents != nil && !s.contents.needed.Load() }

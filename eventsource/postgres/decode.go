@@ -20,6 +20,7 @@ func (p *pageBuilder) take(rows pgx.Rows) error {
 		return nil
 	}
 	var recorded pgtype.Timestamptz
+	p.timeless = false
 	columns := []any{&p.position, &p.txid, &p.stream, &p.kind, &recorded}
 	if !p.bare {
 		columns = append(columns, &p.version, &p.id, &p.data, &p.metadata)
@@ -27,10 +28,22 @@ func (p *pageBuilder) take(rows pgx.Rows) error {
 	if err := rows.Scan(append(columns, &p.before)[:len(rows.FieldDescriptions())]...); err != nil {
 		return err
 	}
-	p.recordedAt = recorded.Time
-	if recorded.InfinityModifier != pgtype.Finite {
+	p.takeTime(recorded)
+	return nil
+}
+
+func (p *pageBuilder) takeTime(recorded pgtype.Timestamptz) {
+	if p.recordedAt, p.timeless = recorded.Time, !recorded.Valid; recorded.InfinityModifier != pgtype.Finite {
 		p.recordedAt = endOfTime(recorded.InfinityModifier == pgtype.Infinity)
 	}
+}
+
+func (p *pageBuilder) scanTime(rows pgx.Rows) error {
+	var recorded pgtype.Timestamptz
+	if err := rows.Scan(&recorded); err != nil {
+		return err
+	}
+	p.takeTime(recorded)
 	return nil
 }
 
@@ -70,9 +83,10 @@ var y2k = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
 // decode reads a row in the binary format, which takes a fraction of the time that Scan does. It reports false, and Scan has to say
 // what is wrong, where a column that is no text is not a number of eight bytes.
 func (p *pageBuilder) decode(row [][]byte) bool {
-	if len(row[0]) != 8 || len(row[1]) != 8 || len(row[4]) != 8 {
+	if len(row[0]) != 8 || len(row[1]) != 8 || len(row[4]) != 8 { // also where the time is null
 		return false
 	}
+	p.timeless = false
 	micros := int64(binary.BigEndian.Uint64(row[4]))
 	p.position = int64(binary.BigEndian.Uint64(row[0]))
 	p.txid = binary.BigEndian.Uint64(row[1])

@@ -1,12 +1,14 @@
 package postgres
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/eventsource"
 )
 
 // mapping says how events stand in a table: Sluice's own, or one of the user's. Both are read by the same statements.
@@ -18,6 +20,8 @@ type mapping struct {
 	time     string // an expression, of the row e
 	since    string // a condition: the time is not before $1
 	events   string // the columns of a page, of the row e, but for the time and those of the next two
+	place    string // of those, the position and the transaction
+	fields   []field
 	contents string // more of them, of the row e: an event's version, id, data and metadata; empty where they are not read
 	before   string // the last one, where an event waits for the one before it
 	head     string // a query for the highest position that the statement's snapshot can see, or a higher one
@@ -43,7 +47,12 @@ func ownMapping(schema string) mapping {
 	quoted := pgx.Identifier{schema}.Sanitize()
 	return mapping{
 		relation: quoted + ".event", position: "position", txid: "txid", time: "e.recorded_at", since: "recorded_at >= $1::timestamptz", sliced: true,
-		events:   "e.position, e.txid, e.stream_id, e.type",
+		place:  "e.position, e.txid",
+		events: "e.position, e.txid, e.stream_id, e.type",
+		fields: []field{{name: eventsource.FieldStream, column: "stream_id", expression: "e.stream_id"}, {name: eventsource.FieldType, column: "type", expression: "e.type"},
+			{name: "columns.recordedAt", column: "recorded_at", expression: "e.recorded_at"}, {name: "columns.version", column: "version", expression: "e.version", content: true},
+			{name: "columns.id", column: "id", expression: "e.id::text", content: true},
+			{name: eventsource.FieldData, column: "data", expression: "e.data::text", content: true}, {name: eventsource.FieldMetadata, column: "metadata", expression: "e.metadata::text", content: true}},
 		contents: ", e.version, e.id, e.data, e.metadata",
 		head:     "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM " + quoted + ".event_position_seq",
 		state:    "CASE WHEN pg_is_in_recovery() THEN '" + standby + "' WHEN row_security_active(" + literal(quoted+".event") + ") THEN '" + secured + "' ELSE '' END",
@@ -63,7 +72,17 @@ func tableMapping(t definition.Table) mapping {
 	if m.gapped() {
 		txid = "'3'::xid8" // one that every snapshot sees
 	}
-	m.events = fmt.Sprintf("e.%s::bigint AS position, %s AS txid, %s AS stream_id, %s AS type", m.position, txid, text("e", c.Stream), text("e", c.Type))
+	m.place = fmt.Sprintf("e.%s::bigint AS position, %s AS txid", m.position, txid)
+	m.events = fmt.Sprintf("%s, %s AS stream_id, %s AS type", m.place, text("e", c.Stream), text("e", c.Type))
+	metadataColumn := ""
+	if t.Metadata != nil {
+		metadataColumn = t.Metadata.Column
+	}
+	m.fields = []field{{name: eventsource.FieldStream, column: c.Stream, expression: text("e", c.Stream)}, {name: eventsource.FieldType, column: c.Type, expression: text("e", c.Type)},
+		{name: "columns.recordedAt", column: c.RecordedAt, expression: m.time}, {name: "columns.version", column: c.Version, expression: version("e", c), content: true},
+		{name: "columns.id", column: cmp.Or(c.ID, c.Position), expression: id("e", c), content: true},
+		{name: eventsource.FieldData, column: t.Data.Column, expression: payload("e", t.Data, "null"), content: true, json: mayBeNoJSON(&t.Data)},
+		{name: eventsource.FieldMetadata, column: metadataColumn, expression: metadata("e", t.Metadata), content: true, json: mayBeNoJSON(t.Metadata)}}
 	m.contents = fmt.Sprintf(", %s AS version, %s AS id, %s AS data, %s AS metadata", version("e", c), id("e", c), payload("e", t.Data, "null"), metadata("e", t.Metadata))
 	if m.ordered() {
 		stream, number := column(c.Stream), column(c.Version)
@@ -90,7 +109,26 @@ func (m mapping) of(f *tableFacts, zone string) mapping {
 
 // statements are those that read the table.
 func (m mapping) statements() statements {
-	return statements{page: m.in(m.page()), bare: m.withoutContents().in(m.page()), start: m.in(startStatement), time: m.in(timeStatement), round: m.in(roundStatement)}
+	return statements{page: m.in(m.page()), bare: m.withoutContents().in(m.page()), start: m.in(startStatement), time: m.in(timeStatement), round: m.in(roundStatement),
+		skeleton: m.positions().in(m.page()), rows: m.in(rowsStatement), bareRows: m.withoutContents().in(rowsStatement), fields: m.fields}
+}
+
+// rowsStatement gives the events at some positions as a page does.
+const rowsStatement = "SELECT {{columns}} FROM (SELECT {{events}} FROM {{table}} e WHERE e.{{position}} = ANY ($1::bigint[]) ORDER BY e.{{position}} OFFSET 0) AS u ORDER BY u.position"
+
+// positions is the mapping without anything that could fail to be read.
+func (m mapping) positions() mapping {
+	m = m.withoutContents()
+	m.events, m.time = m.place+", NULL::text AS stream_id, NULL::text AS type", "'epoch'::timestamptz"
+	return m
+}
+
+// limitAt is which of a page's parameters is the limit.
+func (m mapping) limitAt() int {
+	if m.gapped() {
+		return 3
+	}
+	return 4
 }
 
 // belowOne tells whether there are positions below 1, which would never be read. By EXISTS PostgreSQL reads all rows, where it has not counted them and
@@ -221,6 +259,11 @@ func metadata(row string, p *definition.Payload) string {
 		return "'{}'"
 	}
 	return payload(row, *p, "{}")
+}
+
+// mayBeNoJSON reports whether a column is declared to have JSON, and may have anything.
+func mayBeNoJSON(p *definition.Payload) bool {
+	return p != nil && p.Content != definition.ContentText && p.Content != definition.ContentBase64 && p.Type != definition.PayloadJSONB && p.Type != definition.PayloadJSON
 }
 
 // payload is a column's content as JSON, or what stands for NULL.

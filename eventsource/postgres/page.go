@@ -26,6 +26,10 @@ type pageBuilder struct {
 	metadata   pgtype.DriverBytes
 	before     int64 // where events wait for those before them in their streams: the position of that one, or 0
 
+	timeless   bool // its time is null
+	unreadable *eventsource.UnreadableError
+	fields     []field // that are looked at; none where only positions are read
+
 	looked, binary bool // at the columns' formats, from the first row on
 	uuid           bool // ids come as sixteen bytes
 	bare           bool // there are no versions, ids, data and metadata
@@ -66,7 +70,11 @@ func (p *pageBuilder) add() error {
 	if !p.snapshot.Visible(p.txid) {
 		return &stampError{position: p.position, txid: p.txid}
 	}
+	if p.fields != nil {
+		p.judge()
+	}
 	e := p.memory.event()
+	e.Unreadable, p.unreadable = p.unreadable, nil
 	e.Position, e.Version, e.RecordedAt, e.Txn = p.position, p.version, p.recordedAt, p.txid
 	text := p.memory.text(p.stream, p.id, p.kind)
 	e.StreamID, text = text[:len(p.stream)], text[len(p.stream):]

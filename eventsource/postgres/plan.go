@@ -39,7 +39,7 @@ func (c *cadence) keepsPlan() bool {
 
 // readPage sends the statement that gives a page, and has the builder take its rows, up to the limit.
 func (s *Source) readPage(ctx context.Context, k *known, p *pageBuilder, limit int, args ...any) (full bool, err error) {
-	p.shape = k.shape
+	p.shape, p.fields = k.shape, k.fields
 	before := ""
 	switch {
 	case s.cadence.keepsPlan():
@@ -54,6 +54,14 @@ func (s *Source) readPage(ctx context.Context, k *known, p *pageBuilder, limit i
 	if p.secured {
 		s.guard.always.Store(true)
 		return false, s.secured()
+	}
+	if err == nil || !notRead(err) {
+		return full, err
+	}
+	for range 3 {
+		if full, err = s.readCarefully(ctx, k, p, limit, args); !errors.Is(err, errVanished) {
+			break
+		}
 	}
 	return full, err
 }

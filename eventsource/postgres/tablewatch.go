@@ -49,7 +49,11 @@ type known struct {
 type statements struct {
 	page, bare  string // with all that there is of events, and without contents
 	start, time string
-	round       string // of proof, where rows do not tell their transaction
+	// of pages that are read carefully: which events there are, and what is in them
+	skeleton       string
+	rows, bareRows string
+	fields         []field
+	round          string // of proof, where rows do not tell their transaction
 }
 
 // shapeOf is an expression for the table's shape: the versions of its rows in the catalogs, which every ALTER, GRANT and TRUNCATE replaces, and VACUUM and ANALYZE do not. Names are

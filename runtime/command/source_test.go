@@ -265,14 +265,14 @@ func TestSourcePrepareChecksBeforeItAlters(t *testing.T) {
 				return columns, indexes
 			}
 			columns, indexes := look()
-			out, err := runSource(t, append([]string{"prepare", "-f", outboxSample, "--database-url", url}, c.args...)...)
+			_, err = runSource(t, append([]string{"prepare", "-f", outboxSample, "--database-url", url}, c.args...)...)
 			for _, want := range c.want {
 				if err == nil || !strings.Contains(err.Error(), want) {
 					t.Errorf("got %v, want %q", err, want)
 				}
 			}
-			if after, n := look(); after != columns || n != indexes || strings.Contains(out, "ALTER") || strings.Contains(out, "CREATE INDEX") {
-				t.Errorf("the table was altered: %s, %d indexes; %s", after, n, out)
+			if after, n := look(); after != columns || n != indexes {
+				t.Errorf("the table was altered: %s, %d indexes", after, n)
 			}
 		})
 	}

@@ -48,8 +48,9 @@ type Member struct {
 	hungry   bool  // a look for new events is due
 	reading  bool
 	removed  bool
-	behind   bool // the last page ended before the last event
-	held     bool // reads for it wait for others
+	behind   bool  // the last page ended before the last event
+	held     bool  // reads for it wait for others
+	again    Parts // from where it is to be read again, while a read for it runs; nil otherwise
 }
 
 // Peek returns what has been delivered and not taken yet, oldest first.
@@ -80,6 +81,28 @@ func (m *Member) Take(n, events int) {
 	if room {
 		m.feed.signal()
 	}
+}
+
+// ReadAgain reads anew what has been delivered and not taken yet: an event could not be read, and may have been repaired.
+func (m *Member) ReadAgain() {
+	f := m.feed
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m.removed || len(m.queue) == 0 {
+		return
+	}
+	from := m.queue[0].before
+	for _, d := range m.queue {
+		m.drop(d)
+	}
+	m.queue = nil
+	if m.reading {
+		m.again = from
+	} else {
+		m.parts = from
+	}
+	m.hungry = true
+	f.signal()
 }
 
 // drop takes note that a delivery is not kept any more. The caller holds the feed's lock.
@@ -122,6 +145,10 @@ func (f *Feed) distribute(members []*Member, page eventsource.Page, sorted sorte
 	var given []*Member
 	for i, m := range members {
 		if m.removed {
+			continue
+		}
+		if m.again != nil {
+			m.parts, m.again, m.hungry = m.again, nil, true
 			continue
 		}
 		d := sorted.deliveries[i]

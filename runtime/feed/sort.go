@@ -87,6 +87,9 @@ func (x *index) add(m *Member, d *Delivery) {
 
 // give adds an event to the deliveries that it belongs to.
 func (x *index) give(event *eventsource.Event) {
+	if event.Unreadable != nil && !event.Unreadable.HasKey(x.by) {
+		x.giveAll(event)
+	}
 	for _, mask := range x.masks {
 		for _, at := range x.places[segment.Segment{ID: event.Hash & mask, Mask: mask}] {
 			if !at.part.Coverage.Covers(event) {
@@ -97,6 +100,20 @@ func (x *index) give(event *eventsource.Event) {
 	for _, d := range x.all {
 		if slices.ContainsFunc(d.before, func(p Part) bool { return !p.Coverage.Covers(event) }) {
 			d.add(event)
+		}
+	}
+}
+
+// giveAll adds an event of an unknown sequence to all deliveries: every segment may be the one that has to wait for it.
+func (x *index) giveAll(event *eventsource.Event) {
+	for segment, places := range x.places {
+		if segment.Contains(event.Hash) {
+			continue // it is added as others are
+		}
+		for _, at := range places {
+			if !at.part.Coverage.Covers(event) {
+				at.delivery.add(event)
+			}
 		}
 	}
 }

@@ -164,6 +164,9 @@ func (l *life) maxBatchSize(group string) int {
 // apply runs the handler within the group's time limit; when it returns nil, the handler's writes and the tokens' moves have
 // committed.
 func (l *life) apply(ctx context.Context, portions []portion, c *call) error {
+	if err := unreadable(c.events); err != nil {
+		return err
+	}
 	group := portions[0].s.group
 	timeout := l.timeout(group.name)
 	if len(portions) > 1 && (timeout == 0 || timeout > sharedTimeout) {

@@ -32,7 +32,7 @@ type event struct {
 
 // failingOf describes a failed batch of a segment.
 func (l *life) failingOf(s *segmentRun, b batch, c *call, err error) failing {
-	kind, reason := handler.Classify(err)
+	kind, reason := classify(err)
 	f := failing{events: len(b.events), culprit: -1, unknown: mayHaveCommitted(err)}
 	var abandoned *AbandonedError
 	if index, known := handler.Culprit(err, b.events); known {
@@ -82,6 +82,7 @@ func (l *life) failed(ctx context.Context, s *segmentRun, b batch, c *call, err 
 	if f.fault.Kind == tokenstore.InfrastructureFault && !f.unknown && postgres.IsLost(err) {
 		f.unknown = true // it was lost before the commit: the segment is claimed again all the same, as it may be the event's doing
 	}
+	defer s.readAgain(b)
 	return l.decide(ctx, s, f)
 }
 

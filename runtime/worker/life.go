@@ -37,14 +37,14 @@ type life struct {
 	ring      ring
 
 	proof      proof
-	nudge      chan struct{} // look at the directory
-	replayNews chan struct{} // look at the replays
-	known      chan struct{} // closed when the directory knows the processor
-	news       atomic.Bool   // the report has something that the planner has to know at once
-	unread     atomic.Bool   // the last read of events failed
-	severed    atomic.Bool   // a connection that reads events was lost
-	trusted    atomic.Int64  // until when batches may begin, nanoseconds of time.Since(epoch)
-	epoch      time.Time     // with a monotonic reading
+	nudge      chan struct{}                    // look at the directory
+	replayNews chan struct{}                    // look at the replays
+	known      chan struct{}                    // closed when the directory knows the processor
+	news       atomic.Bool                      // the report has something that the planner has to know at once
+	unread     atomic.Pointer[tokenstore.Fault] // why events cannot be read; nil where they can
+	severed    atomic.Bool                      // a connection that reads events was lost
+	trusted    atomic.Int64                     // until when batches may begin, nanoseconds of time.Since(epoch)
+	epoch      time.Time                        // with a monotonic reading
 	storeClock storeClock
 
 	openWriters atomic.Pointer[[]tokenstore.OpenWriter] // that the report tells of

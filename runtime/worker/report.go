@@ -2,13 +2,10 @@ package worker
 
 import (
 	"cmp"
-	"errors"
 	"sync"
 	"time"
 
-	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/tokenstore"
-	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // rate counts events a second, smoothed over about ten seconds.
@@ -70,6 +67,14 @@ func (l *life) makeReport() tokenstore.Report {
 		report.Groups[name] = r
 	}
 	l.show()
+	if unread := lasting(l.unread.Load()); unread != nil {
+		for name, r := range report.Groups {
+			if r.Fault == nil {
+				r.Fault = unread
+				report.Groups[name] = r
+			}
+		}
+	}
 	for name, r := range report.Groups {
 		l.metrics.group(name, r)
 	}
@@ -157,22 +162,5 @@ func (l *life) report(portions []portion, b batch, took time.Duration, err error
 	if l.options.OnBatch != nil {
 		l.options.OnBatch(Batch{Group: s.group.name, Segment: s.Token.Segment, Segments: len(portions), Events: len(b.events), Skipped: b.skipped,
 			Position: last.Position, Took: took, Lag: lag, Err: err})
-	}
-}
-
-// readFailed is told by the feed how a read went.
-func (l *life) readFailed(err error) {
-	if err != nil {
-		l.metrics.readErrors.Inc()
-		if postgres.IsLost(err) && !errors.Is(err, eventspostgres.ErrTooManyGaps) {
-			l.severed.Store(true)
-			l.look()
-		}
-	}
-	switch failing := err != nil; {
-	case failing && !l.unread.Swap(true):
-		l.log.Error("events cannot be read; trying again until they can", "error", err)
-	case !failing && l.unread.Swap(false):
-		l.log.Info("events can be read again")
 	}
 }

@@ -92,7 +92,7 @@ func assemble(deliveries []*feed.Delivery, limit, bytes int, wants func(eventTyp
 	}
 	for _, d := range deliveries {
 		for i, event := range d.Events {
-			if !wants(event.Type) {
+			if !wants(event.Type) && !unknownType(event) {
 				b.skipped++
 				continue
 			}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/eventsource"
-	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
@@ -119,7 +118,7 @@ func segmentsOf(portions []portion) []*segmentRun {
 
 // part has the segments of a batch that did not commit go on, each alone. Where its outcome is unknown they are claimed again first.
 func (l *life) part(ctx context.Context, portions []portion, err error) {
-	kind, reason := handler.Classify(err)
+	kind, reason := classify(err)
 	fenced := errors.Is(err, tokenstore.ErrFenced)
 	unknown := !fenced && kind == tokenstore.InfrastructureFault && postgres.IsLost(err) && ctx.Err() == nil
 	group := portions[0].s.group.name

@@ -44,7 +44,7 @@ func (s *segmentRun) limit(largest int) int {
 
 // isolated reports whether an event has to be handled alone.
 func (s *segmentRun) isolated(e *eventsource.Event) bool {
-	return e.Position == s.culprit || s.unended.has(e.Position)
+	return e.Unreadable != nil || e.Position == s.culprit || s.unended.has(e.Position)
 }
 
 // passed takes note of events that have been handled.
