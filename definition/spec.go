@@ -278,7 +278,8 @@ type SQLHandler struct {
 	Statements []Statement `json:"statements"`
 }
 
-// Statement is one SQL command, over a batch or for each event, and the types of the events that it is for; none means all.
+// Statement is one SQL command, over a batch or for each event, and the types of the events that it
+// is for; none means all.
 type Statement struct {
 	EventTypes []string `json:"eventTypes,omitempty"`
 	Batch      string   `json:"batch,omitempty"`

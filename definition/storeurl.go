@@ -75,13 +75,15 @@ var instead = map[string]string{
 	"options":     "Sluice sets the session's settings itself; remove it",
 }
 
-// errUnreadable is the error of a text that is no URL, or one whose parts are not where they seem to be.
+// errUnreadable is the error of a text that is no URL, or one whose parts are not where they seem
+// to be.
 var errUnreadable = errors.New("the store's URL cannot be read: write postgres://user:password@host:port/database," +
 	" with %-escapes in user and password where they have special characters")
 
-// ParseStoreURL reads postgres://user:password@host:port/database?setting=value. Host, user and database are required;
-// port defaults to 5432, sslmode to prefer, target_session_attrs to any. An error holds nothing of the URL but names of
-// settings that Sluice knows: any other part may be a password, or a piece of one whose special characters are not escaped.
+// ParseStoreURL reads postgres://user:password@host:port/database?setting=value. Host, user and
+// database are required; port defaults to 5432, sslmode to prefer, target_session_attrs to any. An
+// error holds nothing of the URL but names of settings that Sluice knows: any other part may be a
+// password, or a piece of one whose special characters are not escaped.
 func ParseStoreURL(text string) (StoreURL, error) {
 	parsed, err := url.Parse(strings.TrimSpace(text))
 	if err != nil { // url.Parse repeats the URL in its error
@@ -90,7 +92,8 @@ func ParseStoreURL(text string) (StoreURL, error) {
 	if parsed.Scheme != "postgres" && parsed.Scheme != "postgresql" {
 		return StoreURL{}, errors.New("the store's URL must begin with postgres://")
 	}
-	// A /, ? or # in the password ends the host too early. The @ that the password ends with is then behind it.
+	// A /, ? or # in the password ends the host too early. The @ that the password ends with is
+	// then behind it.
 	if strings.Contains(parsed.EscapedPath()+parsed.RawQuery+parsed.EscapedFragment(), "@") {
 		return StoreURL{}, errUnreadable
 	}

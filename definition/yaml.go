@@ -184,8 +184,8 @@ func decodeStrict(data []byte, into any) error {
 	return nil
 }
 
-// pathAt is the way to the value that ends at an offset, or begins there with a bracket. A decoder's error names fields only,
-// without the items of lists.
+// pathAt is the way to the value that ends at an offset, or begins there with a bracket. A
+// decoder's error names fields only, without the items of lists.
 func pathAt(data []byte, offset int64) string {
 	path, _ := findAt(stdjson.NewDecoder(bytes.NewReader(data)), "", offset)
 	return path

@@ -7,7 +7,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// CheckEncoding refuses a database that is not UTF8. Hashes of streams and JSON would differ from those of the programs.
+// CheckEncoding refuses a database that is not UTF8. Hashes of streams and JSON would differ from
+// those of the programs.
 func CheckEncoding(ctx context.Context, db interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }) error {

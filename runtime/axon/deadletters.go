@@ -10,15 +10,15 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// DeadLetters are events of a processing group that Axon could not handle, and those of the same sequences that it has put behind
-// them. By the token they are handled.
+// DeadLetters are events of a processing group that Axon could not handle, and those of the same
+// sequences that it has put behind them. By the token they are handled.
 type DeadLetters struct {
 	Table, Group string
 	Count        int64
 }
 
-// deadLetters are those of the processor's groups. A group has the processor's name, unless the application says otherwise; one that
-// is no other processor's may be of this one.
+// deadLetters are those of the processor's groups. A group has the processor's name, unless the
+// application says otherwise; one that is no other processor's may be of this one.
 func (t Takeover) deadLetters(ctx context.Context, tx pgx.Tx, tokens columns) (left []DeadLetters, problems []error, err error) {
 	tables, err := t.deadLetterTables(ctx, tx)
 	if err != nil {

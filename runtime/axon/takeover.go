@@ -69,8 +69,8 @@ func (e *MissingError) Error() string {
 
 func (e *MissingError) Unwrap() []error { return e.Problems }
 
-// Run takes the tokens over, all or none. The error is a *MissingError where something has to be done before; it begins with the
-// problems that are known already.
+// Run takes the tokens over, all or none. The error is a *MissingError where something has to be
+// done before; it begins with the problems that are known already.
 func (t Takeover) Run(ctx context.Context, conn *pgx.Conn, known ...error) (Result, error) {
 	var result Result
 	// One snapshot, in which the tokens are what they are when the events are looked at.

@@ -121,9 +121,9 @@ func (n *node) gapAware() (t Token, err error) {
 	return t, nil
 }
 
-// numbers are those of a set, in any of the forms in which it may stand: as a list; as XStream writes a set that it has a converter
-// for; field by field where it has none, as before Axon 4.7; or within a set of java.util.Collections, which holds the same set in
-// several fields.
+// numbers are those of a set, in any of the forms in which it may stand: as a list; as XStream
+// writes a set that it has a converter for; field by field where it has none, as before Axon 4.7;
+// or within a set of java.util.Collections, which holds the same set in several fields.
 func (n *node) numbers() (all []string, err error) {
 	switch {
 	case n == nil:
@@ -278,8 +278,8 @@ func (e *element) attribute(name string) (string, bool) {
 	return "", false
 }
 
-// node has each child as a field and as an item. XStream writes null as an element of that name, and an object that it has written
-// already as a reference to it.
+// node has each child as a field and as an item. XStream writes null as an element of that name,
+// and an object that it has written already as a reference to it.
 func (e *element) node() *node {
 	if !e.made && !e.making {
 		e.making = true
@@ -320,8 +320,9 @@ func (e *element) make() *node {
 	return n
 }
 
-// find follows a way of XStream's from element to element: relative, such as ../../lowerSegmentToken/gaps, or from the root. A number
-// in brackets counts elements of one name. It returns nil where there is none.
+// find follows a way of XStream's from element to element: relative, such as
+// ../../lowerSegmentToken/gaps, or from the root. A number in brackets counts elements of one name.
+// It returns nil where there is none.
 func (e *element) find(path string) *element {
 	if rest, absolute := strings.CutPrefix(path, "/"); absolute {
 		for e.parent != nil {

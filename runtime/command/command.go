@@ -64,8 +64,8 @@ func run(ctx context.Context, root *cobra.Command, args []string, stderr io.Writ
 	}
 }
 
-// refuseArguments makes arguments that a command does not take a wrong call, and a subcommand that is not known, which cobra
-// takes for an argument or, of all but the root, for a call for help.
+// refuseArguments makes arguments that a command does not take a wrong call, and a subcommand that
+// is not known, which cobra takes for an argument or, of all but the root, for a call for help.
 func refuseArguments(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		refuseArguments(sub)

@@ -101,8 +101,8 @@ func (f *importFlags) run(cmd *cobra.Command) error {
 	return nil
 }
 
-// declaredGroup is the one of the manifest that takes the tokens over, and what is wrong with it. Segments mean the same only by
-// Axon's hash.
+// declaredGroup is the one of the manifest that takes the tokens over, and what is wrong with it.
+// Segments mean the same only by Axon's hash.
 func (f *importFlags) declaredGroup(spec definition.Spec) (group definition.Group, problems []error) {
 	if spec.Source.Table == nil {
 		problems = append(problems, fmt.Errorf("%s: spec.source.type is %s, and Axon's events are in a table of their own: map it, with type Table", f.file, spec.Source.Type))

@@ -100,7 +100,8 @@ func TestImportAxonSaysWhatItNeeds(t *testing.T) {
 
 const storeManifest = "../../config/samples/sql.yaml"
 
-// TestImportAxonNamesAllThatIsMissing has tokens that nothing is right with, in a database that nothing is prepared in.
+// TestImportAxonNamesAllThatIsMissing has tokens that nothing is right with, in a database that
+// nothing is prepared in.
 func TestImportAxonNamesAllThatIsMissing(t *testing.T) {
 	url := postgrestest.New(t)
 	conn, err := pgx.Connect(t.Context(), url)

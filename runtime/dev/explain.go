@@ -10,7 +10,8 @@ import (
 	"github.com/sluice-project/sluice/runtime/handler"
 )
 
-// explained is an error with all that PostgreSQL says about it, which may hold data, and where a handler has panicked.
+// explained is an error with all that PostgreSQL says about it, which may hold data, and where a
+// handler has panicked.
 func explained(err error) string {
 	lines := []string{err.Error()}
 	add := func(what, text string) {

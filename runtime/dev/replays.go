@@ -45,8 +45,9 @@ func (r *replays) follow(ctx context.Context) {
 	}
 }
 
-// request is called before a manifest asks for a replay; the id may be empty. Replays that ended before dev began are not printed,
-// unless they are what the manifest asks for: then nothing happens.
+// request is called before a manifest asks for a replay; the id may be empty. Replays that ended
+// before dev began are not printed, unless they are what the manifest asks for: then nothing
+// happens.
 func (r *replays) request(ctx context.Context, id string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -88,7 +89,8 @@ func (r *replays) print(replay tokenstore.Replay) {
 	}
 }
 
-// replayText is what there is to say of a replay, and whether somebody has to do something about it.
+// replayText is what there is to say of a replay, and whether somebody has to do something about
+// it.
 func replayText(r tokenstore.Replay) (text string, bad bool) {
 	why := ""
 	if r.Reason != "" {

@@ -234,7 +234,8 @@ const (
 	nextWait  = 5 * time.Second
 )
 
-// stop ends the worker when its batches have ended. If that takes a while it says what it waits for, and then what follows.
+// stop ends the worker when its batches have ended. If that takes a while it says what it waits
+// for, and then what follows.
 func (r *runner) stop(then string) {
 	if r.drain == nil {
 		return

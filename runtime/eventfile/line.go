@@ -43,7 +43,8 @@ type line struct {
 	ID       string          `json:"id"`
 }
 
-// nulEscape finds the character U+0000, which JSON can only have as an escape, and whose backslash is not escaped itself.
+// nulEscape finds the character U+0000, which JSON can only have as an escape, and whose backslash
+// is not escaped itself.
 var nulEscape = regexp.MustCompile(`(^|[^\\])(\\\\)*\\u0000`)
 
 // parseLine reads one line; blank lines have no event. Its error is a *LineError.
@@ -61,7 +62,8 @@ func parseLine(number int, text []byte) (event Event, blank bool, err error) {
 	return event, false, err
 }
 
-// encodingOf says what is wrong with a text that is no UTF-8. The JSON decoder would put other characters into it.
+// encodingOf says what is wrong with a text that is no UTF-8. The JSON decoder would put other
+// characters into it.
 func encodingOf(number int, text []byte) string {
 	if number == 1 && (bytes.HasPrefix(text, []byte{0xff, 0xfe}) || bytes.HasPrefix(text, []byte{0xfe, 0xff})) {
 		return "the file is UTF-16: write it as UTF-8, for example with iconv -f UTF-16 -t UTF-8"

@@ -12,8 +12,9 @@ import (
 	"github.com/sluice-project/sluice/definition"
 )
 
-// CallError says which statement the server refused to run, and over which events. It is never about Sluice's own
-// statements, nor about a connection that was lost: that leaves open how far the server has come.
+// CallError says which statement the server refused to run, and over which events. It is never
+// about Sluice's own statements, nor about a connection that was lost: that leaves open how far the
+// server has come.
 type CallError struct {
 	Statement int
 	Positions []int64 // of the call's events, in the order in which it has them
@@ -31,8 +32,8 @@ func (e *CallError) Error() string {
 
 func (e *CallError) Unwrap() error { return e.Err }
 
-// MappingError says that an event's row may not hold what the mapping of its table says that it does. The server's error does
-// not tell whether it read the row or ran what the user wrote.
+// MappingError says that an event's row may not hold what the mapping of its table says that it
+// does. The server's error does not tell whether it read the row or ran what the user wrote.
 type MappingError struct {
 	Advice string
 	Err    error
@@ -76,7 +77,8 @@ func (h *SQL) mapped(err error) error {
 	return &MappingError{strings.Join(advice, ", and ") + ": " + instead, err}
 }
 
-// callFailed adds to the server's answer to a call which call that was. Other errors stay as they are.
+// callFailed adds to the server's answer to a call which call that was. Other errors stay as they
+// are.
 func callFailed(c call, events []*Event, err error) error {
 	var server *pgconn.PgError
 	if !errors.As(err, &server) {
@@ -86,7 +88,8 @@ func callFailed(c call, events []*Event, err error) error {
 	return &CallError{Statement: c.statement, Positions: c.positions, Err: err, first: events[first]}
 }
 
-// prepareFailed does the same where the server refused to prepare a statement: it was meant for all events of its types.
+// prepareFailed does the same where the server refused to prepare a statement: it was meant for all
+// events of its types.
 func (h *SQL) prepareFailed(events []*Event, err error) error {
 	var prepare pgx.ErrPreprocessingBatch
 	if !errors.As(err, &prepare) {

@@ -101,10 +101,11 @@ func (c call) mixed() bool {
 	return slices.Contains(c.replay, !c.replay[0]) || !slices.IsSorted(c.positions)
 }
 
-// plan cuts a batch into rounds. In a round each statement runs once over its events (or once for each of them), in the
-// order in which they are declared; a new round begins with an event that would have to run an earlier statement than one
-// that an event of its sequence before it has run. So within a sequence, statements never run out of the order of the events.
-// The hash stands for the sequence key: two keys of one hash cost a round more at most.
+// plan cuts a batch into rounds. In a round each statement runs once over its events (or once for
+// each of them), in the order in which they are declared; a new round begins with an event that
+// would have to run an earlier statement than one that an event of its sequence before it has run.
+// So within a sequence, statements never run out of the order of the events. The hash stands for
+// the sequence key: two keys of one hash cost a round more at most.
 func (h *SQL) plan(events []*Event) []call {
 	var calls []call
 	round := make([]call, len(h.statements))

@@ -66,7 +66,8 @@ func TestABatchIsCutIntoRounds(t *testing.T) {
 	}
 }
 
-// sequenceKeys are all sequencings, with the key of an event in words of the test's own; empty where nothing is in order.
+// sequenceKeys are all sequencings, with the key of an event in words of the test's own; empty
+// where nothing is in order.
 var sequenceKeys = map[segment.Sequencing]func(e *Event, customer, tenant int) string{
 	{Type: segment.Stream, Hash: segment.HashPG1}:                            func(e *Event, _, _ int) string { return e.StreamID },
 	{Type: segment.Stream, Hash: segment.HashJava}:                           func(e *Event, _, _ int) string { return e.StreamID },

@@ -45,10 +45,12 @@ func newStatement(spec definition.Statement, from Events) statement {
 	return s
 }
 
-// Where a statement's parameters come from: the positions of a batch's events with, for each, whether it is handled again; or one of each.
-// One event is no array of one: of a look-up by arrays the server believes that it finds more with other arrays, so that it plans the statement
-// anew for each event, which takes ten times as long as running it. Nor are the events of a batch looked up one by one by a join, where one answer
-// does for all of them as to whether they are handled again: the table's index finds the positions of an array in half of the time.
+// Where a statement's parameters come from: the positions of a batch's events with, for each,
+// whether it is handled again; or one of each. One event is no array of one: of a look-up by arrays
+// the server believes that it finds more with other arrays, so that it plans the statement anew for
+// each event, which takes ten times as long as running it. Nor are the events of a batch looked up
+// one by one by a join, where one answer does for all of them as to whether they are handled again:
+// the table's index finds the positions of an array in half of the time.
 const (
 	fromArrays  = `unnest($1::bigint[], $2::boolean[]) WITH ORDINALITY AS r (position, replay, ordinal) `
 	fromScalars = `(SELECT $1::bigint AS position, $2::boolean AS replay, 1::bigint AS ordinal) AS r `
@@ -70,7 +72,8 @@ func withEvents(name, text, replay, context, ordinal, from string) string {
 	return before + with + " " + cte + ", " + rest
 }
 
-// StatementError says what is wrong with a statement that the server has not refused, or not clearly.
+// StatementError says what is wrong with a statement that the server has not refused, or not
+// clearly.
 type StatementError struct {
 	Statement int
 	Problem   string // goes on after the statement's name
@@ -114,8 +117,8 @@ func (e *PlaceError) Error() string {
 }
 func (e *PlaceError) Unwrap() error { return e.Err }
 
-// located finds the place of an error, which the server counts in the text that was sent to it, in what the user wrote. Both end
-// alike, behind the events.
+// located finds the place of an error, which the server counts in the text that was sent to it, in
+// what the user wrote. Both end alike, behind the events.
 func (s *statement) located(sent string, err error) error {
 	var server *pgconn.PgError
 	if !errors.As(err, &server) || server.Position == 0 {
@@ -140,7 +143,8 @@ func (s *statement) located(sent string, err error) error {
 // trimmed is a statement without what may end it.
 func trimmed(text string) string { return strings.TrimRight(text, "; \t\r\n") }
 
-// aboutParameter reports whether the server refuses a parameter: for want of its type, for having two, or for its number.
+// aboutParameter reports whether the server refuses a parameter: for want of its type, for having
+// two, or for its number.
 func aboutParameter(err error) bool {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
@@ -210,8 +214,8 @@ const (
 	maintenance    = "run it apart from Sluice"
 )
 
-// splitWith splits off what stands before the first common table expression: WITH or WITH RECURSIVE. Where the statement
-// has none, with is empty.
+// splitWith splits off what stands before the first common table expression: WITH or WITH
+// RECURSIVE. Where the statement has none, with is empty.
 func splitWith(text string) (before, with, rest string) {
 	before, rest = splitBlanks(text)
 	word, after := splitWord(rest)

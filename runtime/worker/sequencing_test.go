@@ -115,8 +115,8 @@ func TestEachEventIsHandledOnceAndInOrderOfItsKey(t *testing.T) {
 	}
 }
 
-// TestASequenceIsHandledInOrderByTwoStatements has each statement want one type of events, which alternate within each key and
-// are of several streams.
+// TestASequenceIsHandledInOrderByTwoStatements has each statement want one type of events, which
+// alternate within each key and are of several streams.
 func TestASequenceIsHandledInOrderByTwoStatements(t *testing.T) {
 	t.Parallel()
 	for name, test := range sequencings {
