@@ -94,7 +94,9 @@ func eachLeaf(path string, value reflect.Value, visit func(path string, leaf ref
 	case value.Kind() == reflect.Struct:
 		for i := range value.NumField() {
 			name, _, _ := strings.Cut(value.Type().Field(i).Tag.Get("json"), ",")
-			eachLeaf(path+"."+name, value.Field(i), visit)
+			if name != "-" { // no field of the API
+				eachLeaf(path+"."+name, value.Field(i), visit)
+			}
 		}
 	default:
 		visit(path, value)
