@@ -31,6 +31,9 @@ var (
 	failing       = test{"./runtime/worker", "TestABatchThatFails", false}
 	sharing       = test{"./runtime/worker", "NearTheTailShare/declared|FailsHoldsUp|FenceLosesOnly/SQL", false}
 	rounds        = test{"./runtime/handler", "TestWithinASequence", true}
+	ending        = test{"./runtime/handler", "TestUsersCodeCannotEndItsTransaction/(Set|reset)/Exec", false}
+	foreign       = test{"./runtime/handler", "TestTheFencingCheckKnowsItsTransaction", false}
+	leaking       = test{"./tokenstore/postgres", "TestNothingIsLeftForTheNextHandler", false}
 	clocks        = test{"./test/faults", "ByTheDatabasesClock", false}
 )
 
@@ -50,14 +53,17 @@ const (
 	gapFence = "eventsource/postgres/fence.go"
 )
 
+// apartFromToken commits a batch's rows by themselves.
+var apartFromToken = edit{tokenSQL, "	batch.QueuedQueries = append(batch.QueuedQueries, users.QueuedQueries...)\n",
+	"	if err := s.pool.SendBatch(ctx, users).Close(); err != nil {\n		return err\n	}\n"}
+
 // mutants are the mistakes that we are afraid of.
 var mutants = []mutant{
 	{"the fence does not look at the epoch", []edit{{fence, "AND t.epoch = a.epoch AND t.version = a.version;", "AND t.version = a.version;"}}, conformance},
 	{"the fence does not look at the version", []edit{{fence, "AND t.epoch = a.epoch AND t.version = a.version;", "AND t.epoch = a.epoch;"}}, conformance},
 	{"the protocol's fence does not look at the version", []edit{{tokens, "t.Epoch != a.Epoch || t.Version != a.Version", "t.Epoch != a.Epoch"}}, interleavings},
 	{"the fence lets some of several tokens pass", []edit{{fence, "IF missed > 0 THEN", "IF missed = cardinality(p_segments) THEN"}}, conformance},
-	{"the token moves outside of the batch's transaction", []edit{{tokenSQL, "	s.queueFence(batch, advances)\n	return fenced(s.pool.SendBatch(ctx, batch).Close())",
-		"	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {\n		return err\n	}\n	batch = &pgx.Batch{}\n	s.queueFence(batch, advances)\n	return fenced(s.pool.SendBatch(ctx, batch).Close())"}}, conformance},
+	{"the token moves outside of the batch's transaction", []edit{apartFromToken}, conformance},
 	{"a segment is released before its batch has ended", []edit{{holdings, "now = !h.leaving && !h.busy && !h.gone", "now = !h.leaving && !h.gone"}}, interleavings},
 	{"a claim does not look at the epoch", []edit{{tokenSQL, "USING (group_name, segment, epoch)", "USING (group_name, segment)"}}, conformance},
 	{"a claim leaves the epoch as it is", []edit{{tokenSQL, "SET epoch = t.epoch + 1, version = t.version + 1, owner = $3", "SET version = t.version + 1, owner = $3"}}, conformance},
@@ -88,8 +94,7 @@ var mutants = []mutant{
 	{"who is prepared has ended", []edit{{gapFence, "gone = gone || !f.last[id].prepared", "gone = false"}}, gaps},
 	{"who is still now has always been", []edit{{gapFence, "was != h", "was.prepared != h.prepared"}}, gaps},
 	{"who has been still since a round ago has taken nothing since the one before", []edit{{gapFence, "was, there := f.older[id]", "was, there := f.last[id]"}}, gaps},
-	{"rows of a backlog commit apart from their token", []edit{{tokenSQL, "	s.queueFence(batch, advances)\n	return fenced(s.pool.SendBatch(ctx, batch).Close())",
-		"	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {\n		return err\n	}\n	batch = &pgx.Batch{}\n	s.queueFence(batch, advances)\n	return fenced(s.pool.SendBatch(ctx, batch).Close())"}}, crashing},
+	{"rows of a backlog commit apart from their token", []edit{apartFromToken}, crashing},
 	{"batches without a backlog do not wait for the disk", []edit{{shares, "advance.Unsynced = s.member.Behind()", "advance.Unsynced = true"}}, syncing},
 	{"batches that have appended events do not wait for the disk", []edit{{"tokenstore/postgres/settings.go", "WHERE txid = pg_current_xact_id_if_assigned()) IS NOT NULL", "WHERE false) IS NOT NULL"}}, syncing},
 	{"a former sequencing is told without contents", []edit{{"runtime/worker/claim.go", "c.pages.NeedContents() //", "_ = c.pages //"}}, sequencing},
@@ -102,6 +107,10 @@ var mutants = []mutant{
 	{"a fence takes all segments of a shared batch", []edit{{shares, "unknown := !fenced && ", "unknown := "}}, sharing},
 	{"rounds of statements by stream", []edit{{sqlCalls, "	last := map[uint32]int{}", "	last := map[string]int{}"},
 		{sqlCalls, "last[event.Hash]; there", "last[event.StreamID]; there"}, {sqlCalls, "last[event.Hash] = final", "last[event.StreamID] = final"}}, rounds},
+	{"a commit in a handler passes", []edit{{"tokenstore/postgres/guard.go", "command != \"\" {", "command == \"nothing\" {"}}, ending},
+	{"the fencing check does not look which transaction it is in", []edit{{"tokenstore/postgres/settings.go", "current_setting('sluice.batch', true) = $9", "current_setting('sluice.batch', true) <> $9 OR true"}}, foreign},
+	{"what a handler sets is left for the next one", []edit{{"tokenstore/postgres/clean.go", "batch.Queue(clean)", "batch.Queue(`SELECT 1`)"}}, leaking},
+	{"what a handler that fails sets is left for the next one", []edit{{"tokenstore/postgres/clean.go", "clean = \"rollback; \" + clean", "clean = \"rollback\""}}, leaking},
 	{"the worker's clock says how long its lease runs", []edit{
 		{"tokenstore/postgres/directory.go", "SET lease_until = clock_timestamp() + $3::interval, state = $4", "SET lease_until = $3::timestamptz, state = $4"},
 		{"tokenstore/postgres/directory.go", "w.Incarnation, w.Nonce, tokenstore.TimingOf(w.Lease).Lease, w.State, w.Report,", "w.Incarnation, w.Nonce, time.Now().Add(tokenstore.Lease), w.State, w.Report,"},
