@@ -69,7 +69,7 @@ var instead = map[string]string{
 	"sslcert":     "name the certificate in store.postgres.tls.certificateSecretRef",
 	"sslkey":      "name the certificate in store.postgres.tls.certificateSecretRef",
 	"passfile":    "put the password into the URL",
-	"search_path": "set store.postgres.schema",
+	"search_path": "set it for the role, by ALTER ROLE … SET search_path; store.postgres.schema is that of Sluice's own tables",
 	"service":     "write host, port and database into the URL",
 	"servicefile": "write host, port and database into the URL",
 	"options":     "Sluice sets the session's settings itself; remove it",
