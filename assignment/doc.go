@@ -15,7 +15,8 @@
 //     sizes (a number of segments that is not a power of two, or groups that differ) moves are few, not provably
 //     fewest: trying all assignments of a few segments finds, now and then, one that moves one or two fewer.
 //   - The order of the arguments does not matter; ties go to the lower id.
-//   - Pinned segments stay with an active owner, whatever else that makes uneven.
+//   - Pinned segments stay with an active owner, whatever else that makes uneven. An old member keeps none once a member of
+//     the wanted definition is active: it is about to end, and could not be emptied before.
 //
 // While members of the wanted definition and older ones are there together (a rollout), evenness gives way to moving
 // each segment only once. A new member is filled up to its fair share among Policy.Replicas members: from segments that

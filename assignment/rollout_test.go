@@ -186,8 +186,29 @@ func TestNewMembersAreEvenedOutWhenTheOldOnesHoldNothing(t *testing.T) {
 	if why := uneven(members[1:], after); why != "" {
 		t.Error(why)
 	}
-	segments[0].Current, segments[0].Pinned = 1, true
-	if moves := assignment.Plan(members, segments, policy).Moves; len(moves) != 0 {
+	segments[0].Current = 1
+	policy.MaxMoves = 1
+	moves := assignment.Plan(members, segments, policy).Moves
+	if len(moves) != 1 || moves[0].From != 1 || moves[0].Reason != assignment.Rollout {
 		t.Errorf("moves %+v, although an old member still holds a segment", moves)
+	}
+}
+
+func TestAnOldMemberKeepsNoPinnedSegmentsOnceANewOneIsActive(t *testing.T) {
+	for state, want := range map[assignment.State]int{assignment.Active: 0, assignment.Probation: 4} {
+		segments := equal("g", 4)
+		for i := range segments {
+			segments[i].Current, segments[i].Pinned = 1, true
+		}
+		members := append(active(1), assignment.Member{ID: 2, Definition: 2, State: state})
+		left := 0
+		for _, s := range apply(segments, assignment.Plan(members, segments, assignment.Policy{Wanted: 2, Replicas: 1})) {
+			if s.Current == 1 {
+				left++
+			}
+		}
+		if left != want {
+			t.Errorf("the new member is %s: the old one keeps %d pinned segments, want %d", state, left, want)
+		}
 	}
 }

@@ -9,8 +9,9 @@ import (
 // segments these are makes no difference until the end (see result), and numbers keep the work independent of how many
 // segments there are.
 type world struct {
-	takers   []Member // ordered by id; everything below that is indexed by member has their order
-	old, new []int    // takers by definition
+	takers   []Member         // ordered by id; everything below that is indexed by member has their order
+	old, new []int            // takers by definition
+	ends     func(m int) bool // a taker that a rollout is about to remove
 	present  map[int64]Member
 	segments []Segment // ordered by group and id
 
@@ -55,6 +56,8 @@ func newWorld(members []Member, segments []Segment, policy Policy) *world {
 			w.new = append(w.new, i)
 		}
 	}
+	rollsOut := slices.ContainsFunc(w.new, func(m int) bool { return w.takers[m].State == Active })
+	w.ends = func(m int) bool { return rollsOut && w.takers[m].Definition < policy.Wanted }
 	w.total = make([]int, len(w.takers))
 	for i := range w.segments {
 		w.add(i, index)
@@ -94,7 +97,7 @@ func (w *world) add(i int, index map[int64]int) {
 		return
 	}
 	c.current[m]++
-	if s.Pinned {
+	if s.Pinned && !w.ends(m) {
 		c.pinned[m]++
 	}
 }

@@ -118,11 +118,13 @@ func (p *Planner) plan(view tokenstore.View, tokens []tokenstore.Token) (tokenst
 	return plan, moves
 }
 
-// members are the workers that the plan has taken into account with full standing, by incarnation: those that may turn ready.
+// members are the workers that the plan has taken into account with full standing, by incarnation: those that may turn ready. One that has
+// just registered has not reported its groups yet, and is given nothing: if it turned ready, Kubernetes would remove a pod whose segments
+// nobody has taken over.
 func members(workers []tokenstore.Worker) []int64 {
 	alive := []int64{}
 	for _, w := range workers {
-		if standing := Standing(workers, w); w.Alive && standing != assignment.Probation && standing != assignment.Quarantined {
+		if standing := Standing(workers, w); w.Alive && len(w.Report.Groups) > 0 && standing != assignment.Probation && standing != assignment.Quarantined {
 			alive = append(alive, w.Incarnation)
 		}
 	}
@@ -197,12 +199,23 @@ func eligible(workers []tokenstore.Worker, group string, least int64) []assignme
 			all = append(all, m)
 			continue
 		}
-		if report, knows := w.Report.Groups[group]; !knows || report.Refused || w.DefinitionNumber < least {
+		if !handles(w, group, least) {
 			m.State = assignment.Quarantined
 		}
 		all = append(all, m)
 	}
 	return all
+}
+
+// handles reports whether a worker has the group in its definition, does not refuse it, and runs a definition that may have its segments.
+func handles(w tokenstore.Worker, group string, least int64) bool {
+	report, knows := w.Report.Groups[group]
+	return knows && !report.Refused && w.DefinitionNumber >= least
+}
+
+// Eligible reports whether a live worker may be given its full share of a group whose oldest definition that may claim is least.
+func Eligible(workers []tokenstore.Worker, w tokenstore.Worker, group string, least int64) bool {
+	return w.Alive && Standing(workers, w) == assignment.Active && handles(w, group, least)
 }
 
 // leastOf returns, by group, the number of the oldest definition whose workers may have its segments. While a group is being reset

@@ -270,6 +270,23 @@ func TestSequences(t *testing.T) {
 			s.want("a", 3)
 			s.drain(p)
 		},
+		"an-old-pod-dies-in-a-rollout": func(s *sequence) {
+			s.start("a", 3)
+			s.want("b", 3)
+			for i := range 3 {
+				p := s.come("b")
+				s.works(p)
+				s.settle(p.name + " comes and works")
+				if i == 0 {
+					s.drain(s.cheapest(s.of("a")))
+					dies := s.cheapest(s.of("a"))
+					s.die(dies.worker.Incarnation)
+					s.pods = slices.DeleteFunc(s.pods, func(other *pod) bool { return other == dies })
+					s.settle(dies.name + " dies, with all its segments")
+				}
+			}
+			s.drain(s.cheapest(s.of("a")))
+		},
 		"fewer-replicas-in-a-rollout": func(s *sequence) {
 			s.start("a", 3)
 			s.want("b", 3)

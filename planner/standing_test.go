@@ -204,3 +204,29 @@ func TestAWorkerWhosePodIsToGoIsPlannedWithout(t *testing.T) {
 	w.step(p)
 	w.expect(map[int64]int{1: 3, 2: 3, 3: 3})
 }
+
+// Whoever is named may turn ready, and then Kubernetes removes another pod.
+func TestAPlanNamesAWorkerOnceItHasReportedItsGroups(t *testing.T) {
+	w, p := newWorld(t, 4)
+	worker := tokenstore.Worker{Incarnation: 1, Nonce: "00000000-0000-4000-8000-000000000001", Pod: "pod-1", Definition: "d", Handlers: []string{}, State: tokenstore.Active}
+	if err := w.directory.Register(context.Background(), processor, worker); err != nil {
+		t.Fatal(err)
+	}
+	named := func() []int64 {
+		w.step(p)
+		view, err := w.directory.View(context.Background(), processor)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return view.Processor.Members
+	}
+	if got := named(); len(got) != 0 {
+		t.Errorf("named are %v, before the worker has reported its groups and was given any segment", got)
+	}
+	worker.Report.Groups = map[string]tokenstore.GroupReport{"g": {}}
+	w.beat(worker)
+	if got := named(); len(got) != 1 {
+		t.Errorf("named are %v, when it has reported its groups", got)
+	}
+	w.expect(map[int64]int{1: 4})
+}

@@ -30,8 +30,7 @@ type controller struct {
 	standing  assignment.State
 	number    int64     // of the definition that this worker runs, as it was last
 	planned   time.Time // when somebody planned last, or when this began
-	namedPlan int64     // the plan in which this worker was seen with full standing first; 0 before
-	namedAt   time.Time
+	readiness readiness
 }
 
 // trouble takes note of how a statement to the directory went, and logs when that changes.

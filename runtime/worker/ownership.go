@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/assignment"
+	"github.com/sluice-project/sluice/planner"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -41,6 +42,9 @@ const (
 	rankStep = 20 * time.Millisecond
 	// unassignedAfter is how long a segment without any assignee is left to the planner.
 	unassignedAfter = time.Second
+	// newerFirst is how long, in a rollout, a worker of an older definition leaves an orphan to those of the wanted one: it is about to end,
+	// and the segment would move again.
+	newerFirst = tokenstore.PlannerTimeout
 	// retryClaim is how soon a worker looks again for a segment that another one has not released yet.
 	retryClaim = 100 * time.Millisecond
 )
@@ -65,12 +69,7 @@ func decide(s situation) decision {
 		assignees[a.Key] = a.Worker
 	}
 	_, lives := workers[s.self]
-	mine, fair := map[string]int{}, fairShares(s, workers)
-	for _, t := range s.tokens {
-		if assignees[t.Key] == s.self {
-			mine[t.Group]++
-		}
-	}
+	shares := sharesOf(s, workers, assignees)
 	there := map[tokenstore.Key]bool{}
 	for _, t := range s.tokens {
 		there[t.Key] = true
@@ -92,9 +91,9 @@ func decide(s situation) decision {
 		case t.Owner == s.self && assigneeLives: // it forgot it, and who is to have it waits for its release: it can release what it holds
 			d.claim = append(d.claim, tokenstore.Claim{Key: t.Key, Epoch: t.Epoch})
 			d.soon(time.Millisecond)
-		case !assigneeLives && s.standing == assignment.Active && mine[t.Group] < fair[t.Group]:
-			if d.adoptIfDue(s, workers, t, assignee) {
-				mine[t.Group]++
+		case !assigneeLives && s.standing == assignment.Active && shares.hasRoom(s.self, t.Group):
+			if d.adoptIfDue(s, workers, t, assignee, shares) {
+				shares.assigned[share{s.self, t.Group}]++
 			}
 		}
 	}
@@ -106,16 +105,40 @@ func decide(s situation) decision {
 	return d
 }
 
-// fairShares returns, for each group, how many segments a worker may come to by adopting.
-func fairShares(s situation, workers map[int64]tokenstore.Worker) map[string]int {
-	takers, count := max(len(workers), 1), map[string]int{}
+// shares are how many segments workers are assigned, and how many they may come to by adopting.
+type shares struct {
+	assigned map[share]int
+	fair     map[string]int // by group
+}
+
+type share struct {
+	worker int64
+	group  string
+}
+
+func sharesOf(s situation, workers map[int64]tokenstore.Worker, assignees map[tokenstore.Key]int64) shares {
+	of, takers := shares{map[share]int{}, map[string]int{}}, max(len(workers), 1)
 	for _, t := range s.tokens {
-		count[t.Group]++
+		of.fair[t.Group]++
+		of.assigned[share{assignees[t.Key], t.Group}]++
 	}
-	for group, n := range count {
-		count[group] = (n + takers - 1) / takers
+	for group, n := range of.fair {
+		of.fair[group] = (n + takers - 1) / takers
 	}
-	return count
+	return of
+}
+
+func (s shares) hasRoom(worker int64, group string) bool {
+	return s.assigned[share{worker, group}] < s.fair[group]
+}
+
+// leavesToNewer reports whether this worker runs an older definition than the wanted one while a worker of that may have the segment. It
+// does not wait for workers that may not, such as are on probation or in quarantine, or have no room.
+func leavesToNewer(s situation, definition int64, t tokenstore.Token, of shares) bool {
+	wanted := s.view.Processor.Number
+	return definition < wanted && slices.ContainsFunc(s.view.Workers, func(w tokenstore.Worker) bool {
+		return w.DefinitionNumber >= wanted && planner.Eligible(s.view.Workers, w, t.Group, t.Least) && of.hasRoom(w.Incarnation, t.Group)
+	})
 }
 
 func (d *decision) claimIfFree(s situation, workers map[int64]tokenstore.Worker, t tokenstore.Token) {
@@ -128,7 +151,7 @@ func (d *decision) claimIfFree(s situation, workers map[int64]tokenstore.Worker,
 }
 
 // adoptIfDue takes an orphan when those who come before this worker have had their time.
-func (d *decision) adoptIfDue(s situation, workers map[int64]tokenstore.Worker, t tokenstore.Token, assignee int64) bool {
+func (d *decision) adoptIfDue(s situation, workers map[int64]tokenstore.Worker, t tokenstore.Token, assignee int64, of shares) bool {
 	if _, ownerLives := workers[t.Owner]; ownerLives && t.Owner != s.self {
 		return false
 	}
@@ -140,6 +163,9 @@ func (d *decision) adoptIfDue(s situation, workers map[int64]tokenstore.Worker, 
 	wait := time.Duration(rank(s.self, workers, t.Key)) * rankStep
 	if assignee == 0 {
 		wait += unassignedAfter
+	}
+	if leavesToNewer(s, d.definition, t, of) {
+		wait += newerFirst
 	}
 	if left := since.Add(wait).Sub(s.now); left > 0 {
 		d.soon(left)

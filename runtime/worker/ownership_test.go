@@ -44,6 +44,17 @@ func TestWhatAWorkerDoesAboutASegment(t *testing.T) {
 		return s
 	}
 	with := func(s situation, change func(*situation)) situation { change(&s); return s }
+	rolling := func(change func(newer *tokenstore.Worker)) situation { // an orphan, while this worker's definition is replaced by one that is proven
+		newer := alive(2)
+		newer.Definition, newer.DefinitionNumber, newer.Proven = "new", 2, true
+		newer.Report.Groups = map[string]tokenstore.GroupReport{key.Group: {}}
+		change(&newer)
+		s := at(0, 3, false, newer)
+		s.view.Processor.Number = 2
+		s.view.Workers[1].Definition, s.view.Workers[1].DefinitionNumber, s.view.Workers[1].Proven = "old", 1, true
+		s.orphaned[key] = s.now.Add(-newerFirst + time.Millisecond)
+		return s
+	}
 	for name, test := range map[string]struct {
 		in   situation
 		want string
@@ -71,6 +82,19 @@ func TestWhatAWorkerDoesAboutASegment(t *testing.T) {
 		"assigned to it, while dead by the directory":    {with(at(0, self, false), func(s *situation) { s.view.Workers[0].Alive = false }), ""},
 		"an orphan, while dead by the directory":         {with(long(at(0, 0, false)), func(s *situation) { s.view.Workers[0].Alive = false }), ""},
 		"of a group that it cannot handle":               {with(at(0, self, false), func(s *situation) { s.refused = func(string) bool { return true } }), ""},
+
+		"an orphan, which a worker of the wanted definition may have":  {rolling(func(*tokenstore.Worker) {}), "wait"},
+		"the same, but nobody has taken it for long":                   {long(rolling(func(*tokenstore.Worker) {})), "adopt"},
+		"an orphan, where the wanted definition is on probation":       {rolling(func(w *tokenstore.Worker) { w.Proven = false }), "adopt"},
+		"an orphan, where the wanted definition is in quarantine":      {rolling(func(w *tokenstore.Worker) { w.Proven, w.Quarantined = false, true }), "adopt"},
+		"an orphan, where the worker of the wanted definition drains":  {rolling(func(w *tokenstore.Worker) { w.State = tokenstore.Draining }), "adopt"},
+		"an orphan, where the worker of the wanted definition is dead": {rolling(func(w *tokenstore.Worker) { w.Alive = false }), "adopt"},
+		"an orphan, which the wanted definition refuses":               {rolling(func(w *tokenstore.Worker) { w.Report.Groups[key.Group] = tokenstore.GroupReport{Refused: true} }), "adopt"},
+		"an orphan, where the worker of the wanted definition has its share": {with(rolling(func(*tokenstore.Worker) {}), func(s *situation) {
+			other := tokenstore.Key{Group: key.Group, Segment: 1}
+			s.tokens = append(s.tokens, tokenstore.Token{Key: other, Owner: 2})
+			s.view.Assignments = append(s.view.Assignments, tokenstore.Assignment{Key: other, Worker: 2})
+		}), "adopt"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if diff := cmp.Diff(test.want, inWords(decide(test.in))); diff != "" {

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -154,13 +155,13 @@ func (c *controller) judgeReadiness(d *decision, view tokenstore.View) {
 	}
 	some := len(c.segments) > 0
 	c.mu.Unlock()
-	if d.named && c.namedPlan == 0 {
-		c.namedPlan, c.namedAt = view.Processor.Plan, time.Now()
+	if d.named {
+		c.readiness.note(view, c.self.Incarnation, time.Now())
 	}
 	alone := time.Since(c.planned) > aloneFor && some
-	waits := c.waitsForCosts(view)
+	waits := c.readiness.waitsForCosts(view, c.number, time.Now())
 	if waits { // nothing else may happen until the wait is over
-		d.soon(time.Until(c.namedAt.Add(costsWithin)) + time.Millisecond)
+		d.soon(time.Until(c.readiness.since.Add(costsWithin)) + time.Millisecond)
 	}
 	counted := d.named && !waits || alone
 	if !counted || !c.drainFrom.IsZero() || !fit || d.missing > 0 || c.standing != assignment.Active {
@@ -172,14 +173,35 @@ func (c *controller) judgeReadiness(d *decision, view tokenstore.View) {
 	}
 }
 
+// readiness is since when a worker could be ready, as far as the plan goes.
+type readiness struct {
+	plan     int64 // the one that named it first, or changed what it is assigned last; 0 before
+	since    time.Time
+	assigned []tokenstore.Key
+}
+
+// note takes note of a look at a plan that names the worker. Each plan that changes the worker's share may have emptied another pod: costs of
+// the plan before would have Kubernetes remove one that still has segments.
+func (r *readiness) note(view tokenstore.View, self int64, now time.Time) {
+	var assigned []tokenstore.Key
+	for _, a := range view.Assignments {
+		if a.Worker == self {
+			assigned = append(assigned, a.Key)
+		}
+	}
+	if r.plan == 0 || !slices.Equal(assigned, r.assigned) {
+		*r = readiness{view.Processor.Plan, now, assigned}
+	}
+}
+
 // waitsForCosts reports whether an operator that rolls this definition out has still to say which pods to remove first. As soon
 // as this worker is ready, Kubernetes removes one.
-func (c *controller) waitsForCosts(view tokenstore.View) bool {
-	if view.Processor.Costed >= c.namedPlan || !strings.HasPrefix(view.Processor.Planner, operatorName) || time.Since(c.namedAt) > costsWithin {
+func (r *readiness) waitsForCosts(view tokenstore.View, definition int64, now time.Time) bool {
+	if view.Processor.Costed >= r.plan || !strings.HasPrefix(view.Processor.Planner, operatorName) || now.Sub(r.since) > costsWithin {
 		return false
 	}
 	for _, w := range view.Workers {
-		if w.Alive && w.DefinitionNumber < c.number {
+		if w.Alive && w.DefinitionNumber < definition {
 			return true
 		}
 	}

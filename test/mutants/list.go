@@ -34,6 +34,8 @@ var (
 	ending        = test{"./runtime/handler", "TestUsersCodeCannotEndItsTransaction/(Set|reset)/Exec", false}
 	foreign       = test{"./runtime/handler", "TestTheFencingCheckKnowsItsTransaction", false}
 	leaking       = test{"./tokenstore/postgres", "TestNothingIsLeftForTheNextHandler", false}
+	rollouts      = test{"./runtime/worker", "TestARolloutMovesEachSegmentOnce|TestWhatAWorkerDoes", true}
+	naming        = test{"./planner", "TestAPlanNamesAWorker", false}
 	clocks        = test{"./test/faults", "ByTheDatabasesClock", false}
 )
 
@@ -111,6 +113,9 @@ var mutants = []mutant{
 	{"the fencing check does not look which transaction it is in", []edit{{"tokenstore/postgres/settings.go", "current_setting('sluice.batch', true) = $9", "current_setting('sluice.batch', true) <> $9 OR true"}}, foreign},
 	{"what a handler sets is left for the next one", []edit{{"tokenstore/postgres/clean.go", "batch.Queue(clean)", "batch.Queue(`SELECT 1`)"}}, leaking},
 	{"what a handler that fails sets is left for the next one", []edit{{"tokenstore/postgres/clean.go", "clean = \"rollback; \" + clean", "clean = \"rollback\""}}, leaking},
+	{"a worker of an older definition adopts before those of the wanted one", []edit{{"runtime/worker/ownership.go", "return definition < wanted && slices.ContainsFunc", "return definition < 0 && slices.ContainsFunc"}}, rollouts},
+	{"a worker is ready by the deletion costs of a plan before it had its share", []edit{{"runtime/worker/standing.go", "r.plan == 0 || !slices.Equal", "r.plan == 0 || false && !slices.Equal"}}, rollouts},
+	{"a plan names workers that have not reported their groups", []edit{{"planner/planner.go", "w.Alive && len(w.Report.Groups) > 0 && standing", "w.Alive && standing"}}, naming},
 	{"the worker's clock says how long its lease runs", []edit{
 		{"tokenstore/postgres/directory.go", "SET lease_until = clock_timestamp() + $3::interval, state = $4", "SET lease_until = $3::timestamptz, state = $4"},
 		{"tokenstore/postgres/directory.go", "w.Incarnation, w.Nonce, tokenstore.TimingOf(w.Lease).Lease, w.State, w.Report,", "w.Incarnation, w.Nonce, time.Now().Add(tokenstore.Lease), w.State, w.Report,"},
