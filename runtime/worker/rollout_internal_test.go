@@ -418,3 +418,33 @@ func TestARolloutMovesEachSegmentOnceWhateverIsSlow(t *testing.T) {
 		}
 	})
 }
+
+func TestANewPodWaitsForTheCostsOfThePlanThatGaveItItsShare(t *testing.T) {
+	began := time.Unix(1000, 0)
+	view := tokenstore.View{Workers: []tokenstore.Worker{{Incarnation: 2, Alive: true, DefinitionNumber: 1}}}
+	view.Processor.Planner = operatorName + "test"
+	var r readiness
+	for _, step := range []struct {
+		what         string
+		plan, costed int64
+		assigned     []uint32
+		after        time.Duration
+		waits        bool
+	}{
+		{"named, without segments", 4, 3, nil, 0, true},
+		{"the costs are known", 4, 4, nil, 0, false},
+		{"given segments, which another pod has lost", 5, 4, []uint32{0, 1}, 0, true},
+		{"a plan that moves others' segments", 6, 5, []uint32{0, 1}, time.Second, false},
+		{"given one more", 7, 6, []uint32{0, 1, 2}, 2 * time.Second, true},
+		{"the operator does not tell", 7, 6, []uint32{0, 1, 2}, 3*time.Second + costsWithin, false},
+	} {
+		view.Processor.Plan, view.Processor.Costed, view.Assignments = step.plan, step.costed, []tokenstore.Assignment{{Key: tokenstore.Key{Group: "g", Segment: 9}, Worker: 2}}
+		for _, id := range step.assigned {
+			view.Assignments = append(view.Assignments, tokenstore.Assignment{Key: tokenstore.Key{Group: "g", Segment: id}, Worker: self})
+		}
+		r.note(view, self, began.Add(step.after))
+		if waits := r.waitsForCosts(view, 2, began.Add(step.after)); waits != step.waits {
+			t.Errorf("%s: waits %v, want %v", step.what, waits, step.waits)
+		}
+	}
+}
