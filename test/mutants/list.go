@@ -35,7 +35,6 @@ var (
 	foreign       = test{"./runtime/handler", "TestTheFencingCheckKnowsItsTransaction", false}
 	leaking       = test{"./tokenstore/postgres", "TestNothingIsLeftForTheNextHandler", false}
 	rollouts      = test{"./runtime/worker", "TestARolloutMovesEachSegmentOnce|TestWhatAWorkerDoes", true}
-	rollouts      = test{"./runtime/worker", "TestARolloutMovesEachSegmentOnce|TestANewPodWaits|TestWhatAWorkerDoes", true}
 	naming        = test{"./planner", "TestAPlanNamesAWorker", false}
 	clocks        = test{"./test/faults", "ByTheDatabasesClock", false}
 )
