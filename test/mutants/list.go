@@ -43,6 +43,7 @@ const (
 	fence    = "tokenstore/postgres/migrations/0008_advance.sql"
 	tokenSQL = "tokenstore/postgres/token.go"
 	resetSQL = "tokenstore/postgres/reset.go"
+	reshapes = "tokenstore/postgres/reshape.go"
 	tokens   = "tokenstore/protocol/token.go"
 	bounds   = "tokenstore/protocol/boundary.go"
 	holdings = "tokenstore/protocol/holding.go"
@@ -78,6 +79,8 @@ var mutants = []mutant{
 		"[]tokenstore.Part{{Segment: s, Progress: tokenstore.Progress{Position: max(low.Parts[0].Progress.Position, high.Parts[0].Progress.Position)}}}"}}, interleavings},
 	{"a merge goes on with the lower half's epoch", []edit{{tokens, "max(low.Epoch, high.Epoch)", "low.Epoch"}}, interleavings},
 	{"halves that have met keep their parts", []edit{{tokenSQL, "if a.WasParted || len(a.Parts) > 1 {", "if len(a.Parts) > 1 {"}}, conformance},
+	{"a split forgets what has failed", []edit{{reshapes, "		s.queueBoth(batch, low.Key, high.Key)\n", ""}}, conformance},
+	{"a merge forgets what has failed in the upper half", []edit{{reshapes, "		s.queueFirst(batch, group, low, high)\n", ""}}, conformance},
 	{"a reset keeps the epoch", []edit{{resetSQL, "SET epoch = epoch + 1, version = version + 1, owner = 0", "SET owner = 0"}}, conformance},
 	{"a reset is done again", []edit{{resetSQL, "case phase != tokenstore.ReplayResetting:", "case phase == tokenstore.ReplayComplete:"}}, conformance},
 	{"a second reset forgets the first one's boundary", []edit{{bounds, "if len(before) == 0 {", "if len(before) >= 0 {"}}, boundaries},

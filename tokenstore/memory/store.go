@@ -345,7 +345,12 @@ func (s Store) Split(_ context.Context, name string, whole segment.Segment) erro
 	if err != nil {
 		return err
 	}
-	s.rewrite(g, low, high)
+	g.put(low)
+	g.put(high)
+	if f, failed := s.failures[low.Key]; failed { // of which half the event is, is not known
+		f.Key = high.Key
+		s.failures[high.Key] = f
+	}
 	return nil
 }
 
@@ -364,12 +369,19 @@ func (s Store) Merge(_ context.Context, name string, low segment.Segment) error 
 		return tokenstore.ErrLayoutChanged
 	}
 	delete(g.tokens, b.Segment)
-	delete(s.failures, b.Key)
-	s.rewrite(g, protocol.Whole(a, b))
+	g.put(protocol.Whole(a, b))
+	if f, failed := s.failures[b.Key]; failed {
+		if other, also := s.failures[a.Key]; also {
+			f = protocol.FirstFailure(other, f)
+		}
+		f.Key = a.Key
+		s.failures[a.Key] = f
+		delete(s.failures, b.Key)
+	}
 	return nil
 }
 
-// rewrite writes tokens whole. What failed before is tried anew.
+// rewrite writes tokens that have moved. What failed before is forgotten.
 func (s Store) rewrite(g *group, tokens ...tokenstore.Token) {
 	for _, t := range tokens {
 		g.put(t)

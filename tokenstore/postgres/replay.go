@@ -107,7 +107,7 @@ func (s *Store) giveUp(ctx context.Context, tx pgx.Tx, n tokenstore.Notation, gr
 			return false, fmt.Errorf("group %s: %w", name, err)
 		}
 		for _, t := range moved {
-			s.queuePut(batch, t)
+			s.queueMoved(batch, t)
 		}
 		all = all && done
 	}

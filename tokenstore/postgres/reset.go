@@ -245,7 +245,7 @@ func (s *Store) rewind(ctx context.Context, tx pgx.Tx, r tokenstore.Replay, n to
 			return fmt.Errorf("group %s: %w", name, err)
 		}
 		for _, t := range rewind.Tokens {
-			s.queuePut(batch, t)
+			s.queueMoved(batch, t)
 		}
 		s.queueBoundaries(batch, name, rewind.Boundaries)
 		s.queueSequencing(batch, name, sequencing)

@@ -21,6 +21,7 @@ func (s *Store) Split(ctx context.Context, group string, whole segment.Segment) 
 		}
 		s.queuePut(batch, low)
 		s.queuePut(batch, high)
+		s.queueBoth(batch, low.Key, high.Key)
 		return nil
 	})
 	if err != nil {
@@ -33,6 +34,7 @@ func (s *Store) Split(ctx context.Context, group string, whole segment.Segment) 
 func (s *Store) Merge(ctx context.Context, group string, half segment.Segment) error {
 	low, high := half.Pair()
 	err := s.reshape(ctx, group, []segment.Segment{low, high}, func(tokens []tokenstore.Token, batch *pgx.Batch) error {
+		s.queueFirst(batch, group, low, high)
 		batch.Queue(s.in(`DELETE FROM {{schema}}.token WHERE tenant = $1 AND group_name = $2 AND segment = $3`), tenant, group, high.ID)
 		s.queuePut(batch, protocol.Whole(tokens[0], tokens[1]))
 		return nil
@@ -74,7 +76,29 @@ func (s *Store) reshape(ctx context.Context, group string, segments []segment.Se
 	})
 }
 
-// queuePut writes a token whole, without an owner. What failed before is tried anew: its half may be another one now.
+// queueBoth gives the failure of a segment that has been split, whose id the low half has, to the high half as well: of which half the
+// event is, is not known here. The other half forgets it with its next batch.
+func (s *Store) queueBoth(batch *pgx.Batch, low, high tokenstore.Key) {
+	batch.Queue(s.in(`INSERT INTO {{schema}}.failure
+		SELECT (jsonb_populate_record(f, jsonb_build_object('segment', $4::integer))).* FROM {{schema}}.failure f
+		WHERE tenant = $1 AND group_name = $2 AND segment = $3`), tenant, low.Group, low.Segment, high.Segment)
+}
+
+// queueFirst gives the low half, whose id the whole has, the failure of both halves that protocol.FirstFailure chooses.
+func (s *Store) queueFirst(batch *pgx.Batch, group string, low, high segment.Segment) {
+	batch.Queue(s.in(`DELETE FROM {{schema}}.failure WHERE tenant = $1 AND group_name = $2 AND segment = (
+		  SELECT segment FROM {{schema}}.failure WHERE tenant = $1 AND group_name = $2 AND segment IN ($3, $4)
+		  ORDER BY position, attempts DESC, segment OFFSET 1)`), tenant, group, low.ID, high.ID)
+	batch.Queue(s.in(`UPDATE {{schema}}.failure SET segment = $3 WHERE tenant = $1 AND group_name = $2 AND segment = $4`), tenant, group, low.ID, high.ID)
+}
+
+// queueMoved writes a token that has moved, without an owner. What failed before is forgotten.
+func (s *Store) queueMoved(batch *pgx.Batch, t tokenstore.Token) {
+	s.queuePut(batch, t)
+	batch.Queue(s.in(`DELETE FROM {{schema}}.failure WHERE tenant = $1 AND group_name = $2 AND segment = $3`), tenant, t.Group, t.Segment)
+}
+
+// queuePut writes a token whole, without an owner.
 func (s *Store) queuePut(batch *pgx.Batch, t tokenstore.Token) {
 	first := protocol.Lowest(t.Parts)
 	batch.Queue(s.in(`INSERT INTO {{schema}}.token AS t (tenant, group_name, segment, mask, position, snapshot, generation, epoch, version, owner)
@@ -82,7 +106,6 @@ func (s *Store) queuePut(batch *pgx.Batch, t tokenstore.Token) {
 		ON CONFLICT (tenant, group_name, segment) DO UPDATE SET mask = excluded.mask, position = excluded.position, snapshot = excluded.snapshot,
 		  generation = excluded.generation, epoch = excluded.epoch, version = excluded.version, owner = 0`),
 		tenant, t.Group, t.Segment, t.Mask, first.Position, first.Snapshot, t.Generation, t.Epoch, t.Version)
-	batch.Queue(s.in(`DELETE FROM {{schema}}.failure WHERE tenant = $1 AND group_name = $2 AND segment = $3`), tenant, t.Group, t.Segment)
 	s.queueParts(batch, t.Key, t.Parts)
 }
 

@@ -2,6 +2,7 @@ package tokenstoretest
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/sluice-project/sluice/segment"
@@ -108,25 +109,43 @@ var shapes = map[string]func(*world){
 		}
 		w.same("tokens", short(before...), short(w.tokens()...))
 	},
-	"what failed before is tried anew by the halves, and by the whole": func(w *world) {
+	"what failed before is known to both halves, and to the whole": func(w *world) {
 		w.declare(1)
-		fail := func(segments ...int) {
-			for _, i := range segments {
-				t := w.claim(1, w.tokens()[i])[0]
-				w.must(w.Store.Fail(w.ctx, t.Epoch, t.Version, tokenstore.Failure{Key: t.Key, Position: 1, Attempts: 1}, time.Second))
-			}
+		fail := func(i int, position int64, attempts int) {
+			t := w.claim(1, w.tokens()[i])[0]
+			w.must(w.Store.Fail(w.ctx, t.Epoch, t.Version, tokenstore.Failure{Key: t.Key, Position: position, Attempts: attempts, Message: "no"}, time.Hour))
 		}
-		none := func(after string) {
-			if got, err := w.Store.Failures(w.ctx, processor); err != nil || len(got) != 0 {
-				w.Errorf("after a %s: %+v, %v", after, got, err)
+		known := func(after string, want ...string) {
+			all, err := w.Store.Failures(w.ctx, processor)
+			w.must(err)
+			var got []string
+			for _, f := range all {
+				got = append(got, fmt.Sprintf("%d: event %d, %d attempts, %s", f.Segment, f.Position, f.Attempts, f.Message))
+				if f.FailedAt.IsZero() || f.RetryAt.Sub(f.FailedAt) < 30*time.Minute {
+					w.Errorf("after %s: failed at %s, retried at %s", after, f.FailedAt, f.RetryAt)
+				}
 			}
+			w.same("after "+after, want, got)
 		}
-		fail(0)
+		fail(0, 7, 3)
 		w.must(w.Store.Split(w.ctx, view, segment.Root))
-		none("split")
-		fail(0, 1)
+		known("a split", "0: event 7, 3 attempts, no", "1: event 7, 3 attempts, no")
+		fail(1, 7, 4)
 		w.must(w.Store.Merge(w.ctx, view, half))
-		none("merge")
+		known("a merge at one event", "0: event 7, 4 attempts, no")
+		w.must(w.Store.Split(w.ctx, view, segment.Root))
+		fail(0, 9, 5)
+		fail(1, 8, 1)
+		w.must(w.Store.Merge(w.ctx, view, half))
+		known("a merge at two events", "0: event 8, 1 attempts, no")
+		w.must(w.Store.Split(w.ctx, view, segment.Root))
+		t := w.claim(1, w.tokens()[0])[0]
+		a := to(t, 20)
+		a.Recovers = true
+		w.must(w.Store.Advance(w.ctx, []tokenstore.Advance{a}))
+		known("a half has gone on", "1: event 8, 1 attempts, no")
+		w.must(w.Store.Merge(w.ctx, view, half))
+		known("a merge of which the high half fails", "0: event 8, 1 attempts, no")
 	},
 	"split and merged by many at once, the group stays a partition": func(w *world) {
 		w.declare(4)
