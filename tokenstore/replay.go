@@ -81,8 +81,11 @@ const (
 	ReplayWaitsForOther     = "Waiting"           // another replay of one of its groups runs first
 	ReplayWaitsForPause     = "Paused"            // the processor or one of the groups is paused
 	ReplayWaitsForLocks     = "WaitingForLocks"   // the reset waits for somebody's locks
+	ReplayWaitsForStore     = "WaitingForStore"   // the database does not let it begin, or its reset run
 	ReplayNoReset           = "NoReset"           // a group has no reset, and its spec does not allow a replay without
 	ReplayGroupMissing      = "GroupNotFound"     // the processor has no such group
+	ReplayResetRuns         = "Resetting"         // the reset handlers have been running for some time
+	ReplayResetFailing      = "ResetFailing"      // the reset has failed, and is tried again
 	ReplayResetHandlerFails = "ResetFailed"       // the reset handler failed
 	ReplayGroupsNew         = "Superseded"        // the groups' tokens were first made when the id was there already
 	ReplayRanElsewhere      = "AlreadyRun"        // the id has run for one of the groups under another processor
@@ -120,6 +123,8 @@ type Replay struct {
 	Message string
 	// Done of Total positions have been handled again, counted over the hash space; positions without an event count too.
 	Done, Total int64
+	// Attempts are the tries of its reset that ended without success, those that only lacked a lock left out.
+	Attempts    int
 	RequestedAt time.Time
 	ResetAt     *time.Time
 	EndedAt     *time.Time

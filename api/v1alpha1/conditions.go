@@ -124,6 +124,10 @@ const (
 	ReasonWaitingForRollout = "WaitingForRollout"
 	// ReasonWaitingForLocks: a reset waits for locks in the store; the message says whose.
 	ReasonWaitingForLocks = "WaitingForLocks"
+	// ReasonWaitingForStore: the database does not let a replay begin or be reset. (Complete)
+	ReasonWaitingForStore = "WaitingForStore"
+	// ReasonResetFailing: the reset has failed and is tried again. (Complete)
+	ReasonResetFailing = "ResetFailing"
 )
 
 // Conditions of a Replay; it has Reconciling too, until the reset.

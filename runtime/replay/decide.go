@@ -31,9 +31,9 @@ type situation struct {
 	view   tokenstore.View
 	groups map[string]bool // that this worker's definition has; true where there is a reset
 	paused func(group string) bool
-	// refused says why there is no such place to go back to; empty where there is. It is asked of those only that nothing else
-	// keeps from being reset.
-	refused func(place tokenstore.Place) string
+	// refused says why a replay cannot begin at a place; empty where it can. It is asked of those only that nothing else keeps from
+	// being reset.
+	refused func(place tokenstore.Place) (reason, problem string)
 }
 
 // leader is the worker that carries replays out: of those that live, run the wanted definition and do not leave, the one that
@@ -118,10 +118,10 @@ func obstacle(r tokenstore.Replay, s situation, busy map[string]string) (reason,
 			return tokenstore.ReplayWaitsForPause, "group " + group + " is paused, and a pause goes before a replay"
 		}
 	}
-	if problem := s.refused(r.From); problem != "" {
-		return tokenstore.ReplayPlaceInvalid, problem
+	if r.Reason == tokenstore.ReplayPlaceInvalid {
+		return r.Reason, r.Message // until it is asked for another one: it must not begin some day, when there is such a place
 	}
-	return "", ""
+	return s.refused(r.From)
 }
 
 func otherPods(bound string, workers []tokenstore.Worker) []string {

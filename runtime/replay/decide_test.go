@@ -27,7 +27,12 @@ func worker(incarnation int64, definition string) tokenstore.Worker {
 func around(workers ...tokenstore.Worker) situation {
 	return situation{view: tokenstore.View{Processor: tokenstore.Processor{Definition: "d"}, Workers: workers},
 		groups: map[string]bool{"a": true, "b": true, "plain": false}, paused: func(group string) bool { return group == "b" },
-		refused: func(place tokenstore.Place) string { return place.Position }}
+		refused: func(place tokenstore.Place) (string, string) {
+			if place.Position == "" {
+				return "", ""
+			}
+			return tokenstore.ReplayPlaceInvalid, place.Position
+		}}
 }
 
 func TestWhatIsDoneAboutReplays(t *testing.T) {

@@ -18,9 +18,8 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/runtime/handler"
@@ -29,7 +28,7 @@ import (
 	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
 
-// Runner carries the replays of one processor out. Its methods must not run at once.
+// Runner carries the replays of one processor out. Step and Close must not run at once.
 type Runner struct {
 	Processor string
 	Self      int64 // incarnation of the worker that it runs in
@@ -40,10 +39,24 @@ type Runner struct {
 	Handlers map[string]handler.Handler
 	// Paused reports whether no batch of a group may begin.
 	Paused func(group string) bool
-	Log    *slog.Logger
+	// Timeout is the time limit of a group's reset, 0 for none.
+	Timeout func(group string) time.Duration
+	// Wake has Step called soon.
+	Wake func()
+	Log  *slog.Logger
 
-	tries int     // resets in a row that could not get their locks
-	dead  []int64 // workers that have not ended by what they say, but do not live
+	resets map[int64]*progress // by replay: of those whose reset has begun
+	dead   []int64             // workers that have not ended by what they say, but do not live
+
+	mu    sync.Mutex
+	calls []*attempt // whose calls may run
+}
+
+// progress is how the tries of one reset go.
+type progress struct {
+	attempt   *attempt // that runs, or has ended and was not settled yet; nil for none
+	waits     int      // tries in a row after which it has to wait
+	notBefore time.Time
 }
 
 // Directory is what a Runner needs of one.
@@ -53,13 +66,14 @@ type Directory interface {
 	TerminateBackends(ctx context.Context, workers []int64) (int, error)
 }
 
-// Waits between two tries of a reset that could not get its locks.
+// Waits between two tries of a reset.
 const (
 	firstRetry = 200 * time.Millisecond
 	lastRetry  = 5 * time.Second
 )
 
-// Step does what is due, and returns when to look again at the latest; zero when nothing is under way.
+// Step does what is due, and returns when to look again at the latest; zero when nothing is under way. It does not wait for resets:
+// these run on, and have it called again when they have ended.
 func (r *Runner) Step(ctx context.Context) (time.Duration, error) {
 	view, err := r.Directory.View(ctx, r.Processor)
 	if errors.Is(err, tokenstore.ErrNoProcessor) {
@@ -72,36 +86,84 @@ func (r *Runner) Step(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	if leader(view) != r.Self {
-		return 0, nil
-	}
 	r.dead = r.dead[:0]
 	for _, w := range view.Workers {
 		if !w.Alive {
 			r.dead = append(r.dead, w.Incarnation)
 		}
 	}
+	r.forget(replays)
+	if leader(view) != r.Self {
+		return 0, errors.Join(r.settleAll(ctx), r.cancelResets(ctx, replays))
+	}
+	due := decide(replays, situation{view: view, groups: r.groups(), paused: r.Paused, refused: func(place tokenstore.Place) (reason, problem string) {
+		return r.refused(ctx, place)
+	}})
 	var again time.Duration
-	var unknown error
-	refused := func(place tokenstore.Place) string {
-		problem, err := r.refused(ctx, place)
-		unknown = errors.Join(unknown, err)
-		return problem
-	}
-	due := decide(replays, situation{view: view, groups: r.groups(), paused: r.Paused, refused: refused})
-	if unknown != nil {
-		return 0, unknown
-	}
+	var failed error
 	for _, d := range due {
 		soon, err := r.carryOut(ctx, d)
-		if err != nil {
-			return 0, err
+		if err != nil { // of this one: others go on
+			failed = errors.Join(failed, err, r.Store.Explain(ctx, d.replay, tokenstore.ReplayWaitsForStore, "the replay cannot go on; it is tried again: "+err.Error()))
 		}
 		if soon > 0 && (again == 0 || soon < again) {
 			again = soon
 		}
 	}
-	return again, nil
+	return again, failed
+}
+
+// cancelResets ends those resets that nobody wants any more, whichever worker runs them: that one may hang.
+func (r *Runner) cancelResets(ctx context.Context, replays []tokenstore.Replay) error {
+	var failed error
+	for _, replay := range replays {
+		if replay.Phase == tokenstore.ReplayResetting && replay.State != tokenstore.ReplayWanted {
+			failed = errors.Join(failed, r.cancel(ctx, replay))
+		}
+	}
+	return failed
+}
+
+// forget stops the tries of resets that have ended, and forgets them.
+func (r *Runner) forget(replays []tokenstore.Replay) {
+	for number, p := range r.resets {
+		if slices.ContainsFunc(replays, func(replay tokenstore.Replay) bool {
+			return replay.Number == number && replay.Phase == tokenstore.ReplayResetting
+		}) {
+			continue
+		}
+		if p.attempt != nil {
+			p.attempt.stop()
+		}
+		delete(r.resets, number)
+	}
+}
+
+// settleAll settles what has ended of this worker's tries, where another worker carries replays out by now.
+func (r *Runner) settleAll(ctx context.Context) error {
+	var failed error
+	for _, p := range r.resets {
+		if p.attempt != nil && p.attempt.hasEnded() {
+			_, err := r.settle(ctx, p)
+			failed = errors.Join(failed, err)
+		}
+	}
+	return failed
+}
+
+// Close stops what runs.
+func (r *Runner) Close(ctx context.Context) error {
+	var failed error
+	for _, p := range r.resets {
+		if p.attempt == nil {
+			continue
+		}
+		p.attempt.stop()
+		<-p.attempt.ended // at the latest, it is given up after a moment
+		_, err := r.settle(ctx, p)
+		failed = errors.Join(failed, err)
+	}
+	return failed
 }
 
 // groups says of each group whether it has a reset.
@@ -125,8 +187,7 @@ func (r *Runner) carryOut(ctx context.Context, d decision) (time.Duration, error
 	case explain:
 		return waitEvery, r.Store.Explain(ctx, d.replay, d.reason, d.message)
 	case cancel:
-		r.Log.Info("cancelling a replay before its reset", "replay", d.replay.ID)
-		return 0, r.Store.EndReset(ctx, d.replay, tokenstore.ReplayCancelled, tokenstore.ReplayCancelledMeanwhile, "cancelled before the reset: nothing has happened")
+		return 0, r.cancel(ctx, d.replay)
 	case begin:
 		return r.begin(ctx, d.replay)
 	case reset:
@@ -139,15 +200,35 @@ func (r *Runner) carryOut(ctx context.Context, d decision) (time.Duration, error
 	return 0, fmt.Errorf("replay %s: no such action: %d", d.replay.ID, d.action)
 }
 
-// refused says why a place is none to go back to.
-func (r *Runner) refused(ctx context.Context, place tokenstore.Place) (problem string, err error) {
-	_, err = r.Source.Start(ctx, place)
+// lookLimit bounds the search for the place of a replay.
+const lookLimit = 30 * time.Second
+
+// refused says why a replay cannot begin at a place; empty where it can.
+func (r *Runner) refused(ctx context.Context, place tokenstore.Place) (reason, problem string) {
+	ctx, cancel := context.WithTimeout(ctx, lookLimit)
+	defer cancel()
+	_, err := r.Source.Start(ctx, place)
 	var none *eventsource.PlaceError
-	if errors.As(err, &none) {
-		return none.Problem, nil
+	switch {
+	case err == nil:
+		return "", ""
+	case errors.As(err, &none):
+		return tokenstore.ReplayPlaceInvalid, none.Problem
 	}
-	return "", err
+	return tokenstore.ReplayWaitsForStore, "the start position cannot be looked up; it is tried again: " + err.Error()
 }
+
+// cancel ends a replay before its reset has committed. If the reset commits at this moment, nothing happens.
+func (r *Runner) cancel(ctx context.Context, replay tokenstore.Replay) error {
+	r.Log.Info("cancelling a replay before its reset has committed", "replay", replay.ID)
+	if p := r.resets[replay.Number]; p != nil && p.attempt != nil {
+		p.attempt.stop()
+	}
+	_, err := r.Store.TerminateReset(ctx, replay)
+	return errors.Join(r.Store.EndReset(ctx, replay, tokenstore.ReplayCancelled, tokenstore.ReplayCancelledMeanwhile, cancelledText), err)
+}
+
+const cancelledText = "cancelled before the reset had committed: nothing has happened"
 
 // begin takes the groups from their owners and goes on to the reset.
 func (r *Runner) begin(ctx context.Context, replay tokenstore.Replay) (time.Duration, error) {
@@ -164,45 +245,83 @@ func (r *Runner) begin(ctx context.Context, replay tokenstore.Replay) (time.Dura
 		return 0, err
 	}
 	r.Log.Info("resetting for a replay", "replay", replay.ID, "groups", replay.Groups, "from", replay.From)
-	r.tries = 0
 	return r.reset(ctx, replay)
 }
 
-// reset tries the reset once. Where it cannot get a lock, who holds that is written to the ledger and the next try is soon.
+// reset begins a try of the reset when one is due, and settles it when it has ended.
 func (r *Runner) reset(ctx context.Context, replay tokenstore.Replay) (time.Duration, error) {
-	start, err := r.Source.Start(ctx, replay.From)
-	var place *eventsource.PlaceError
-	if errors.As(err, &place) { // since it was asked first, events have been deleted
-		return waitEvery, r.Store.EndReset(ctx, replay, tokenstore.ReplayPending, tokenstore.ReplayPlaceInvalid, place.Problem)
+	p := r.resets[replay.Number]
+	if p == nil {
+		p = &progress{}
+		if r.resets == nil {
+			r.resets = map[int64]*progress{}
+		}
+		r.resets[replay.Number] = p
 	}
+	switch {
+	case p.attempt != nil && p.attempt.hasEnded():
+		return r.settle(ctx, p)
+	case p.attempt != nil:
+		return waitEvery, nil
+	}
+	if wait := time.Until(p.notBefore); wait > 0 {
+		return wait, nil
+	}
+	p.attempt = r.try(context.WithoutCancel(ctx), replay) // Close ends it
+	r.known(p.attempt)
+	return waitEvery, nil
+}
+
+// settle takes note of how a try has ended. Where that cannot be written, it is settled again later.
+func (r *Runner) settle(ctx context.Context, p *progress) (time.Duration, error) {
+	a := p.attempt
+	verdict := judge(a.outcome())
+	wait, err := r.conclude(ctx, a, verdict, retryIn(p.waits+1))
 	if err != nil {
 		return 0, err
 	}
-	watch := &watch{runner: r, replay: replay}
-	err = r.Store.Reset(ctx, r.Processor, replay, r.Source, start, func(pid uint32) { watch.begin(ctx, pid) },
-		func(ctx context.Context, tx pgx.Tx) error { return r.runHandlers(ctx, tx, replay) })
-	blockers := watch.end()
-	var wait *tokenstore.NotDueError
-	switch {
-	case err == nil:
-		r.tries = 0
-		r.Log.Info("reset; handling events again", "replay", replay.ID, "groups", replay.Groups)
+	p.attempt = nil
+	if p.waits = p.waits + 1; verdict.course == done {
+		p.waits = 0
+	}
+	p.notBefore = time.Now().Add(wait)
+	return wait, nil
+}
+
+// conclude writes to the ledger what follows from a try, and returns when to go on.
+func (r *Runner) conclude(ctx context.Context, a *attempt, v verdict, backoff time.Duration) (time.Duration, error) {
+	switch v.course {
+	case done:
 		return measureEvery / 4, nil
-	case errors.As(err, &wait) && wait.Reason == tokenstore.ReplayMoved:
-		return waitEvery, r.bury(ctx)
-	case errors.As(err, &wait) && wait.Reason == tokenstore.ReplayCancelledMeanwhile:
-		return 0, r.Store.EndReset(ctx, replay, tokenstore.ReplayCancelled, wait.Reason, "cancelled before the reset: nothing has happened")
-	case errors.As(err, &wait):
-		return waitEvery, r.Store.EndReset(ctx, replay, tokenstore.ReplayPending, wait.Reason, wait.Message)
-	case contended(err):
-		r.tries++
-		return retryIn(r.tries), r.giveWay(ctx, replay, blockers)
+	case leave:
+		return waitEvery, errors.Join(r.Store.UnmarkReset(ctx, a.replay, r.Self, 0, 0), r.bury(ctx))
 	}
-	if kind, reason := handler.Classify(err); kind != tokenstore.EventFault && kind != tokenstore.DefinitionFault {
-		return 0, fmt.Errorf("resetting for replay %s (%s): %w", replay.ID, reason, err)
+	attempts, failures := 0, 0
+	if v.course == retry || v.course == fail {
+		attempts = 1
 	}
-	r.Log.Error("a reset failed; the groups go on where they were", "replay", replay.ID, "error", err)
-	return 0, r.Store.EndReset(ctx, replay, tokenstore.ReplayFailed, tokenstore.ReplayResetHandlerFails, err.Error())
+	if v.counts {
+		failures = 1
+		if _, err := r.Store.TerminateReset(ctx, a.replay); err != nil { // it may still work on what the handler sent
+			return 0, err
+		}
+	}
+	if err := r.Store.UnmarkReset(ctx, a.replay, r.Self, attempts, failures); err != nil {
+		return 0, err
+	}
+	switch v.course {
+	case cancelled:
+		return 0, r.cancel(ctx, a.replay)
+	case putOff:
+		return waitEvery, r.Store.EndReset(ctx, a.replay, tokenstore.ReplayPending, v.reason, v.message)
+	case giveWay:
+		return backoff, r.giveWay(ctx, a.replay, a.blockers)
+	case fail:
+		r.Log.Error("a reset failed; the groups go on where they were", "replay", a.replay.ID, "error", a.err, "stack", stackOf(a.err))
+		return 0, r.Store.EndReset(ctx, a.replay, tokenstore.ReplayFailed, v.reason, v.message)
+	}
+	r.Log.Warn("a reset failed; trying again", "replay", a.replay.ID, "in", backoff.String(), "error", a.err, "stack", stackOf(a.err))
+	return backoff, r.Store.Explain(ctx, a.replay, v.reason, v.message)
 }
 
 // bury ends the connections of dead workers: one that was frozen in the middle of a reset would keep its lock, and others from going on
@@ -218,26 +337,19 @@ func (r *Runner) bury(ctx context.Context) error {
 	return err
 }
 
-// runHandlers runs the reset handlers in the order of the groups' names.
-func (r *Runner) runHandlers(ctx context.Context, tx pgx.Tx, replay tokenstore.Replay) error {
-	for _, name := range slices.Sorted(slices.Values(replay.Groups)) {
-		resetter, there := handler.ResetterOf(r.Handlers[name])
-		if !there {
-			continue // its spec says that it needs none
-		}
-		if err := resetter.Reset(ctx, tx, handler.Replay{ID: replay.ID, Context: replay.Context}); err != nil {
-			return fmt.Errorf("group %s: %w", name, err)
-		}
-	}
-	return nil
-}
-
 // giveWay names who holds the locks, and ends workers among them: their batches are fenced off already.
 func (r *Runner) giveWay(ctx context.Context, replay tokenstore.Replay, blockers []postgres.Blocker) error {
 	if err := r.Store.Unblock(ctx, blockers); err != nil {
 		return err
 	}
 	return r.Store.Explain(ctx, replay, tokenstore.ReplayWaitsForLocks, blockedText(blockers))
+}
+
+func blockedText(blockers []postgres.Blocker) string {
+	if len(blockers) == 0 {
+		return "the reset waits for locks that others hold; it is tried again"
+	}
+	return "the reset waits for locks held by " + postgres.Blocked(blockers) + ": end it, or wait; the reset is tried again"
 }
 
 // contended reports whether an error tells of locks that somebody else has.

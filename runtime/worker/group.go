@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sluice-project/sluice/definition"
@@ -14,6 +15,7 @@ import (
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // group is a processing group in this worker.
@@ -29,7 +31,10 @@ type group struct {
 	fit   bool              // its segments may be claimed: its handler is there, set up, and its statements prepare
 	fault *tokenstore.Fault // why it is not fit
 	wait  backoff
-	tryAt time.Time
+
+	attempts   int       // to make it fit that have failed in a row, those that only lacked a lock left out
+	contended  time.Time // since when all tries have lacked a lock
+	setUpSince time.Time // since when one is under way; zero where none is
 
 	differs  bool              // its tokens have another sequencing: nobody of this definition may claim them
 	unagreed *tokenstore.Fault // why that is not going to change; nil where it is, with the reset of a replay
@@ -68,59 +73,125 @@ func (l *life) registered() []string {
 	return append([]string{}, slices.Sorted(maps.Keys(l.options.Handlers))...)
 }
 
-// prepareEvery is how often groups that are not fit are looked at.
-const prepareEvery = 100 * time.Millisecond
+// prepareEvery is how often it is looked whether groups can be made fit.
+const prepareEvery = 20 * time.Millisecond
+
+// setups is how many groups may be set up at once: each takes a connection.
+const setups = 2
 
 // prepare makes groups fit, before their first claim, and tries those again after a while where it did not succeed. Setups
-// may take long, so this runs apart from the control loop.
+// may take long, so this runs apart from the control loop, and each group apart from the others.
 func (l *life) prepare(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 		return
 	case <-l.known:
 	}
+	for ctx.Err() == nil && !l.isSet() { // the time limits are settings
+		sleep(ctx, prepareEvery)
+	}
+	var all sync.WaitGroup
+	turns := make(chan struct{}, setups)
+	for _, g := range l.groups {
+		all.Go(func() { l.prepareGroup(ctx, g, turns) })
+	}
+	all.Wait()
+}
+
+// isSet reports whether the directory has given the live settings.
+func (l *life) isSet() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.settings.known
+}
+
+func (l *life) prepareGroup(ctx context.Context, g *group, turns chan struct{}) {
 	for ctx.Err() == nil {
-		left := false
-		for _, g := range l.groups {
-			l.mu.Lock()
-			fit, due := g.fit, !time.Now().Before(g.tryAt)
-			l.mu.Unlock()
-			if !fit && due && l.judge(g, l.makeFit(ctx, g)) {
-				l.news.Store(true)
-				l.look()
-			}
-			left = left || !fit
-		}
-		if !left {
+		err := l.tryToMakeFit(ctx, g, turns)
+		if ctx.Err() != nil {
 			return
 		}
-		sleep(ctx, prepareEvery)
+		if l.judge(g, err) {
+			l.news.Store(true)
+			l.look()
+		}
+		if err == nil {
+			return
+		}
+		sleep(ctx, jittered(g.waitAfter(err)))
 	}
 }
 
-// makeFit runs a group's setup, once a definition, and has the server parse its statements.
-func (l *life) makeFit(ctx context.Context, g *group) error {
+// waitAfter is how long to wait after a try that failed. One that waited for another worker has waited.
+func (g *group) waitAfter(err error) time.Duration {
+	if errors.As(err, new(*postgres.SetupRunsError)) {
+		return contentionWait
+	}
+	return g.wait.next()
+}
+
+// tryToMakeFit runs a group's setup, once a definition, and has the server parse its statements.
+func (l *life) tryToMakeFit(ctx context.Context, g *group, turns chan struct{}) error {
 	if g.handler == nil {
 		return &notRegisteredError{handler: g.spec.Go.Handler, registered: l.registered()}
 	}
+	if err := l.setUpOnce(ctx, g, turns); err != nil {
+		return err
+	}
+	return l.check(ctx, g)
+}
+
+func (l *life) setUp(g *group, since time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	g.setUpSince = since
+}
+
+// setUpOnce runs the group's setup unless it has been run. Only what has to be run takes a turn: setups that hang hold no others up.
+func (l *life) setUpOnce(ctx context.Context, g *group, turns chan struct{}) error {
+	if g.spec.SQL == nil || g.spec.SQL.Setup == "" {
+		return nil
+	}
+	done, err := l.directory.SetupDone(ctx, l.options.Processor, l.options.DefinitionID, g.name)
+	if err != nil || done {
+		return err
+	}
+	select {
+	case turns <- struct{}{}:
+		defer func() { <-turns }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	l.setUp(g, time.Now())
+	defer l.setUp(g, time.Time{})
+	err = l.directory.SetupOnce(ctx, l.options.Processor, l.options.DefinitionID, g.name, g.spec.SQL.Setup, l.timeout(g.name))
+	if err != nil {
+		return fmt.Errorf("handler.sql.setup: %w", err)
+	}
+	return nil
+}
+
+// check has the server parse the group's statements. It waits for a lock no longer than a setup: somebody may be changing a table.
+func (l *life) check(ctx context.Context, g *group) error {
 	sql, ok := g.handler.(*handler.SQL)
 	if !ok {
 		return nil
-	}
-	if g.spec.SQL.Setup != "" {
-		if err := l.directory.SetupOnce(ctx, l.options.Processor, l.options.DefinitionID, g.name, g.spec.SQL.Setup); err != nil {
-			return &handler.UserError{Err: fmt.Errorf("handler.sql.setup: %w", err)}
-		}
 	}
 	conn, err := l.data.Acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Release()
-	if err := sql.Check(ctx, conn.Conn()); err != nil {
-		return fmt.Errorf("handler.sql.%w", err)
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return err
 	}
-	return nil
+	if _, err = tx.Exec(ctx, "SET LOCAL lock_timeout = '2s'"); err == nil {
+		if err = sql.Check(ctx, conn.Conn()); err != nil {
+			err = fmt.Errorf("handler.sql.%w", err)
+		}
+	}
+	return errors.Join(err, tx.Rollback(ctx))
 }
 
 type notRegisteredError struct {
@@ -141,10 +212,22 @@ func (l *life) judge(g *group, err error) (changed bool) {
 			l.log.Info("a group can be handled now", "group", g.name)
 		}
 		g.fit, g.fault = true, nil
-		g.wait.reset()
+		g.attempts, g.contended = 0, time.Time{}
 		return true
 	}
 	fault := unfit(err)
+	if fault.Kind == tokenstore.ContentionFault {
+		if g.contended.IsZero() {
+			g.contended = time.Now()
+		}
+		if time.Since(g.contended) < tokenstore.LongCall { // as when workers begin together
+			return false
+		}
+		fault.Since = g.contended
+	} else {
+		g.attempts, g.contended = g.attempts+1, time.Time{}
+	}
+	fault.Attempts = g.attempts
 	if g.fault != nil {
 		fault.Since = g.fault.Since
 	}
@@ -152,7 +235,7 @@ func (l *life) judge(g *group, err error) (changed bool) {
 	if changed {
 		l.log.Error("a group cannot be handled", "group", g.name, "reason", fault.Reason, "error", err)
 	}
-	g.fault, g.tryAt = &fault, time.Now().Add(g.wait.next())
+	g.fault = &fault
 	return changed
 }
 
@@ -161,13 +244,19 @@ func unfit(err error) tokenstore.Fault {
 	kind, reason := handler.Classify(err)
 	var missing *notRegisteredError
 	var statement *handler.StatementError
+	var late *postgres.SetupTimeoutError
+	var running *postgres.SetupRunsError
 	switch {
 	case errors.As(err, &missing):
 		kind, reason = tokenstore.DefinitionFault, "NotRegistered"
 	case errors.As(err, &statement):
 		kind, reason = tokenstore.DefinitionFault, "StatementInvalid"
+	case errors.As(err, &running):
+		kind, reason = tokenstore.ContentionFault, "SetupRuns"
+	case errors.As(err, &late):
+		kind, reason = tokenstore.DefinitionFault, "SetupTimedOut"
 	}
-	if kind == tokenstore.EventFault { // there was no event: the setup failed
+	if kind == tokenstore.EventFault || kind == tokenstore.InfrastructureFault && errors.As(err, new(*postgres.SetupError)) { // there was no event: the setup failed
 		kind, reason = tokenstore.DefinitionFault, "SetupFailed"
 	}
 	return tokenstore.Fault{Kind: kind, Reason: reason, Message: err.Error(), Since: time.Now()}

@@ -15,6 +15,7 @@ import (
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/planner"
 	"github.com/sluice-project/sluice/runtime/feed"
+	"github.com/sluice-project/sluice/runtime/replay"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
@@ -50,6 +51,7 @@ type life struct {
 	openWriters atomic.Pointer[[]tokenstore.OpenWriter] // that the report tells of
 
 	mu       sync.Mutex
+	runner   *replay.Runner // nil before replays are looked at
 	groups   map[string]*group
 	segments map[tokenstore.Key]*segmentRun
 	settings settings

@@ -9,6 +9,7 @@ import (
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // TestAReplayGoesOnThroughSplitsAndMerges reshapes a group between its reset and the first event that is handled again: segments
@@ -64,10 +65,16 @@ func (w *world) resetNow(id string) {
 	if err := w.store().BeginReset(ctx, processor, r); err != nil {
 		w.t.Fatal(err)
 	}
-	err := w.store().Reset(ctx, processor, r, eventspostgres.NewSource(w.pool, "sluice"), tokenstore.Progress{}, func(uint32) {}, func(ctx context.Context, tx pgx.Tx) error {
+	conn, err := w.store().ConnectApart(ctx)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	source := eventspostgres.NewSource(w.pool, "sluice")
+	err = w.store().Reset(ctx, conn, processor, r, source, tokenstore.Progress{}, postgres.ResetCall{Handlers: func(ctx context.Context, tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `TRUNCATE stream_view; INSERT INTO seen (context) VALUES ('{}')`, pgx.QueryExecModeSimpleProtocol)
 		return err
-	})
+	}})
 	if err != nil {
 		w.t.Fatal(err)
 	}

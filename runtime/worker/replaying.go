@@ -6,20 +6,31 @@ import (
 
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/runtime/replay"
+	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // replayRetry is when replays are looked at again after an error of the store.
 const replayRetry = time.Second
 
-// replays carries replays out while there are any. A reset may take long, so this runs apart from the control loop.
+// stopReplays bounds the end of what is under way.
+const stopReplays = 5 * time.Second
+
+// replays carries replays out while there are any. What may take long in it runs apart from the control loop.
 func (l *life) replays(ctx context.Context) {
-	runner := &replay.Runner{Processor: l.options.Processor, Self: l.self.Incarnation, Directory: l.directory, Store: l.store, Source: l.source,
-		Handlers: l.handlers(), Paused: l.paused, Log: l.log}
+	runner := l.newRunner()
+	l.mu.Lock()
+	l.runner = runner
+	l.mu.Unlock()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
+			closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopReplays)
+			defer cancel()
+			if err := runner.Close(closing); err != nil {
+				l.log.Warn("ending what replays had under way", "error", err)
+			}
 			return
 		case <-l.replayNews:
 		case <-timer.C:
@@ -33,6 +44,29 @@ func (l *life) replays(ctx context.Context) {
 			again = time.Hour // the heartbeat tells when there is something
 		}
 		timer.Reset(again)
+	}
+}
+
+func (l *life) newRunner() *replay.Runner {
+	return &replay.Runner{Processor: l.options.Processor, Self: l.self.Incarnation, Directory: l.directory, Store: l.store, Source: l.source,
+		Handlers: l.handlers(), Paused: l.paused, Timeout: l.timeout, Wake: l.lookAtReplays, Log: l.log}
+}
+
+// addCalls adds the setups and resets that have been running for long to groups' reports. The caller holds the life's lock.
+func (l *life) addCalls(groups map[string]tokenstore.GroupReport) {
+	calls := map[string][]tokenstore.Call{}
+	if l.runner != nil {
+		calls = l.runner.Calls()
+	}
+	for name, g := range l.groups {
+		if running := time.Since(g.setUpSince); !g.setUpSince.IsZero() && running >= tokenstore.LongCall {
+			calls[name] = append(calls[name], tokenstore.Call{Kind: tokenstore.SetupCall, Attempt: g.attempts + 1, Running: running.Seconds()})
+		}
+	}
+	for name, more := range calls {
+		r := groups[name]
+		r.Calls = append(r.Calls, more...)
+		groups[name] = r
 	}
 }
 

@@ -61,6 +61,7 @@ func (l *life) makeReport() tokenstore.Report {
 		s.addTo(&r, now, l.storeClock.now())
 		report.Groups[s.group.name] = r
 	}
+	l.addCalls(report.Groups)
 	l.abandoned.addTo(report.Groups, now)
 	for name, r := range report.Groups {
 		r.Calls = oldest(r.Calls)

@@ -46,6 +46,7 @@ type world struct {
 	url      string
 	pool     *pgxpool.Pool
 	spec     definition.Spec
+	groups   string // as they were declared last
 	handlers map[string]handler.Handler
 	log      *eventspostgres.Log
 	drains   map[string]func() // by pod
@@ -118,7 +119,7 @@ spec:
 		w.t.Fatal(err)
 	}
 	before := w.spec
-	w.spec = document.Spec
+	w.spec, w.groups = document.Spec, groups
 	generation := time.Now().UnixNano()
 	live, err := json.Marshal(w.spec.Live(generation))
 	if err != nil {
@@ -147,13 +148,19 @@ spec:
 	return nil
 }
 
-// start runs a worker and returns what drains it and waits until it has.
-func (w *world) start(pod string) (drain func()) {
+func (w *world) target() func(context.Context) (postgres.Target, error) {
 	w.t.Helper()
 	target, err := access.FromURL(w.url)
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	return target
+}
+
+// start runs a worker and returns what drains it and waits until it has.
+func (w *world) start(pod string) (drain func()) {
+	w.t.Helper()
+	target := w.target()
 	level := slog.LevelWarn
 	if testing.Verbose() {
 		level = slog.LevelInfo

@@ -24,6 +24,7 @@ var (
 	rebasing      = test{"./eventsource/postgres", "AcrossADump/own", false}
 	inOrder       = test{"./eventsource/postgres", "TestEventsAreGivenInTheOrder", true}
 	gaps          = test{"./eventsource/postgres", "TestGapsAreClosedOnly", true}
+	resetting     = test{"./tokenstore/postgres", "TestAResetThatWasEnded", false}
 	replaying     = test{"./runtime/worker", "Replay", false}
 	sequencing    = test{"./runtime/worker", "Sequencing", false}
 	crashing      = test{"./runtime/worker", "TestACrashOfTheServer.*/SQL", false}
@@ -82,7 +83,10 @@ var mutants = []mutant{
 	{"a split forgets what has failed", []edit{{reshapes, "		s.queueBoth(batch, low.Key, high.Key)\n", ""}}, conformance},
 	{"a merge forgets what has failed in the upper half", []edit{{reshapes, "		s.queueFirst(batch, group, low, high)\n", ""}}, conformance},
 	{"a reset keeps the epoch", []edit{{resetSQL, "SET epoch = epoch + 1, version = version + 1, owner = 0", "SET owner = 0"}}, conformance},
-	{"a reset is done again", []edit{{resetSQL, "case phase != tokenstore.ReplayResetting:", "case phase == tokenstore.ReplayComplete:"}}, conformance},
+	{"a reset is done again", []edit{{resetSQL, "err == nil && phase != tokenstore.ReplayResetting:", "err == nil && phase == tokenstore.ReplayComplete:"}}, conformance},
+	{"a reset goes on when its handler has failed", []edit{{resetSQL, "if err := call.Handlers(ctx, tx); err != nil {", "if err := call.Handlers(ctx, tx); err != nil && ctx.Err() != nil {"}}, conformance},
+	{"the groups of a failed reset cannot be claimed", []edit{{resetSQL, "SET replay = NULL, resetting = false WHERE tenant = $1 AND replay = $2", "SET replay = NULL WHERE tenant = $1 AND replay = $2"}}, conformance},
+	{"a reset that was ended meanwhile commits", []edit{{resetSQL, `if err := s.stillDue(ctx, tx, processor, r, "FOR NO KEY UPDATE"); err != nil {`, `if err := s.agreed(ctx, tx, processor, r.Definition); err != nil {`}}, resetting},
 	{"a second reset forgets the first one's boundary", []edit{{bounds, "if len(before) == 0 {", "if len(before) >= 0 {"}}, boundaries},
 	{"an abandoned replay forgets what it has handled", []edit{{bounds, "union, err := n.Union(b.Progress, p.Progress)", "union, err := n.Union(b.Progress, b.Progress)"}}, interleavings},
 	{"a split forgets the replay", []edit{{marks, "if !bound.Segment.Includes(t.Range()) && !t.Range().Includes(bound.Segment) {", "if bound.Segment != t.Range() {"}}, replaying},

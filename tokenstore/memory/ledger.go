@@ -54,6 +54,9 @@ func (s Store) request(processor string, r tokenstore.ReplayRequest) {
 		return
 	}
 	if e.Phase == tokenstore.ReplayPending {
+		if !reflect.DeepEqual(e.From, r.From) {
+			e.Reason, e.Message = "", ""
+		}
 		e.Groups, e.From, e.Context = slices.Clone(r.Groups), r.From, orEmpty(r.Context)
 	}
 	if r.Rebind {

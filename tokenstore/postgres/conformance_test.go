@@ -41,14 +41,19 @@ func harness(t testing.TB, pool *pgxpool.Pool) tokenstoretest.Harness {
 			})
 		},
 		Reset: func(ctx context.Context, processor string, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress, rows map[string]string, fail error) error {
-			return store.Reset(ctx, processor, r, n, start, func(uint32) {}, func(ctx context.Context, tx pgx.Tx) error {
+			conn, err := store.ConnectApart(ctx)
+			if err != nil {
+				return err
+			}
+			defer conn.Close(ctx)
+			return store.Reset(ctx, conn, processor, r, n, start, postgres.ResetCall{Limit: time.Minute, Handlers: func(ctx context.Context, tx pgx.Tx) error {
 				for key, value := range rows {
 					if _, err := tx.Exec(ctx, put, key, value); err != nil {
 						return err
 					}
 				}
 				return fail
-			})
+			}})
 		},
 		Rows: func(ctx context.Context) (map[string]string, error) {
 			rows, err := pool.Query(ctx, `SELECT key, value FROM projection`)

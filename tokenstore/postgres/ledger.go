@@ -62,6 +62,8 @@ func (s *Store) queueRequest(batch *pgx.Batch, processor string, r tokenstore.Re
 		  sequencing = CASE WHEN $9 AND r.phase <> 'Replaying' THEN excluded.sequencing ELSE r.sequencing END,
 		  groups = CASE r.phase WHEN 'Pending' THEN excluded.groups ELSE r.groups END,
 		  place = CASE r.phase WHEN 'Pending' THEN excluded.place ELSE r.place END,
+		  reason = CASE WHEN r.phase = 'Pending' AND r.place <> excluded.place THEN '' ELSE r.reason END,
+		  message = CASE WHEN r.phase = 'Pending' AND r.place <> excluded.place THEN '' ELSE r.message END,
 		  context = CASE r.phase WHEN 'Pending' THEN excluded.context ELSE r.context END
 		WHERE r.phase IN ('Pending', 'Resetting', 'Replaying')`), values...)
 	return nil
@@ -81,7 +83,7 @@ func orNull(texts map[string]string) any {
 	return texts
 }
 
-const replayColumns = `number, id, groups, place, context, unguarded, definition, sequencing, state, phase, reason, message, done, total, requested_at, reset_at, ended_at`
+const replayColumns = `number, id, groups, place, context, unguarded, definition, sequencing, state, phase, reason, message, done, total, attempts, requested_at, reset_at, ended_at`
 
 // Replays implements tokenstore.Replays.
 func (s *Store) Replays(ctx context.Context, processor string) ([]tokenstore.Replay, error) {
@@ -98,7 +100,7 @@ func (s *Store) Replays(ctx context.Context, processor string) ([]tokenstore.Rep
 
 func scanReplay(row pgx.CollectableRow) (r tokenstore.Replay, err error) {
 	err = row.Scan(&r.Number, &r.ID, &r.Groups, &r.From, &r.Context, &r.Unguarded, &r.Definition, &r.Sequencing, &r.State, &r.Phase, &r.Reason, &r.Message,
-		&r.Done, &r.Total, &r.RequestedAt, &r.ResetAt, &r.EndedAt)
+		&r.Done, &r.Total, &r.Attempts, &r.RequestedAt, &r.ResetAt, &r.EndedAt)
 	return r, err
 }
 

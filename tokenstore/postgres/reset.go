@@ -142,20 +142,22 @@ func (s *Store) disown(ctx context.Context, tx pgx.Tx, tokens []tokenstore.Token
 	return s.announce(ctx, tx)
 }
 
+// ResetCall is one call of the reset handlers of a replay.
+type ResetCall struct {
+	// Limit is the time that the handlers have; 0 for none. The server ends what is idle, or what a statement does, for longer:
+	// the client may be frozen.
+	Limit time.Duration
+	// Handlers runs them in the reset's transaction.
+	Handlers func(ctx context.Context, tx pgx.Tx) error
+}
+
 // Reset runs the reset handlers of a replay that BeginReset has begun, and moves the tokens of its groups to the place whose
 // progress is start. It all commits or none of it. A *tokenstore.NotDueError says that the reset is not to go on: end it.
-// Errors of handlers come back as they are; begun, where it is set, is told the transaction's backend.
+// Errors of handlers come back as they are.
 //
-// It runs on a connection of its own, which is closed afterwards: what the handlers leave in the session reaches nobody else.
-func (s *Store) Reset(ctx context.Context, processor string, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress,
-	begun func(pid uint32), handlers func(ctx context.Context, tx pgx.Tx) error,
-) error {
-	conn, err := connectApart(ctx, s.pool)
-	if err != nil {
-		return fmt.Errorf("connecting for the reset: %w", err)
-	}
-	defer shut(conn)
-	begin := opening{set: resetSettings}.marked()
+// The connection is ConnectApart's. Close it afterwards: what the handlers leave in the session reaches nobody else.
+func (s *Store) Reset(ctx context.Context, conn *pgx.Conn, processor string, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress, call ResetCall) error {
+	begin := opening{set: resetSettings(call.Limit)}.marked()
 	tx, err := newHandlerTx(ctx, conn, begin, s.in(cleaning))
 	if err != nil {
 		return err
@@ -163,7 +165,7 @@ func (s *Store) Reset(ctx context.Context, processor string, r tokenstore.Replay
 	if _, err := tx.open(ctx); err != nil {
 		return err
 	}
-	err = s.reset(ctx, tx, processor, r, n, start, begun, handlers)
+	err = s.reset(ctx, tx, processor, r, n, start, call)
 	tx.ended = pgx.ErrTxClosed
 	if err == nil {
 		err = tx.commit(func(batch *pgx.Batch, start opening) { batch.Queue(s.in(unlessForeign), start.mark) })
@@ -176,50 +178,108 @@ func (s *Store) Reset(ctx context.Context, processor string, r tokenstore.Replay
 	return fenced(err)
 }
 
-// resetSettings: a handler may take its time, since it may copy or delete a large table, but waits for no lock for long.
-var resetSettings = []string{
-	"pg_catalog.set_config('lock_timeout', '" + userLockTimeout + "', true)",
-	"pg_catalog.set_config('idle_in_transaction_session_timeout', '60s', true)",
+// ConnectApart makes a connection for a reset.
+func (s *Store) ConnectApart(ctx context.Context) (*pgx.Conn, error) {
+	conn, err := connectApart(ctx, s.pool)
+	if err != nil {
+		return nil, fmt.Errorf("connecting for the reset: %w", err)
+	}
+	return conn, nil
 }
+
+// resetSettings limit how long a transaction waits for a lock, works on a statement, and is idle; the latter two not at all where the
+// limit is 0.
+func resetSettings(limit time.Duration) []string {
+	return []string{
+		"pg_catalog.set_config('lock_timeout', '" + userLockTimeout + "', true)",
+		fmt.Sprintf("pg_catalog.set_config('statement_timeout', '%d', true)", limit.Milliseconds()),
+		fmt.Sprintf("pg_catalog.set_config('idle_in_transaction_session_timeout', '%d', true)", limit.Milliseconds()),
+	}
+}
+
+// rewindLimit bounds each statement that moves tokens.
+const rewindLimit = time.Minute
 
 // unlessForeign fails in another transaction than the one that began with a mark.
 const unlessForeign = `SELECT CASE WHEN pg_catalog.current_setting('sluice.batch', true) IS DISTINCT FROM $1 THEN {{schema}}.foreign_transaction() END`
 
 // reset is what a reset does between the beginning and the commit.
-func (s *Store) reset(ctx context.Context, tx *handlerTx, processor string, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress,
-	begun func(pid uint32), handlers func(ctx context.Context, tx pgx.Tx) error,
-) error {
+func (s *Store) reset(ctx context.Context, tx *handlerTx, processor string, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress, call ResetCall) error {
 	own := tx.tx // which a handler cannot take from us
-	begun(tx.conn.PgConn().PID())
 	var mine bool
-	if err := own.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock(hashtextextended($1, $2))", fmt.Sprintf("%s/replay/%d", s.schema, r.Number), lockClass).Scan(&mine); err != nil {
+	if err := own.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock(hashtextextended($1, $2))", s.resetLock(r), lockClass).Scan(&mine); err != nil {
 		return err
 	}
 	if !mine {
 		return &tokenstore.NotDueError{Reason: tokenstore.ReplayMoved, Message: "another worker carries the reset out"}
 	}
-	if err := s.stillDue(ctx, own, processor, r); err != nil {
+	if err := s.stillDue(ctx, own, processor, r, ""); err != nil {
 		return err
 	}
-	if err := tx.verdict(handlers(ctx, tx)); err != nil {
+	err := call.Handlers(ctx, tx)
+	if err := tx.verdict(err); err != nil {
 		return err
 	}
-	if err := s.stillDue(ctx, own, processor, r); err != nil {
+	if _, err := own.Exec(ctx, "SELECT "+strings.Join(resetSettings(rewindLimit), ", ")); err != nil { // handlers may have changed them
+		return err
+	}
+	// The lock makes whoever ends the reset meanwhile wait: either that is seen here, or it comes after the commit.
+	if err := s.stillDue(ctx, own, processor, r, "FOR NO KEY UPDATE"); err != nil {
 		return err
 	}
 	return s.rewind(ctx, own, r, n, start)
 }
 
+// resetLock names the advisory lock of a replay's reset: whoever has it runs the handlers.
+func (s *Store) resetLock(r tokenstore.Replay) string {
+	return fmt.Sprintf("%s/replay/%d", s.schema, r.Number)
+}
+
+// MarkReset notes that a worker is about to call the reset handlers, in a transaction of its own, so that the mark stays if the
+// worker ends in the call. A mark that is there already is from such a worker: the caller has the reset's lock. It is counted as
+// a failure of the reset. MarkReset returns the attempts and, of these, the failures so far.
+func (s *Store) MarkReset(ctx context.Context, r tokenstore.Replay, worker int64) (attempts, failures int, err error) {
+	err = s.pool.QueryRow(ctx, s.in(`UPDATE {{schema}}.replay SET calling = $2, attempts = attempts + (calling <> 0)::int, failures = failures + (calling <> 0)::int
+		WHERE number = $1 AND phase = 'Resetting' RETURNING attempts, failures`), r.Number, worker).Scan(&attempts, &failures)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, 0, &tokenstore.NotDueError{Reason: tokenstore.ReplayMoved, Message: "the reset has ended in the meantime"}
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("marking the reset of replay %s: %w", r.ID, err)
+	}
+	return attempts, failures, nil
+}
+
+// UnmarkReset notes that a worker's call of the reset handlers has ended without success: attempts and failures are added to
+// what is counted.
+func (s *Store) UnmarkReset(ctx context.Context, r tokenstore.Replay, worker int64, attempts, failures int) error {
+	_, err := s.pool.Exec(ctx, s.in(`UPDATE {{schema}}.replay SET calling = CASE calling WHEN $2 THEN 0 ELSE calling END, attempts = attempts + $3, failures = failures + $4
+		WHERE number = $1 AND phase = 'Resetting'`), r.Number, worker, attempts, failures)
+	if err != nil {
+		return fmt.Errorf("noting how the reset of replay %s ended: %w", r.ID, err)
+	}
+	return nil
+}
+
+// TerminateReset ends the backend that runs the reset handlers of a replay, whichever worker's it is, and reports whether there was one.
+func (s *Store) TerminateReset(ctx context.Context, r tokenstore.Replay) (bool, error) {
+	n, err := terminateHolder(ctx, s.pool, s.resetLock(r))
+	if err != nil {
+		return false, fmt.Errorf("ending the reset of replay %s: %w", r.ID, err)
+	}
+	return n > 0, nil
+}
+
 // stillDue checks that the reset has begun, is wanted, and that nobody runs another definition.
-func (s *Store) stillDue(ctx context.Context, tx pgx.Tx, processor string, r tokenstore.Replay) error {
+func (s *Store) stillDue(ctx context.Context, tx pgx.Tx, processor string, r tokenstore.Replay, lock string) error {
 	var phase tokenstore.ReplayPhase
 	var state tokenstore.ReplayState
-	err := tx.QueryRow(ctx, s.in(`SELECT phase, state FROM {{schema}}.replay WHERE number = $1`), r.Number).Scan(&phase, &state)
+	err := tx.QueryRow(ctx, s.in(`SELECT phase, state FROM {{schema}}.replay WHERE number = $1 `+lock), r.Number).Scan(&phase, &state)
 	switch {
+	case errors.Is(err, pgx.ErrNoRows), err == nil && phase != tokenstore.ReplayResetting:
+		return &tokenstore.NotDueError{Reason: tokenstore.ReplayMoved, Message: "the reset has ended in the meantime"}
 	case err != nil:
 		return err
-	case phase != tokenstore.ReplayResetting:
-		return &tokenstore.NotDueError{Reason: tokenstore.ReplayMoved, Message: "the reset has ended in the meantime"}
 	case state != tokenstore.ReplayWanted:
 		return &tokenstore.NotDueError{Reason: tokenstore.ReplayCancelledMeanwhile, Message: "cancelled before the reset"}
 	}
@@ -252,7 +312,7 @@ func (s *Store) rewind(ctx context.Context, tx pgx.Tx, r tokenstore.Replay, n to
 		total += rewind.Total
 	}
 	batch.Queue(s.in(`UPDATE {{schema}}.processing_group SET resetting = false WHERE tenant = $1 AND name = ANY ($2)`), tenant, r.Groups)
-	batch.Queue(s.in(`UPDATE {{schema}}.replay SET phase = 'Replaying', reason = '', message = '', reset_at = clock_timestamp(), done = 0, total = $2
+	batch.Queue(s.in(`UPDATE {{schema}}.replay SET phase = 'Replaying', reason = '', message = '', calling = 0, reset_at = clock_timestamp(), done = 0, total = $2
 		WHERE number = $1`), r.Number, total)
 	batch.Queue(`SELECT pg_notify($1, '')`, s.notify)
 	return tx.SendBatch(ctx, batch).Close()
@@ -269,7 +329,9 @@ func byGroup(tokens []tokenstore.Token) map[string][]tokenstore.Token {
 // EndReset implements tokenstore.Resets.
 func (s *Store) EndReset(ctx context.Context, r tokenstore.Replay, phase tokenstore.ReplayPhase, reason, message string) error {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, s.in(`UPDATE {{schema}}.replay SET phase = $2, reason = $3, message = $4, ended_at = CASE WHEN $2 <> 'Pending' THEN clock_timestamp() END
+		tag, err := tx.Exec(ctx, s.in(`UPDATE {{schema}}.replay SET phase = $2, reason = $3, message = $4, calling = 0,
+			  ended_at = CASE WHEN $2 <> 'Pending' THEN clock_timestamp() END, attempts = CASE WHEN $2 <> 'Pending' THEN attempts ELSE 0 END,
+			  failures = CASE WHEN $2 <> 'Pending' THEN failures ELSE 0 END
 			WHERE number = $1 AND phase IN ('Pending', 'Resetting')`), r.Number, phase, reason, cut(message))
 		if err != nil || tag.RowsAffected() == 0 {
 			return err
@@ -306,22 +368,9 @@ func cut(message string) string {
 	return strings.ToValidUTF8(strings.ReplaceAll(message, "\x00", ""), "")
 }
 
-// Blocker is a session that somebody waits for.
-type Blocker struct {
-	PID         uint32
-	Application string
-	State       string
-	Since       time.Time // when its transaction began
-}
-
 // Blockers returns who a backend waits for.
 func (s *Store) Blockers(ctx context.Context, pid uint32) ([]Blocker, error) {
-	rows, err := s.pool.Query(ctx, `SELECT pid, coalesce(application_name, ''), coalesce(state, ''), coalesce(xact_start, clock_timestamp())
-		FROM pg_stat_activity WHERE pid = ANY (pg_blocking_pids($1)) ORDER BY xact_start`, int32(pid))
-	if err != nil {
-		return nil, fmt.Errorf("looking who blocks backend %d: %w", pid, err)
-	}
-	return pgx.CollectRows(rows, pgx.RowToStructByPos[Blocker])
+	return blockers(ctx, s.pool, pid)
 }
 
 // Unblock ends those of the blockers that are workers: BeginReset has fenced their batches off.

@@ -4,49 +4,161 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sluice-project/sluice/tokenstore"
 )
+
+// SetupError is an error of a setup's commands, with whom they waited for where that is known.
+type SetupError struct {
+	Err error
+	By  []Blocker
+}
+
+func (e *SetupError) Error() string {
+	if len(e.By) == 0 {
+		return e.Err.Error()
+	}
+	return fmt.Sprintf("%v: it waits for a lock held by %s: end it, or wait; the setup is tried again", e.Err, Blocked(e.By))
+}
+
+func (e *SetupError) Unwrap() error { return e.Err }
+
+// SetupRunsError says that another worker has been running the setup for some time.
+type SetupRunsError struct {
+	Group string
+	By    []Blocker
+}
+
+func (e *SetupRunsError) Error() string {
+	if len(e.By) == 0 {
+		return "another worker runs the setup of group " + e.Group
+	}
+	return fmt.Sprintf("another worker runs the setup of group %s: %s", e.Group, Blocked(e.By))
+}
 
 // userLockTimeout is how long the commands of a setup or a reset wait for a lock: whoever comes behind them in the queue, such as a
 // reader of the projection, waits as long.
 const userLockTimeout = "2s"
 
+// endPatience bounds the end of a setup whose context has ended.
+const endPatience = 2 * time.Second
+
+// SetupDone reports whether the setup of a group has been run for a definition.
+func (d *Directory) SetupDone(ctx context.Context, processor, definition, group string) (done bool, err error) {
+	err = d.pool.QueryRow(ctx, d.in(`SELECT EXISTS (SELECT FROM {{schema}}.setup WHERE processor = $1 AND definition = $2 AND group_name = $3)`), processor, definition, group).Scan(&done)
+	if err != nil {
+		return false, fmt.Errorf("looking whether the setup of %s has been run: %w", group, err)
+	}
+	return done, nil
+}
+
+// SetupTimeoutError says that a setup was not done within its time limit.
+type SetupTimeoutError struct {
+	Limit time.Duration
+	Err   error
+}
+
+func (e *SetupTimeoutError) Error() string {
+	return fmt.Sprintf("not done within the time limit of %s (processingGroups[].timeout): %v", e.Limit, e.Err)
+}
+
+func (e *SetupTimeoutError) Unwrap() error { return e.Err }
+
 // SetupOnce runs the setup of a group's SQL handler unless it has been run for this definition. Workers that come at the
-// same time wait for each other. Errors are those of the user's commands.
+// same time wait for each other for a moment; then it is a *SetupRunsError. A *SetupError is one of the user's commands. These end with
+// the context, or at their time limit, 0 for none, whatever they do: that is a *SetupTimeoutError.
 //
 // It runs on a connection of its own, which is closed afterwards, in the transaction that records it: what the setup sets reaches
 // nobody else, and a setup that fails has done nothing.
-func (d *Directory) SetupOnce(ctx context.Context, processor, definition, group, sql string) error {
+func (d *Directory) SetupOnce(ctx context.Context, processor, definition, group, sql string, limit time.Duration) error {
+	lock := fmt.Sprintf("%s/setup/%s/%s", d.schema, processor, group)
 	conn, err := connectApart(ctx, d.pool)
 	if err != nil {
 		return fmt.Errorf("connecting for the setup of %s: %w", group, err)
 	}
 	defer shut(conn)
-	guard, err := guardOf(conn)
-	if err != nil {
-		return err
-	}
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtextextended($1, $2))", processor+"/"+group, lockClass); err != nil {
-			return fmt.Errorf("waiting for another setup of %s: %w", group, err)
-		}
-		tag, err := tx.Exec(ctx, d.in(`INSERT INTO {{schema}}.setup (processor, definition, group_name) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`), processor, definition, group)
-		if err != nil || tag.RowsAffected() == 0 {
+	overdue := false
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if err := d.lockSetup(ctx, tx, lock, group); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '"+userLockTimeout+"'"); err != nil {
-			return err
-		}
-		guard.hold()
-		defer guard.release()
-		// The simple protocol takes several commands.
-		_, err = tx.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
-		if refused := guard.refusal(); errors.Is(refused, tokenstore.ErrManagedTransaction) {
-			return fmt.Errorf("a setup is one transaction, take out its own commands for one: %w", refused)
+		running, cancel := within(ctx, limit)
+		defer cancel()
+		err := d.setup(running, tx, processor, definition, group, sql, limit)
+		overdue = err != nil && running.Err() != nil
+		if overdue && ctx.Err() == nil {
+			err = &SetupTimeoutError{limit, err}
 		}
 		return err
 	})
+	if overdue { // the connection is closed, but the commands may have told the server not to look
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), endPatience)
+		defer cancel()
+		_, ended := terminateHolder(ending, d.pool, lock)
+		err = errors.Join(err, ended)
+	}
+	return err
+}
+
+// within is a context with a time limit, 0 for none.
+func within(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	if limit == 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, limit)
+}
+
+// lockSetup waits for other workers' setups of the group, for a moment.
+func (d *Directory) lockSetup(ctx context.Context, tx pgx.Tx, lock, group string) error {
+	if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '"+userLockTimeout+"'"); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtextextended($1, $2))", lock, lockClass)
+	if !lacksLock(err) {
+		return err
+	}
+	by, asked := readHolders(ctx, d.pool, lock)
+	return errors.Join(&SetupRunsError{group, by}, asked)
+}
+
+// setup runs the commands unless they have been run, and notes that in their transaction.
+func (d *Directory) setup(ctx context.Context, tx pgx.Tx, processor, definition, group, sql string, limit time.Duration) error {
+	tag, err := tx.Exec(ctx, d.in(`INSERT INTO {{schema}}.setup (processor, definition, group_name) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`), processor, definition, group)
+	if err != nil || tag.RowsAffected() == 0 {
+		return err
+	}
+	// For when this process is frozen; else the context ends what takes too long.
+	_, err = tx.Exec(ctx, fmt.Sprintf("SET LOCAL statement_timeout = %[1]d; SET LOCAL idle_in_transaction_session_timeout = %[1]d", limit.Milliseconds()), pgx.QueryExecModeSimpleProtocol)
+	if err != nil {
+		return err
+	}
+	guard, err := guardOf(tx.Conn())
+	if err != nil {
+		return err
+	}
+	guard.hold()
+	defer guard.release()
+	waiting := watchBlockers(ctx, d.pool, tx.Conn().PgConn().PID())
+	_, err = tx.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol) // which takes several commands
+	blockers := waiting.end()
+	if refused := guard.refusal(); errors.Is(refused, tokenstore.ErrManagedTransaction) {
+		return &SetupError{fmt.Errorf("a setup is one transaction, take out its own commands for one: %w", refused), nil}
+	}
+	switch {
+	case lacksLock(err):
+		return &SetupError{err, blockers}
+	case err != nil:
+		return &SetupError{err, nil}
+	}
+	return nil
+}
+
+// lacksLock reports whether a lock was not to be had in time.
+func lacksLock(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "55P03"
 }
