@@ -146,16 +146,22 @@ func begunOutlook(replay *v1alpha1.Replay, row *tokenstore.Replay) outlook {
 		}
 	case tokenstore.ReplayComplete:
 		o.complete = says(true, v1alpha1.ReasonReplayComplete, "the groups have handled again what they had handled")
+		if row.Total == 0 {
+			o.complete.Message = "there was nothing to handle again: the groups had handled no event from the start position on"
+		}
 		if ranBefore(replay, row) {
 			o.complete = says(true, v1alpha1.ReasonAlreadyRun, "ran on "+date(row.ResetAt)+"; use a new id to run again")
 		}
 	case tokenstore.ReplaySuperseded:
+		o.accepted.Message = "the replay was accepted, and has not run"
 		o.complete = says(true, row.Reason, row.Message)
 	case tokenstore.ReplayFailed:
+		o.accepted.Message = "the replay was accepted, and its reset has failed"
 		o.complete, o.failed = says(false, row.Reason, "the replay has failed"), says(true, row.Reason, row.Message+"; the groups go on where they were")
 		o.stalled = true
 	case tokenstore.ReplayCancelled:
-		o.complete, o.failed = says(false, v1alpha1.ReasonCancelled, "the replay was cancelled"), says(true, v1alpha1.ReasonCancelled, "cancelled before the reset: nothing has happened")
+		o.accepted.Message = "the replay was accepted, and cancelled before its reset had committed"
+		o.complete, o.failed = says(false, v1alpha1.ReasonCancelled, "the replay was cancelled"), says(true, v1alpha1.ReasonCancelled, "cancelled before the reset had committed: nothing has happened")
 		o.cancelled = says(true, v1alpha1.ReasonCancelled, "nothing has happened")
 	case tokenstore.ReplayAbandoned:
 		o.complete, o.failed = says(false, v1alpha1.ReasonAbandoned, "the replay was abandoned"),

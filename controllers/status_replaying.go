@@ -28,6 +28,10 @@ func replaying(s *scope) metav1.Condition {
 		case row.Phase.Ended() || c.Reason != v1alpha1.ReasonNotReplaying:
 		case row.Reason == v1alpha1.ReasonWaitingForRollout, row.Reason == v1alpha1.ReasonWaitingForLocks:
 			c.Reason, c.Message = row.Reason, fmt.Sprintf("replay %s: %s", row.ID, row.Message)
+		case refusedByWorkers(row):
+			c.Reason, c.Message = v1alpha1.ReasonReplayWaiting, fmt.Sprintf("replay %s is not accepted: %s", row.ID, row.Message)
+		case row.Phase == tokenstore.ReplayResetting:
+			c.Reason, c.Message = v1alpha1.ReasonReplayWaiting, fmt.Sprintf("replay %s: %s", row.ID, or(row.Message, "the groups are being reset"))
 		default:
 			c.Reason, c.Message = v1alpha1.ReasonReplayWaiting, fmt.Sprintf("replay %s waits to begin: %s", row.ID, or(row.Message, "no worker has looked at it yet"))
 		}
