@@ -200,3 +200,19 @@ func TestWhatWasDeletedBeforeItWasNotedIsFoundByItsStream(t *testing.T) {
 		t.Errorf("from 3: %s", got)
 	}
 }
+
+func TestStartBeyondTheEventsIsRefused(t *testing.T) {
+	db := eightEvents(t)
+	future := tokenstore.Place{Type: tokenstore.AtTimestamp, Timestamp: query[time.Time](t, db, "SELECT clock_timestamp() + interval '1 hour'")}
+	for says, at := range map[string]tokenstore.Place{"position 10 is beyond the newest event": position(10), "beyond the newest event, which is at position 8": position(999999999), "is in the future": future} {
+		if got := fromThere(t, db, at); !strings.HasPrefix(got, "refused: ") || !strings.Contains(got, says) || !strings.Contains(got, "Latest") {
+			t.Errorf("%+v: %q does not say %q, and what to choose", at, got, says)
+		}
+	}
+	now := tokenstore.Place{Type: tokenstore.AtTimestamp, Timestamp: query[time.Time](t, db, "SELECT clock_timestamp()")}
+	for _, at := range []tokenstore.Place{position(9), now, {Type: tokenstore.Latest}} {
+		if got := fromThere(t, db, at); got != "" {
+			t.Errorf("%+v: %q, want no event yet", at, got)
+		}
+	}
+}

@@ -81,8 +81,8 @@ const (
 )
 
 // Start implements eventsource.Source. Latest begins with the first event whose transaction had not ended when the server took the
-// statement's snapshot; so do the others with events below their place. A position above that of all events is Latest, and so is a time
-// after theirs. A place before the oldest event is none where events have been deleted that it stands before; Earliest is the oldest
+// statement's snapshot; so do the others with events below their place. The next position is Latest, and so is a time after all events; what
+// is beyond that is no place. A place before the oldest event is none where events have been deleted that it stands before; Earliest is the oldest
 // event there is, whatever has been deleted.
 func (s *Source) Start(ctx context.Context, at tokenstore.Place) (tokenstore.Progress, error) {
 	switch at.Type {
@@ -98,8 +98,14 @@ func (s *Source) Start(ctx context.Context, at tokenstore.Place) (tokenstore.Pro
 		if err := s.refuseDeleted(ctx, at, func(position int64, _ time.Time) bool { return first <= position }); err != nil {
 			return tokenstore.Progress{}, err
 		}
+		if err := s.refuseBeyond(ctx, at, first); err != nil {
+			return tokenstore.Progress{}, err
+		}
 		return s.latest(ctx, first-1)
 	case tokenstore.AtTimestamp:
+		if err := s.refuseBeyond(ctx, at, 0); err != nil {
+			return tokenstore.Progress{}, err
+		}
 		if err := s.refuseDeleted(ctx, at, func(_ int64, recorded time.Time) bool { return !at.Timestamp.After(recorded) }); err != nil {
 			return tokenstore.Progress{}, err
 		}

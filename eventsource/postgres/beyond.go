@@ -1,0 +1,40 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/tokenstore"
+)
+
+// refuseBeyond returns a *eventsource.PlaceError for a position above the next one, or a time that has not come. What is meant by it is
+// not known: whoever starts there would get events from before it.
+func (s *Source) refuseBeyond(ctx context.Context, at tokenstore.Place, first int64) error {
+	if at.Type == tokenstore.AtTimestamp {
+		return s.refuseFuture(ctx, at.Timestamp)
+	}
+	head, err := s.Head(ctx)
+	if err != nil {
+		return err
+	}
+	if first-1 > head {
+		return &eventsource.PlaceError{Problem: fmt.Sprintf("position %d is beyond the newest event, which is at position %d at most: choose the type %s for what comes from now on, or a position up to that one",
+			first, head, tokenstore.Latest)}
+	}
+	return nil
+}
+
+// refuseFuture goes by the database's clock, which is that of the events.
+func (s *Source) refuseFuture(ctx context.Context, at time.Time) error {
+	var now time.Time
+	if err := s.db.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&now); err != nil {
+		return fmt.Errorf("asking for the database's time: %w", err)
+	}
+	if at.After(now) {
+		return &eventsource.PlaceError{Problem: fmt.Sprintf("%s is in the future, since the database's clock is at %s: choose the type %s for what comes from now on, or a time in the past",
+			at.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339), tokenstore.Latest)}
+	}
+	return nil
+}
