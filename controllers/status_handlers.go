@@ -56,8 +56,23 @@ func degraded(s *scope) metav1.Condition {
 	case len(incomplete(s)) > 0:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonProjectionIncomplete, fmt.Sprintf(
 			"a replay of %s was abandoned after its reset: the projection lacks what was not handled again, until another replay is complete", strings.Join(incomplete(s), ", "))
+	default:
+		if text := unsupported(s.store.Facts.Workers); text != "" {
+			c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonSettingsUnsupported, text
+		}
 	}
 	return c
+}
+
+// unsupported says which settings a worker's version does not know; empty where all know all.
+func unsupported(workers []stores.Worker) string {
+	for _, w := range workers {
+		if len(w.Unsupported) > 0 {
+			return fmt.Sprintf("workers of version %s do not support some settings and go on as before: %s; use an image of the operator's version",
+				or(w.Version, "unknown"), strings.Join(w.Unsupported, "; "))
+		}
+	}
+	return ""
 }
 
 func faultText(faults []stores.Fault) string {

@@ -97,21 +97,6 @@ func TestDefinitionSurvivesJSON(t *testing.T) {
 	}
 }
 
-func TestLiveSurvivesJSON(t *testing.T) {
-	want := exampleSpec().Live(7)
-	data, err := json.Marshal(want)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := definition.ParseLive(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got)\n%s", diff)
-	}
-}
-
 func TestParseDefinitionIsStrict(t *testing.T) {
 	for name, test := range map[string]struct{ data, want string }{
 		"unknown field": {`{"source":{"type":"Store"},"groups":[{"name":"a","hander":{}}]}`, `unknown field "groups[0].hander"`},
@@ -122,20 +107,6 @@ func TestParseDefinitionIsStrict(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := definition.ParseDefinition([]byte(test.data)); err == nil || !strings.Contains(err.Error(), test.want) {
-				t.Errorf("got error %v, want one with %q", err, test.want)
-			}
-		})
-	}
-}
-
-func TestParseLiveIsStrict(t *testing.T) {
-	for name, test := range map[string]struct{ data, want string }{
-		"unknown field": {`{"generation":1,"desiredState":"Running","groups":[],"x":1}`, `unknown field "x"`},
-		"segments":      {`{"desiredState":"Running","groups":[{"name":"a","segments":0}]}`, "groups[0].segments: should be greater than"},
-		"wrong type":    {`{"generation":"1"}`, "generation: must be of type integer, not string"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if _, err := definition.ParseLive([]byte(test.data)); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got error %v, want one with %q", err, test.want)
 			}
 		})

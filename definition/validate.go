@@ -177,12 +177,16 @@ func (c *checker) eventTypes(at string, types []string) {
 
 func (c *checker) onError(at string, onError OnError) {
 	c.between(at+".maxAttempts", onError.MaxAttempts, 1, 100)
-	initial := c.retryDelay(at+".backoff.initial", onError.Backoff.Initial)
-	longest := c.retryDelay(at+".backoff.max", onError.Backoff.Max)
-	if initial && longest {
-		c.require(onError.Backoff.Max.Value() >= onError.Backoff.Initial.Value(), at+".backoff", rules.RetryOrder)
-	}
+	c.backoff(at+".backoff", onError.Backoff)
 	c.oneOf(at+".then", onError.Then, ThenBlock)
+}
+
+func (c *checker) backoff(at string, backoff Backoff) {
+	initial := c.retryDelay(at+".initial", backoff.Initial)
+	longest := c.retryDelay(at+".max", backoff.Max)
+	if initial && longest {
+		c.require(backoff.Max.Value() >= backoff.Initial.Value(), at, rules.RetryOrder)
+	}
 }
 
 func (c *checker) timeout(at string, timeout Duration) {

@@ -58,6 +58,8 @@ type Report struct {
 	Groups map[string]GroupReport `json:"groups,omitempty"`
 	// Unfit says why this worker must not be given segments of any group: everything fails here, and not elsewhere.
 	Unfit *Fault `json:"unfit,omitempty"`
+	// Unsupported are the live settings that this worker's version cannot read. For them it does what it did before.
+	Unsupported []string `json:"unsupported,omitempty"`
 	// OpenWriters are the oldest of the transactions that have written to the event table and stay open, oldest first.
 	OpenWriters []OpenWriter `json:"openWriters,omitempty"`
 }

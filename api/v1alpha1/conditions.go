@@ -110,6 +110,8 @@ const (
 	ReasonSegmentBlocked = "SegmentBlocked"
 	// ReasonProjectionIncomplete: a replay was abandoned after its reset.
 	ReasonProjectionIncomplete = "ProjectionIncomplete"
+	// ReasonSettingsUnsupported: workers are older than the operator and do not know a live setting; they go on as before.
+	ReasonSettingsUnsupported = "SettingsUnsupported"
 )
 
 // Reasons of Replaying.

@@ -57,6 +57,8 @@ type Worker struct {
 	Owned      int
 	Leaving    time.Duration // for how long its pod has been about to be removed, in whole seconds and at least one; 0 where it is not
 	Failing    string        // what speaks against its definition
+	// Unsupported are the live settings that its version cannot read.
+	Unsupported []string
 }
 
 // Fault is what stops a group or one of its segments.
@@ -213,7 +215,7 @@ func workersOf(outcome planner.Outcome) []Worker {
 			continue
 		}
 		of := Worker{Pod: w.Pod, Definition: w.Definition, Version: w.Version, Ready: w.Report.Ready,
-			Reported: w.Report.Ready || len(w.Report.Groups) > 0, Assigned: assigned[w.Incarnation], Owned: owned[w.Incarnation], Failing: w.Report.Failing}
+			Reported: w.Report.Ready || len(w.Report.Groups) > 0, Assigned: assigned[w.Incarnation], Owned: owned[w.Incarnation], Failing: w.Report.Failing, Unsupported: w.Report.Unsupported}
 		if w.LeavingFor > 0 {
 			of.Leaving = max(w.LeavingFor.Truncate(time.Second), time.Second)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -193,9 +194,7 @@ func (c *controller) observe(ctx context.Context) (decision, error) {
 	if err := c.beatMeanwhile(ctx); err != nil {
 		return decision{}, err
 	}
-	if err := c.apply(view.Processor); err != nil {
-		return decision{}, err
-	}
+	c.apply(view.Processor)
 	if err := c.agree(ctx, sequencings(tokens)); err != nil {
 		return decision{}, err
 	}
@@ -275,20 +274,26 @@ func (c *controller) renews(ctx context.Context) bool {
 	return renewed && err == nil
 }
 
-// apply takes over live settings.
-func (c *controller) apply(p tokenstore.Processor) error {
-	live, err := definition.ParseLive(p.Live)
-	if err != nil {
-		return fmt.Errorf("the live settings in the directory: %w", err)
-	}
+// apply takes over live settings. What this version cannot read of them is reported and changes nothing else: an operator
+// of a later version must not stop this worker.
+func (c *controller) apply(p tokenstore.Processor) {
+	live, problems := definition.ParseLive(p.Live, c.settings.live)
+	unsupported := unsupportedOf(problems)
 	c.mu.Lock()
 	changed := !c.settings.known || c.settings.live.Generation != live.Generation
-	c.settings = settings{known: true, live: live}
+	news := !slices.Equal(c.settings.unsupported, unsupported)
+	c.settings = settings{known: true, live: live, unsupported: unsupported}
 	c.mu.Unlock()
+	if news && len(unsupported) > 0 {
+		c.log.Warn("this version does not support some live settings and goes on as before; use an image of the operator's version",
+			"version", c.options.Version, "settings", unsupported)
+	}
+	if news {
+		c.nextBeat = time.Time{} // report at once
+	}
 	if changed {
 		c.pushAll() // what was paused may go on
 	}
-	return nil
 }
 
 // pushAll queues all segments held: what may not run yet is left out when its turn comes.

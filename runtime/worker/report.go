@@ -51,6 +51,7 @@ func (l *life) makeReport() tokenstore.Report {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	report.Unsupported = l.settings.unsupported
 	for name, g := range l.groups {
 		r := tokenstore.GroupReport{Refused: !g.fit && g.fault != nil || g.differs, Fault: lasting(cmp.Or(g.fault, g.unagreed))}
 		r.Handled, r.Replayed, r.Rate = g.rate.take(now)

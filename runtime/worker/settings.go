@@ -8,8 +8,19 @@ import (
 
 // settings are the live ones, as they came last.
 type settings struct {
-	known bool // the directory has given them
-	live  definition.Live
+	known       bool // the directory has given them
+	live        definition.Live
+	unsupported []string // what this version cannot read of them
+}
+
+// mostUnsupported is how many unsupported settings are reported.
+const mostUnsupported = 5
+
+func unsupportedOf(problems []definition.Problem) (texts []string) {
+	for _, p := range problems[:min(len(problems), mostUnsupported)] {
+		texts = append(texts, p.String())
+	}
+	return texts
 }
 
 func (s settings) group(name string) (definition.LiveGroup, bool) {
