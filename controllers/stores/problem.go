@@ -23,10 +23,26 @@ type Problem struct {
 	Reason string
 	// Message says what to change. It is the same for as long as the problem is.
 	Message string
-	// Since is when it was first met.
+	// Since is when it was first met; of an outage, since when there has been one, whatever its reason was at first.
 	Since time.Time
 	// Passes says that no edit is needed: it is over when something else is.
 	Passes bool
+}
+
+// Outage reports whether the store cannot be used at all. Other problems are about what is in a store that answers.
+func (p *Problem) Outage() bool {
+	switch p.Reason {
+	case v1alpha1.ReasonStoreChanged, v1alpha1.ReasonMigrationRequired, v1alpha1.ReasonGroupConflict, v1alpha1.ReasonPlaceInvalid,
+		v1alpha1.ReasonSourceInvalid, v1alpha1.ReasonSequencingChanged:
+		return false
+	}
+	return true
+}
+
+// migrating says that a migration goes on.
+func migrating(schema string) *Problem {
+	return &Problem{Reason: v1alpha1.ReasonMigrationRequired, Passes: true, Message: fmt.Sprintf(
+		"schema %s is being migrated, by the operator or by somebody for whom it waits; workers that run go on meanwhile", schema)}
 }
 
 // problemOf says what an error means to users. place is where the operator connected to, for the message.

@@ -113,7 +113,7 @@ func (p *processor) publish(o Observation, outcome *planner.Outcome) {
 	p.mu.Lock()
 	if o.Problem != nil {
 		o.Problem.Since = time.Now()
-		if was := p.known.Problem; was != nil && was.Reason == o.Problem.Reason {
+		if was := p.known.Problem; was != nil && (was.Reason == o.Problem.Reason || was.Outage() && o.Problem.Outage()) {
 			o.Problem.Since = was.Since
 		}
 	}

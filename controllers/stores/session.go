@@ -27,8 +27,10 @@ const (
 	turn = 10 * time.Second
 	// firstPause before a store that could not be reached is tried again; it doubles up to Options.MaxPause.
 	firstPause = 500 * time.Millisecond
-	// preparing bounds connecting, migrating and looking which store it is.
-	preparing = time.Minute
+	// connectTimeout bounds connecting, and looking which store it is. A migration may take as long as it does.
+	connectTimeout = 20 * time.Second
+	// longMigration is when a migration that goes on is reported.
+	longMigration = 10 * time.Second
 )
 
 // errTurnOver ends a session that makes room for another.
@@ -200,27 +202,46 @@ func (s *session) supervise(ctx context.Context, l *link, lost <-chan error, run
 }
 
 // prepare connects, migrates where it may, and looks which store this is.
-func (s *session) prepare(ctx context.Context, o postgres.Options) (*postgres.Session, postgres.Meta, error) {
-	ctx, cancel := context.WithTimeout(ctx, preparing)
-	defer cancel()
-	listener, err := postgres.OpenSession(ctx, o, postgres.Channel(s.store.Schema))
+func (s *session) prepare(ctx context.Context, o postgres.Options) (listener *postgres.Session, meta postgres.Meta, err error) {
+	err = within(ctx, s.options.ConnectTimeout, func(ctx context.Context) error {
+		listener, err = postgres.OpenSession(ctx, o, postgres.Channel(s.store.Schema))
+		return err
+	})
 	if err != nil {
-		return nil, postgres.Meta{}, err
+		return nil, meta, err
 	}
-	if s.store.Migrations != definition.MigrationsManual {
-		done, err := postgres.Migrate(ctx, listener.Conn(), s.store.Schema)
-		if len(done) > 0 {
-			s.options.Log.Info("Migrated a store", "store", s.where(), "schema", s.store.Schema, "steps", done)
-		}
-		if err != nil {
-			return nil, postgres.Meta{}, errors.Join(err, listener.Close())
-		}
+	if err := s.migrate(ctx, listener); err != nil {
+		return nil, meta, errors.Join(err, listener.Close())
 	}
-	meta, err := postgres.Check(ctx, listener.Conn(), s.store.Schema)
+	err = within(ctx, s.options.ConnectTimeout, func(ctx context.Context) error {
+		meta, err = postgres.Check(ctx, listener.Conn(), s.store.Schema)
+		return err
+	})
 	if err != nil {
-		return nil, postgres.Meta{}, errors.Join(err, listener.Close())
+		return nil, meta, errors.Join(err, listener.Close())
 	}
 	return listener, meta, nil
+}
+
+func within(ctx context.Context, limit time.Duration, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return do(ctx)
+}
+
+// migrate brings the schema up to date, where it may. It has no time limit: a step that is cancelled is undone, so that one
+// that takes minutes would never be done. What goes on for long is reported.
+func (s *session) migrate(ctx context.Context, listener *postgres.Session) error {
+	if s.store.Migrations == definition.MigrationsManual {
+		return nil
+	}
+	report := time.AfterFunc(s.options.LongMigration, func() { s.fail(migrating(s.store.Schema)) })
+	defer report.Stop()
+	done, err := postgres.Migrate(ctx, listener.Conn(), s.store.Schema)
+	if len(done) > 0 {
+		s.options.Log.Info("Migrated a store", "store", s.where(), "schema", s.store.Schema, "steps", done)
+	}
+	return err
 }
 
 // listen wakes the members that notifications name until the connection is lost.

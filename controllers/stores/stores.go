@@ -1,6 +1,7 @@
 package stores
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -30,8 +31,12 @@ type Options struct {
 	MaxSessions int
 	// MaxPause between attempts to reach a store, 15 s by default.
 	MaxPause time.Duration
-	Metrics  *Metrics
-	Log      logr.Logger
+	// ConnectTimeout bounds connecting to a store, 20 s by default.
+	ConnectTimeout time.Duration
+	// LongMigration is when a migration that goes on is reported, after 10 s by default.
+	LongMigration time.Duration
+	Metrics       *Metrics
+	Log           logr.Logger
 }
 
 // Source is a source of events that can tell whether the database has it as it is declared.
@@ -54,9 +59,9 @@ type Stores struct {
 
 // New returns stores that do nothing until Start is called.
 func New(o Options) *Stores {
-	if o.MaxPause == 0 {
-		o.MaxPause = 15 * time.Second
-	}
+	o.MaxPause = cmp.Or(o.MaxPause, 15*time.Second)
+	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, connectTimeout)
+	o.LongMigration = cmp.Or(o.LongMigration, longMigration)
 	return &Stores{options: o, slots: newSlots(o.MaxSessions), processors: map[types.NamespacedName]*processor{}, sessions: map[sessionKey]*session{}}
 }
 

@@ -53,6 +53,9 @@ func (l *life) controlLoop(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	done := ctx.Done()
+	l.turns()
+	l.waits.Store(false)
+	defer l.waits.Store(true)
 	for {
 		select {
 		case <-done:
@@ -330,7 +333,9 @@ func (c *controller) beginDrain(ctx context.Context) {
 	c.log.Info("draining", "segments", len(c.held()))
 	c.drainFrom, c.self.State, c.due = time.Now(), tokenstore.Draining, true
 	c.Worker.ready.Store(false)
-	if err := c.directory.SetState(context.WithoutCancel(ctx), c.self.Incarnation, tokenstore.Draining); err != nil {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), beatWithin)
+	defer cancel()
+	if err := c.directory.SetState(ctx, c.self.Incarnation, tokenstore.Draining); err != nil {
 		c.log.Warn("could not announce that this worker drains", "error", err)
 	}
 }

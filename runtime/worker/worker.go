@@ -93,6 +93,7 @@ type Worker struct {
 	ready   atomic.Bool  // latched
 	born    time.Time    // with a monotonic reading
 	turned  atomic.Int64 // when the control loop turned last, nanoseconds of time.Since(born)
+	waits   atomic.Bool  // the control loop does not run: something is waited for that may take long
 
 	holdings atomic.Pointer[[]Holding]
 }
@@ -121,7 +122,9 @@ func New(o Options) *Worker {
 	if o.Registry == nil {
 		o.Registry = prometheus.NewRegistry()
 	}
-	return &Worker{options: o, log: o.Log, metrics: newMetrics(o.Registry), born: time.Now()}
+	w := &Worker{options: o, log: o.Log, metrics: newMetrics(o.Registry), born: time.Now()}
+	w.waits.Store(true)
+	return w
 }
 
 // errNextLife ends an incarnation so that the next one begins.
@@ -151,7 +154,6 @@ func (w *Worker) Run(ctx context.Context) error {
 		} else {
 			w.log.Error("the worker cannot run; trying again", "error", err)
 		}
-		w.turns()
 		sleep(ctx, wait.next())
 	}
 	return nil
@@ -161,9 +163,11 @@ func (w *Worker) Run(ctx context.Context) error {
 // handle every group; or it has claimed by itself where there is no planner. It stays true through outages.
 func (w *Worker) Ready() bool { return w.ready.Load() }
 
-// Alive reports whether the control loop turns. It does not depend on the database.
+// Alive reports whether the process is worth keeping: its control loop turns, or does not run. It does not depend on the database:
+// each turn of the loop has a time limit, and connecting, migrating and waiting for others who migrate are no part of it.
+// A new process would have to wait for the same.
 func (w *Worker) Alive() bool {
-	return time.Since(w.born)-time.Duration(w.turned.Load()) < 30*time.Second
+	return w.waits.Load() || time.Since(w.born)-time.Duration(w.turned.Load()) < 30*time.Second
 }
 
 // turns takes note of a turn of the control loop.
