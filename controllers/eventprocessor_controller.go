@@ -28,6 +28,8 @@ type Reconciler struct {
 	Image string
 	// GiveUpAfter bounds a deletion that waits for its store.
 	GiveUpAfter time.Duration
+	// Grace is how long an outage of the store does not count for conditions.
+	Grace time.Duration
 
 	written        writtenStatuses[v1alpha1.EventProcessorStatus]
 	writtenReplays writtenStatuses[v1alpha1.ReplayStatus]
@@ -68,10 +70,17 @@ func (r *Reconciler) reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	applied := r.apply(ctx, scope, decide(scope))
 	again, err := r.report(ctx, scope)
 	later, told := r.reportReplays(ctx, scope)
-	if again == 0 || later > 0 && later < again {
-		again = later
+	return ctrl.Result{RequeueAfter: soonest(again, later, graceLeft(scope))}, cmp.Or(applied, err, told)
+}
+
+// soonest is the shortest of some waits, of which 0 is none.
+func soonest(waits ...time.Duration) (least time.Duration) {
+	for _, wait := range waits {
+		if wait > 0 && (least == 0 || wait < least) {
+			least = wait
+		}
 	}
-	return ctrl.Result{RequeueAfter: again}, cmp.Or(applied, err, told)
+	return least
 }
 
 // gone forgets a processor that is no more, and tells Replays that ask for it.

@@ -17,7 +17,7 @@ import (
 
 // observe looks at all that matters to the processor.
 func (r *Reconciler) observe(ctx context.Context, processor *v1alpha1.EventProcessor) (*scope, error) {
-	s := &scope{now: r.Clock.Now(), processor: processor, store: r.Stores.Observe(client.ObjectKeyFromObject(processor))}
+	s := &scope{now: r.Clock.Now(), grace: r.Grace, processor: processor, store: r.Stores.Observe(client.ObjectKeyFromObject(processor))}
 	var err error
 	if s.desired, err = desired.New(processor, r.Cluster, r.Image); err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,6 +50,8 @@ type Options struct {
 	MaxStorePause time.Duration
 	// GiveUpAfter bounds a deletion that waits for its store, 5 min by default.
 	GiveUpAfter time.Duration
+	// Grace is how long an outage of the store does not count for conditions, 20 s by default.
+	Grace time.Duration
 	// SkipNameValidation lets one process run several operators, one after the other, as tests do.
 	SkipNameValidation bool
 }
@@ -140,10 +143,8 @@ func addReconciler(manager ctrl.Manager, o Options) error {
 		Clock:       clock.RealClock{},
 		Cluster:     o.ClusterName,
 		Image:       o.WorkerImage,
-		GiveUpAfter: o.GiveUpAfter,
-	}
-	if r.GiveUpAfter == 0 {
-		r.GiveUpAfter = 5 * time.Minute
+		GiveUpAfter: cmp.Or(o.GiveUpAfter, 5*time.Minute),
+		Grace:       cmp.Or(o.Grace, defaultGrace),
 	}
 	return r.setup(manager, observed)
 }

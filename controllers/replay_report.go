@@ -25,9 +25,7 @@ func (r *Reconciler) reportReplays(ctx context.Context, s *scope) (again time.Du
 			continue
 		}
 		wait, err := r.reportReplay(ctx, replay, s)
-		if wait > 0 && (again == 0 || wait < again) {
-			again = wait
-		}
+		again = soonest(again, wait)
 		all = errors.Join(all, err)
 	}
 	return again, all

@@ -23,7 +23,7 @@ func rolloutOf(s *scope) *verdict {
 		return v
 	}
 	if deadlineExceeded(d) {
-		return &verdict{v1alpha1.ReasonRolloutFailed, or(trouble, "the pods of the wanted definition did not become ready in time"), true}
+		return &verdict{reason: v1alpha1.ReasonRolloutFailed, message: or(trouble, "the pods of the wanted definition did not become ready in time"), stalled: true}
 	}
 	old := status.Replicas - status.UpdatedReplicas
 	if status.Replicas == wanted && old == 0 && status.AvailableReplicas == wanted {
@@ -50,8 +50,8 @@ func quarantine(s *scope) *verdict {
 			why = w.Failing
 		}
 	}
-	return &verdict{v1alpha1.ReasonRolloutFailed, "the new definition has failed before it had handled anything; the old pods go on, and it is given nothing more: " +
-		or(why, or(lastEnd(s.pods, s.desired.ID), "its workers died after they had claimed segments")) + "; apply a corrected one, or the old one again", true}
+	return &verdict{reason: v1alpha1.ReasonRolloutFailed, message: "the new definition has failed before it had handled anything; the old pods go on, and it is given nothing more: " +
+		or(why, or(lastEnd(s.pods, s.desired.ID), "its workers died after they had claimed segments")) + "; apply a corrected one, or the old one again", stalled: true}
 }
 
 // lastEnd is how a container of the definition ended last, with the last lines that it has written.

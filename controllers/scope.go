@@ -15,6 +15,7 @@ import (
 // scope is all that one reconcile has observed. Decisions are made from it alone.
 type scope struct {
 	now         time.Time
+	grace       time.Duration // for which an outage of the store does not count
 	processor   *v1alpha1.EventProcessor
 	desired     desired.Processor
 	deployment  *appsv1.Deployment // nil where there is none, or a foreign one

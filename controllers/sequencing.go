@@ -50,7 +50,7 @@ func resetAhead(s *scope, group string) (tokenstore.Replay, bool) {
 func checkSequencing(s *scope) *verdict {
 	for _, fault := range s.store.Facts.Faults {
 		if fault.Definition == s.desired.ID && aboutSequencing(fault) {
-			return &verdict{v1alpha1.ReasonSequencingChanged, short(fault.Message), runningReplay(s, fault.Group) == nil}
+			return &verdict{reason: v1alpha1.ReasonSequencingChanged, message: short(fault.Message), stalled: runningReplay(s, fault.Group) == nil}
 		}
 	}
 	if heldBack(s) && s.store.Seen {

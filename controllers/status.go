@@ -28,14 +28,15 @@ func statusOf(s *scope) v1alpha1.EventProcessorStatus {
 
 // setConditions replaces the conditions. Those that say the same as before keep the time of their last change.
 func setConditions(status *v1alpha1.EventProcessorStatus, s *scope) {
-	wanted := append(readiness(s), available(s), handlerValid(s), storeReachable(s), replaying(s), degraded(s))
-	kept := status.Conditions
+	s = withGrace(s)
+	wanted := append(readiness(s), kept(s, available(s)), kept(s, handlerValid(s)), kept(s, storeReachable(s)), kept(s, replaying(s)), kept(s, degraded(s)))
+	were := status.Conditions
 	status.Conditions = nil
 	for _, c := range wanted {
 		c.ObservedGeneration = s.processor.Generation
 		c.Message = short(c.Message)
 		c.LastTransitionTime = metav1.NewTime(s.now)
-		if before := meta.FindStatusCondition(kept, c.Type); before != nil && before.Status == c.Status {
+		if before := meta.FindStatusCondition(were, c.Type); before != nil && before.Status == c.Status {
 			c.LastTransitionTime = before.LastTransitionTime
 		}
 		status.Conditions = append(status.Conditions, c)

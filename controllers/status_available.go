@@ -24,7 +24,7 @@ func available(s *scope) metav1.Condition {
 	switch {
 	case s.replicas() == 0:
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, v1alpha1.ReasonScaledToZero, "spec.replicas is 0: no events are handled"
-	case !s.store.Seen, s.store.Problem != nil && !aboutContent(s.store.Problem.Reason):
+	case !s.store.Seen, s.store.Problem != nil && s.store.Problem.Outage():
 		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1alpha1.ReasonUnknown, "the operator cannot see who owns what"
 	case unowned > 0 || len(s.store.Facts.Groups) == 0:
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, v1alpha1.ReasonSegmentsUnowned, unownedText(s)

@@ -24,7 +24,8 @@ func handlerValid(s *scope) metav1.Condition {
 		}
 	}
 	reported := func(w stores.Worker) bool { return w.Definition == s.desired.ID && w.Reported }
-	if !slices.ContainsFunc(facts.Workers, reported) {
+	found := s.was(v1alpha1.ConditionHandlerValid) == string(metav1.ConditionTrue) && s.processor.Status.Definition == s.desired.ID
+	if !found && !slices.ContainsFunc(facts.Workers, reported) {
 		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1alpha1.ReasonUnknown, "no worker has reported on this definition yet"
 	}
 	return c

@@ -13,6 +13,7 @@ import (
 type verdict struct {
 	reason, message string
 	stalled         bool
+	unseen          bool // only a look at the store can tell
 }
 
 // checks are what Ready asks, in this order: the first that finds something explains it.
@@ -46,6 +47,9 @@ func readiness(s *scope) []metav1.Condition {
 	if v == nil {
 		return []metav1.Condition{readyCondition(s)}
 	}
+	if before := keptReadiness(s); v.unseen && len(before) > 0 {
+		return before
+	}
 	ready := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: v.reason, Message: v.message}
 	if v.reason == v1alpha1.ReasonProgressing && s.was(v1alpha1.ConditionReady) == "" {
 		ready.Status = metav1.ConditionUnknown
@@ -77,15 +81,15 @@ func checkSpec(s *scope) *verdict {
 	if s.invalid == "" {
 		return nil
 	}
-	return &verdict{v1alpha1.ReasonInvalidSpec, s.invalid, true}
+	return &verdict{reason: v1alpha1.ReasonInvalidSpec, message: s.invalid, stalled: true}
 }
 
 func checkNames(s *scope) *verdict {
 	if len(s.foreign) == 0 {
 		return nil
 	}
-	return &verdict{v1alpha1.ReasonNameConflict, fmt.Sprintf("%s exists and does not belong to this processor:"+
-		" delete it, or give the processor another name", strings.Join(s.foreign, ", ")), true}
+	return &verdict{reason: v1alpha1.ReasonNameConflict, message: fmt.Sprintf("%s exists and does not belong to this processor:"+
+		" delete it, or give the processor another name", strings.Join(s.foreign, ", ")), stalled: true}
 }
 
 // checkStore finds what workers cannot get by either; what only the operator cannot do does not count.
@@ -94,8 +98,8 @@ func checkStore(s *scope) *verdict {
 	if c.Status == metav1.ConditionFalse {
 		return &verdict{reason: c.Reason, message: c.Message}
 	}
-	if p := s.store.Problem; p != nil && aboutContent(p.Reason) {
-		return &verdict{p.Reason, p.Message, !p.Passes}
+	if p := s.store.Problem; p != nil && !p.Outage() {
+		return &verdict{reason: p.Reason, message: p.Message, stalled: !p.Passes}
 	}
 	return nil
 }
@@ -107,7 +111,7 @@ func checkHandlers(s *scope) *verdict {
 	}
 	// A missing table may be made; a handler that an image does not have needs another image, and a rollout that its statements
 	// stop needs other statements.
-	return &verdict{c.Reason, c.Message, c.Reason == v1alpha1.ReasonNotRegistered || s.deployment != nil && rolling(s)}
+	return &verdict{reason: c.Reason, message: c.Message, stalled: c.Reason == v1alpha1.ReasonNotRegistered || s.deployment != nil && rolling(s)}
 }
 
 func checkAPIServer(s *scope) *verdict {
@@ -122,9 +126,9 @@ func checkReplicasOwner(s *scope) *verdict {
 	if !external {
 		return nil
 	}
-	return &verdict{v1alpha1.ReasonDeploymentScaledExternally, fmt.Sprintf("%s has set the replicas of Deployment %s to %d:"+
+	return &verdict{reason: v1alpha1.ReasonDeploymentScaledExternally, message: fmt.Sprintf("%s has set the replicas of Deployment %s to %d:"+
 		" point it at the EventProcessor, which has a scale subresource, and set the Deployment back to %d",
-		manager, s.deployment.Name, *s.deployment.Spec.Replicas, s.replicas()), true}
+		manager, s.deployment.Name, *s.deployment.Spec.Replicas, s.replicas()), stalled: true}
 }
 
 // checkDeclared waits until the store knows this generation, where the operator can see to that.
@@ -132,7 +136,7 @@ func checkDeclared(s *scope) *verdict {
 	if s.store.Declared == s.processor.Generation || s.store.Problem != nil {
 		return nil
 	}
-	return &verdict{reason: v1alpha1.ReasonProgressing, message: "the spec is being written to the store"}
+	return &verdict{reason: v1alpha1.ReasonProgressing, message: "the spec is being written to the store", unseen: s.unseen()}
 }
 
 func checkSegments(s *scope) *verdict {

@@ -6,16 +6,6 @@ import (
 	"github.com/sluice-project/sluice/api/v1alpha1"
 )
 
-// aboutContent reports whether a reason is about what is in a store that can be reached.
-func aboutContent(reason string) bool {
-	switch reason {
-	case v1alpha1.ReasonStoreChanged, v1alpha1.ReasonMigrationRequired, v1alpha1.ReasonGroupConflict, v1alpha1.ReasonPlaceInvalid, v1alpha1.ReasonSourceInvalid, v1alpha1.ReasonSequencingChanged,
-		v1alpha1.ReasonProgressing: // looks for where a group starts
-		return true
-	}
-	return false
-}
-
 // storeReachable is Unknown where only the operator cannot reach the store: it may not, or workers show that they can.
 func storeReachable(s *scope) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionStoreReachable, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonReachable,
@@ -24,7 +14,7 @@ func storeReachable(s *scope) metav1.Condition {
 	switch {
 	case p == nil && !s.store.Seen:
 		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1alpha1.ReasonUnknown, "the operator is connecting to the store"
-	case p == nil, aboutContent(p.Reason):
+	case p == nil, !p.Outage():
 	case p.Reason == v1alpha1.ReasonOperatorCannotConnect:
 		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, p.Reason, p.Message
 	case p.Reason == v1alpha1.ReasonConnectionFailed && workersGoOn(s.pods, p.Since.Unix()):

@@ -76,6 +76,9 @@ const operatorUser = "sluice-operator"
 // giveUpAfter is short here, so that a test can wait for it.
 const giveUpAfter = 6 * time.Second
 
+// grace is short here, and longer than it takes to connect again.
+const grace = 3 * time.Second
+
 type runningOperator struct {
 	cancel context.CancelFunc
 	ended  chan error
@@ -93,7 +96,7 @@ func startOperator(wraps ...func(http.RoundTripper) http.RoundTripper) *runningO
 	go func() {
 		o.ended <- controllers.Run(ctx, kube, controllers.Options{
 			WorkerImage: "sluice.example/sluice:test", ClusterName: "test", MaxStoreSessions: 64, AllowLoopbackStores: true,
-			MetricsAddress: "0", ProbeAddress: "0", MaxStorePause: time.Second, GiveUpAfter: giveUpAfter, SkipNameValidation: true,
+			MetricsAddress: "0", ProbeAddress: "0", MaxStorePause: time.Second, GiveUpAfter: giveUpAfter, SkipNameValidation: true, Grace: grace,
 		})
 	}()
 	return o

@@ -33,6 +33,8 @@ type Problem struct {
 func (p *Problem) Outage() bool {
 	switch p.Reason {
 	case v1alpha1.ReasonStoreChanged, v1alpha1.ReasonMigrationRequired, v1alpha1.ReasonGroupConflict, v1alpha1.ReasonPlaceInvalid,
+		v1alpha1.ReasonProgressing, // looks for where a group starts
+
 		v1alpha1.ReasonSourceInvalid, v1alpha1.ReasonSequencingChanged:
 		return false
 	}
