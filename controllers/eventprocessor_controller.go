@@ -35,6 +35,7 @@ type Reconciler struct {
 	writtenReplays writtenStatuses[v1alpha1.ReplayStatus]
 	paces          paces
 	applied        appliedObjects
+	leaving        reasons // of deletions
 }
 
 // afterConflict is when an object is looked at again that somebody else was changing: the cache has it by then.
@@ -92,18 +93,4 @@ func (r *Reconciler) gone(ctx context.Context, key client.ObjectKey) error {
 	}
 	_, err = r.reportReplays(ctx, &scope{now: r.Clock.Now(), replays: replays})
 	return err
-}
-
-// depart carries a deletion on.
-func (r *Reconciler) depart(ctx context.Context, processor *v1alpha1.EventProcessor) (ctrl.Result, error) {
-	scope, err := r.observe(ctx, processor)
-	if err != nil {
-		return ctrl.Result{}, err
-	}
-	again, err := r.delete(ctx, scope)
-	if err != nil || again == 0 {
-		return ctrl.Result{}, err
-	}
-	_, err = r.report(ctx, scope)
-	return ctrl.Result{RequeueAfter: again}, err
 }

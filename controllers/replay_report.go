@@ -56,7 +56,7 @@ func (r *Reconciler) reportReplay(ctx context.Context, replay *v1alpha1.Replay, 
 	}
 	r.writtenReplays.note(replay, after, s.now)
 	for _, m := range replayNews(before, after) {
-		r.Events.Eventf(replay, nil, m.kind, m.reason, "Replay", "%s", m.note)
+		r.Events.Eventf(replay, nil, m.kind, m.reason, "Replay", "%s", note(m.note))
 	}
 	return 0, nil
 }

@@ -95,6 +95,15 @@ func faultText(faults []stores.Fault) string {
 	return text
 }
 
+// note keeps a text to what the API server accepts as an event's note.
+func note(text string) string {
+	const longest = 1024
+	if len(text) <= longest {
+		return text
+	}
+	return strings.ToValidUTF8(text[:longest-len("…")], "") + "…"
+}
+
 // short keeps a message to what a screen shows; Kubernetes allows more, etcd should not have to.
 func short(text string) string {
 	const longest = 900

@@ -86,6 +86,11 @@ type runningOperator struct {
 
 // startOperator starts one whose requests pass through what wraps them.
 func startOperator(wraps ...func(http.RoundTripper) http.RoundTripper) *runningOperator {
+	return startOperatorWith(func(*controllers.Options) {}, wraps...)
+}
+
+// startOperatorWith starts one with other options.
+func startOperatorWith(change func(*controllers.Options), wraps ...func(http.RoundTripper) http.RoundTripper) *runningOperator {
 	ctx, cancel := context.WithCancel(context.Background())
 	o := &runningOperator{cancel, make(chan error, 1)}
 	kube := rest.CopyConfig(kube)
@@ -93,12 +98,12 @@ func startOperator(wraps ...func(http.RoundTripper) http.RoundTripper) *runningO
 	for _, wrap := range wraps {
 		kube.Wrap(wrap)
 	}
-	go func() {
-		o.ended <- controllers.Run(ctx, kube, controllers.Options{
-			WorkerImage: "sluice.example/sluice:test", ClusterName: "test", MaxStoreSessions: 64, AllowLoopbackStores: true,
-			MetricsAddress: "0", ProbeAddress: "0", MaxStorePause: time.Second, GiveUpAfter: giveUpAfter, SkipNameValidation: true, Grace: grace,
-		})
-	}()
+	options := controllers.Options{
+		WorkerImage: "sluice.example/sluice:test", ClusterName: "test", MaxStoreSessions: 64, AllowLoopbackStores: true,
+		MetricsAddress: "0", ProbeAddress: "0", MaxStorePause: time.Second, GiveUpAfter: giveUpAfter, SkipNameValidation: true, Grace: grace,
+	}
+	change(&options)
+	go func() { o.ended <- controllers.Run(ctx, kube, options) }()
 	return o
 }
 

@@ -14,7 +14,7 @@ type message struct{ kind, reason, note string }
 // tell records events for what the status says anew. It comes after the write, so that nothing is told twice.
 func (r *Reconciler) tell(processor *v1alpha1.EventProcessor, before, after v1alpha1.EventProcessorStatus) {
 	for _, m := range news(before, after) {
-		r.Events.Eventf(processor, nil, m.kind, m.reason, "Reconcile", "%s", m.note)
+		r.Events.Eventf(processor, nil, m.kind, m.reason, "Reconcile", "%s", note(m.note))
 	}
 }
 

@@ -27,6 +27,8 @@ type Problem struct {
 	Since time.Time
 	// Passes says that no edit is needed: it is over when something else is.
 	Passes bool
+	// NoTables says that the store has none of Sluice's tables.
+	NoTables bool
 }
 
 // Outage reports whether the store cannot be used at all. Other problems are about what is in a store that answers.
@@ -45,6 +47,11 @@ func (p *Problem) Outage() bool {
 func migrating(schema string) *Problem {
 	return &Problem{Reason: v1alpha1.ReasonMigrationRequired, Passes: true, Message: fmt.Sprintf(
 		"schema %s is being migrated, by the operator or by somebody for whom it waits; workers that run go on meanwhile", schema)}
+}
+
+// NeedsSecret reports whether nothing but another Secret helps.
+func (p *Problem) NeedsSecret() bool {
+	return p.Reason == v1alpha1.ReasonSecretNotFound || p.Reason == v1alpha1.ReasonInvalidURL
 }
 
 // problemOf says what an error means to users. place is where the operator connected to, for the message.
@@ -69,7 +76,7 @@ func problemOf(err error, place string) Problem {
 	case errors.As(err, &invalid):
 		return Problem{Reason: v1alpha1.ReasonInvalidURL, Message: invalid.Error()}
 	case errors.As(err, &migration):
-		return Problem{Reason: v1alpha1.ReasonMigrationRequired, Message: migration.Error()}
+		return Problem{Reason: v1alpha1.ReasonMigrationRequired, Message: migration.Error(), NoTables: migration.Have == 0}
 	case errors.As(err, &protocol):
 		return Problem{Reason: v1alpha1.ReasonOperatorCannotConnect, Message: protocol.Error()}
 	case errors.As(err, &conflict):

@@ -105,7 +105,19 @@ func (p *processor) observation() Observation {
 func (p *processor) fail(problem Problem) {
 	known := p.observation()
 	known.Problem = &problem
+	if problem.NoTables && p.wish().Drop { // what was asked for
+		known.Problem, known.Dropped = nil, true
+	}
 	p.publish(known, nil)
+}
+
+// met notes in which store the processor is going to have rows, before it has any.
+func (p *processor) met(storeID string) {
+	known := p.observation()
+	if known.StoreID != storeID {
+		known.StoreID = storeID
+		p.publish(known, nil)
+	}
 }
 
 // publish notes what is known now, and tells where that is news.
@@ -194,6 +206,9 @@ func (p *processor) round(ctx context.Context, l *link) error {
 	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
 	defer cancel()
 	w := p.wish()
+	if w.Drop {
+		return p.drop(ctx, l, w)
+	}
 	if !w.accepts(l.meta.StoreID, l.meta.Elsewhere) {
 		meta, err := postgres.Check(ctx, l.pool, w.store().Schema) // it may have been rebased since
 		switch {
@@ -204,6 +219,7 @@ func (p *processor) round(ctx context.Context, l *link) error {
 		}
 		l = &link{l.directory, l.store, l.pool, meta}
 	}
+	p.met(l.meta.StoreID)
 	refusal, err := p.declare(ctx, l, w)
 	if err != nil {
 		return err

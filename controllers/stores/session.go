@@ -235,6 +235,11 @@ func (s *session) migrate(ctx context.Context, listener *postgres.Session) error
 	if s.store.Migrations == definition.MigrationsManual {
 		return nil
 	}
+	if !s.needsTables() {
+		if have, err := postgres.SchemaVersion(ctx, listener.Conn(), s.store.Schema); err != nil || have == 0 {
+			return err
+		}
+	}
 	report := time.AfterFunc(s.options.LongMigration, func() { s.fail(migrating(s.store.Schema)) })
 	defer report.Stop()
 	done, err := postgres.Migrate(ctx, listener.Conn(), s.store.Schema)
@@ -242,6 +247,11 @@ func (s *session) migrate(ctx context.Context, listener *postgres.Session) error
 		s.options.Log.Info("Migrated a store", "store", s.where(), "schema", s.store.Schema, "steps", done)
 	}
 	return err
+}
+
+// needsTables reports whether a member wants more than that its rows are dropped.
+func (s *session) needsTables() bool {
+	return slices.ContainsFunc(s.current(), func(p *processor) bool { return !p.wish().Drop })
 }
 
 // listen wakes the members that notifications name until the connection is lost.

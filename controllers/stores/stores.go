@@ -73,6 +73,8 @@ type Observation struct {
 	StoreID string
 	// Declared is the generation of the spec that the store has.
 	Declared int64
+	// Dropped says that there are no rows of the processor any more, as was wanted.
+	Dropped bool
 	// Seen says that Facts come from a look at the store, however long ago.
 	Seen  bool
 	Facts Facts
@@ -89,8 +91,10 @@ func (s *Stores) Want(key types.NamespacedName, w Wanted) {
 	}
 	if p == nil {
 		p = newProcessor(key, s.options)
+		p.want(w)
 		s.processors[key] = p
 		s.join(p, w)
+		return
 	}
 	p.want(w)
 }

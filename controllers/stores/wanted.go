@@ -22,6 +22,8 @@ type Wanted struct {
 	Leaving []string
 	// Replays that are asked for.
 	Replays []tokenstore.ReplayRequest
+	// Drop asks for the end of the processor's rows, and for nothing else.
+	Drop bool
 }
 
 // store is the spec's, with defaults.
