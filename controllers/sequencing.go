@@ -2,6 +2,8 @@ package controllers
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
 	"github.com/sluice-project/sluice/controllers/desired"
@@ -61,7 +63,9 @@ func checkSequencing(s *scope) *verdict {
 
 // checkReset waits for the replays that bring changes of sequencings.
 func checkReset(s *scope) *verdict {
-	for name, group := range resequenced(s) {
+	groups := resequenced(s)
+	for _, name := range slices.Sorted(maps.Keys(groups)) { // the same one each time
+		group := groups[name]
 		if replay, ahead := resetAhead(s, name); ahead {
 			return &verdict{reason: v1alpha1.ReasonSequencingChanged, message: fmt.Sprintf("group %s has the sequencing %s until the reset of replay %s: %s",
 				name, group.Sequencing, replay.ID, or(replay.Message, "no worker has looked at it yet"))}

@@ -47,6 +47,7 @@ func setConditions(status *v1alpha1.EventProcessorStatus, s *scope) {
 func urgent(before, after v1alpha1.EventProcessorStatus) bool {
 	for _, s := range []*v1alpha1.EventProcessorStatus{&before, &after} {
 		s.Segments, s.Groups, s.Lag, s.Runtime, s.OpenWriters = v1alpha1.SegmentCounts{}, nil, "", v1alpha1.RuntimeVersions{}, nil
+		s.AsOf = nil
 	}
 	return !equality.Semantic.DeepEqual(before, after)
 }

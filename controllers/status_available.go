@@ -32,12 +32,24 @@ func available(s *scope) metav1.Condition {
 	return c
 }
 
-// unownedText names the groups, and not how many segments: that changes too often.
+// unownedText names the groups, and not how many segments: that changes too often. What is known of the cause goes before
+// what to look at.
 func unownedText(s *scope) string {
 	for _, group := range s.store.Facts.Groups {
-		if group.Unowned() > 0 {
-			return fmt.Sprintf("segments of group %s have no owner: look whether pods are ready", group.Name)
+		if group.Unowned() == 0 {
+			continue
 		}
+		if row := resetOf(s, group.Name); row != nil {
+			return fmt.Sprintf("group %s is being reset by replay %s, and nobody may own its segments until that is done%s", group.Name, row.ID, because(row.Message))
+		}
+		return fmt.Sprintf("segments of group %s have no owner: look whether pods are ready", group.Name)
 	}
 	return "the processor has no segments yet"
+}
+
+func because(text string) string {
+	if text == "" {
+		return ""
+	}
+	return ": " + text
 }

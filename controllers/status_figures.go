@@ -13,29 +13,59 @@ import (
 	"github.com/sluice-project/sluice/controllers/stores"
 )
 
-// figures sets what is counted. Where the store has not been seen, what was last seen stays.
+// figures sets what is counted. Where the store cannot be read, what was last seen stays, but for the lag: nobody knows it.
 func figures(s *scope, status *v1alpha1.EventProcessorStatus) {
+	s = withGrace(s)
 	status.Segments.Desired = desiredSegments(s)
 	if s.store.Seen {
-		status.Segments.Owned, status.Segments.Moving, status.Segments.Unowned = 0, 0, 0
-		status.Groups, status.Lag = nil, ""
-		worst := stores.LagUnknown
-		for _, group := range s.store.Facts.Groups {
-			status.Segments.Owned += int32(group.Owned)
-			status.Segments.Moving += int32(group.Moving)
-			status.Segments.Unowned += int32(group.Unowned())
-			of := v1alpha1.GroupStatus{Name: group.Name, Segments: int32(group.Segments), State: groupState(s, group), Lag: lagText(group.Lag)}
-			if row := runningReplay(s, group.Name); row != nil {
-				of.ReplayPercent = ptr.To(percent(row))
-			}
-			status.Groups = append(status.Groups, of)
-			worst = max(worst, group.Lag)
+		setFigures(s, status)
+	}
+	if status.AsOf = asOf(s); status.AsOf != nil {
+		status.Lag = v1alpha1.LagUnknown
+		for i := range status.Groups {
+			status.Groups[i].Lag = v1alpha1.LagUnknown
 		}
-		status.Lag = lagText(worst)
-		status.Runtime = versions(s.store.Facts.Workers)
-		status.OpenWriters = openWriters(s)
 	}
 	status.Segments.Summary = fmt.Sprintf("%d/%d", status.Segments.Owned, status.Segments.Desired)
+}
+
+// asOf is since when the store cannot be read; nil where it can. Before the first look what was written holds.
+func asOf(s *scope) *metav1.Time {
+	if s.unseen() {
+		return s.processor.Status.AsOf
+	}
+	if p := s.store.Problem; p != nil && p.Outage() {
+		if before := s.processor.Status.AsOf; before != nil {
+			return before
+		}
+		return ptr.To(metav1.NewTime(p.Since.Truncate(time.Second)))
+	}
+	return nil
+}
+
+func setFigures(s *scope, status *v1alpha1.EventProcessorStatus) {
+	status.Segments.Owned, status.Segments.Moving, status.Segments.Unowned = 0, 0, 0
+	status.Groups, status.Lag = nil, ""
+	var lags []stores.Lag
+	for _, group := range s.store.Facts.Groups {
+		status.Segments.Owned += int32(group.Owned)
+		status.Segments.Moving += int32(group.Moving)
+		status.Segments.Unowned += int32(group.Unowned())
+		of := v1alpha1.GroupStatus{Name: group.Name, Segments: int32(group.Segments), State: groupState(s, group), Lag: lagText(group.Lag)}
+		if row := runningReplay(s, group.Name); row != nil {
+			of.ReplayPercent = ptr.To(percent(row))
+		}
+		status.Groups = append(status.Groups, of)
+		lags = append(lags, group.Lag)
+	}
+	switch {
+	case slices.Contains(lags, stores.LagUnknown):
+		status.Lag = v1alpha1.LagUnknown
+	case len(lags) > 0:
+		status.Lag = lagText(slices.Max(lags))
+	}
+	status.Runtime = versions(s.store.Facts.Workers)
+	status.OpenWriters = openWriters(s)
 }
 
 func openWriters(s *scope) (open []v1alpha1.OpenWriter) {
@@ -60,8 +90,12 @@ func groupState(s *scope, group stores.Group) v1alpha1.GroupState {
 			return g.Name == group.Name && g.DesiredState == v1alpha1.DesiredStatePaused
 		})
 	switch {
+	case resetOf(s, group.Name) != nil:
+		return v1alpha1.GroupResetting
 	case paused:
 		return v1alpha1.GroupPaused
+	case group.Overdue > 0 || s.replicas() == 0 && group.Unowned() > 0:
+		return v1alpha1.GroupUnowned
 	case group.Blocked > 0:
 		return v1alpha1.GroupBlocked
 	case runningReplay(s, group.Name) != nil:
@@ -73,7 +107,7 @@ func groupState(s *scope, group stores.Group) v1alpha1.GroupState {
 func lagText(lag stores.Lag) v1alpha1.Lag {
 	switch lag {
 	case stores.LagUnknown:
-		return ""
+		return v1alpha1.LagUnknown
 	case stores.LagOverHour:
 		return v1alpha1.LagOver1h
 	case 0:

@@ -229,6 +229,68 @@ func TestFigures(t *testing.T) {
 	}
 }
 
+func TestAGroupsStateSaysWhatItDoes(t *testing.T) {
+	resetting := func(s *scope) {
+		s.store.Facts.Replays = []tokenstore.Replay{{Phase: tokenstore.ReplayResetting, Message: "it waits for locks",
+			ReplayRequest: tokenstore.ReplayRequest{ID: "fix", Groups: []string{"view"}}}}
+		s.store.Facts.Groups[0].Owned = 0
+	}
+	for name, tc := range map[string]struct {
+		change []func(*scope)
+		want   v1alpha1.GroupState
+	}{
+		"all is well":             {nil, v1alpha1.GroupRunning},
+		"a reset":                 {[]func(*scope){resetting}, v1alpha1.GroupResetting},
+		"a segment changes":       {[]func(*scope){unowned(0)}, v1alpha1.GroupRunning},
+		"nobody comes for it":     {[]func(*scope){unowned(1)}, v1alpha1.GroupUnowned},
+		"no pods are wanted":      {[]func(*scope){scaledToZero, unowned(0)}, v1alpha1.GroupUnowned},
+		"an event fails":          {[]func(*scope){func(s *scope) { s.store.Facts.Groups[0].Blocked = 1 }}, v1alpha1.GroupBlocked},
+		"paused, and being reset": {[]func(*scope){func(s *scope) { s.processor.Spec.DesiredState = "Paused" }, resetting}, v1alpha1.GroupResetting},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := statusOf(healthy(t, tc.change...)).Groups[0].State; got != tc.want {
+				t.Errorf("got %s", got)
+			}
+		})
+	}
+	c := meta.FindStatusCondition(statusOf(healthy(t, resetting)).Conditions, "Available")
+	if !strings.Contains(c.Message, "group view is being reset by replay fix") || !strings.Contains(c.Message, "it waits for locks") {
+		t.Error(c.Message)
+	}
+}
+
+func TestFiguresOfAStoreThatCannotBeReadSayOfWhenTheyAre(t *testing.T) {
+	before := statusOf(healthy(t))
+	down := healthy(t, problem("ConnectionFailed"))
+	down.processor.Status = before
+	status := statusOf(down)
+	if status.Lag != v1alpha1.LagUnknown || status.Groups[0].Lag != v1alpha1.LagUnknown || status.Segments.Summary != "4/4" {
+		t.Errorf("%+v", status)
+	}
+	if status.AsOf == nil || !status.AsOf.Time.Equal(now.Add(-time.Minute)) {
+		t.Errorf("as of %v", status.AsOf)
+	}
+	started := healthy(t, neverSeen) // another operator, which has not looked yet
+	started.processor.Status = status
+	if diff := cmp.Diff(status, statusOf(started)); diff != "" {
+		t.Error(diff)
+	}
+	up := healthy(t)
+	up.processor.Status = status
+	if diff := cmp.Diff(before, statusOf(up)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestALagThatIsNotKnownIsNotLeftOut(t *testing.T) {
+	status := statusOf(healthy(t, func(s *scope) {
+		s.store.Facts.Groups = append(s.store.Facts.Groups, stores.Group{Name: "other", Lag: stores.LagUnknown})
+	}))
+	if status.Lag != v1alpha1.LagUnknown || status.Groups[0].Lag != v1alpha1.LagUnder1s || status.Groups[1].Lag != v1alpha1.LagUnknown {
+		t.Errorf("%s %+v", status.Lag, status.Groups)
+	}
+}
+
 func TestOnlyFiguresCanWait(t *testing.T) {
 	before := statusOf(healthy(t))
 	lag := statusOf(healthy(t, func(s *scope) { s.store.Facts.Groups[0].Lag = 60 }))

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -53,15 +54,18 @@ func refusedDeclaration(s *scope) *definition.Refusal {
 
 // runningReplay is the replay that a group is in the middle of; nil where there is none.
 func runningReplay(s *scope, group string) *tokenstore.Replay {
+	return replayIn(s, group, tokenstore.ReplayRunning)
+}
+
+// resetOf is the replay that resets a group now; nil where there is none.
+func resetOf(s *scope, group string) *tokenstore.Replay {
+	return replayIn(s, group, tokenstore.ReplayResetting)
+}
+
+func replayIn(s *scope, group string, phase tokenstore.ReplayPhase) *tokenstore.Replay {
 	for i := range s.store.Facts.Replays {
-		row := &s.store.Facts.Replays[i]
-		if row.Phase != tokenstore.ReplayRunning {
-			continue
-		}
-		for _, name := range row.Groups {
-			if name == group {
-				return row
-			}
+		if row := &s.store.Facts.Replays[i]; row.Phase == phase && slices.Contains(row.Groups, group) {
+			return row
 		}
 	}
 	return nil

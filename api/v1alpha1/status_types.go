@@ -22,9 +22,13 @@ type EventProcessorStatus struct {
 	// segments counts the segments of all groups.
 	// +optional
 	Segments SegmentCounts `json:"segments,omitempty,omitzero"`
-	// lag is the largest lag of all groups.
+	// lag is the largest lag of all groups; Unknown where that of a group is.
 	// +optional
 	Lag Lag `json:"lag,omitempty"`
+	// asOf is since when the operator cannot read the store: segments and groups are as they were then. It is absent where
+	// they are up to date.
+	// +optional
+	AsOf *metav1.Time `json:"asOf,omitempty"`
 	// storeID is the id of the store that the processor belongs to.
 	// +optional
 	StoreID string `json:"storeID,omitempty"`
@@ -118,7 +122,7 @@ type GroupStatus struct {
 
 // GroupState is what a group does.
 //
-// +kubebuilder:validation:Enum=Running;Replaying;Paused;Blocked
+// +kubebuilder:validation:Enum=Running;Replaying;Resetting;Paused;Blocked;Unowned
 type GroupState string
 
 // States of a group.
@@ -127,18 +131,22 @@ const (
 	GroupRunning GroupState = "Running"
 	// GroupReplaying handles events that it had handled before.
 	GroupReplaying GroupState = "Replaying"
+	// GroupResetting waits for the reset of a replay; nobody may own its segments until then.
+	GroupResetting GroupState = "Resetting"
 	// GroupPaused begins no batch.
 	GroupPaused GroupState = "Paused"
 	// GroupBlocked has a segment at least that waits for an event that keeps failing, or for a valid definition.
 	GroupBlocked GroupState = "Blocked"
+	// GroupUnowned has a segment at least that no worker has owned for a while: its events wait.
+	GroupUnowned GroupState = "Unowned"
 )
 
 // Lag is an age in buckets, so that status is written seldom.
 //
-// +kubebuilder:validation:Enum="0s";"<1s";"<10s";"<1m";"<10m";"<1h";">1h"
+// +kubebuilder:validation:Enum="0s";"<1s";"<10s";"<1m";"<10m";"<1h";">1h";"Unknown"
 type Lag string
 
-// Buckets of lag. Lag0s means that nothing is waiting.
+// Buckets of lag. Lag0s means that nothing is waiting, LagUnknown that the operator cannot tell.
 const (
 	Lag0s       Lag = "0s"
 	LagUnder1s  Lag = "<1s"
@@ -147,4 +155,5 @@ const (
 	LagUnder10m Lag = "<10m"
 	LagUnder1h  Lag = "<1h"
 	LagOver1h   Lag = ">1h"
+	LagUnknown  Lag = "Unknown"
 )

@@ -154,6 +154,10 @@ func (in *EventProcessorStatus) DeepCopyInto(out *EventProcessorStatus) {
 		}
 	}
 	out.Segments = in.Segments
+	if in.AsOf != nil {
+		in, out := &in.AsOf, &out.AsOf
+		*out = (*in).DeepCopy()
+	}
 	out.Runtime = in.Runtime
 	if in.Groups != nil {
 		in, out := &in.Groups, &out.Groups

@@ -114,9 +114,9 @@ func orphans(before map[tokenstore.Key]time.Time, outcome planner.Outcome, now t
 }
 
 // factsOf says what an outcome means.
-func factsOf(outcome planner.Outcome, orphaned map[tokenstore.Key]time.Time, now time.Time) Facts {
+func factsOf(outcome planner.Outcome, orphaned map[tokenstore.Key]time.Time, waits lags, now time.Time) Facts {
 	return Facts{
-		Groups:  groupsOf(outcome, orphaned, now),
+		Groups:  groupsOf(outcome, orphaned, waits, now),
 		Workers: workersOf(outcome),
 
 		Plan:        outcome.View.Processor.Plan,
@@ -126,11 +126,14 @@ func factsOf(outcome planner.Outcome, orphaned map[tokenstore.Key]time.Time, now
 	}
 }
 
-func groupsOf(outcome planner.Outcome, orphaned map[tokenstore.Key]time.Time, now time.Time) []Group {
+func groupsOf(outcome planner.Outcome, orphaned map[tokenstore.Key]time.Time, waits lags, now time.Time) []Group {
 	groups := make([]Group, len(outcome.Groups))
 	index := map[string]*Group{}
 	for i, group := range outcome.Groups {
 		groups[i] = Group{Name: group.Name, Wanted: group.Segments, Sequencing: group.Sequencing, Lag: LagUnknown, Incomplete: group.Incomplete}
+		if seconds, known := waits[group.Name]; known {
+			groups[i].Lag = lagOf(seconds)
+		}
 		index[group.Name] = &groups[i]
 	}
 	assigned := map[tokenstore.Key]int64{}
@@ -159,7 +162,8 @@ func groupsOf(outcome planner.Outcome, orphaned map[tokenstore.Key]time.Time, no
 	return groups
 }
 
-// addReports adds what workers say: the worst lag, and how many segments stand still.
+// addReports adds how many segments stand still by what workers say. One that has no segments stops none: old pods have them, while a
+// new definition is rejected.
 func addReports(index map[string]*Group, outcome planner.Outcome) {
 	for _, worker := range outcome.View.Workers {
 		if !worker.Alive {
@@ -167,9 +171,8 @@ func addReports(index map[string]*Group, outcome planner.Outcome) {
 		}
 		for name, report := range worker.Report.Groups {
 			if group := index[name]; group != nil {
-				group.Lag = max(group.Lag, lagOf(report.Lag))
 				group.Blocked += report.Blocked
-				if stops(report.Fault) && report.Blocked == 0 {
+				if stops(report.Fault) && report.Blocked == 0 && report.Segments > 0 {
 					group.Blocked++
 				}
 			}

@@ -41,7 +41,7 @@ func TestGroupsAreCounted(t *testing.T) {
 		t.Error("orphans:", diff)
 	}
 	want := []Group{{Name: "view", Wanted: 4, Segments: 4, Owned: 2, Moving: 2, Overdue: 1, Lag: 600, Blocked: 1}}
-	if diff := cmp.Diff(want, factsOf(outcome, orphaned, now).Groups); diff != "" {
+	if diff := cmp.Diff(want, factsOf(outcome, orphaned, lags{"view": 70}, now).Groups); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -65,11 +65,11 @@ func TestFaultsThatAreTold(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			outcome := planner.Outcome{View: tokenstore.View{Workers: []tokenstore.Worker{worker(1, true, map[string]tokenstore.GroupReport{"view": tc.report})}}}
-			if got := len(factsOf(outcome, nil, now).Faults) == 1; got != tc.want {
+			if got := len(factsOf(outcome, nil, nil, now).Faults) == 1; got != tc.want {
 				t.Errorf("told: %v", got)
 			}
 			outcome.View.Workers[0].Alive = false
-			if len(factsOf(outcome, nil, now).Faults) > 0 {
+			if len(factsOf(outcome, nil, nil, now).Faults) > 0 {
 				t.Error("a dead worker's fault was told")
 			}
 		})
@@ -84,7 +84,7 @@ func TestFailuresNobodyReportsAreTold(t *testing.T) {
 		View:     tokenstore.View{Workers: []tokenstore.Worker{worker(1, true, map[string]tokenstore.GroupReport{"view": {Fault: &reported}})}},
 	}
 	var got []string
-	for _, f := range factsOf(outcome, nil, now).Faults {
+	for _, f := range factsOf(outcome, nil, nil, now).Faults {
 		got = append(got, f.Message)
 	}
 	if diff := cmp.Diff([]string{"from the worker", "from the store"}, got); diff != "" {
@@ -105,7 +105,7 @@ func TestOpenWritersAreToldOnce(t *testing.T) {
 		reports(3, false, open("gone", 10*time.Hour)),
 	}}}
 	want := []tokenstore.OpenWriter{open("a", time.Hour), open("e", 5*time.Minute), open("d", 4*time.Minute), open("c", 3*time.Minute), open("b", 2*time.Minute)}
-	if diff := cmp.Diff(want, factsOf(outcome, nil, now).OpenWriters); diff != "" {
+	if diff := cmp.Diff(want, factsOf(outcome, nil, nil, now).OpenWriters); diff != "" {
 		t.Error(diff)
 	}
 }

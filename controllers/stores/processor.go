@@ -39,6 +39,7 @@ type processor struct {
 	gone   []string // pods
 	costed int64    // the newest plan for which pods have their deletion costs
 	known  Observation
+	left   bool // nobody wants it any more
 
 	// Of the loop alone.
 	planner  *planner.Planner
@@ -47,6 +48,7 @@ type processor struct {
 	plan     int64
 	starts   starts
 	life     context.Context // of the loop
+	unread   string          // why events could not be read for the lag at the last look
 }
 
 func newProcessor(key types.NamespacedName, o Options) *processor {
@@ -121,37 +123,59 @@ func (p *processor) met(storeID string) {
 }
 
 // publish notes what is known now, and tells where that is news.
-func (p *processor) publish(o Observation, outcome *planner.Outcome) {
+func (p *processor) publish(o Observation, of *look) {
+	if p.note(o, of) {
+		p.options.Changed(p.key)
+	}
+}
+
+// note reports whether the observation is news. One of a processor that nobody wants any more is none, and leaves no metrics.
+func (p *processor) note(o Observation, of *look) (news bool) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.left {
+		return false
+	}
 	if o.Problem != nil {
 		o.Problem.Since = time.Now()
 		if was := p.known.Problem; was != nil && (was.Reason == o.Problem.Reason || was.Outage() && o.Problem.Outage()) {
 			o.Problem.Since = was.Since
 		}
 	}
-	news := !reflect.DeepEqual(p.known, o)
-	before := p.known.Facts.Groups
+	news = !reflect.DeepEqual(p.known, o)
 	p.known = o
-	p.mu.Unlock()
 	if m := p.options.Metrics; m != nil {
-		m.retire(p.key, before, o.Facts.Groups)
-		m.observe(p.key, o, outcome, p.plans(outcome))
+		m.observe(p.key, o, of, p.plans(of))
 	}
-	if news {
-		p.options.Changed(p.key)
+	return news
+}
+
+// leave says that nobody wants the processor any more. What its loop still finds out is lost.
+func (p *processor) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left = true
+	if m := p.options.Metrics; m != nil {
+		m.forget(p.key)
 	}
 }
 
+// look is what a round has seen that metrics count.
+type look struct {
+	outcome planner.Outcome
+	lags    lags
+}
+
 // plans counts the plans made since the last look.
-func (p *processor) plans(outcome *planner.Outcome) int64 {
-	if outcome == nil {
+func (p *processor) plans(of *look) int64 {
+	if of == nil {
 		return 0
 	}
-	made := outcome.View.Processor.Plan - p.plan
+	made := of.outcome.View.Processor.Plan - p.plan
 	if p.plan == 0 {
 		made = 0 // those from before this operator
 	}
-	p.plan = outcome.View.Processor.Plan
+	p.plan = of.outcome.View.Processor.Plan
 	return made
 }
 
@@ -246,7 +270,7 @@ func (p *processor) round(ctx context.Context, l *link) error {
 		p.declared = nil
 		p.poke()
 	}
-	p.tell(w, l, outcome, replays, refusal)
+	p.tell(w, l, outcome, replays, p.lags(ctx, l, w, outcome), refusal)
 	return nil
 }
 
@@ -271,10 +295,10 @@ func (p *processor) tellCosted(ctx context.Context, l *link, known tokenstore.Pr
 }
 
 // tell publishes a round's outcome.
-func (p *processor) tell(w Wanted, l *link, outcome planner.Outcome, replays []tokenstore.Replay, refusal error) {
+func (p *processor) tell(w Wanted, l *link, outcome planner.Outcome, replays []tokenstore.Replay, waits lags, refusal error) {
 	now := time.Now()
 	p.orphaned = orphans(p.orphaned, outcome, now)
-	o := Observation{StoreID: l.meta.StoreID, Seen: true, Facts: factsOf(outcome, p.orphaned, now)}
+	o := Observation{StoreID: l.meta.StoreID, Seen: true, Facts: factsOf(outcome, p.orphaned, waits, now)}
 	o.Facts.Replays = replays
 	if refusal != nil {
 		problem := problemOf(refusal, "")
@@ -282,7 +306,7 @@ func (p *processor) tell(w Wanted, l *link, outcome planner.Outcome, replays []t
 	} else {
 		o.Declared = w.Generation
 	}
-	p.publish(o, &outcome)
+	p.publish(o, &look{outcome, waits})
 }
 
 // declaration is what a session has told the store last.
@@ -382,8 +406,7 @@ func (p *processor) step(ctx context.Context, l *link) (planner.Outcome, error) 
 // endGone ends the workers of pods that are no more, and reports whether there were any.
 func (p *processor) endGone(ctx context.Context, l *link, workers []tokenstore.Worker) (bool, error) {
 	p.mu.Lock()
-	gone := p.gone
-	p.gone = nil
+	gone := slices.Clone(p.gone)
 	p.mu.Unlock()
 	any := false
 	for _, worker := range workers {
@@ -395,5 +418,8 @@ func (p *processor) endGone(ctx context.Context, l *link, workers []tokenstore.W
 		}
 		any = true
 	}
+	p.mu.Lock()
+	p.gone = slices.DeleteFunc(p.gone, func(pod string) bool { return slices.Contains(gone, pod) })
+	p.mu.Unlock()
 	return any, nil
 }

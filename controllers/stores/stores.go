@@ -44,6 +44,8 @@ type Source interface {
 	eventsource.Source
 	// Check returns a *eventsource.InvalidError that says what to change.
 	Check(ctx context.Context) error
+	// Waiting returns how old the next event after a position is; false where there is none.
+	Waiting(ctx context.Context, after int64) (age time.Duration, waits bool, err error)
 }
 
 // Stores knows the stores of all processors. It is a Runnable of the manager, for the leader.
@@ -179,9 +181,7 @@ func (s *Stores) join(p *processor, w Wanted) {
 // leave takes a processor out of its session, which ends with the last one.
 func (s *Stores) leave(key types.NamespacedName, p *processor) {
 	delete(s.processors, key)
-	if s.options.Metrics != nil {
-		s.options.Metrics.forget(key)
-	}
+	p.leave()
 	if p.session.remove(p) > 0 {
 		return
 	}

@@ -54,3 +54,6 @@ func (s *Source) ProveAgain() {
 	defer s.gaps.mu.Unlock()
 	s.gaps.round = time.Unix(1, 0)
 }
+
+// WaitingSQL looks for the next event after a position.
+func (s *Source) WaitingSQL() string { return s.events.in(waitingStatement) }

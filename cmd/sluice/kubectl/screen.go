@@ -38,6 +38,10 @@ func head(out io.Writer, s sight) {
 	if p.Status.ObservedGeneration < p.Generation {
 		fmt.Fprintf(out, "! the operator has not looked at generation %d yet (last: %d): is it running?\n", p.Generation, p.Status.ObservedGeneration)
 	}
+	if p.Status.AsOf != nil {
+		fmt.Fprintf(out, "! the operator has not been able to read the store for %s: what it says of segments and groups is as of %s\n",
+			duration.HumanDuration(s.now.Sub(p.Status.AsOf.Time)), p.Status.AsOf.UTC().Format(time.RFC3339))
+	}
 	for _, c := range wrong(p) {
 		fmt.Fprintf(out, "! %s=%s %s: %s\n", c.Type, c.Status, c.Reason, c.Message)
 	}

@@ -116,6 +116,9 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.sluice-project.sluice.api.v1alpha1.EventProcessorStatus
   map:
     fields:
+    - name: asOf
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
     - name: conditions
       type:
         list:

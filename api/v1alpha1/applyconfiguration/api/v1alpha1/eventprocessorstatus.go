@@ -4,6 +4,7 @@ package v1alpha1
 
 import (
 	apiv1alpha1 "github.com/sluice-project/sluice/api/v1alpha1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	v1 "k8s.io/client-go/applyconfigurations/meta/v1"
 )
 
@@ -23,8 +24,11 @@ type EventProcessorStatusApplyConfiguration struct {
 	Selector *string `json:"selector,omitempty"`
 	// segments counts the segments of all groups.
 	Segments *SegmentCountsApplyConfiguration `json:"segments,omitempty"`
-	// lag is the largest lag of all groups.
+	// lag is the largest lag of all groups; Unknown where that of a group is.
 	Lag *apiv1alpha1.Lag `json:"lag,omitempty"`
+	// asOf is since when the operator cannot read the store: segments and groups are as they were then. It is absent where
+	// they are up to date.
+	AsOf *metav1.Time `json:"asOf,omitempty"`
 	// storeID is the id of the store that the processor belongs to.
 	StoreID *string `json:"storeID,omitempty"`
 	// definition is the id of the definition that is wanted: of template, handlers, source.
@@ -94,6 +98,14 @@ func (b *EventProcessorStatusApplyConfiguration) WithSegments(value *SegmentCoun
 // If called multiple times, the Lag field is set to the value of the last call.
 func (b *EventProcessorStatusApplyConfiguration) WithLag(value apiv1alpha1.Lag) *EventProcessorStatusApplyConfiguration {
 	b.Lag = &value
+	return b
+}
+
+// WithAsOf sets the AsOf field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the AsOf field is set to the value of the last call.
+func (b *EventProcessorStatusApplyConfiguration) WithAsOf(value metav1.Time) *EventProcessorStatusApplyConfiguration {
+	b.AsOf = &value
 	return b
 }
 

@@ -1,0 +1,171 @@
+package stores
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	eventpostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/planner"
+	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
+)
+
+func tokenAt(n uint32, owner, position int64) tokenstore.Token {
+	t := token(n, owner)
+	t.Parts = []tokenstore.Part{{Progress: tokenstore.Progress{Position: position}}}
+	return t
+}
+
+func TestLagIsKnownOfWhatNobodyReportsOn(t *testing.T) {
+	ages := map[int64]time.Duration{10: time.Hour, 20: time.Minute, 30: 5 * time.Second} // of the event after a position
+	waiting := func(after int64) (time.Duration, bool, error) { age, waits := ages[after]; return age, waits, nil }
+	reports := func(lag float64) map[string]tokenstore.GroupReport {
+		return map[string]tokenstore.GroupReport{"view": {Lag: lag}}
+	}
+	for name, tc := range map[string]struct {
+		tokens  []tokenstore.Token
+		workers []tokenstore.Worker
+		want    lags
+	}{
+		"nobody owns it":                         {[]tokenstore.Token{tokenAt(0, 0, 20), tokenAt(1, 0, 30)}, nil, lags{"view": 60}},
+		"the owner is dead":                      {[]tokenstore.Token{tokenAt(0, 1, 20)}, []tokenstore.Worker{worker(1, false, reports(7))}, lags{"view": 60}},
+		"the owner has not reported":             {[]tokenstore.Token{tokenAt(0, 1, 20)}, []tokenstore.Worker{worker(1, true, nil)}, lags{"view": 60}},
+		"all is handled":                         {[]tokenstore.Token{tokenAt(0, 0, 99)}, nil, lags{"view": 0}},
+		"the worker knows better":                {[]tokenstore.Token{tokenAt(0, 1, 30)}, []tokenstore.Worker{worker(1, true, reports(0.5))}, lags{"view": 0.5}},
+		"the worker does not read":               {[]tokenstore.Token{tokenAt(0, 1, 20)}, []tokenstore.Worker{worker(1, true, reports(0))}, lags{"view": 60}},
+		"the worker waits longer":                {[]tokenstore.Token{tokenAt(0, 1, 20), tokenAt(1, 0, 20)}, []tokenstore.Worker{worker(1, true, reports(90))}, lags{"view": 90}},
+		"one segment is free":                    {[]tokenstore.Token{tokenAt(0, 1, 99), tokenAt(1, 0, 30)}, []tokenstore.Worker{worker(1, true, reports(0))}, lags{"view": 5}},
+		"a free one is ahead of one that is not": {[]tokenstore.Token{tokenAt(0, 1, 30), tokenAt(1, 0, 99)}, []tokenstore.Worker{worker(1, true, reports(1))}, lags{"view": 1}},
+		"there are no segments":                  {nil, nil, lags{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			outcome := planner.Outcome{Groups: []tokenstore.Group{{Name: "view"}}, Tokens: tc.tokens, View: tokenstore.View{Workers: tc.workers}}
+			got, err := lagsOf(outcome, waiting)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestLagIsUnknownWhereEventsCannotBeRead(t *testing.T) {
+	outcome := planner.Outcome{Groups: []tokenstore.Group{{Name: "view"}}, Tokens: []tokenstore.Token{tokenAt(0, 0, 20)}}
+	got, err := lagsOf(outcome, func(int64) (time.Duration, bool, error) { return 0, false, errors.New("no such table") })
+	if err == nil || got != nil {
+		t.Fatalf("got %v, %v", got, err)
+	}
+	if lag := factsOf(outcome, nil, got, now).Groups[0].Lag; lag != LagUnknown {
+		t.Errorf("the lag is %v", lag)
+	}
+}
+
+// gauges are the values of a metric by group; "" for one without.
+func gauges(t *testing.T, from prometheus.Gatherer, name string) map[string]float64 {
+	t.Helper()
+	families, err := from.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name {
+				values[groupOf(m)] = m.GetGauge().GetValue()
+			}
+		}
+	}
+	return values
+}
+
+func groupOf(m *dto.Metric) string {
+	for _, l := range m.GetLabel() {
+		if l.GetName() == "group" {
+			return l.GetValue()
+		}
+	}
+	return ""
+}
+
+func TestEventsThatWaitForAWorkerAreSeen(t *testing.T) {
+	ctx := context.Background()
+	url := postgrestest.New(t)
+	registry := prometheus.NewRegistry()
+	metrics := NewMetrics(registry)
+	s, news := runStores(t, url, func(o *Options) { o.Metrics = metrics })
+	s.Want(orders, wantedIn(func(w *Wanted) { *w.Spec.Replicas = 0 }))
+	until(t, s, news, "no lag where there are no events", func(o Observation) bool {
+		return o.Seen && o.Facts.Groups[0].Lag == 0
+	})
+	if got := gauges(t, registry, "sluice_group_lag_seconds"); !cmp.Equal(got, map[string]float64{"view": 0}) {
+		t.Errorf("lag %v", got)
+	}
+	pool, err := postgres.Open(postgres.Options{Target: targetOf(t, url), Application: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	if _, err := eventpostgres.NewLog(pool, postgres.DefaultSchema).Append(ctx, "order-1", eventpostgres.Any, eventpostgres.NewEvent{Type: "A"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pool.Exec(ctx, "UPDATE sluice.event SET recorded_at = clock_timestamp() - interval '2 hours'"); err != nil {
+		t.Fatal(err)
+	}
+	until(t, s, news, "the lag of two hours", func(o Observation) bool { return o.Facts.Groups[0].Lag == LagOverHour })
+	if got := gauges(t, registry, "sluice_group_lag_seconds")["view"]; got < 7200 || got > 7300 {
+		t.Errorf("lag %v", got)
+	}
+
+	metrics.mu.Lock()
+	metrics.now = func() time.Time { return time.Now().Add(time.Hour) } // an hour in which the store was not seen
+	metrics.mu.Unlock()
+	s.Forget(orders) // no look comes in between
+	metrics.observe(orders, Observation{Facts: Facts{Groups: []Group{{Name: "view"}}}}, &look{lags: lags{"view": 3}}, 0)
+	metrics.now = func() time.Time { return time.Now().Add(2 * time.Hour) }
+	if got := gauges(t, registry, "sluice_group_lag_seconds"); len(got) > 0 {
+		t.Errorf("a lag of an hour ago is told: %v", got)
+	}
+	if got := gauges(t, registry, "sluice_group_lag_age_seconds")["view"]; got < 3600 || got > 3700 {
+		t.Errorf("the lag is said to be %v s old", got)
+	}
+}
+
+func targetOf(t *testing.T, url string) func(context.Context) (postgres.Target, error) {
+	t.Helper()
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(context.Context) (postgres.Target, error) {
+		return postgres.Target{Host: config.Host, Port: config.Port, Database: config.Database, User: config.User, Password: config.Password}, nil
+	}
+}
+
+// TestAProcessorThatIsLeftHasNoMetrics: its loop may be in the middle of a round.
+func TestAProcessorThatIsLeftHasNoMetrics(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	changed := 0
+	p := newProcessor(orders, Options{Metrics: NewMetrics(registry), Changed: func(types.NamespacedName) { changed++ }})
+	p.publish(Observation{Seen: true, Facts: Facts{Groups: []Group{{Name: "view"}}}}, &look{})
+	p.leave()
+	p.publish(Observation{Seen: true, Facts: Facts{Groups: []Group{{Name: "view", Owned: 1}}}}, &look{})
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(families) > 0 || changed != 1 {
+		t.Errorf("%d metrics, %d notices", len(families), changed)
+	}
+}
