@@ -48,6 +48,16 @@ func (s *scope) was(condition string) string {
 	return ""
 }
 
+// message that a condition had when the status was last written, where it had the reason.
+func (s *scope) message(condition, reason string) string {
+	for _, c := range s.processor.Status.Conditions {
+		if c.Type == condition && c.Reason == reason {
+			return c.Message
+		}
+	}
+	return ""
+}
+
 // counted writes "1 pod", "2 pods".
 func counted(n int, what string) string {
 	if n == 1 {

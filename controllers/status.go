@@ -1,6 +1,8 @@
 package controllers
 
 import (
+	"slices"
+
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -43,11 +45,18 @@ func setConditions(status *v1alpha1.EventProcessorStatus, s *scope) {
 	}
 }
 
-// urgent reports whether two statuses differ in more than figures.
+// urgent reports whether two statuses differ in more than figures. Messages alone are figures, and so is a call that goes on for long.
 func urgent(before, after v1alpha1.EventProcessorStatus) bool {
 	for _, s := range []*v1alpha1.EventProcessorStatus{&before, &after} {
 		s.Segments, s.Groups, s.Lag, s.Runtime, s.OpenWriters = v1alpha1.SegmentCounts{}, nil, "", v1alpha1.RuntimeVersions{}, nil
 		s.AsOf = nil
+		s.Conditions = slices.Clone(s.Conditions)
+		for i := range s.Conditions {
+			c := &s.Conditions[i]
+			if c.Message = ""; c.Reason == v1alpha1.ReasonCallRunning {
+				c.Reason = v1alpha1.ReasonHealthy
+			}
+		}
 	}
 	return !equality.Semantic.DeepEqual(before, after)
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
 	"github.com/sluice-project/sluice/controllers/stores"
@@ -44,25 +45,83 @@ func handlerReason(reason string) string {
 	return v1alpha1.ReasonStatementInvalid
 }
 
-// degraded is True while an event, or trouble that does not go away, keeps a segment from going on.
+// degraded is True while something keeps segments from going on that does not go away by itself. The first of these explains it.
 func degraded(s *scope) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionDegraded, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonHealthy,
 		Message: "no segment is blocked by an event"}
-	faults := slices.DeleteFunc(slices.Clone(s.store.Facts.Faults), speaksAgainstDefinition)
-	switch {
+	facts := s.store.Facts
+	faults := slices.DeleteFunc(slices.Clone(facts.Faults), speaksAgainstDefinition)
+	is := func(reason, message string) {
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, reason, message
+	}
+	switch unfit := unfitWorker(facts.Workers); {
 	case !s.store.Seen:
 		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1alpha1.ReasonUnknown, "the operator has not seen the store yet"
 	case len(faults) > 0:
-		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonSegmentBlocked, faultText(faults)
+		is(v1alpha1.ReasonSegmentBlocked, faultText(faults, s.message(v1alpha1.ConditionDegraded, v1alpha1.ReasonSegmentBlocked)))
+	case len(facts.Calls) > 0 && facts.Calls[0].Abandoned:
+		is(v1alpha1.ReasonCallAbandoned, callText(facts.Calls[0])+" and does not end, although its time limit is over")
+	case unfit != nil:
+		is(v1alpha1.ReasonWorkerUnfit, fmt.Sprintf("pod %s is given no segments, as everything fails there and not elsewhere: %s: %s", unfit.Pod, unfit.Unfit.Reason, unfit.Unfit.Message))
 	case len(incomplete(s)) > 0:
-		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonProjectionIncomplete, fmt.Sprintf(
-			"a replay of %s was abandoned after its reset: the projection lacks what was not handled again, until another replay is complete", strings.Join(incomplete(s), ", "))
-	default:
-		if text := unsupported(s.store.Facts.Workers); text != "" {
-			c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonSettingsUnsupported, text
-		}
+		is(v1alpha1.ReasonProjectionIncomplete, fmt.Sprintf(
+			"a replay of %s was abandoned after its reset: the projection lacks what was not handled again, until another replay is complete", strings.Join(incomplete(s), ", ")))
+	case unsupported(facts.Workers) != "":
+		is(v1alpha1.ReasonSettingsUnsupported, unsupported(facts.Workers))
+	case len(facts.Calls) > 0: // no fault yet, but somebody may wonder
+		c.Reason, c.Message = v1alpha1.ReasonCallRunning, callText(facts.Calls[0])
 	}
 	return c
+}
+
+func unfitWorker(workers []stores.Worker) *stores.Worker {
+	for i := range workers {
+		if workers[i].Unfit != nil {
+			return &workers[i]
+		}
+	}
+	return nil
+}
+
+// callText says which call has been running, and for how long at least.
+func callText(c stores.Call) string {
+	what := "a batch"
+	switch c.Kind {
+	case tokenstore.SetupCall:
+		what = "the setup"
+	case tokenstore.ResetCall:
+		what = "the reset"
+		if c.Replay != "" {
+			what += " of replay " + c.Replay
+		}
+	}
+	text := fmt.Sprintf("%s of group %s", what, c.Group)
+	if c.Segment != nil {
+		text += fmt.Sprintf(", segment %d", *c.Segment)
+	}
+	if c.Position > 0 {
+		text += ", from the " + eventText(c.Position, c.Type, c.Stream)
+	}
+	text += fmt.Sprintf(", has been running for more than %s in pod %s", duration.HumanDuration(c.Age), c.Pod)
+	if attempts := stores.AtLeast(c.Attempt); attempts > 1 {
+		text += fmt.Sprintf(" (attempt %d or later)", attempts)
+	}
+	return text
+}
+
+func eventText(position int64, kind, stream string) string {
+	text := fmt.Sprintf("event at position %d", position)
+	var of []string
+	if kind != "" {
+		of = append(of, "type "+kind)
+	}
+	if stream != "" {
+		of = append(of, "stream "+stream)
+	}
+	if len(of) > 0 {
+		text += " (" + strings.Join(of, ", ") + ")"
+	}
+	return text
 }
 
 // unsupported says which settings a worker's version does not know; empty where all know all.
@@ -76,23 +135,68 @@ func unsupported(workers []stores.Worker) string {
 	return ""
 }
 
-func faultText(faults []stores.Fault) string {
-	first := faults[0]
-	text := "group " + first.Group
-	if first.Segment != nil {
-		text += fmt.Sprintf(", segment %d", *first.Segment)
+// faultText names the first of some faults. An error's text may differ from one attempt to the next, by a time or an address in it; so
+// where the same has failed before, the text from before stays until the number of attempts has its next step.
+func faultText(faults []stores.Fault, before string) string {
+	head, tail := faultHead(faults[0]), ""
+	if more := stores.AtLeast(len(faults) - 1); more > 0 {
+		tail = fmt.Sprintf(" (and %d or more others)", more)
 	}
-	if first.Kind == tokenstore.EventFault && first.Position > 0 {
-		text += fmt.Sprintf(", event at position %d", first.Position)
+	if strings.HasPrefix(before, head) && strings.HasSuffix(before, tail) && (tail != "" || !strings.HasSuffix(before, " or more others)")) {
+		return before
 	}
-	if first.Attempts > 0 {
-		text += ", " + counted(first.Attempts, "attempt")
+	return short(head+faults[0].Message+sqlText(faults[0].SQL)) + tail
+}
+
+// faultHead says what fails, where, and how often it has.
+func faultHead(f stores.Fault) string {
+	text := "group " + f.Group
+	if f.Segment != nil {
+		text += fmt.Sprintf(", segment %d", *f.Segment)
 	}
-	text = short(text + ": " + first.Message)
-	if more := len(faults) - 1; more > 0 {
-		text += fmt.Sprintf(" (and %d more)", more)
+	if f.Kind == tokenstore.EventFault && f.Position > 0 {
+		text += ", " + eventText(f.Position, f.Type, f.Stream)
 	}
-	return text
+	switch {
+	case f.Attempts == 1:
+		text += ", 1 attempt"
+	case f.Attempts > 1:
+		text += fmt.Sprintf(", %d or more attempts", f.Attempts)
+	}
+	if f.Reason != "" {
+		text += ": " + f.Reason
+	}
+	return text + ": "
+}
+
+// sqlText is what PostgreSQL says beside an error's message.
+func sqlText(e *tokenstore.SQLError) string {
+	if e == nil {
+		return ""
+	}
+	var parts []string
+	add := func(name, value string) {
+		if value != "" {
+			parts = append(parts, name+" "+value)
+		}
+	}
+	add("SQLSTATE", e.State)
+	table := e.Table
+	if e.Schema != "" && table != "" {
+		table = e.Schema + "." + table
+	}
+	add("table", table)
+	add("column", e.Column)
+	add("constraint", e.Constraint)
+	if e.Position > 0 {
+		add("at character", fmt.Sprint(e.Position))
+	}
+	add("detail:", e.Detail)
+	add("hint:", e.Hint)
+	if len(parts) == 0 {
+		return ""
+	}
+	return " [" + strings.Join(parts, ", ") + "]"
 }
 
 // note keeps a text to what the API server accepts as an event's note.

@@ -146,7 +146,7 @@ func checkSegments(s *scope) *verdict {
 	for _, group := range s.store.Facts.Groups {
 		if group.Segments != group.Wanted {
 			return &verdict{reason: v1alpha1.ReasonResegmenting,
-				message: fmt.Sprintf("group %s has %s and is to have %d", group.Name, counted(group.Segments, "segment"), group.Wanted)}
+				message: fmt.Sprintf("group %s is to have %s; how many it has is in status.groups", group.Name, counted(group.Wanted, "segment"))}
 		}
 	}
 	return nil

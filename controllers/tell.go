@@ -25,7 +25,7 @@ func news(before, after v1alpha1.EventProcessorStatus) []message {
 	for _, name := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionAvailable, v1alpha1.ConditionHandlerValid,
 		v1alpha1.ConditionStoreReachable, v1alpha1.ConditionReplaying, v1alpha1.ConditionDegraded} {
 		was, is := meta.FindStatusCondition(before.Conditions, name), meta.FindStatusCondition(after.Conditions, name)
-		if is == nil || told[is.Reason] || is.Status == metav1.ConditionUnknown || !worthTelling(was, is) {
+		if is == nil || told[is.Reason] || is.Status == metav1.ConditionUnknown || passes(was) && passes(is) || !worthTelling(was, is) {
 			continue
 		}
 		told[is.Reason] = true
@@ -40,6 +40,11 @@ func worthTelling(was, is *metav1.Condition) bool {
 		return bad(is) || is.Type == v1alpha1.ConditionReady || is.Type == v1alpha1.ConditionReplaying && is.Reason != v1alpha1.ReasonNotReplaying
 	}
 	return was.Status != is.Status || was.Reason != is.Reason
+}
+
+// passes reports whether a condition says that all is well, or that something only takes long.
+func passes(c *metav1.Condition) bool {
+	return c != nil && c.Type == v1alpha1.ConditionDegraded && c.Status == metav1.ConditionFalse
 }
 
 func bad(c *metav1.Condition) bool {

@@ -1,6 +1,8 @@
 package planner
 
 import (
+	"slices"
+
 	"github.com/sluice-project/sluice/assignment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -10,7 +12,25 @@ import (
 // A worker of a definition that has neither been proven nor stood idle is on probation, and one whose definition has failed before
 // it was proven is in quarantine; but only while a worker of another definition that has been proven could have the segments: with
 // nobody to protect, it is better to try than to stand still.
+//
+// A worker on which everything fails is in quarantine as well, while there is one that is fit and has full standing.
 func Standing(workers []tokenstore.Worker, w tokenstore.Worker) assignment.State {
+	state := standing(workers, w)
+	if w.Report.Unfit != nil && state != assignment.Draining && othersFit(workers) {
+		return assignment.Quarantined
+	}
+	return state
+}
+
+// othersFit reports whether a live worker that may have a full share is fit.
+func othersFit(workers []tokenstore.Worker) bool {
+	return slices.ContainsFunc(workers, func(o tokenstore.Worker) bool {
+		return o.Alive && o.Report.Unfit == nil && standing(workers, o) == assignment.Active
+	})
+}
+
+// standing is that by the worker's definition.
+func standing(workers []tokenstore.Worker, w tokenstore.Worker) assignment.State {
 	switch {
 	case w.State == tokenstore.Draining || w.LeavingFor > 0:
 		return assignment.Draining

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluice-project/sluice/assignment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -229,4 +230,38 @@ func TestAPlanNamesAWorkerOnceItHasReportedItsGroups(t *testing.T) {
 		t.Errorf("named are %v, when it has reported its groups", got)
 	}
 	w.expect(map[int64]int{1: 4})
+}
+
+func TestAWorkerOnWhichEverythingFailsGetsNothingWhileAnotherIsFit(t *testing.T) {
+	unfit := &tokenstore.Fault{Reason: "NoSpace"}
+	of := func(n int64, change ...func(*tokenstore.Worker)) tokenstore.Worker {
+		w := tokenstore.Worker{Incarnation: n, Definition: "a", State: tokenstore.Active, Alive: true, Proven: true}
+		for _, c := range change {
+			c(&w)
+		}
+		return w
+	}
+	sick := func(w *tokenstore.Worker) { w.Report.Unfit = unfit }
+	for name, tc := range map[string]struct {
+		others []tokenstore.Worker
+		want   assignment.State
+	}{
+		"another is fit":          {[]tokenstore.Worker{of(2)}, assignment.Quarantined},
+		"all are unfit":           {[]tokenstore.Worker{of(2, sick)}, assignment.Active},
+		"it is alone":             {nil, assignment.Active},
+		"the fit one is dead":     {[]tokenstore.Worker{of(2, func(w *tokenstore.Worker) { w.Alive = false })}, assignment.Active},
+		"the fit one leaves":      {[]tokenstore.Worker{of(2, func(w *tokenstore.Worker) { w.LeavingFor = time.Second })}, assignment.Active},
+		"the fit one may be sick": {[]tokenstore.Worker{of(2, func(w *tokenstore.Worker) { w.Proven, w.Definition = false, "b" })}, assignment.Active},
+	} {
+		t.Run(name, func(t *testing.T) {
+			me := of(1, sick)
+			if got := Standing(append(tc.others, me), me); got != tc.want {
+				t.Errorf("got %s", got)
+			}
+		})
+	}
+	leaving := of(1, sick, func(w *tokenstore.Worker) { w.State = tokenstore.Draining })
+	if got := Standing([]tokenstore.Worker{leaving, of(2)}, leaving); got != assignment.Draining {
+		t.Errorf("one that leaves is %s", got)
+	}
 }

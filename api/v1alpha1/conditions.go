@@ -110,6 +110,12 @@ const (
 	ReasonSegmentBlocked = "SegmentBlocked"
 	// ReasonProjectionIncomplete: a replay was abandoned after its reset.
 	ReasonProjectionIncomplete = "ProjectionIncomplete"
+	// ReasonCallAbandoned: a call of a handler, setup or reset is over its time limit and does not end; the message says which.
+	ReasonCallAbandoned = "CallAbandoned"
+	// ReasonCallRunning: a call has been running for more than 5 s; the message says which. The status is False.
+	ReasonCallRunning = "CallRunning"
+	// ReasonWorkerUnfit: everything fails on one pod, and not elsewhere; it is given no segments.
+	ReasonWorkerUnfit = "WorkerUnfit"
 	// ReasonSettingsUnsupported: workers are older than the operator and do not know a live setting; they go on as before.
 	ReasonSettingsUnsupported = "SettingsUnsupported"
 )

@@ -18,6 +18,7 @@ type Facts struct {
 	Groups  []Group // by name
 	Workers []Worker
 	Faults  []Fault             // by group and segment
+	Calls   []Call              // the oldest first
 	Replays []tokenstore.Replay // the ledger, oldest first
 	// Plan is the newest one's number; Assigned of the workers is what it says.
 	Plan int64
@@ -57,6 +58,8 @@ type Worker struct {
 	Owned      int
 	Leaving    time.Duration // for how long its pod has been about to be removed, in whole seconds and at least one; 0 where it is not
 	Failing    string        // what speaks against its definition
+	// Unfit says why everything fails there; nil where it does not.
+	Unfit *Fault
 	// Unsupported are the live settings that its version cannot read.
 	Unsupported []string
 }
@@ -71,7 +74,44 @@ type Fault struct {
 	Message    string
 	Segment    *uint32
 	Position   int64
-	Attempts   int
+	Type       string // of the event
+	Stream     string // of the event
+	Attempts   int    // at least: one of 1, 2, 5, 10, 20, 50 and so on, so that not each attempt is news
+	SQL        *tokenstore.SQLError
+}
+
+// Call is a call of a handler, setup or reset that has been running for a while.
+type Call struct {
+	Group string
+	Pod   string
+	tokenstore.Call
+	// Age is how long it has been running at least, in steps, so that not each second is news. Running is not set.
+	Age time.Duration
+}
+
+// AtLeast is the highest of 1, 2, 5, 10, 20, 50 and so on that a number reaches; 0 for none.
+func AtLeast(n int) int {
+	reached := 0
+	for step := 1; step <= n; step *= 10 {
+		for _, at := range []int{step, 2 * step, 5 * step} {
+			if at <= n {
+				reached = at
+			}
+		}
+	}
+	return reached
+}
+
+// ages are the steps of a call's age.
+var ages = []time.Duration{5 * time.Second, 10 * time.Second, 30 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 6 * time.Hour, 24 * time.Hour}
+
+func ageOf(seconds float64) (reached time.Duration) {
+	for _, age := range ages {
+		if seconds >= age.Seconds() {
+			reached = age
+		}
+	}
+	return reached
 }
 
 // Lag is the upper bound of an age, in seconds: 0 (nothing waits), 1, 10, 60, 600, 3600, or more than that; negative
@@ -122,6 +162,7 @@ func factsOf(outcome planner.Outcome, orphaned map[tokenstore.Key]time.Time, wai
 		Plan:        outcome.View.Processor.Plan,
 		Quarantined: outcome.View.Processor.Quarantined,
 		Faults:      faultsOf(outcome),
+		Calls:       callsOf(outcome),
 		OpenWriters: openWritersOf(outcome),
 	}
 }
@@ -219,6 +260,10 @@ func workersOf(outcome planner.Outcome) []Worker {
 		}
 		of := Worker{Pod: w.Pod, Definition: w.Definition, Version: w.Version, Ready: w.Report.Ready,
 			Reported: w.Report.Ready || len(w.Report.Groups) > 0, Assigned: assigned[w.Incarnation], Owned: owned[w.Incarnation], Failing: w.Report.Failing, Unsupported: w.Report.Unsupported}
+		if w.Report.Unfit != nil {
+			unfit := faultOf("", w, *w.Report.Unfit, false)
+			of.Unfit = &unfit
+		}
 		if w.LeavingFor > 0 {
 			of.Leaving = max(w.LeavingFor.Truncate(time.Second), time.Second)
 		}
@@ -241,17 +286,51 @@ func faultsOf(outcome planner.Outcome) []Fault {
 			if f.Segment != nil {
 				reported[tokenstore.Key{Group: name, Segment: *f.Segment}] = true
 			}
-			faults = append(faults, Fault{name, worker.Definition, f.Kind, report.Refused, f.Reason, f.Message, f.Segment, f.Position, f.Attempts})
+			faults = append(faults, faultOf(name, worker, *f, report.Refused))
 		}
 	}
 	for _, f := range outcome.Failures {
 		if !reported[f.Key] {
 			segment := f.Segment
-			faults = append(faults, Fault{Group: f.Group, Kind: tokenstore.EventFault, Message: f.Message, Segment: &segment, Position: f.Position, Attempts: f.Attempts})
+			faults = append(faults, Fault{Group: f.Group, Kind: tokenstore.EventFault, Message: f.Message, Segment: &segment, Position: f.Position, Attempts: AtLeast(f.Attempts)})
 		}
 	}
 	slices.SortStableFunc(faults, compareFaults)
 	return faults
+}
+
+func faultOf(group string, worker tokenstore.Worker, f tokenstore.Fault, refused bool) Fault {
+	return Fault{Group: group, Definition: worker.Definition, Kind: f.Kind, Refused: refused, Reason: f.Reason, Message: f.Message,
+		Segment: f.Segment, Position: f.Position, Type: f.Type, Stream: f.Stream, Attempts: AtLeast(f.Attempts), SQL: f.SQL}
+}
+
+// mostCalls is how many calls are told of.
+const mostCalls = 5
+
+func callsOf(outcome planner.Outcome) []Call {
+	var calls []Call
+	for _, worker := range outcome.View.Workers {
+		for group, report := range worker.Report.Groups {
+			for _, c := range report.Calls {
+				if age := ageOf(c.Running); worker.Alive && age > 0 {
+					call := Call{Group: group, Pod: worker.Pod, Call: c, Age: age}
+					call.Running = 0
+					calls = append(calls, call)
+				}
+			}
+		}
+	}
+	slices.SortFunc(calls, func(a, b Call) int {
+		return cmp.Or(-cmp.Compare(abandoned(a), abandoned(b)), -cmp.Compare(a.Age, b.Age), cmp.Compare(a.Group, b.Group), cmp.Compare(a.Position, b.Position), cmp.Compare(a.Pod, b.Pod))
+	})
+	return calls[:min(len(calls), mostCalls)]
+}
+
+func abandoned(c Call) int {
+	if c.Abandoned {
+		return 1
+	}
+	return 0
 }
 
 // tellable leaves out what is gone before anybody has read it.

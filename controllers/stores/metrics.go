@@ -6,6 +6,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/sluice-project/sluice/planner"
 )
 
 // lagKept is for how long a lag that was determined is exported. After that it is not known, and its series is not there: an
@@ -33,6 +35,9 @@ type groupSample struct {
 	Group
 	lag   float64   // seconds
 	lagAt time.Time // when it was determined; zero for never
+
+	attempts int     // at the event that has failed most often
+	call     float64 // seconds for which the oldest call has been running
 }
 
 var (
@@ -47,6 +52,9 @@ var (
 	unownedDesc   = describe("sluice_segments_unowned", "Segments that no live worker owns.", groupLabels)
 	lagDesc       = describe("sluice_group_lag_seconds", "Age of the oldest event that has not been handled. Absent while it is not known.", groupLabels)
 	lagAgeDesc    = describe("sluice_group_lag_age_seconds", "Time since the lag of the group was last determined.", groupLabels)
+	blockedDesc   = describe("sluice_group_blocked_segments", "Segments that stand still at an event, or wait for a valid definition.", groupLabels)
+	attemptsDesc  = describe("sluice_group_attempts", "Attempts at the event of the group that has failed most often and is not handled yet.", groupLabels)
+	callDesc      = describe("sluice_group_call_seconds", "Time for which the oldest call of a handler, setup or reset has been running, once that is 5 s; else 0.", groupLabels)
 	movesDesc     = describe("sluice_moves_total", "Segments that got another worker by a plan of this operator.", processorLabels)
 	plansDesc     = describe("sluice_plans_total", "Plans that differ from the one before, whoever made them.", processorLabels)
 	reachableDesc = describe("sluice_store_reachable", "1 while this operator can use the processor's store, else 0.", processorLabels)
@@ -61,7 +69,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(to chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{ownedDesc, unownedDesc, lagDesc, lagAgeDesc, movesDesc, plansDesc, reachableDesc} {
+	for _, desc := range []*prometheus.Desc{ownedDesc, unownedDesc, lagDesc, lagAgeDesc, blockedDesc, attemptsDesc, callDesc, movesDesc, plansDesc, reachableDesc} {
 		to <- desc
 	}
 }
@@ -85,6 +93,9 @@ func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 		for _, g := range s.groups {
 			emit(ownedDesc, prometheus.GaugeValue, float64(g.Owned), g.Name)
 			emit(unownedDesc, prometheus.GaugeValue, float64(g.Unowned()), g.Name)
+			emit(blockedDesc, prometheus.GaugeValue, float64(g.Blocked), g.Name)
+			emit(attemptsDesc, prometheus.GaugeValue, float64(g.attempts), g.Name)
+			emit(callDesc, prometheus.GaugeValue, g.call, g.Name)
 			if g.lagAt.IsZero() {
 				continue
 			}
@@ -118,7 +129,8 @@ func (m *Metrics) observe(key types.NamespacedName, o Observation, of *look, pla
 	}
 	s.groups = nil
 	for _, g := range o.Facts.Groups {
-		next := groupSample{g, before[g.Name].lag, before[g.Name].lagAt}
+		next := groupSample{Group: g, lag: before[g.Name].lag, lagAt: before[g.Name].lagAt,
+			attempts: attemptsAt(of.outcome, g.Name), call: longestCall(of.outcome, g.Name)}
 		if lag, known := of.lags[g.Name]; known {
 			next.lag, next.lagAt = lag, m.now()
 		}
@@ -131,4 +143,31 @@ func (m *Metrics) forget(key types.NamespacedName) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.processors, key)
+}
+
+// attemptsAt is the number of attempts at the event of a group that has failed most often.
+func attemptsAt(outcome planner.Outcome, group string) (most int) {
+	for _, f := range outcome.Failures {
+		if f.Group == group {
+			most = max(most, f.Attempts)
+		}
+	}
+	for _, w := range outcome.View.Workers {
+		if f := w.Report.Groups[group].Fault; w.Alive && f != nil {
+			most = max(most, f.Attempts)
+		}
+	}
+	return most
+}
+
+// longestCall is for how many seconds the oldest call of a group has been running, of those that are reported.
+func longestCall(outcome planner.Outcome, group string) (longest float64) {
+	for _, w := range outcome.View.Workers {
+		for _, c := range w.Report.Groups[group].Calls {
+			if w.Alive {
+				longest = max(longest, c.Running)
+			}
+		}
+	}
+	return longest
 }

@@ -132,17 +132,20 @@ func probes(w *worker.Worker) http.Handler {
 	return mux
 }
 
-// metricsHandler serves the metrics, and the segments held, which are too many for labels.
+// metricsHandler serves the metrics, the segments held, which are too many for labels, and the calls that take long.
 func metricsHandler(registry *prometheus.Registry, w *worker.Worker) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /segments", func(out http.ResponseWriter, _ *http.Request) {
-		out.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(out).Encode(w.Holdings()); err != nil {
-			slog.Debug("answering who owns what", "error", err) // the asker has gone
-		}
-	})
+	mux.HandleFunc("GET /segments", func(out http.ResponseWriter, _ *http.Request) { answer(out, w.Holdings()) })
+	mux.HandleFunc("GET /calls", func(out http.ResponseWriter, _ *http.Request) { answer(out, w.Calls()) })
 	return mux
+}
+
+func answer(out http.ResponseWriter, value any) {
+	out.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(out).Encode(value); err != nil {
+		slog.Debug("answering who owns what", "error", err) // the asker has gone
+	}
 }
 
 // serve answers requests for as long as the process lives. A port that is taken does not keep events from being processed.

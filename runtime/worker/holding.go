@@ -24,6 +24,10 @@ type Blocked struct {
 	Kind     tokenstore.FaultKind `json:"kind"`
 	Reason   string               `json:"reason"`
 	Position int64                `json:"position,omitempty"` // of the event that fails
+	Type     string               `json:"type,omitempty"`     // of that event
+	Stream   string               `json:"stream,omitempty"`   // of that event
+	SQLState string               `json:"sqlState,omitempty"`
+	Object   string               `json:"object,omitempty"` // of the database: the constraint, column or table that PostgreSQL names
 	Attempts int                  `json:"attempts,omitempty"`
 	Since    time.Time            `json:"since"`
 }
@@ -40,9 +44,40 @@ func (w *Worker) Holdings() []Holding {
 func (s *segmentRun) holding() Holding {
 	h := Holding{Group: s.group.name, Segment: s.Token.Segment, Mask: s.Token.Mask, Position: s.Token.Parts[0].Progress.Position}
 	if f := s.fault; f != nil && f.Kind != tokenstore.ContentionFault {
-		h.Blocked = &Blocked{Kind: f.Kind, Reason: f.Reason, Position: f.Position, Attempts: f.Attempts, Since: f.Since}
+		h.Blocked = &Blocked{Kind: f.Kind, Reason: f.Reason, Position: f.Position, Type: f.Type, Stream: f.Stream, Attempts: f.Attempts, Since: f.Since}
+		if e := f.SQL; e != nil {
+			h.Blocked.SQLState, h.Blocked.Object = e.State, cmp.Or(e.Constraint, e.Column, e.Table)
+		}
 	}
 	return h
+}
+
+// RunningCall is a call that has been running for a while.
+type RunningCall struct {
+	Group string `json:"group"`
+	tokenstore.Call
+}
+
+// Calls are those that had been running for a while at the last heartbeat, the oldest first.
+func (w *Worker) Calls() []RunningCall {
+	if calls := w.calls.Load(); calls != nil {
+		return *calls
+	}
+	return []RunningCall{}
+}
+
+// showCalls makes the calls of a report known to Calls.
+func (w *Worker) showCalls(report tokenstore.Report) {
+	calls := []RunningCall{}
+	for group, r := range report.Groups {
+		for _, c := range r.Calls {
+			calls = append(calls, RunningCall{group, c})
+		}
+	}
+	slices.SortFunc(calls, func(a, b RunningCall) int {
+		return cmp.Or(-cmp.Compare(a.Running, b.Running), cmp.Compare(a.Group, b.Group))
+	})
+	w.calls.Store(&calls)
 }
 
 // show makes the segments held known to Holdings. The caller holds the lock.

@@ -77,6 +77,7 @@ func (l *life) makeReport() tokenstore.Report {
 			}
 		}
 	}
+	l.showCalls(report)
 	for name, r := range report.Groups {
 		l.metrics.group(name, r)
 	}

@@ -96,6 +96,7 @@ type Worker struct {
 	waits   atomic.Bool  // the control loop does not run: something is waited for that may take long
 
 	holdings atomic.Pointer[[]Holding]
+	calls    atomic.Pointer[[]RunningCall]
 }
 
 // New returns a worker. It does nothing yet.

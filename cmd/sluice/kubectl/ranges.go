@@ -14,7 +14,7 @@ func (p podSight) of(group string) []worker.Holding {
 }
 
 // ranges writes segments as in 0-3,7 of 8, where 8 of that size make the whole. Sizes differ where the number of segments
-// is no power of two: 0-3 of 8, 12 of 16.
+// is no power of two: 0-3 of 8, 12 of 16. Of many runs the first are written.
 func ranges(held []worker.Holding) string {
 	byMask := map[uint32][]uint32{}
 	var masks []uint32
@@ -48,5 +48,11 @@ func runs(ids []uint32) string {
 		}
 		from = to + 1
 	}
+	if more := len(parts) - mostRuns; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(parts[:mostRuns], ","), more)
+	}
 	return strings.Join(parts, ",")
 }
+
+// mostRuns of each size are shown of what a pod owns.
+const mostRuns = 6

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
+	"github.com/sluice-project/sluice/runtime/worker"
 )
 
 // screen shows one processor: what is wrong first, then groups, who owns what, and what stands still.
@@ -23,6 +24,7 @@ func screen(s sight) string {
 	replays(&out, s)
 	owners(&out, s)
 	blocked(&out, s)
+	calls(&out, s)
 	unseen(&out, s)
 	return out.String()
 }
@@ -135,7 +137,7 @@ func table(out io.Writer, header string, fill func(row func(columns ...any))) {
 func groups(out io.Writer, s sight) {
 	table(out, "GROUP SEGMENTS LAG RATE STATE", func(row func(...any)) {
 		for _, g := range s.processor.Spec.ProcessingGroups {
-			owned, lag, rate := s.figuresOf(g.Name)
+			owned, lag, rate := s.figuresOf(g.Name, int(g.Segments))
 			row(g.Name, fmt.Sprintf("%s/%d", owned, g.Segments), lag, rate, s.stateOf(g.Name))
 		}
 	})
@@ -143,7 +145,7 @@ func groups(out io.Writer, s sight) {
 
 // figuresOf a group over all pods. What a pod that was not asked would change is not told, but for the lag, of which the
 // status has a bucket.
-func (s sight) figuresOf(group string) (owned, lag, rate string) {
+func (s sight) figuresOf(group string, segments int) (owned, lag, rate string) {
 	var sum figures
 	for _, p := range s.pods {
 		if p.figures == nil {
@@ -161,8 +163,8 @@ func (s sight) figuresOf(group string) (owned, lag, rate string) {
 		return "0", orDash(string(s.status(group).Lag)), "-"
 	}
 	rate = fmt.Sprintf("%.1f/s", sum.rate)
-	if sum.claimed == 0 { // workers know the lag only of what they own
-		return "0", orDash(string(s.status(group).Lag)), rate
+	if status := s.status(group).Lag; sum.claimed == 0 || sum.claimed < segments && status != "" && status != v1alpha1.Lag0s {
+		return fmt.Sprint(sum.claimed), orDash(string(status)), rate // workers know the lag only of what they own
 	}
 	return fmt.Sprint(sum.claimed), seconds(sum.lag), rate
 }
@@ -236,12 +238,49 @@ func blocked(out io.Writer, s sight) {
 	if !some {
 		return
 	}
-	table(out, "BLOCKED SEGMENT EVENT ATTEMPTS SINCE REASON POD", func(row func(...any)) {
+	table(out, "BLOCKED SEGMENT EVENT TYPE STREAM ATTEMPTS SINCE REASON POD", func(row func(...any)) {
 		for _, p := range s.pods {
 			for _, h := range p.holdings {
 				if b := h.Blocked; b != nil {
-					row(h.Group, h.Segment, number(b.Position), number(int64(b.Attempts)), duration.HumanDuration(s.now.Sub(b.Since)), b.Reason, p.name)
+					row(h.Group, h.Segment, number(b.Position), orDash(b.Type), orDash(b.Stream), number(int64(b.Attempts)),
+						duration.HumanDuration(s.now.Sub(b.Since)), reason(b), p.name)
 				}
+			}
+		}
+	})
+}
+
+// reason is why a segment stands still, with what PostgreSQL names.
+func reason(b *worker.Blocked) string {
+	if details := strings.TrimSpace(b.SQLState + " " + b.Object); details != "" {
+		return fmt.Sprintf("%s (%s)", b.Reason, details)
+	}
+	return b.Reason
+}
+
+// calls lists what has been running for more than a few seconds.
+func calls(out io.Writer, s sight) {
+	if !slices.ContainsFunc(s.pods, func(p podSight) bool { return len(p.calls) > 0 }) {
+		return
+	}
+	table(out, "RUNNING GROUP SEGMENT EVENT TYPE STREAM ATTEMPT FOR POD", func(row func(...any)) {
+		for _, p := range s.pods {
+			for _, c := range p.calls {
+				what, at, attempt := string(c.Kind), "-", "-"
+				if c.Replay != "" {
+					what += "(" + c.Replay + ")"
+				}
+				if c.Segment != nil {
+					at = fmt.Sprint(*c.Segment)
+				}
+				if c.Attempt > 0 {
+					attempt = fmt.Sprint(c.Attempt)
+				}
+				since := seconds(c.Running)
+				if c.Abandoned {
+					since += " (does not end)"
+				}
+				row(what, c.Group, at, number(c.Position), orDash(c.Type), orDash(c.Stream), attempt, since, p.name)
 			}
 		}
 	})

@@ -51,9 +51,16 @@ func TestScreens(t *testing.T) {
 	one := podSight{name: "payments-7c-aaaaa", state: "Ready",
 		figures:  map[string]figures{"validation": {claimed: 2, rate: 12.25}, "payments-view": {claimed: 3, lag: 1.26, rate: 3, blocked: 1}},
 		holdings: append(held("validation", 3, 0, 1), held("payments-view", 3, 1, 2, 3)...)}
-	one.holdings[4].Blocked = &worker.Blocked{Kind: tokenstore.EventFault, Reason: "HandlerFailed", Position: 1042, Attempts: 4, Since: now.Add(-2 * time.Minute)}
+	one.holdings[4].Blocked = &worker.Blocked{Kind: tokenstore.EventFault, Reason: "HandlerFailed", Position: 1042, Type: "OrderPlaced", Stream: "order-7", Attempts: 4,
+		SQLState: "23505", Object: "orders_pkey", Since: now.Add(-2 * time.Minute)}
 	two := podSight{name: "payments-7c-bbbbb", state: "Ready", figures: map[string]figures{"validation": {claimed: 2, rate: 10}, "payments-view": {claimed: 2}},
 		holdings: append(held("validation", 3, 2, 3), held("payments-view", 7, 0, 4)...)}
+	slow := one
+	slow.calls = []worker.RunningCall{
+		{Group: "validation", Call: tokenstore.Call{Kind: tokenstore.BatchCall, Segment: ptr.To[uint32](1), Position: 77, Type: "OrderPlaced", Stream: "order-9", Attempt: 2, Running: 75, Abandoned: true}},
+		{Group: "payments-view", Call: tokenstore.Call{Kind: tokenstore.ResetCall, Replay: "fix", Running: 8.25}}}
+	unread := payments(is(v1alpha1.ConditionReady, metav1.ConditionFalse, "ConnectionFailed", "db:5432: no answer in time"))
+	unread.Status.AsOf = &metav1.Time{Time: now.Add(-5 * time.Minute)}
 	starting := podSight{name: "payments-7c-ccccc", state: "ImagePullBackOff", err: errors.New("it is pending")}
 	idle := podSight{name: "payments-7c-ddddd", state: "NotReady", figures: map[string]figures{"validation": {}, "payments-view": {}}}
 	paused := payments(is(v1alpha1.ConditionReady, metav1.ConditionTrue, "Paused", ""))
@@ -80,6 +87,8 @@ func TestScreens(t *testing.T) {
 			is(v1alpha1.ConditionReady, metav1.ConditionFalse, "PodsNotReady", "payments-7c-ccccc: ImagePullBackOff")), pods: []podSight{two, starting}},
 		"pods-are-forbidden": {processor: payments(ready), podsErr: errors.New("pods is forbidden"), replaysErr: errors.New("replays is forbidden")},
 		"paused-and-ahead":   {processor: paused},
+		"running-calls":      {processor: payments(ready), pods: []podSight{slow, two}},
+		"as-of":              {processor: unread, pods: []podSight{two}},
 		"nothing-owned":      {processor: payments(ready), pods: []podSight{idle}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -104,10 +113,11 @@ func TestScreens(t *testing.T) {
 
 func TestRangesAreShort(t *testing.T) {
 	for want, held := range map[string][]worker.Holding{
-		"":                 nil,
-		"0-3,7 of 8":       held("g", 7, 7, 0, 1, 2, 3),
-		"5 of 16":          held("g", 15, 5),
-		"1-2 of 4, 0 of 8": append(held("g", 7, 0), held("g", 3, 2, 1)...),
+		"":                              nil,
+		"0-3,7 of 8":                    held("g", 7, 7, 0, 1, 2, 3),
+		"5 of 16":                       held("g", 15, 5),
+		"0,2,4,6,8,10 and 2 more of 16": held("g", 15, 0, 2, 4, 6, 8, 10, 12, 14),
+		"1-2 of 4, 0 of 8":              append(held("g", 7, 0), held("g", 3, 2, 1)...),
 	} {
 		if got := ranges(held); got != want {
 			t.Errorf("got %q, want %q", got, want)

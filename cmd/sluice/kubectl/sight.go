@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
@@ -36,6 +37,7 @@ type podSight struct {
 	name, state string
 	figures     map[string]figures // by group
 	holdings    []worker.Holding
+	calls       []worker.RunningCall
 	err         error // why it was not asked, or did not answer
 }
 
@@ -95,6 +97,14 @@ func (c *cluster) ask(ctx context.Context, pod corev1.Pod) podSight {
 	}
 	if err != nil {
 		s.err = fmt.Errorf("asking for segments: %w", err)
+		return s
+	}
+	text, err = get("calls")
+	if err == nil {
+		err = json.Unmarshal(text, &s.calls)
+	}
+	if err != nil && !apierrors.IsNotFound(err) { // workers of older versions cannot tell
+		s.err = fmt.Errorf("asking for calls: %w", err)
 	}
 	return s
 }
