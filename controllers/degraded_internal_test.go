@@ -50,7 +50,9 @@ func TestDegradedSaysWhatStandsStillAndWhy(t *testing.T) {
 		"a setup": {func(f *stores.Facts) {
 			f.Calls = []stores.Call{{Group: "view", Pod: "a", Age: 5 * time.Second, Call: tokenstore.Call{Kind: tokenstore.SetupCall}}}
 		}, "False/CallRunning: the setup of group view, has been running for more than 5s in pod a"},
-		"a pod": {func(f *stores.Facts) { f.Workers[0].Unfit = &stores.Fault{Reason: "NoSpace", Message: "the disk is full"} },
+		"a pod": {func(f *stores.Facts) {
+			f.Workers[0].Unfit = &stores.Fault{Reason: "NoSpace", Message: "the disk is full"}
+		},
 			"True/WorkerUnfit: pod a is given no segments, as everything fails there and not elsewhere: NoSpace: the disk is full"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -39,6 +39,9 @@ func unownedText(s *scope) string {
 		if group.Unowned() == 0 {
 			continue
 		}
+		if group.Broken != "" {
+			return group.Broken
+		}
 		if row := resetOf(s, group.Name); row != nil {
 			return fmt.Sprintf("group %s is being reset by replay %s, and nobody may own its segments until that is done%s", group.Name, row.ID, because(row.Message))
 		}

@@ -96,7 +96,7 @@ func groupState(s *scope, group stores.Group) v1alpha1.GroupState {
 		return v1alpha1.GroupPaused
 	case group.Overdue > 0 || s.replicas() == 0 && group.Unowned() > 0:
 		return v1alpha1.GroupUnowned
-	case group.Blocked > 0:
+	case group.Blocked > 0, group.Broken != "":
 		return v1alpha1.GroupBlocked
 	case runningReplay(s, group.Name) != nil:
 		return v1alpha1.GroupReplaying

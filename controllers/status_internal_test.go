@@ -96,6 +96,7 @@ func TestConditions(t *testing.T) {
 		"old table missing": {[]func(*scope){fault(stores.Fault{Kind: tokenstore.DefinitionFault, Reason: "TableMissing", Definition: "old"})}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable False/Healthy"},
 		"event fails":       {[]func(*scope){fault(stores.Fault{Kind: tokenstore.EventFault, Definition: "wanted"})}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable True/SegmentBlocked"},
 		"newer settings":    {[]func(*scope){func(s *scope) { s.store.Facts.Workers[1].Unsupported = []string{"groups[view].onError.then: m"} }}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable True/SettingsUnsupported"},
+		"layout broken":     {[]func(*scope){func(s *scope) { s.store.Facts.Groups[0].Broken = "m" }}, "False/LayoutInvalid True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"scaled to zero":    {[]func(*scope){scaledToZero}, "True/Ready False/ScaledToZero True/Valid True/Reachable False/Healthy"},
 		"paused":            {[]func(*scope){func(s *scope) { s.processor.Spec.DesiredState = "Paused" }}, "True/Paused True/AllSegmentsOwned True/Valid True/Reachable False/Healthy"},
 		"splitting":         {[]func(*scope){func(s *scope) { s.store.Facts.Groups[0].Wanted = 8 }}, "False/Resegmenting True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Reconciling"},

@@ -22,6 +22,7 @@ var checks = []func(*scope) *verdict{
 	checkSpec,
 	checkNames,
 	checkStore,
+	checkLayout,
 	checkHandlers,
 	checkAPIServer,
 	checkReplicasOwner,
@@ -100,6 +101,17 @@ func checkStore(s *scope) *verdict {
 	}
 	if p := s.store.Problem; p != nil && !p.Outage() {
 		return &verdict{reason: p.Reason, message: p.Message, stalled: !p.Passes}
+	}
+	return nil
+}
+
+// checkLayout finds tokens that somebody has written to.
+func checkLayout(s *scope) *verdict {
+	for _, group := range s.store.Facts.Groups {
+		if group.Broken != "" {
+			return &verdict{reason: v1alpha1.ReasonLayoutInvalid, stalled: true,
+				message: group.Broken + "; nobody handles its events until the rows of sluice.token are repaired: see docs/operations/restore.md"}
+		}
 	}
 	return nil
 }

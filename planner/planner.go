@@ -8,12 +8,14 @@ package planner
 import (
 	"context"
 	"errors"
+	"maps"
 	"math"
 	"slices"
 	"time"
 
 	"github.com/sluice-project/sluice/assignment"
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
 
 // Planner plans one processor. Steps of one Planner must not run at once.
@@ -40,6 +42,13 @@ type Outcome struct {
 	Failures []tokenstore.Failure
 	Moves    []assignment.Move // segments that get another worker by this step
 	Reshaped int               // splits and merges
+	// Broken are the groups whose segments do not cover the hash space exactly once. They are neither reshaped nor planned.
+	Broken map[string]*protocol.LayoutError
+}
+
+// News reports whether other groups are broken than before.
+func News(before, after map[string]*protocol.LayoutError) bool {
+	return !maps.EqualFunc(before, after, func(a, b *protocol.LayoutError) bool { return a.Error() == b.Error() })
 }
 
 // Step looks once and does what is due. tokenstore.ErrPlanOutdated says that another planner was faster: look again.
@@ -50,7 +59,8 @@ func (p *Planner) Step(ctx context.Context) (Outcome, error) {
 	if err != nil {
 		return o, err
 	}
-	if o.Reshaped, err = p.reshape(ctx, o.Groups, o.Tokens, time.Since(began)); err != nil {
+	o.Broken = protocol.CheckLayouts(o.Tokens)
+	if o.Reshaped, err = p.reshape(ctx, o.Groups, o.Tokens, o.Broken, time.Since(began)); err != nil {
 		return o, err
 	}
 	if o.Reshaped > 0 {
@@ -59,7 +69,7 @@ func (p *Planner) Step(ctx context.Context) (Outcome, error) {
 		}
 	}
 	p.pin(o.View, o.Tokens)
-	plan, moves := p.plan(o.View, o.Tokens)
+	plan, moves := p.plan(o.View, o.Tokens, o.Broken)
 	if err := p.Directory.Assign(ctx, p.Processor, plan); err != nil {
 		return o, err
 	}
@@ -95,7 +105,7 @@ func (p *Planner) observe(ctx context.Context) (o Outcome, err error) {
 }
 
 // plan asks the pure planner, and returns what differs from the assignments there are.
-func (p *Planner) plan(view tokenstore.View, tokens []tokenstore.Token) (tokenstore.Plan, []assignment.Move) {
+func (p *Planner) plan(view tokenstore.View, tokens []tokenstore.Token, broken map[string]*protocol.LayoutError) (tokenstore.Plan, []assignment.Move) {
 	assignees := map[tokenstore.Key]int64{}
 	for _, a := range view.Assignments {
 		assignees[a.Key] = a.Worker
@@ -103,7 +113,8 @@ func (p *Planner) plan(view tokenstore.View, tokens []tokenstore.Token) (tokenst
 	plan := tokenstore.Plan{Planner: p.Name, Last: view.Processor.Plan, Members: members(view.Workers)}
 	var moves []assignment.Move
 	policy := assignment.Policy{Wanted: view.Processor.Number, Replicas: view.Processor.Replicas}
-	for _, part := range byEligible(view.Workers, p.segments(tokens, assignees), leastOf(tokens)) {
+	whole := slices.DeleteFunc(slices.Clone(tokens), func(t tokenstore.Token) bool { return broken[t.Group] != nil })
+	for _, part := range byEligible(view.Workers, p.segments(whole, assignees), leastOf(whole)) {
 		result := assignment.Plan(part.members, part.segments, policy)
 		moves = append(moves, result.Moves...)
 		for _, t := range result.Targets {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
 
 // The splits and merges of one step of the planner are bounded, so that plans are written in between: halves have no owner before. So
@@ -22,9 +23,12 @@ const (
 // reshape splits and merges towards the number of segments that each group wants, each in a transaction of its own, and
 // returns how many it did. looked is how long the look before took. The plan that follows announces them: it has halves to give to
 // somebody, or wholes whose halves are gone. Whoever comes after a crash goes on from the layout that there is.
-func (p *Planner) reshape(ctx context.Context, groups []tokenstore.Group, tokens []tokenstore.Token, looked time.Duration) (int, error) {
+func (p *Planner) reshape(ctx context.Context, groups []tokenstore.Group, tokens []tokenstore.Token, broken map[string]*protocol.LayoutError, looked time.Duration) (int, error) {
 	done, began, within := 0, time.Now(), min(max(looked, stepsAtLeast), stepsAtMost)
 	for _, group := range groups {
+		if broken[group.Name] != nil {
+			continue
+		}
 		steps, err := segment.Steps(layoutOf(group.Name, tokens), group.Segments)
 		if err != nil {
 			return done, fmt.Errorf("group %s: %w", group.Name, err)

@@ -48,6 +48,8 @@ const (
 	// ReasonSequencingChanged: a group's sequencing differs from that of its tokens, and changes with a replay only. (Stalled, unless
 	// one is on the way or has to end first)
 	ReasonSequencingChanged = "SequencingChanged"
+	// ReasonLayoutInvalid: the segments of a group do not cover the hash space exactly once, so that nobody handles its events.
+	ReasonLayoutInvalid = "LayoutInvalid"
 	// ReasonDeploymentScaledExternally: something other than the operator sets the Deployment's replicas. (Stalled)
 	ReasonDeploymentScaledExternally = "DeploymentScaledExternally"
 	// ReasonStoreChanged: the store is not the one of status.storeID. (Stalled)

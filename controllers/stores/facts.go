@@ -40,6 +40,9 @@ type Group struct {
 	Overdue    int // without an owner for longer than Grace
 	Lag        Lag
 	Blocked    int // segments that stand still
+	// Broken says why the segments do not cover the hash space exactly once; empty where they do. Covered is the share that is.
+	Broken  string
+	Covered float64
 	// Incomplete says that a replay was abandoned, and none has completed since.
 	Incomplete bool
 }
@@ -174,6 +177,10 @@ func groupsOf(outcome planner.Outcome, orphaned map[tokenstore.Key]time.Time, wa
 		groups[i] = Group{Name: group.Name, Wanted: group.Segments, Sequencing: group.Sequencing, Lag: LagUnknown, Incomplete: group.Incomplete}
 		if seconds, known := waits[group.Name]; known {
 			groups[i].Lag = lagOf(seconds)
+		}
+		groups[i].Covered = 1
+		if broken := outcome.Broken[group.Name]; broken != nil {
+			groups[i].Broken, groups[i].Covered = broken.Error(), broken.Covered
 		}
 		index[group.Name] = &groups[i]
 	}

@@ -40,7 +40,7 @@ func TestGroupsAreCounted(t *testing.T) {
 	if diff := cmp.Diff(map[tokenstore.Key]time.Time{seg(2): now.Add(-Grace), seg(3): now, {Group: "retired"}: now}, orphaned); diff != "" {
 		t.Error("orphans:", diff)
 	}
-	want := []Group{{Name: "view", Wanted: 4, Segments: 4, Owned: 2, Moving: 2, Overdue: 1, Lag: 600, Blocked: 1}}
+	want := []Group{{Name: "view", Wanted: 4, Segments: 4, Owned: 2, Moving: 2, Overdue: 1, Lag: 600, Blocked: 1, Covered: 1}}
 	if diff := cmp.Diff(want, factsOf(outcome, orphaned, lags{"view": 70}, now).Groups); diff != "" {
 		t.Error(diff)
 	}

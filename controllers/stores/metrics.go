@@ -55,6 +55,7 @@ var (
 	blockedDesc   = describe("sluice_group_blocked_segments", "Segments that stand still at an event, or wait for a valid definition.", groupLabels)
 	attemptsDesc  = describe("sluice_group_attempts", "Attempts at the event of the group that has failed most often and is not handled yet.", groupLabels)
 	callDesc      = describe("sluice_group_call_seconds", "Time for which the oldest call of a handler, setup or reset has been running, once that is 5 s; else 0.", groupLabels)
+	coveredDesc   = describe("sluice_group_covered_ratio", "Share of the hash space that the segments of the group cover exactly once. Anything but 1 needs a repair.", groupLabels)
 	movesDesc     = describe("sluice_moves_total", "Segments that got another worker by a plan of this operator.", processorLabels)
 	plansDesc     = describe("sluice_plans_total", "Plans that differ from the one before, whoever made them.", processorLabels)
 	reachableDesc = describe("sluice_store_reachable", "1 while this operator can use the processor's store, else 0.", processorLabels)
@@ -69,7 +70,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(to chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{ownedDesc, unownedDesc, lagDesc, lagAgeDesc, blockedDesc, attemptsDesc, callDesc, movesDesc, plansDesc, reachableDesc} {
+	for _, desc := range []*prometheus.Desc{ownedDesc, unownedDesc, lagDesc, lagAgeDesc, blockedDesc, attemptsDesc, callDesc, coveredDesc, movesDesc, plansDesc, reachableDesc} {
 		to <- desc
 	}
 }
@@ -95,6 +96,7 @@ func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 			emit(unownedDesc, prometheus.GaugeValue, float64(g.Unowned()), g.Name)
 			emit(blockedDesc, prometheus.GaugeValue, float64(g.Blocked), g.Name)
 			emit(attemptsDesc, prometheus.GaugeValue, float64(g.attempts), g.Name)
+			emit(coveredDesc, prometheus.GaugeValue, g.Covered, g.Name)
 			emit(callDesc, prometheus.GaugeValue, g.call, g.Name)
 			if g.lagAt.IsZero() {
 				continue

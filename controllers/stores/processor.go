@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-project/sluice/planner"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
+	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
 
 const (
@@ -47,8 +48,9 @@ type processor struct {
 	orphaned map[tokenstore.Key]time.Time
 	plan     int64
 	starts   starts
-	life     context.Context // of the loop
-	unread   string          // why events could not be read for the lag at the last look
+	life     context.Context                  // of the loop
+	broken   map[string]*protocol.LayoutError // groups, at the last look
+	unread   string                           // why events could not be read for the lag at the last look
 }
 
 func newProcessor(key types.NamespacedName, o Options) *processor {
@@ -259,6 +261,9 @@ func (p *processor) round(ctx context.Context, l *link) error {
 	case err != nil:
 		return err
 	}
+	if err := p.wakeOverLayouts(ctx, l, w, outcome); err != nil {
+		return err
+	}
 	if err := p.tellCosted(ctx, l, outcome.View.Processor); err != nil {
 		return err
 	}
@@ -281,6 +286,18 @@ func withdrawn(replays []tokenstore.Replay, requested []tokenstore.ReplayRequest
 		return row.Phase == tokenstore.ReplayPending &&
 			!slices.ContainsFunc(requested, func(r tokenstore.ReplayRequest) bool { return r.ID == row.ID })
 	})
+}
+
+// wakeOverLayouts has workers look at their tokens where a layout has been broken, or repaired: nothing else tells them.
+func (p *processor) wakeOverLayouts(ctx context.Context, l *link, w Wanted, outcome planner.Outcome) error {
+	if !planner.News(p.broken, outcome.Broken) {
+		return nil
+	}
+	if err := l.directory.Wake(ctx, w.Name); err != nil {
+		return err
+	}
+	p.broken = outcome.Broken
+	return nil
 }
 
 // tellCosted lets workers know that pods have their deletion costs.

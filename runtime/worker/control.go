@@ -10,7 +10,9 @@ import (
 
 	"github.com/sluice-project/sluice/assignment"
 	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/planner"
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
 
 // controller is the state of the control loop, which alone claims and decides to release.
@@ -27,6 +29,7 @@ type controller struct {
 	due       bool      // a look at the directory is
 	announce  func()    // closes known, once
 	broken    bool      // the directory could not be reached last
+	layouts   map[string]*protocol.LayoutError
 
 	standing  assignment.State
 	number    int64     // of the definition that this worker runs, as it was last
@@ -204,12 +207,29 @@ func (c *controller) observe(ctx context.Context) (decision, error) {
 	c.stand(view)
 	c.elsewhere.see(c.self.Incarnation, view)
 	d := decide(situation{self: c.self.Incarnation, draining: !c.drainFrom.IsZero(), view: view, tokens: tokens, held: c.held(),
-		refused: c.refused, now: time.Now(), standing: c.standing, orphaned: c.orphaned})
+		refused: c.refused, broken: c.checkLayouts(tokens), now: time.Now(), standing: c.standing, orphaned: c.orphaned})
 	if err := c.act(ctx, &d, tokens); err != nil {
 		return decision{}, err
 	}
 	c.judgeReadiness(&d, view)
 	return d, nil
+}
+
+// checkLayouts finds the groups whose tokens nobody may handle events by, and logs what is news.
+func (c *controller) checkLayouts(tokens []tokenstore.Token) map[string]*protocol.LayoutError {
+	broken := protocol.CheckLayouts(tokens)
+	for group, err := range broken {
+		if c.layouts[group] == nil {
+			c.log.Error("a group is not handled any more until its tokens are repaired", "group", group, "error", err)
+		}
+	}
+	for group := range c.layouts {
+		if broken[group] == nil {
+			c.log.Info("a group's tokens are whole again", "group", group)
+		}
+	}
+	c.layouts = broken
+	return broken
 }
 
 // beatMeanwhile beats where a look takes long: the lease must not end over it.
@@ -253,7 +273,10 @@ func (c *controller) plan(ctx context.Context) {
 		return
 	}
 	got, err := c.directory.PlannerLock(ctx, c.options.Processor, func() error {
-		_, err := c.planner.Step(ctx)
+		outcome, err := c.planner.Step(ctx)
+		if err == nil && planner.News(c.layouts, outcome.Broken) {
+			err = c.directory.Wake(ctx, c.options.Processor)
+		}
 		return err
 	})
 	switch {

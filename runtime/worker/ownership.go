@@ -9,6 +9,7 @@ import (
 	"github.com/sluice-project/sluice/assignment"
 	"github.com/sluice-project/sluice/planner"
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
 
 // situation is all that the decision on ownership rests on.
@@ -19,6 +20,7 @@ type situation struct {
 	tokens   []tokenstore.Token
 	held     map[tokenstore.Key]int64 // epochs under which this worker has claimed
 	refused  func(group string) bool
+	broken   map[string]*protocol.LayoutError // groups whose tokens nobody may handle events by
 	now      time.Time
 	standing assignment.State             // of this worker
 	orphaned map[tokenstore.Key]time.Time // since when a segment has been without a live assignee, kept from look to look
@@ -82,6 +84,10 @@ func decide(s situation) decision {
 		case held && (t.Epoch != epoch || t.Owner != s.self):
 			d.drop = append(d.drop, t.Key)
 			d.soon(time.Millisecond)
+		case s.broken[t.Group] != nil:
+			if held {
+				d.release = append(d.release, t.Key)
+			}
 		case held && assignee != s.self && assigneeLives && workers[assignee].State == tokenstore.Active:
 			d.release = append(d.release, t.Key)
 		case held || s.draining || !lives || s.refused(t.Group) || t.Least > d.definition:

@@ -37,6 +37,7 @@ var (
 	leaking       = test{"./tokenstore/postgres", "TestNothingIsLeftForTheNextHandler", false}
 	rollouts      = test{"./runtime/worker", "TestARolloutMovesEachSegmentOnce|TestWhatAWorkerDoes", true}
 	naming        = test{"./planner", "TestAPlanNamesAWorker", false}
+	layouts       = test{"./runtime/worker", "TestNobodyRunsWithALayout", false}
 	clocks        = test{"./test/faults", "ByTheDatabasesClock", false}
 )
 
@@ -68,6 +69,10 @@ var mutants = []mutant{
 	{"the protocol's fence does not look at the version", []edit{{tokens, "t.Epoch != a.Epoch || t.Version != a.Version", "t.Epoch != a.Epoch"}}, interleavings},
 	{"the fence lets some of several tokens pass", []edit{{fence, "IF missed > 0 THEN", "IF missed = cardinality(p_segments) THEN"}}, conformance},
 	{"the token moves outside of the batch's transaction", []edit{apartFromToken}, conformance},
+	{"the token moves outside of the batch's transaction", []edit{{tokenSQL, "	s.queueFence(batch, advances)\n	return fenced(s.pool.SendBatch(ctx, batch).Close())",
+		"	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {\n		return err\n	}\n	batch = &pgx.Batch{}\n	s.queueFence(batch, advances)\n	return fenced(s.pool.SendBatch(ctx, batch).Close())"}}, conformance},
+	{"a layout that is covered twice is run", []edit{{"segment/layout.go", "if owner[slice] != nobody {", "if false {"}}, layouts},
+	{"what is held of a broken layout goes on", []edit{{"runtime/worker/ownership.go", "			if held {\n				d.release = append(d.release, t.Key)\n			}\n		case held && assignee", "		case held && assignee"}}, layouts},
 	{"a segment is released before its batch has ended", []edit{{holdings, "now = !h.leaving && !h.busy && !h.gone", "now = !h.leaving && !h.gone"}}, interleavings},
 	{"a claim does not look at the epoch", []edit{{tokenSQL, "USING (group_name, segment, epoch)", "USING (group_name, segment)"}}, conformance},
 	{"a claim leaves the epoch as it is", []edit{{tokenSQL, "SET epoch = t.epoch + 1, version = t.version + 1, owner = $3", "SET version = t.version + 1, owner = $3"}}, conformance},

@@ -144,6 +144,14 @@ func (d *Directory) Beat(ctx context.Context, w tokenstore.Worker) (tokenstore.P
 	return p, nil
 }
 
+// Wake has all who watch a processor look at it.
+func (d *Directory) Wake(ctx context.Context, processor string) error {
+	if _, err := d.pool.Exec(ctx, `SELECT pg_notify($1, $2)`, d.notify, processor); err != nil {
+		return fmt.Errorf("waking the workers of %s: %w", processor, err)
+	}
+	return nil
+}
+
 // SetState implements tokenstore.Directory.
 func (d *Directory) SetState(ctx context.Context, incarnation int64, state tokenstore.State) error {
 	_, err := d.pool.Exec(ctx, d.in(`
