@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -241,10 +242,13 @@ func (w *world) reset(h handler.Handler) error {
 	}
 	resetter, _ := handler.ResetterOf(h)
 	for {
-		err = w.store.Reset(ctx, processor, replay, tokenstoretest.Line{}, tokenstoretest.At(0), func(uint32) {},
-			func(ctx context.Context, tx pgx.Tx) error {
+		conn, err := w.store.ConnectApart(ctx)
+		w.must(err)
+		err = w.store.Reset(ctx, conn, processor, replay, tokenstoretest.Line{}, tokenstoretest.At(0), postgres.ResetCall{
+			Handlers: func(ctx context.Context, tx pgx.Tx) error {
 				return resetter.Reset(ctx, tx, handler.Replay{ID: replay.ID})
-			})
+			}})
+		_ = conn.Close(ctx) // handlers may have closed it
 		var wait *tokenstore.NotDueError
 		switch {
 		case err == nil:
@@ -476,7 +480,7 @@ func TestASetupCannotEndItsTransaction(t *testing.T) {
 		t.Run(sql, func(t *testing.T) {
 			group := fmt.Sprint("group-", i)
 			for range 2 { // one that fails does not count as done
-				err := w.directory.SetupOnce(t.Context(), processor, "d1", group, sql)
+				err := w.directory.SetupOnce(t.Context(), processor, "d1", group, sql, time.Minute)
 				if kind, reason := handler.Classify(err); !errors.Is(err, tokenstore.ErrManagedTransaction) || kind != tokenstore.DefinitionFault || reason != "TransactionEnded" {
 					t.Errorf("%s %s: %v", kind, reason, err)
 				}
@@ -489,7 +493,7 @@ func TestASetupCannotEndItsTransaction(t *testing.T) {
 		})
 	}
 	function := `CREATE FUNCTION three() RETURNS int BEGIN ATOMIC SELECT 1; SELECT 3; END; CREATE TABLE one (i int); SAVEPOINT a; RELEASE a; DO $$ BEGIN PERFORM 1; END $$`
-	w.must(w.directory.SetupOnce(t.Context(), processor, "d1", "view", function))
-	w.must(w.directory.SetupOnce(t.Context(), processor, "d1", "view", function))
+	w.must(w.directory.SetupOnce(t.Context(), processor, "d1", "view", function, time.Minute))
+	w.must(w.directory.SetupOnce(t.Context(), processor, "d1", "view", function, time.Minute))
 	w.exec(`INSERT INTO one SELECT three()`)
 }

@@ -76,6 +76,9 @@ func (l *life) registered() []string {
 // prepareEvery is how often it is looked whether groups can be made fit.
 const prepareEvery = 20 * time.Millisecond
 
+// setupPause is between two waits for another worker's setup.
+const setupPause = 20 * time.Millisecond
+
 // setups is how many groups may be set up at once: each takes a connection.
 const setups = 2
 
@@ -125,7 +128,7 @@ func (l *life) prepareGroup(ctx context.Context, g *group, turns chan struct{}) 
 // waitAfter is how long to wait after a try that failed. One that waited for another worker has waited.
 func (g *group) waitAfter(err error) time.Duration {
 	if errors.As(err, new(*postgres.SetupRunsError)) {
-		return contentionWait
+		return setupPause
 	}
 	return g.wait.next()
 }

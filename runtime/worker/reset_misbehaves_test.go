@@ -50,7 +50,7 @@ var badGoResets = map[string]struct {
 	"swallows an error": {func(ctx context.Context, tx pgx.Tx) error {
 		_, _ = tx.Exec(ctx, `SELECT 1 / 0`)
 		return nil
-	}, "25P02"},
+	}, "return the statement's error"},
 	"sleeps in its transaction": {func(ctx context.Context, tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `DELETE FROM stream_view`); err != nil {
 			return err
