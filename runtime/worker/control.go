@@ -356,7 +356,7 @@ func (c *controller) beginDrain(ctx context.Context) {
 	c.log.Info("draining", "segments", len(c.held()))
 	c.drainFrom, c.self.State, c.due = time.Now(), tokenstore.Draining, true
 	c.Worker.ready.Store(false)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), beatWithin)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tokenstore.TimingOf(c.lease()).Within)
 	defer cancel()
 	if err := c.directory.SetState(ctx, c.self.Incarnation, tokenstore.Draining); err != nil {
 		c.log.Warn("could not announce that this worker drains", "error", err)
