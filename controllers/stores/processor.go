@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// interval between two rounds; it keeps the plan renewed, well within tokenstore.PlannerTimeout.
+	// interval between two rounds or renewals of the plan, well within tokenstore.PlannerTimeout.
 	interval = time.Second
 	// debounce is the least time between two rounds.
 	debounce = 50 * time.Millisecond
@@ -186,9 +186,12 @@ func (p *processor) run(ctx context.Context, l *link, place string) {
 	p.declared = nil // the store may have been changed or restored meanwhile
 	p.starts, p.life = starts{}, ctx
 	p.planner = &planner.Planner{Directory: l.directory, Store: l.store, Processor: p.wish().Name, Name: p.options.Planner}
-	failures := 0
+	failures, due := 0, true // a look is
 	for {
-		err := p.round(ctx, l)
+		var err error
+		if due || !p.renew(ctx) {
+			err = p.round(ctx, l)
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -202,28 +205,45 @@ func (p *processor) run(ctx context.Context, l *link, place string) {
 		} else {
 			failures = 0
 		}
-		if !p.rest(ctx, pause) {
+		woken, goesOn := p.rest(ctx, pause)
+		if !goesOn {
 			return
 		}
+		due = woken || err != nil
 	}
 }
 
-// rest waits for the next round: for as long as said or until something happens, but not shorter than the debounce.
-func (p *processor) rest(ctx context.Context, pause time.Duration) bool {
+// lookEvery is how often a processor is looked at where nothing tells of a change: some things are due by time alone, and workers' reports
+// change without a word.
+const lookEvery = 5 * time.Second
+
+// renew renews the plan by one statement, where the last look had nothing to change and was a moment ago. It reads no tokens, of which
+// there may be very many.
+func (p *processor) renew(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
+	defer cancel()
+	renewed, err := p.planner.Renew(ctx, lookEvery)
+	return renewed && err == nil // a round finds out what is wrong
+}
+
+// rest waits for the next round: for as long as said or until something happens, but not shorter than the debounce. It reports whether
+// something has happened, and whether there is a next round.
+func (p *processor) rest(ctx context.Context, pause time.Duration) (woken, goesOn bool) {
 	least := time.After(debounce)
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return false
+		return false, false
 	case <-timer.C:
 	case <-p.wake:
+		woken = true
 	}
 	select {
 	case <-ctx.Done():
-		return false
+		return false, false
 	case <-least:
-		return true
+		return woken, true
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-project/sluice/api/v1alpha1"
 	"github.com/sluice-project/sluice/definition"
 	eventpostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/internal/pgproxy"
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/tokenstore/postgres/connection"
 )
@@ -121,4 +122,21 @@ func TestAMigrationMayTakeLongerThanConnecting(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, s, news, "the first look", func(o Observation) bool { return o.Seen && o.Problem == nil && o.Declared == 1 })
+}
+
+// TestAtRestThePlanIsRenewedAndNoTokensAreRead: a store may have very many.
+func TestAtRestThePlanIsRenewedAndNoTokensAreRead(t *testing.T) {
+	proxy := pgproxy.Start(t, postgrestest.New(t))
+	s, news := runStores(t, proxy.URL())
+	s.Want(orders, wantedIn())
+	until(t, s, news, "the first look", func(o Observation) bool { return o.Seen && o.Problem == nil })
+	runs := func(text string) *pgproxy.Counter {
+		return proxy.Count(func(m pgproxy.Message) bool { return m.Runs() && m.Ran(text) })
+	}
+	renewals, reads := runs("plan_renewed_at = clock_timestamp()"), runs("FROM \"sluice\".token t ")
+	const many = 12
+	until(t, s, news, "a dozen renewals", func(Observation) bool { return renewals.Total() >= many })
+	if n := reads.Total(); n == 0 || n > many/3 {
+		t.Errorf("tokens were read %d times while the plan was renewed %d times", n, renewals.Total())
+	}
 }
