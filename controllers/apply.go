@@ -27,7 +27,10 @@ func (r *Reconciler) apply(ctx context.Context, s *scope, d decision) error {
 	if d.want != nil {
 		r.Stores.Want(key, *d.want)
 	}
-	if !d.apply {
+	if !d.apply { // the objects wait, maybe for just this Replay
+		if made != nil {
+			return refused(s, made)
+		}
 		return nil
 	}
 	if err := r.applyCosts(ctx, s, d.pods); err != nil {
