@@ -55,7 +55,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [sluice.dev]
   resources: [eventprocessors/status, replays/status]
-  verbs: [get, patch, update]
+  verbs: [patch]
 - apiGroups: [sluice.dev]
   resources: [eventprocessors/finalizers, replays/finalizers]
   verbs: [update]
