@@ -342,3 +342,30 @@ func TestAnEventThatFailsEverywhereIsTriedOnceAtEachWorkerFirst(t *testing.T) {
 	w.until("all events handled", `SELECT count(*) = 3 AND count(DISTINCT position) = 3 FROM seen`)
 	w.until("no failure", `SELECT count(*) = 0 FROM sluice.failure`)
 }
+
+// TestAnEventThatNobodyWantsAnyMoreBlocksNothing has a definition leave out an event that failed under the one before.
+func TestAnEventThatNobodyWantsAnyMoreBlocksNothing(t *testing.T) {
+	t.Parallel()
+	groups := func(unwanted string) string {
+		return `
+  - name: calls
+    segments: 1
+    onError: {backoff: {initial: 50ms, max: 100ms}}
+    handler:
+      type: SQL
+      sql:
+        statements:
+        - {eventTypes: [Counted], each: "INSERT INTO seen (position) SELECT position FROM event"}
+        - {eventTypes: [` + unwanted + `], each: "INSERT INTO seen (position) SELECT position / 0 FROM event"}`
+	}
+	w := newWorld(t, groups("Bad"))
+	w.makeSeen()
+	position := w.bad()
+	drain := w.start("a")
+	w.until("the attempt", `SELECT EXISTS (SELECT FROM sluice.failure WHERE position = $1 AND attempts >= 1)`, position)
+	drain()
+	w.edit(groups("Other"))
+	w.start("b")
+	w.until("the events around it", `SELECT count(*) = 2 FROM seen`)
+	w.until("no failure", `SELECT count(*) = 0 FROM sluice.failure`)
+}

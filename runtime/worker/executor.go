@@ -6,7 +6,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
@@ -127,7 +126,7 @@ func (l *life) settle(ctx context.Context, portions []portion, events int, took 
 		l.events.Notify() // the handler may have appended
 	}
 	for _, p := range portions {
-		l.succeeded(p.s, p.b.events, events, took)
+		l.succeeded(p, events, took)
 	}
 	l.committed(group)
 	l.give(ctx, true, segmentsOf(portions)...)
@@ -212,13 +211,16 @@ func (t transaction) InTx(ctx context.Context, work func(pgx.Tx) error) error {
 
 // succeeded clears what failed before and lets batches grow while they are quick: all events of the batch tell how quick, also those
 // of others.
-func (l *life) succeeded(s *segmentRun, own []*eventsource.Event, all int, took time.Duration) {
+func (l *life) succeeded(p portion, all int, took time.Duration) {
+	s, own := p.s, p.b.events
 	s.size.committed(all, took, l.maxBatchSize(s.group.name))
 	s.alone.Store(max(0, s.alone.Load()-int64(len(own))))
 	s.passed(own)
 	l.mu.Lock()
 	s.fault, s.notBefore = nil, time.Time{}
 	l.mu.Unlock()
-	s.failure, s.marked, s.repeats = nil, nil, 0
+	if s.repeats = 0; p.advance.Recovers {
+		s.failure, s.marked = nil, nil
+	}
 	l.elsewhere.committed()
 }

@@ -45,6 +45,9 @@ func (l *life) write(ctx context.Context, segments []*segmentRun, release bool) 
 		l.mu.Lock()
 		for i, s := range segments {
 			s.advanced(advances[i], s.parts)
+			if advances[i].Recovers {
+				s.failure, s.marked, s.fault = nil, nil, nil
+			}
 		}
 		l.mu.Unlock()
 		return

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -50,7 +51,25 @@ func (s *segmentRun) advance(parts feed.Parts, release bool) tokenstore.Advance 
 	if parts != nil {
 		progress = parts.Progress(s.Token.Range())
 	}
-	return s.Advance(progress, release)
+	a := s.Advance(progress, release)
+	if f := s.stored(); f != nil { // it is behind, also if nobody wants the event any more
+		a.Recovers = protocol.Lowest(a.Parts).Position >= f.Position
+	}
+	return a
+}
+
+// stored is the failure, or the mark, that is stored for the segment, as far as is known; nil for none.
+func (s *segmentRun) stored() *tokenstore.Failure {
+	if s.failure != nil {
+		return s.failure
+	}
+	return s.marked
+}
+
+// recovers reports whether a batch that commits clears what is stored: the event is in it, or no attempt was counted.
+func (s *segmentRun) recovers(b batch) bool {
+	f := s.stored()
+	return f != nil && (f.Attempts == 0 || slices.ContainsFunc(b.events, func(e *eventsource.Event) bool { return e.Position == f.Position }))
 }
 
 // advanced takes note of a committed move. The caller holds the life's lock.

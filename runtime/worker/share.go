@@ -64,7 +64,7 @@ func (l *life) gather(ctx context.Context, first *segmentRun, live bool) []porti
 
 func (s *segmentRun) portion(b batch) portion {
 	advance := s.advance(b.after, false)
-	advance.Recovers = s.failure != nil || s.marked != nil
+	advance.Recovers = advance.Recovers || s.recovers(b)
 	advance.Unsynced = s.member.Behind()
 	return portion{s, b, advance}
 }
