@@ -64,7 +64,7 @@ func newWorld(t *testing.T, segments int) (*world, *Planner) {
 
 func (w *world) want(segments int) {
 	w.t.Helper()
-	err := w.store.Declare(context.Background(), processor, []tokenstore.Group{{Name: "g", Segments: segments}}, nil, func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, nil })
+	err := w.store.Declare(context.Background(), tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: "g", Segments: segments}}, nil, func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, nil })
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -38,7 +38,7 @@ type pod struct {
 func newSequence(t *testing.T) *sequence {
 	w, p := newWorld(t, 1)
 	s := &sequence{world: w, planner: p, moved: map[tokenstore.Key]int{}}
-	err := w.store.Declare(context.Background(), processor, []tokenstore.Group{{Name: "mail", Segments: 4}, {Name: "view", Segments: 16}}, nil,
+	err := w.store.Declare(context.Background(), tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: "mail", Segments: 4}, {Name: "view", Segments: 16}}, nil,
 		func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, nil })
 	if err != nil {
 		t.Fatal(err)

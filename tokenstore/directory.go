@@ -40,6 +40,8 @@ type Worker struct {
 	Quarantined bool
 	// LeavingFor is for how long its pod has been about to be removed, 0 where it is not. Given by the directory.
 	LeavingFor time.Duration
+	// Installation of the operator that made its pod; empty where the worker is older than installations.
+	Installation string
 	// Lease that its heartbeats ask for; 0 for the default one. The directory does not return it.
 	Lease time.Duration `db:"-"`
 }
@@ -193,6 +195,15 @@ type Processor struct {
 	Costed      int64 // the newest plan for which Kubernetes knows which pods to remove first. Given by the directory
 	// PlanAge is how long ago a planner renewed the plan, by the database's clock.
 	PlanAge time.Duration
+	// Installation that has the processor.
+	Installation string
+	// TakeOverFrom are the owners that it may be taken from. Not kept.
+	TakeOverFrom []string
+}
+
+// Owner is the processor as it owns its groups.
+func (p Processor) Owner() Owner {
+	return Owner{Processor: p.Name, Installation: p.Installation, TakeOverFrom: p.TakeOverFrom}
 }
 
 // Plan is what changes with a new plan.
@@ -244,13 +255,16 @@ const (
 
 // Directory knows the processors of one database: workers, plans and what takes effect without a rollout.
 type Directory interface {
-	// DeclareProcessor creates or updates a processor's row. Only changes raise its revision.
+	// DeclareProcessor creates or updates a processor's row. Only changes raise its revision. A row that another installation
+	// has is a *GroupConflictError, unless the processor may take it: then that installation's workers have ended.
 	DeclareProcessor(ctx context.Context, p Processor) error
 
-	// RemoveProcessor deletes a processor's row, assignments and workers.
-	RemoveProcessor(ctx context.Context, processor string) error
+	// RemoveProcessor deletes a processor's row, assignments and workers, unless another installation has them.
+	RemoveProcessor(ctx context.Context, owner Owner) error
 
 	// Register adds a worker, alive for one lease. The caller gives incarnation and nonce, which nobody may have had.
+	// An *InstallationError says that another installation has the processor. A worker that does not know its own installation
+	// is let in until the processor has been taken from one installation by another.
 	Register(ctx context.Context, processor string, w Worker) error
 
 	// Beat renews the lease, stores the state and report, and looks whether something has changed.

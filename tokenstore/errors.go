@@ -24,16 +24,6 @@ var (
 	ErrLayoutChanged = errors.New("the group's layout has changed in the meantime")
 )
 
-// GroupConflictError is returned when a processing group belongs to another processor.
-type GroupConflictError struct {
-	Group string
-	Owner string // cluster/namespace/name of the processor that has it
-}
-
-func (e *GroupConflictError) Error() string {
-	return "processing group " + e.Group + " belongs to processor " + e.Owner + ": name it otherwise, or take it out of that processor first"
-}
-
 // CommitError is an error that the COMMIT of a batch raised, after the batch's token had moved in the same transaction: a
 // deferred constraint of the user's. Nothing was committed.
 type CommitError struct{ Err error }

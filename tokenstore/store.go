@@ -119,17 +119,20 @@ func (f *Failure) Marks(position int64) bool {
 //
 // Methods return ErrFenced, ErrLayoutChanged and *GroupConflictError as documented there; all other errors are the database's.
 type Store interface {
-	// Declare makes the named groups the processor's: it creates those that are missing, with tokens at start, takes over
-	// those that were retired, records the wanted number of segments, and retires the processor's groups that are not named.
-	// Nothing is changed when a group belongs to another processor: that is a *GroupConflictError. Nor is anything when a group has
-	// tokens of another sequencing, unless one of the replays that are requested gives it the wanted one with its reset, and the
-	// group is not in the middle of another: that is a *SequencingChangedError.
+	// Declare makes the named groups the owner's: it creates those that are missing, with tokens at start, takes over those
+	// that were retired or that the owner may take (Owner.MayTake), records the wanted number of segments, and retires the
+	// processor's groups that are not named. A group that changes its owner is fenced: its tokens get new epochs, so that
+	// nothing that the former owner's workers are writing commits.
+	// Nothing is changed when a group, or the processor's name, belongs to another owner: that is a *GroupConflictError. Nor is
+	// anything when a group has tokens of another sequencing, unless one of the replays that are requested gives it the wanted
+	// one with its reset, and the group is not in the middle of another: that is a *SequencingChangedError.
 	// start is asked once for each group that is created. Of the replays that are requested, those which are for nothing but
 	// groups created now are recorded as superseded.
-	Declare(ctx context.Context, processor string, groups []Group, requested []ReplayRequest, start func(group string) (Progress, error)) error
+	Declare(ctx context.Context, owner Owner, groups []Group, requested []ReplayRequest, start func(group string) (Progress, error)) error
 
-	// Drop deletes the tokens of a processor's groups. Their epochs go on where they were when a group is declared again.
-	Drop(ctx context.Context, processor string) error
+	// Drop deletes the tokens of the owner's groups. Their epochs go on where they were when a group is declared again.
+	// Groups that another installation has under the same name stay.
+	Drop(ctx context.Context, owner Owner) error
 
 	// Groups returns the processor's groups that are not retired, by name.
 	Groups(ctx context.Context, processor string) ([]Group, error)

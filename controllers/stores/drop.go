@@ -16,11 +16,12 @@ func (p *processor) drop(ctx context.Context, l *link, w Wanted) error {
 	if err != nil {
 		return err
 	}
+	owner := p.options.ownerOf(w)
 	if meta.StoreID == w.StoreID && !meta.Elsewhere {
-		if err := l.store.Drop(ctx, w.Name); err != nil {
+		if err := l.store.Drop(ctx, owner); err != nil {
 			return err
 		}
-		if err := l.directory.RemoveProcessor(ctx, w.Name); err != nil {
+		if err := l.directory.RemoveProcessor(ctx, owner); err != nil {
 			return err
 		}
 	}

@@ -38,7 +38,7 @@ func TestProblemsByError(t *testing.T) {
 		"tables":            {&postgres.MigrationRequiredError{Schema: "sluice", Want: 2}, "MigrationRequired", "sluice migrate"},
 		"old operator":      {&postgres.ProtocolError{Have: 1, Want: 2}, "OperatorCannotConnect", "newer image"},
 		"loopback":          {&RefusedAddressError{"127.0.0.1:5432"}, "OperatorCannotConnect", "127.0.0.1:5432"},
-		"group":             {&tokenstore.GroupConflictError{Group: "view", Owner: "c/n/p"}, "GroupConflict", "c/n/p"},
+		"group":             {&tokenstore.GroupConflictError{Group: "view", Owner: tokenstore.Owner{Processor: "c/n/p"}}, "GroupConflict", "c/n/p"},
 		"a table not ready": {&eventsource.InvalidError{Problem: "not prepared"}, "SourceInvalid", "spec.source: not prepared"},
 		"no such place":     {fmt.Errorf("finding where group view starts: %w", &eventsource.PlaceError{Problem: "too early"}), "PlaceInvalid", "group view starts: too early"},
 		"sequencing":        {&tokenstore.SequencingChangedError{Group: "view", Recorded: "Stream/pg1", Wanted: "Stream/java"}, "SequencingChanged", "Stream/java"},

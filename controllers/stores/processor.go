@@ -270,6 +270,10 @@ func (p *processor) round(ctx context.Context, l *link) error {
 	if err != nil {
 		return err
 	}
+	var conflict *tokenstore.GroupConflictError
+	if errors.As(refusal, &conflict) && conflict.SameName() {
+		return refusal // the rows of that name are the other installation's: its operator plans
+	}
 	outcome, err := p.step(ctx, l)
 	switch {
 	case errors.Is(err, tokenstore.ErrNoProcessor) && refusal != nil:
@@ -291,12 +295,19 @@ func (p *processor) round(ctx context.Context, l *link) error {
 	if err != nil {
 		return err
 	}
-	if refusal == nil && (withdrawn(replays, w.Replays) || unagreed(outcome.Groups, w, replays)) {
+	if refusal == nil && (lost(outcome, w, p.options.Installation) || withdrawn(replays, w.Replays) || unagreed(outcome.Groups, w, replays)) {
 		p.declared = nil
 		p.poke()
 	}
 	p.tell(w, l, outcome, replays, p.lags(ctx, l, w, outcome), refusal)
 	return nil
+}
+
+// lost reports whether somebody else has taken the processor's name or one of its groups. Declaring them again says who.
+func lost(outcome planner.Outcome, w Wanted, installation string) bool {
+	return outcome.View.Processor.Installation != installation || slices.ContainsFunc(w.groups(), func(wanted tokenstore.Group) bool {
+		return !slices.ContainsFunc(outcome.Groups, func(g tokenstore.Group) bool { return g.Name == wanted.Name })
+	})
 }
 
 // withdrawn reports whether a replay waits that nobody asks for: one that was withdrawn while a worker was about to reset it, and
@@ -369,7 +380,8 @@ func (p *processor) declare(ctx context.Context, l *link, w Wanted) (refusal, er
 // write declares the groups first: a processor that does not get its groups is not there for workers either. Where only a
 // sequencing is refused, pods leave and replays go on or are cancelled as ever.
 func (p *processor) write(ctx context.Context, l *link, w Wanted) (refusal, err error) {
-	row, err := w.processor()
+	owner := p.options.ownerOf(w)
+	row, err := w.processor(owner)
 	if err != nil {
 		return nil, err
 	}
@@ -389,20 +401,24 @@ func (p *processor) write(ctx context.Context, l *link, w Wanted) (refusal, err 
 		}
 		return p.starts.find(p.life, ctx, group, place, func(ctx context.Context) (tokenstore.Progress, error) { return source.Start(ctx, place) })
 	}
-	err = l.store.Declare(ctx, w.Name, w.groups(), w.Replays, start)
+	err = l.store.Declare(ctx, owner, w.groups(), w.Replays, start)
 	var conflict *tokenstore.GroupConflictError
 	var place *eventsource.PlaceError
 	var changed *tokenstore.SequencingChangedError
 	var searching *searchingError
 	switch {
-	case errors.As(err, &conflict), errors.As(err, &place), errors.As(err, &searching):
+	case errors.As(err, &conflict):
+		return conflict, nil
+	case errors.As(err, &place), errors.As(err, &searching):
 		return err, nil
 	case errors.As(err, &changed):
 		refusal = changed
 	case err != nil:
 		return nil, err
 	default:
-		if err := l.directory.DeclareProcessor(ctx, row); err != nil {
+		if err := l.directory.DeclareProcessor(ctx, row); errors.As(err, &conflict) {
+			return conflict, nil
+		} else if err != nil {
 			return nil, err
 		}
 	}

@@ -25,6 +25,10 @@ type Options struct {
 	Changed func(types.NamespacedName)
 	// Planner names this operator in plans.
 	Planner string
+	// Installation of the operator: its ID in stores.
+	Installation string
+	// FormerInstallations are those that this one replaces.
+	FormerInstallations []string
 	// AllowLoopback lets the operator connect to its own host.
 	AllowLoopback bool
 	// MaxSessions is how many stores the operator is connected to at a time; the others wait for their turn.

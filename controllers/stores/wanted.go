@@ -3,6 +3,7 @@ package stores
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -42,13 +43,24 @@ func (w Wanted) sessionKey() sessionKey {
 	return sessionKey{w.Namespace, string(data)}
 }
 
+// ownerOf is a processor as this operator declares its groups. It may take over what a former installation has under the same
+// name.
+func (o Options) ownerOf(w Wanted) tokenstore.Owner {
+	owner := tokenstore.Owner{Processor: w.Name, Installation: o.Installation, TakeOverFrom: slices.Clone(w.Spec.TakeOverFrom)}
+	for _, former := range o.FormerInstallations {
+		owner.TakeOverFrom = append(owner.TakeOverFrom, tokenstore.Owner{Processor: w.Name, Installation: former}.String())
+	}
+	return owner
+}
+
 // processor is the directory's row.
-func (w Wanted) processor() (tokenstore.Processor, error) {
+func (w Wanted) processor(owner tokenstore.Owner) (tokenstore.Processor, error) {
 	live, err := json.Marshal(w.Spec.Live(w.Generation))
 	if err != nil {
 		return tokenstore.Processor{}, fmt.Errorf("writing the live settings: %w", err)
 	}
-	return tokenstore.Processor{Name: w.Name, Definition: w.Definition, Replicas: int(*w.Spec.Replicas), Live: live}, nil
+	return tokenstore.Processor{Name: owner.Processor, Definition: w.Definition, Replicas: int(*w.Spec.Replicas), Live: live,
+		Installation: owner.Installation, TakeOverFrom: owner.TakeOverFrom}, nil
 }
 
 func (w Wanted) groups() []tokenstore.Group {

@@ -64,7 +64,7 @@ func start(t *testing.T) *httptest.Server {
 		groups = append(groups, tokenstore.Group{Name: g.Name, Segments: int(g.Segments)})
 	}
 	source := eventlog.NewSource(pool, postgres.DefaultSchema)
-	if err := postgres.NewStore(pool, postgres.DefaultSchema).Declare(ctx, name, groups, nil, func(string) (tokenstore.Progress, error) {
+	if err := postgres.NewStore(pool, postgres.DefaultSchema).Declare(ctx, tokenstore.Owner{Processor: name}, groups, nil, func(string) (tokenstore.Progress, error) {
 		return source.Start(ctx, tokenstore.Place{Type: tokenstore.Earliest})
 	}); err != nil {
 		t.Fatal(err)

@@ -129,7 +129,7 @@ spec:
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = postgres.NewStore(pool, postgres.DefaultSchema).Declare(ctx, "test/default/p", []tokenstore.Group{{Name: "g", Segments: 1}}, nil,
+	err = postgres.NewStore(pool, postgres.DefaultSchema).Declare(ctx, tokenstore.Owner{Processor: "test/default/p"}, []tokenstore.Group{{Name: "g", Segments: 1}}, nil,
 		func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, nil })
 	if err != nil {
 		t.Fatal(err)

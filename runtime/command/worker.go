@@ -23,7 +23,7 @@ import (
 
 // workerFlags are what the operator gives a worker by environment variables.
 type workerFlags struct {
-	processor, pod, definitionFile, store, secrets, metrics, probes, memory, catchUp string
+	processor, installation, pod, definitionFile, store, secrets, metrics, probes, memory, catchUp string
 }
 
 // Worker is the command that runs in a pod.
@@ -45,6 +45,7 @@ func Worker(handlers map[string]handler.Handler) *cobra.Command {
 	}
 	hostname, _ := os.Hostname() // only a default
 	flag(&f.processor, "processor", "SLUICE_PROCESSOR", "", "the processor, as cluster/namespace/name")
+	flag(&f.installation, "installation", "SLUICE_INSTALLATION", "", "ID of the operator's installation")
 	flag(&f.pod, "pod", "SLUICE_POD", hostname, "this process's name in the directory")
 	flag(&f.definitionFile, "definition-file", "SLUICE_DEFINITION_FILE", "/etc/sluice/definition/definition.json", "file with the definition of the groups")
 	flag(&f.store, "store", "SLUICE_STORE", "", "the store, as the JSON of spec.store")
@@ -52,7 +53,7 @@ func Worker(handlers map[string]handler.Handler) *cobra.Command {
 	flag(&f.metrics, "metrics-address", "SLUICE_METRICS_ADDRESS", ":9090", "address for /metrics; empty for none")
 	flag(&f.probes, "probe-address", "SLUICE_PROBE_ADDRESS", ":8081", "address for /readyz and /healthz; empty for none")
 	flag(&f.memory, "event-memory", "SLUICE_EVENT_MEMORY", "", "MiB that events may take which have been read and not handled yet; by default 64, or an eighth of the memory limit where that is less")
-	flag(&f.catchUp, "catch-up-workers", "SLUICE_CATCH_UP_WORKERS", "", "workers that may read a backlog from one database at a time, 4 by default, -1 for any number, and without a rest where live events are slow beside it")
+	flag(&f.catchUp, "catch-up-workers", "SLUICE_CATCH_UP_WORKERS", "", "workers that may read a backlog from one store at a time, 4 by default, -1 for any number, and without a rest where live events are slow beside it")
 	return cmd
 }
 
@@ -100,7 +101,7 @@ func runWorker(cmd *cobra.Command, f workerFlags, handlers map[string]handler.Ha
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	w := worker.New(worker.Options{
-		Processor: f.processor, Pod: f.pod, Definition: def, DefinitionID: def.ID(), Handlers: handlers,
+		Processor: f.processor, Installation: f.installation, Pod: f.pod, Definition: def, DefinitionID: def.ID(), Handlers: handlers,
 		Target: target, Schema: schemaOf(store), Migrate: store.Postgres.Migrations != definition.MigrationsManual,
 		Version: Version, Log: log, Registry: registry, Memory: memory << 20, CatchUpWorkers: int(catchUp),
 	})

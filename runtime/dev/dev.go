@@ -68,6 +68,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer r.close()
+	if r.installation, err = folder.installation(); err != nil {
+		return err
+	}
 	if err := r.take(ctx, first); err != nil {
 		return fmt.Errorf("%s: %w", o.Manifest, err)
 	}

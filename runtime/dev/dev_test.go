@@ -403,3 +403,26 @@ func TestOneDevAFolder(t *testing.T) {
 	}
 	b.totals("") // the first one still is there
 }
+
+// TestAFolderKeepsItsProcessorFromOthers has two folders with the same manifest and one database.
+func TestAFolderKeepsItsProcessorFromOthers(t *testing.T) {
+	first, second := newBench(t), newBench(t)
+	first.options.DatabaseURL = postgrestest.New(t)
+	second.options.DatabaseURL = first.options.DatabaseURL
+	first.start()
+	first.end()
+	o := second.options
+	o.Out, o.Log = &screen{}, &screen{}
+	err := dev.Run(context.Background(), o)
+	if err == nil || !strings.Contains(err.Error(), "another installation") {
+		t.Fatalf("got %v", err)
+	}
+	first.start() // by the same id
+	first.end()
+	owner := regexp.MustCompile(`"(dev/default/orders@\w+)"`).FindStringSubmatch(err.Error())
+	if owner == nil {
+		t.Fatalf("no owner in: %v", err)
+	}
+	second.save(manifest + "  takeOverFrom: [" + owner[1] + "]\n")
+	second.start()
+}

@@ -1,6 +1,7 @@
 package dev
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -9,7 +10,7 @@ import (
 	"syscall"
 )
 
-// folder is .sluice: it holds the data of a PostgreSQL of dev's own, and the URL of the database while dev runs.
+// folder is .sluice: it holds the data of a PostgreSQL of dev's own, the folder's ID, and the URL of the database while dev runs.
 type folder struct {
 	path string
 	lock *os.File
@@ -31,6 +32,23 @@ func takeFolder(path string) (*folder, error) {
 		return nil, errors.Join(fmt.Errorf("another sluice dev runs with %s: end it, or run this one in another folder", path), lock.Close())
 	}
 	return &folder{path, lock}, nil
+}
+
+// installation returns the ID by which a database knows this folder's processors from those of other people's.
+func (f *folder) installation() (string, error) {
+	file := filepath.Join(f.path, "installation")
+	text, err := os.ReadFile(file)
+	if err == nil {
+		return strings.TrimSpace(string(text)), nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("reading this folder's ID: %w", err)
+	}
+	id := strings.ToLower(rand.Text()[:12])
+	if err := os.WriteFile(file, []byte(id+"\n"), 0o644); err != nil {
+		return "", fmt.Errorf("writing down this folder's ID: %w", err)
+	}
+	return id, nil
 }
 
 func urlFile(path string) string { return filepath.Join(path, "url") }

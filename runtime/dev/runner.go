@@ -31,8 +31,10 @@ type runner struct {
 	schema  string
 	failed  chan error // what ended a worker
 
-	replays    *replays
-	calls      calls
+	replays      *replays
+	calls        calls
+	installation string // the folder's ID
+
 	current    manifest
 	definition string // its id; empty while no worker runs
 	drain      context.CancelFunc
@@ -189,7 +191,8 @@ func (r *runner) declare(ctx context.Context, m manifest, def definition.Definit
 	}
 	start := func(group string) (tokenstore.Progress, error) { return source.Start(ctx, starts[group]) }
 	store := postgres.NewStore(r.pool, r.schema)
-	if err := store.Declare(ctx, m.processor(), groups, replays, start); err != nil {
+	owner := tokenstore.Owner{Processor: m.processor(), Installation: r.installation, TakeOverFrom: m.document.Spec.TakeOverFrom}
+	if err := store.Declare(ctx, owner, groups, replays, start); err != nil {
 		return err
 	}
 	live, err := json.Marshal(m.document.Spec.Live(time.Now().UnixNano()))
@@ -197,7 +200,7 @@ func (r *runner) declare(ctx context.Context, m manifest, def definition.Definit
 		return fmt.Errorf("writing live settings: %w", err)
 	}
 	err = postgres.NewDirectory(r.pool, r.schema).DeclareProcessor(ctx, tokenstore.Processor{
-		Name: m.processor(), Definition: def.ID(), Replicas: 1, Live: live})
+		Name: m.processor(), Definition: def.ID(), Replicas: 1, Live: live, Installation: owner.Installation, TakeOverFrom: owner.TakeOverFrom})
 	if err != nil {
 		return err
 	}
@@ -211,7 +214,7 @@ func (r *runner) start(ctx context.Context, processor string, def definition.Def
 		host = "localhost"
 	}
 	w := worker.New(worker.Options{
-		Processor: processor, Pod: fmt.Sprintf("%s-%d", host, os.Getpid()), Definition: def, DefinitionID: def.ID(),
+		Processor: processor, Installation: r.installation, Pod: fmt.Sprintf("%s-%d", host, os.Getpid()), Definition: def, DefinitionID: def.ID(),
 		Handlers: r.calls.watched(r.options.Handlers), Target: r.target, Schema: r.schema, Version: r.options.Version,
 		DrainTimeout: time.Millisecond, // there is nobody to hand over to
 		OnBatch:      r.printer.batch, Log: r.printer.logger(),

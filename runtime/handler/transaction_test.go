@@ -55,7 +55,7 @@ func newWorld(t *testing.T, conns int32) *world {
 	w := &world{t, pool, postgres.NewStore(pool, postgres.DefaultSchema), postgres.NewDirectory(pool, postgres.DefaultSchema)}
 	w.exec(`CREATE TABLE applied (n int); CREATE PROCEDURE commits() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO applied VALUES (7); COMMIT; END $$`)
 	w.must(w.directory.DeclareProcessor(ctx, tokenstore.Processor{Name: processor, Definition: "d1", Replicas: 1, Live: []byte(`{}`)}))
-	w.must(w.store.Declare(ctx, processor, []tokenstore.Group{{Name: "view", Segments: 1}}, nil, func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, nil }))
+	w.must(w.store.Declare(ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: "view", Segments: 1}}, nil, func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, nil }))
 	token := w.token()
 	_, err = w.store.Claim(ctx, processor, 1, 1, []tokenstore.Claim{{Key: token.Key, Epoch: token.Epoch}})
 	w.must(err)

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// courtesy has this worker's backlogs rest between their batches while live batches, of whichever worker of the database, would commit slowly beside them. A database that
+// courtesy has this worker's backlogs rest between their batches while live batches, of whichever worker of the store, would commit slowly beside them. A database that
 // has enough for both is left to the backlog whole; where both want more than there is, the backlog gives way.
 //
 // What is looked at is how long a commit takes that has nothing else to do: a probe, while there are both. One is slow that takes longer than both slowLeast and a few times

@@ -26,16 +26,17 @@ type life struct {
 	log  *slog.Logger
 	self tokenstore.Worker
 
-	control   *pgxpool.Pool // for the directory, so that a heartbeat never waits for a batch
-	data      *pgxpool.Pool
-	directory *postgres.Directory
-	store     *postgres.Store
-	source    *eventspostgres.Source
-	pages     *eventspostgres.Source // that the feed reads
-	events    *eventspostgres.Log    // to tell that a handler may have appended
-	feed      *feed.Feed
-	planner   planner.Planner
-	ring      ring
+	application string        // of its connections
+	control     *pgxpool.Pool // for the directory, so that a heartbeat never waits for a batch
+	data        *pgxpool.Pool
+	directory   *postgres.Directory
+	store       *postgres.Store
+	source      *eventspostgres.Source
+	pages       *eventspostgres.Source // that the feed reads
+	events      *eventspostgres.Log    // to tell that a handler may have appended
+	feed        *feed.Feed
+	planner     planner.Planner
+	ring        ring
 
 	proof      proof
 	nudge      chan struct{}                    // look at the directory
@@ -86,7 +87,7 @@ func (w *Worker) live(ctx context.Context) (lived bool, err error) {
 }
 
 func (w *Worker) openSession(ctx context.Context) (*postgres.Session, error) {
-	return postgres.OpenSession(ctx, w.connection("sluice"), postgres.Channel(w.options.Schema), eventspostgres.Channel(w.options.Schema), postgres.LiveChannel)
+	return postgres.OpenSession(ctx, w.connection("sluice"), postgres.Channel(w.options.Schema), eventspostgres.Channel(w.options.Schema), postgres.LiveChannel(w.options.Schema))
 }
 
 func (w *Worker) connection(application string) postgres.Options {
@@ -95,25 +96,28 @@ func (w *Worker) connection(application string) postgres.Options {
 
 // begin brings the schema up to date, takes an incarnation and its lock, and registers.
 func (l *life) begin(ctx context.Context, session *postgres.Session) error {
-	if err := l.checkStore(ctx, session); err != nil {
+	meta, err := l.checkStore(ctx, session)
+	if err != nil {
 		return err
 	}
 	n, err := session.Incarnation(ctx, l.options.Schema)
 	if err != nil {
 		return err
 	}
-	locked, err := session.Lock(ctx, n)
+	locked, err := session.Lock(ctx, l.options.Schema, n)
 	if err != nil {
 		return err
 	}
 	l.log = l.Worker.log.With("incarnation", n)
-	if err := l.openPools(n); err != nil {
+	nonce := newNonce()
+	l.application = postgres.ApplicationOf(meta.Home, n, nonce)
+	if err := l.openPools(); err != nil {
 		return err
 	}
-	if err := l.openStores(ctx, n, locked); err != nil {
+	if err := l.openStores(ctx, locked); err != nil {
 		return err
 	}
-	l.self = tokenstore.Worker{Incarnation: n, Nonce: newNonce(), Pod: l.options.Pod, Definition: l.options.DefinitionID,
+	l.self = tokenstore.Worker{Incarnation: n, Nonce: nonce, Installation: l.options.Installation, Pod: l.options.Pod, Definition: l.options.DefinitionID,
 		Handlers: l.registered(), Version: l.options.Version, Protocol: tokenstore.Protocol, SessionLock: locked, State: tokenstore.Active}
 	l.groups = l.newGroups()
 	if err := l.agreeAtFirst(ctx); err != nil {
@@ -128,23 +132,21 @@ func (l *life) begin(ctx context.Context, session *postgres.Session) error {
 	return nil
 }
 
-func (l *life) checkStore(ctx context.Context, session *postgres.Session) error {
+func (l *life) checkStore(ctx context.Context, session *postgres.Session) (postgres.Meta, error) {
 	if l.options.Migrate {
 		done, err := postgres.Migrate(ctx, session.Conn(), l.options.Schema)
 		if err != nil {
-			return err
+			return postgres.Meta{}, err
 		}
 		if len(done) > 0 {
 			l.Worker.log.Info("migrated the store", "schema", l.options.Schema, "steps", done)
 		}
 	}
-	_, err := postgres.Check(ctx, session.Conn(), l.options.Schema)
-	return err
+	return postgres.Check(ctx, session.Conn(), l.options.Schema)
 }
 
-func (l *life) openPools(incarnation int64) (err error) {
-	application := postgres.ApplicationOf(incarnation)
-	control, data := l.connection(application), l.connection(application)
+func (l *life) openPools() (err error) {
+	control, data := l.connection(l.application), l.connection(l.application)
 	control.MaxConns, data.MaxConns = 3, int32(l.options.Executors)+readers+1 // nobody waits for one
 	if l.control, err = postgres.Open(control); err != nil {
 		return err
@@ -153,7 +155,7 @@ func (l *life) openPools(incarnation int64) (err error) {
 	return err
 }
 
-func (l *life) openStores(ctx context.Context, incarnation int64, locked bool) error {
+func (l *life) openStores(ctx context.Context, locked bool) error {
 	l.directory = postgres.NewDirectory(l.control, l.options.Schema)
 	l.store = postgres.NewStore(l.data, l.options.Schema)
 	source := eventspostgres.Open(l.data, l.options.Schema, l.options.Definition.Source)
@@ -164,7 +166,7 @@ func (l *life) openStores(ctx context.Context, incarnation int64, locked bool) e
 	l.events = eventspostgres.NewLog(l.control, l.options.Schema)
 	o := feed.Options{Memory: l.options.Memory, Readers: readers}
 	if locked && l.options.CatchUpWorkers > 0 { // behind a pooler no lock is anybody's
-		o.Turns = postgres.NewTurns(l.connection(postgres.ApplicationOf(incarnation)), l.options.CatchUpWorkers)
+		o.Turns = postgres.NewTurns(l.connection(l.application), l.options.Schema, l.options.CatchUpWorkers)
 	}
 	pages := source
 	if l.needsNoContents() {

@@ -206,7 +206,7 @@ func TestAReplayBeyondTheOldestEventIsRefused(t *testing.T) {
 
 	source := eventspostgres.NewSource(w.pool, "sluice")
 	var none *eventsource.PlaceError
-	err := w.store().Declare(ctx, "test/default/other", []tokenstore.Group{{Name: "other", Segments: 1}}, nil, func(string) (tokenstore.Progress, error) {
+	err := w.store().Declare(ctx, tokenstore.Owner{Processor: "test/default/other"}, []tokenstore.Group{{Name: "other", Segments: 1}}, nil, func(string) (tokenstore.Progress, error) {
 		return source.Start(ctx, position(3))
 	})
 	if !errors.As(err, &none) || !strings.Contains(err.Error(), "group other") {

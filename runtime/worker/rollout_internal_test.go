@@ -76,7 +76,7 @@ func newRollout(t *rapid.T, replicas int, groups []tokenstore.Group) *rollout {
 	r.planner = planner.Planner{Directory: r.database.Directory(), Store: r.database.Store(), Processor: rolled, Name: operatorName + "test",
 		Now: func() time.Time { return r.now }}
 	r.want("a")
-	r.must(r.database.Store().Declare(context.Background(), rolled, groups, nil, func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, nil }))
+	r.must(r.database.Store().Declare(context.Background(), tokenstore.Owner{Processor: rolled}, groups, nil, func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, nil }))
 	return r
 }
 

@@ -37,7 +37,7 @@ func (k *sessionKeeper) run(ctx context.Context) {
 			k.session = nil
 		case channel == eventspostgres.Channel(k.options.Schema):
 			k.feed.Wake()
-		case channel == postgres.LiveChannel:
+		case channel == postgres.LiveChannel(k.options.Schema):
 			k.courtesy.heard(time.Now())
 		case payload == "" || payload == k.options.Processor:
 			k.look()
@@ -58,7 +58,7 @@ func (k *sessionKeeper) reopen(ctx context.Context) error {
 		return err
 	}
 	for k.self.SessionLock && ctx.Err() == nil {
-		locked, err := session.Lock(ctx, k.self.Incarnation)
+		locked, err := session.Lock(ctx, k.options.Schema, k.self.Incarnation)
 		if err != nil {
 			session.Close() // it is of no use without the lock
 			return err

@@ -107,7 +107,7 @@ func (w *watcher) run(ctx context.Context) {
 // ended waits for the end of a worker's session, for a while or until there is another one to watch.
 func (w *watcher) ended(ctx context.Context, target int64, moved <-chan struct{}) (ended bool, err error) {
 	if w.watch == nil {
-		w.watch, err = postgres.OpenWatch(ctx, w.connection(postgres.ApplicationOf(w.self.Incarnation)), w.options.Schema, w.options.Processor)
+		w.watch, err = postgres.OpenWatch(ctx, w.connection(w.application), w.options.Schema, w.options.Processor)
 		if err != nil {
 			return false, err
 		}

@@ -33,6 +33,9 @@ import (
 type Options struct {
 	// Processor is cluster/namespace/name.
 	Processor string
+	// Installation of the operator that made the pod, by which the store knows whose the processor is. Empty where it is not
+	// known.
+	Installation string
 	// Pod is this process's name in the directory.
 	Pod string
 	// Definition says which groups there are and what handles their events.
@@ -55,7 +58,7 @@ type Options struct {
 	// eighth of GOMEMLIMIT or of the container's memory limit where that is less, but not below 8 MiB. A page takes a sixteenth
 	// of it, a batch an eighth.
 	Memory int64
-	// CatchUpWorkers is how many workers may read a backlog from one database at a time, by two reads each; the others take turns with
+	// CatchUpWorkers is how many workers may read a backlog from one store at a time, by two reads each; the others take turns with
 	// them. 4 by default; below 0 for any number, and then this worker's backlogs do not rest beside live batches either. Behind a
 	// transaction pooler nothing counts them, and backlogs rest beside live batches of the same worker only.
 	CatchUpWorkers int

@@ -132,7 +132,7 @@ spec:
 	directory := postgres.NewDirectory(w.pool, postgres.DefaultSchema)
 	source := eventspostgres.Open(w.pool, postgres.DefaultSchema, w.spec.Source)
 	w.complete(replays)
-	err = postgres.NewStore(w.pool, postgres.DefaultSchema).Declare(ctx, processor, declared, replays, func(string) (tokenstore.Progress, error) {
+	err = postgres.NewStore(w.pool, postgres.DefaultSchema).Declare(ctx, tokenstore.Owner{Processor: processor}, declared, replays, func(string) (tokenstore.Progress, error) {
 		return source.Start(ctx, tokenstore.Place{Type: tokenstore.Earliest})
 	})
 	if err != nil {

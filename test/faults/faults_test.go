@@ -93,7 +93,7 @@ func (w *world) storm(pods []*pod, start func() *pod, long time.Duration) map[st
 			w.declare(groups(1 + random.IntN(16)))
 		default:
 			did["connections ended"]++
-			w.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'sluice:%' AND random() < 0.3`)
+			w.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'sluice/%' AND random() < 0.3`)
 		}
 		time.Sleep(time.Duration(random.IntN(700)) * time.Millisecond) // the schedule, not a wait for something
 	}
@@ -163,7 +163,7 @@ func TestAFrozenOwnersBatchIsFencedOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.exec(`SELECT sluice.append('stream-1', NULL, '[{"type": "Counted", "data": {"n": "1"}}]')`)
-	w.until("the batch to wait for the lock", `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'sluice:%' AND wait_event_type = 'Lock' AND wait_event <> 'advisory')`)
+	w.until("the batch to wait for the lock", `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'sluice/%' AND wait_event_type = 'Lock' AND wait_event <> 'advisory')`)
 	first.signal(syscall.SIGSTOP)
 	second := w.start()
 	w.until("another pod to take over", `SELECT count(*) = 2 FROM sluice.token t JOIN sluice.worker w ON w.incarnation = t.owner WHERE w.pod = $1`, second.name)

@@ -69,7 +69,7 @@ func (o *operator) try(spec definition.Spec, generation int, replay string) bool
 	}
 	for _, step := range []func() error{
 		func() error {
-			return store.Declare(ctx, processor, groups, requests, func(string) (tokenstore.Progress, error) {
+			return store.Declare(ctx, tokenstore.Owner{Processor: processor}, groups, requests, func(string) (tokenstore.Progress, error) {
 				return eventlog.NewSource(o.pool, postgres.DefaultSchema).Start(ctx, tokenstore.Place{Type: tokenstore.Earliest})
 			})
 		},

@@ -2,7 +2,6 @@ package faults
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"syscall"
 	"testing"
@@ -34,7 +33,7 @@ func TestAResetRunsOnceWhateverBecomesOfItsWorker(t *testing.T) {
 			writers := w.writers(ctx, 2)
 			pods := []*pod{w.start(), w.start(), w.start()}
 			w.until("events to be handled", `SELECT sum(events) > 50 FROM stream_view`)
-			first := fmt.Sprint("sluice:", w.incarnation(pods[0])) // the one that carries replays out
+			first := w.application(pods[0]) // the one that carries replays out
 			if test.inside {
 				w.exec(`INSERT INTO lingering VALUES ($1)`, first)
 			}

@@ -12,7 +12,7 @@ func (w *world) three() []*pod {
 	w.t.Helper()
 	pods := []*pod{w.start(), w.start(), w.start()}
 	w.until("pods to share the segments", `SELECT count(DISTINCT owner) = 3 AND bool_and(owner <> 0) FROM sluice.token`)
-	w.until("each to be watched", `SELECT count(DISTINCT objid) = 3 FROM pg_locks WHERE locktype = 'advisory' AND classid = 5358542 AND NOT granted`)
+	w.until("each to be watched", `SELECT count(DISTINCT objid) = 3 FROM pg_locks WHERE locktype = 'advisory' AND classid IN (SELECT lock_class FROM sluice.worker) AND NOT granted`)
 	// Soon after the server's start everybody counts as alive.
 	w.until("the server to be up for a while", `SELECT clock_timestamp() > pg_postmaster_start_time() + interval '3 s'`)
 	return pods
@@ -24,6 +24,15 @@ func (w *world) incarnation(p *pod) (n int64) {
 		w.t.Fatal(err)
 	}
 	return n
+}
+
+// application is what a pod's connections are called.
+func (w *world) application(p *pod) (name string) {
+	w.t.Helper()
+	if err := w.pool.QueryRow(context.Background(), `SELECT application FROM sluice.worker WHERE incarnation = $1`, w.incarnation(p)).Scan(&name); err != nil {
+		w.t.Fatal(err)
+	}
+	return name
 }
 
 // takenOver waits until others own all segments of a worker.
@@ -47,7 +56,7 @@ func (w *world) tellsOf(incarnation int64, want string) {
 func (w *world) nothingIsLeft(alive int) {
 	w.t.Helper()
 	w.until("only locks of the living", fmt.Sprintf(`SELECT count(*) FILTER (WHERE granted AND mode = 'ExclusiveLock') = %d AND count(*) FILTER (WHERE granted AND mode <> 'ExclusiveLock') = 0
-		FROM pg_locks WHERE locktype = 'advisory' AND classid = 5358542 AND objsubid = 2`, alive))
+		FROM pg_locks WHERE locktype = 'advisory' AND classid IN (SELECT lock_class FROM sluice.worker) AND objsubid = 2`, alive))
 }
 
 // TestAKilledOwnerIsNoticedByItsSessionLock kills owners until the one that watches the victim's session was the first to notice:
@@ -135,7 +144,7 @@ func TestTheOpenTransactionOfAFrozenOwnerIsEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.exec(`SELECT sluice.append('stream-1', NULL, jsonb_build_array(jsonb_build_object('type', 'Counted', 'data', jsonb_build_object('n', '0', 'hang', $1::text))))`, pod)
-	w.until("its batch to stand still with what it has written", `SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'sluice:' || $1::text AND state = 'idle in transaction'`, fmt.Sprint(owner))
+	w.until("its batch to stand still with what it has written", `SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name LIKE 'sluice/%/' || $1::text || '/%' AND state = 'idle in transaction'`, fmt.Sprint(owner))
 	for _, p := range pods {
 		if p.name == pod {
 			p.signal(syscall.SIGSTOP)
@@ -143,7 +152,7 @@ func TestTheOpenTransactionOfAFrozenOwnerIsEnded(t *testing.T) {
 		}
 	}
 	// As if the server had found out that the host is gone, but on one of the connections only.
-	w.exec(`SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = 5358542 AND objid = $1 AND mode = 'ExclusiveLock' AND granted`, owner)
+	w.exec(`SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid IN (SELECT lock_class FROM sluice.worker) AND objid = $1 AND mode = 'ExclusiveLock' AND granted`, owner)
 	w.takenOver(owner)
 	if n := w.check(); n != 1 {
 		t.Fatalf("%d events in the view", n)
@@ -184,7 +193,7 @@ func TestAfterAnUnknownOutcomeASegmentIsClaimedAgainFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.exec(`SELECT sluice.append('stream-1', NULL, '[{"type": "Counted", "data": {"n": "1"}}]')`)
-	const batch = `FROM pg_stat_activity WHERE application_name LIKE 'sluice:%' AND wait_event_type = 'Lock' AND wait_event <> 'advisory'`
+	const batch = `FROM pg_stat_activity WHERE application_name LIKE 'sluice/%' AND wait_event_type = 'Lock' AND wait_event <> 'advisory'`
 	w.until("the batch to wait for the lock", `SELECT EXISTS (SELECT `+batch+`)`)
 	w.exec(`SELECT pg_terminate_backend(pid) ` + batch)
 	w.until("the segment to be claimed again", `SELECT epoch > $1 FROM sluice.token WHERE group_name = 'view'`, before)

@@ -158,7 +158,7 @@ func (w *world) declare(groups string) {
 	if err := postgres.NewDirectory(w.pool, postgres.DefaultSchema).DeclareProcessor(ctx, tokenstore.Processor{Name: processor, Definition: w.spec.Definition().ID(), Replicas: 3, Live: live}); err != nil {
 		w.t.Fatal(err)
 	}
-	err = postgres.NewStore(w.pool, postgres.DefaultSchema).Declare(ctx, processor, declared, nil, func(string) (tokenstore.Progress, error) {
+	err = postgres.NewStore(w.pool, postgres.DefaultSchema).Declare(ctx, tokenstore.Owner{Processor: processor}, declared, nil, func(string) (tokenstore.Progress, error) {
 		return eventlog.NewSource(w.pool, postgres.DefaultSchema).Start(ctx, tokenstore.Place{Type: tokenstore.Earliest})
 	})
 	if err != nil {

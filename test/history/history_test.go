@@ -26,7 +26,7 @@ func recorded(t *testing.T) *pgxpool.Pool {
 	ctx := context.Background()
 	pool := database(t)
 	w := &writer{t: t, pool: pool, store: postgres.NewStore(pool, postgres.DefaultSchema)}
-	err := w.store.Declare(ctx, processor, []tokenstore.Group{{Name: "view", Segments: 2}}, nil, func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, nil })
+	err := w.store.Declare(ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: "view", Segments: 2}}, nil, func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, nil })
 	if err != nil {
 		t.Fatal(err)
 	}

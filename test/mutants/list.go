@@ -20,6 +20,7 @@ var (
 	interleavings = test{"./tokenstore/protocol", "TestAllInterleavings", true}
 	boundaries    = test{"./tokenstore/protocol", "TestBoundaries", true}
 	conformance   = test{"./tokenstore/postgres", "TestTheStoreKeepsItsPromises|TestTheStoreGoesInStep", true}
+	scoping       = test{"./tokenstore/postgres", "OtherStores|SameStore|OneSchema|Former", false}
 	reading       = test{"./eventsource/postgres", "(ReadersGet|LargeLate)/own", true}
 	rebasing      = test{"./eventsource/postgres", "AcrossADump/own", false}
 	inOrder       = test{"./eventsource/postgres", "TestEventsAreGivenInTheOrder", true}
@@ -46,6 +47,8 @@ const (
 	tokenSQL = "tokenstore/postgres/token.go"
 	resetSQL = "tokenstore/postgres/reset.go"
 	reshapes = "tokenstore/postgres/reshape.go"
+	scopes   = "tokenstore/postgres/scope.go"
+	owner    = "tokenstore/owner.go"
 	tokens   = "tokenstore/protocol/token.go"
 	bounds   = "tokenstore/protocol/boundary.go"
 	holdings = "tokenstore/protocol/holding.go"
@@ -130,4 +133,14 @@ var mutants = []mutant{
 		{"tokenstore/postgres/directory.go", "SET lease_until = clock_timestamp() + $3::interval, state = $4", "SET lease_until = $3::timestamptz, state = $4"},
 		{"tokenstore/postgres/directory.go", "w.Incarnation, w.Nonce, tokenstore.TimingOf(w.Lease).Lease, w.State, w.Report,", "w.Incarnation, w.Nonce, time.Now().Add(tokenstore.Lease), w.State, w.Report,"},
 	}, clocks},
+	{"a group is taken over without consent", []edit{{owner, "slices.Contains(o.TakeOverFrom, from.String())", "slices.Contains(append(o.TakeOverFrom, from.String()), from.String())"}}, conformance},
+	{"another installation declares a processor of the same name", []edit{{owner, "(row.Installation == \"\" || o.Installation == row.Installation)", "(row.Installation == \"\" || o.Installation != \"\")"}}, conformance},
+	{"a takeover does not fence the former owner", []edit{{"tokenstore/postgres/store.go", "if len(taken) == 0 {", "if len(taken) >= 0 {"}}, conformance},
+	{"a new owner's definitions count on from the former owner's", []edit{{"tokenstore/postgres/store.go", "ELSE 0 END", "ELSE g.min_definition END"}}, conformance},
+	{"workers of another installation are let in", []edit{{"tokenstore/postgres/migrations/0012_scope.sql", "NEW.installation <> owner", "NEW.installation = '-'"}}, conformance},
+	{"the workers of a former owner go on", []edit{{"tokenstore/postgres/directory.go", "AND installation <> $2 AND (installation <> '' OR $3)", "AND installation <> $2 AND installation = '-' AND $3"}}, conformance},
+	{"session locks have no schema", []edit{{scopes, "classOf(\"session/\" + schema)", "classOf(\"session/\" + schema[:0])"}}, scoping},
+	{"turns have no schema", []edit{{scopes, "classOf(\"turn/\" + schema)", "classOf(\"turn/\" + schema[:0])"}}, scoping},
+	{"locks of transactions have no schema", []edit{{scopes, "\"sluice/\" + schema + \"/\" + kind", "\"sluice/\" + schema[:0] + \"/\" + kind"}}, scoping},
+	{"connections of every store have the same name", []edit{{scopes, "concat_ws('/', h.store_id, h.tableoid, d.oid)", "concat_ws('/', h.store_id)"}}, scoping},
 }

@@ -47,7 +47,7 @@ func (d *Database) Rows() map[string]string {
 // group is a processing group with its tokens.
 type group struct {
 	tokenstore.Group
-	processor  string
+	owner      tokenstore.Owner
 	retired    bool
 	resetting  bool
 	least      int64 // the oldest definition that may claim
@@ -55,6 +55,23 @@ type group struct {
 	replay     int64 // number of the one that is resetting or running
 	boundaries []tokenstore.Boundary
 	tokens     map[uint32]tokenstore.Token
+}
+
+// of returns the group as another owner, or the same one, has it. What the former owner's workers are writing is fenced.
+func (g *group) of(owner tokenstore.Owner) *group {
+	next := *g
+	next.owner, next.retired = owner, false
+	if owner.Processor != g.owner.Processor {
+		next.least = 0 // numbers of definitions are a processor's own
+	}
+	if !owner.Has(g.owner) {
+		next.tokens = map[uint32]tokenstore.Token{}
+		for _, t := range g.tokens {
+			t.Epoch, t.Version, t.Owner = t.Epoch+1, t.Version+1, 0
+			next.put(t)
+		}
+	}
+	return &next
 }
 
 // find returns the token of a segment that the group has as such.

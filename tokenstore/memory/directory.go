@@ -25,6 +25,7 @@ type processor struct {
 	tokenstore.Processor
 	definitions map[string]*definition
 	renewed     time.Time // when a planner did so last
+	takenOver   bool      // from another installation
 	assignments map[tokenstore.Key]int64
 }
 
@@ -59,12 +60,23 @@ func (d Directory) DeclareProcessor(_ context.Context, wanted tokenstore.Process
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p := d.processors[wanted.Name]
-	if p == nil {
-		p = &processor{Processor: tokenstore.Processor{Name: wanted.Name, Revision: 1}, definitions: map[string]*definition{}, assignments: map[tokenstore.Key]int64{}}
+	switch {
+	case p == nil:
+		p = &processor{Processor: tokenstore.Processor{Name: wanted.Name, Revision: 1, Installation: wanted.Installation}, definitions: map[string]*definition{}, assignments: map[tokenstore.Key]int64{}}
 		d.processors[wanted.Name] = p
-	} else if p.Definition == wanted.Definition && p.Replicas == wanted.Replicas && reflect.DeepEqual(p.Live, wanted.Live) {
-		return nil
-	} else {
+		d.endOthers(p, false)
+	case !wanted.Owner().MayTake(p.Owner()):
+		return fmt.Errorf("declaring processor %s: %w", wanted.Name, &tokenstore.GroupConflictError{Owner: p.Owner(), By: wanted.Owner()})
+	default:
+		taken := !wanted.Owner().Has(p.Owner())
+		p.takenOver = p.takenOver || taken
+		if p.Installation != wanted.Installation {
+			p.Installation = wanted.Installation
+			d.endOthers(p, taken)
+		}
+		if !taken && p.Definition == wanted.Definition && p.Replicas == wanted.Replicas && reflect.DeepEqual(p.Live, wanted.Live) {
+			return nil
+		}
 		p.Revision++
 	}
 	p.Definition, p.Replicas, p.Live = wanted.Definition, wanted.Replicas, wanted.Live
@@ -81,12 +93,31 @@ func (d Directory) DeclareProcessor(_ context.Context, wanted tokenstore.Process
 	return nil
 }
 
+// admits reports whether the processor's installation lets a worker of another one in.
+func (p *processor) admits(installation string) bool {
+	return p.Installation == "" || p.Installation == installation || installation == "" && !p.takenOver
+}
+
+// endOthers ends a processor's workers of other installations; after it was taken from one, those too that do not know theirs.
+func (d *Database) endOthers(p *processor, taken bool) {
+	for _, w := range d.workers {
+		if w.processor != p.Name || w.State == tokenstore.Ended || w.Installation == p.Installation || w.Installation == "" && !taken {
+			continue
+		}
+		w.State = tokenstore.Ended
+		maps.DeleteFunc(p.assignments, func(_ tokenstore.Key, worker int64) bool { return worker == w.Incarnation })
+	}
+}
+
 // RemoveProcessor implements tokenstore.Directory.
-func (d Directory) RemoveProcessor(_ context.Context, name string) error {
+func (d Directory) RemoveProcessor(_ context.Context, owner tokenstore.Owner) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.processors, name)
-	maps.DeleteFunc(d.workers, func(_ int64, w *workerRow) bool { return w.processor == name })
+	if p := d.processors[owner.Processor]; p != nil && !owner.Has(p.Owner()) {
+		return nil
+	}
+	delete(d.processors, owner.Processor)
+	maps.DeleteFunc(d.workers, func(_ int64, w *workerRow) bool { return w.processor == owner.Processor })
 	return nil
 }
 
@@ -94,6 +125,10 @@ func (d Directory) RemoveProcessor(_ context.Context, name string) error {
 func (d Directory) Register(_ context.Context, processor string, w tokenstore.Worker) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if p := d.processors[processor]; p != nil && !p.admits(w.Installation) {
+		return fmt.Errorf("registering pod %s as a worker: %w", w.Pod,
+			&tokenstore.InstallationError{Processor: processor, Installation: w.Installation, Owner: p.Installation})
+	}
 	if d.workers[w.Incarnation] != nil {
 		return fmt.Errorf("registering pod %s as a worker: there is an incarnation %d", w.Pod, w.Incarnation)
 	}
@@ -146,7 +181,7 @@ func (d Directory) pulse(p *processor) tokenstore.Pulse {
 	}
 	running := map[int64]bool{}
 	for _, g := range d.groups {
-		if g.processor == p.Name {
+		if g.owner.Processor == p.Name {
 			running[g.replay] = true
 		}
 	}

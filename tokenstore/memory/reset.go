@@ -37,7 +37,7 @@ func (s Store) BeginReset(_ context.Context, processor string, r tokenstore.Repl
 	var groups []*group
 	for _, name := range r.Groups {
 		g := s.groups[name]
-		if g == nil || g.processor != processor || g.retired {
+		if g == nil || g.owner.Processor != processor || g.retired {
 			return &tokenstore.NotDueError{Reason: tokenstore.ReplayGroupMissing, Message: "the processor has no group " + name}
 		}
 		groups = append(groups, g)

@@ -14,9 +14,6 @@ import (
 	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
 
-// orphanedAfter is how long a processor without live workers and planner keeps its groups from being taken over.
-const orphanedAfter = time.Minute
-
 // Store is a tokenstore.Store.
 type Store struct{ *Database }
 
@@ -36,49 +33,55 @@ type Tx struct{ writes map[string]string }
 func (t *Tx) Put(key, value string) { t.writes[key] = value }
 
 // Declare implements tokenstore.Store.
-func (s Store) Declare(_ context.Context, processor string, groups []tokenstore.Group, requested []tokenstore.ReplayRequest,
+func (s Store) Declare(_ context.Context, owner tokenstore.Owner, groups []tokenstore.Group, requested []tokenstore.ReplayRequest,
 	start func(string) (tokenstore.Progress, error),
 ) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var declared []*group
-	var made []string
 	names := map[string]bool{}
 	for _, wanted := range groups {
-		g, created, err := s.declared(processor, wanted, requested, start)
+		names[wanted.Name] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.groups)) {
+		g := s.groups[name]
+		if (names[name] || g.owner.Processor == owner.Processor) && !g.retired && !owner.MayTake(g.owner) {
+			return &tokenstore.GroupConflictError{Group: name, Owner: g.owner, By: owner}
+		}
+	}
+	owner.TakeOverFrom = nil // is not kept
+	var declared []*group
+	var made []string
+	for _, wanted := range groups {
+		g, created, err := s.declared(owner, wanted, requested, start)
 		if err != nil {
 			return err
 		}
-		declared, names[wanted.Name] = append(declared, g), true
+		declared = append(declared, g)
 		if created {
 			made = append(made, wanted.Name)
 		}
 	}
 	for _, g := range s.groups {
-		if g.processor == processor && !names[g.Name] {
-			g.retired = true
+		if g.owner.Processor == owner.Processor && !names[g.Name] {
+			g.owner, g.retired = owner, true
 		}
 	}
 	for _, g := range declared {
 		s.groups[g.Name] = g
 	}
-	s.supersede(processor, made, requested)
+	s.supersede(owner.Processor, made, requested)
 	return nil
 }
 
-// declared is a group as it is once it is declared; nothing has changed yet.
-func (s Store) declared(processor string, wanted tokenstore.Group, requested []tokenstore.ReplayRequest, start func(string) (tokenstore.Progress, error)) (*group, bool, error) {
+// declared is a group as it is once its owner, who may have it, declares it; nothing has changed yet.
+func (s Store) declared(owner tokenstore.Owner, wanted tokenstore.Group, requested []tokenstore.ReplayRequest, start func(string) (tokenstore.Progress, error)) (*group, bool, error) {
 	wanted.Sequencing = cmp.Or(wanted.Sequencing, segment.PerStream.String())
-	next := &group{processor: processor, Group: wanted, tokens: map[uint32]tokenstore.Token{}}
+	next := &group{owner: owner, Group: wanted, tokens: map[uint32]tokenstore.Token{}}
 	if old := s.groups[wanted.Name]; old != nil {
-		if old.processor != processor && !old.retired && s.lives(old.processor) {
-			return nil, false, &tokenstore.GroupConflictError{Group: wanted.Name, Owner: old.processor}
-		}
-		copied := *old
-		next = &copied
-		next.processor, next.retired, next.Segments = processor, false, wanted.Segments
+		next = old.of(owner)
+		next.Segments = wanted.Segments
 		if len(old.tokens) > 0 {
-			if refusal := s.refuse(processor, old, wanted, requested); refusal != nil {
+			if refusal := s.refuse(owner.Processor, old, wanted, requested); refusal != nil {
 				return nil, false, refusal
 			}
 			return next, false, nil
@@ -118,26 +121,16 @@ func (s Store) refuse(processor string, g *group, wanted tokenstore.Group, reque
 	return nil
 }
 
-// lives reports whether a processor has kept its groups from being taken over.
-func (s Store) lives(name string) bool {
-	recently := s.now().Add(-orphanedAfter)
-	if p := s.processors[name]; p != nil && p.renewed.After(recently) {
-		return true
-	}
-	for _, w := range s.workers {
-		if w.processor == name && w.State != tokenstore.Ended && w.leaseUntil.After(recently) {
-			return true
-		}
-	}
-	return false
-}
-
 // Drop implements tokenstore.Store.
-func (s Store) Drop(_ context.Context, processor string) error {
+func (s Store) Drop(_ context.Context, owner tokenstore.Owner) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.dropReplays(processor)
-	for _, g := range s.of(processor, true) {
+	all := s.of(owner.Processor, true)
+	if slices.ContainsFunc(all, func(g *group) bool { return !owner.Has(g.owner) }) {
+		return nil
+	}
+	s.dropReplays(owner.Processor)
+	for _, g := range all {
 		for _, t := range g.tokens {
 			g.floor = max(g.floor, t.Epoch, t.Version)
 			delete(s.failures, t.Key)
@@ -151,7 +144,7 @@ func (s Store) Drop(_ context.Context, processor string) error {
 func (s Store) of(processor string, retired bool) []*group {
 	var all []*group
 	for _, name := range slices.Sorted(maps.Keys(s.groups)) {
-		if g := s.groups[name]; g.processor == processor && (retired || !g.retired) {
+		if g := s.groups[name]; g.owner.Processor == processor && (retired || !g.retired) {
 			all = append(all, g)
 		}
 	}

@@ -84,15 +84,15 @@ func (w *lockWatch) end() []Blocker {
 	return w.last
 }
 
-// holders selects the backends of this database that hold an advisory lock of one name, $1, under lockClass, $2.
-const holders = ` FROM pg_locks l JOIN pg_stat_activity a USING (pid), hashtextextended($1, $2) AS key
+// holders selects the backends of this database that hold an advisory lock of one name, $1.
+const holders = ` FROM pg_locks l JOIN pg_stat_activity a USING (pid), ` + lockOf + ` AS key
 	WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND a.datname = current_database()
 	  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 	  AND l.classid::bigint = (key >> 32) & 4294967295 AND l.objid::bigint = key & 4294967295`
 
 // readHolders returns who holds the advisory lock of a name.
 func readHolders(ctx context.Context, pool *pgxpool.Pool, name string) ([]Blocker, error) {
-	rows, err := pool.Query(ctx, `SELECT `+blockerColumns+holders, name, lockClass)
+	rows, err := pool.Query(ctx, `SELECT `+blockerColumns+holders, name)
 	if err != nil {
 		return nil, err
 	}
@@ -101,6 +101,6 @@ func readHolders(ctx context.Context, pool *pgxpool.Pool, name string) ([]Blocke
 
 // terminateHolder ends the backend that holds the advisory lock of a name, and returns how many there were.
 func terminateHolder(ctx context.Context, pool *pgxpool.Pool, name string) (ended int, err error) {
-	err = pool.QueryRow(ctx, `SELECT count(*) FILTER (WHERE pg_terminate_backend(a.pid))`+holders+` AND a.usename = current_user`, name, lockClass).Scan(&ended)
+	err = pool.QueryRow(ctx, `SELECT count(*) FILTER (WHERE pg_terminate_backend(a.pid))`+holders+` AND a.usename = current_user`, name).Scan(&ended)
 	return ended, err
 }

@@ -70,7 +70,7 @@ func leaky(t *testing.T) (*postgres.Store, *pgxpool.Pool, postgres.Options) {
 	}
 	t.Cleanup(pool.Close)
 	store := postgres.NewStore(pool, postgres.DefaultSchema)
-	if err := store.Declare(ctx, processor, []tokenstore.Group{{Name: "view", Segments: 1}}, nil, fromTheStart); err != nil {
+	if err := store.Declare(ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: "view", Segments: 1}}, nil, fromTheStart); err != nil {
 		t.Fatal(err)
 	}
 	return store, pool, o

@@ -74,7 +74,7 @@ func harness(t testing.TB, pool *pgxpool.Pool) tokenstoretest.Harness {
 			if err != nil {
 				return 0, nil, err
 			}
-			if got, err := session.Lock(ctx, n); err != nil || !got {
+			if got, err := session.Lock(ctx, postgres.DefaultSchema, n); err != nil || !got {
 				return 0, nil, fmt.Errorf("the session lock: %v, %w", got, err)
 			}
 			return n, func() { session.Close() }, nil

@@ -45,9 +45,6 @@ type Options struct {
 	Keepalives bool
 }
 
-// ApplicationOf is the application_name of a worker's connections.
-func ApplicationOf(incarnation int64) string { return fmt.Sprintf("sluice:%d", incarnation) }
-
 // pingAfter is for how long a connection has to have rested to be asked whether it lives before it is used: longer than from one
 // heartbeat to the next, which would cost two statements otherwise.
 const pingAfter = tokenstore.Heartbeat * 3 / 2

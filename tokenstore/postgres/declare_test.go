@@ -24,7 +24,7 @@ func TestAPlaceIsLookedForOutsideOfTheTransaction(t *testing.T) {
 	}
 	groups := []tokenstore.Group{{Name: "view", Segments: 2}, {Name: "mail", Segments: 1}}
 	for range 2 {
-		if err := store.Declare(t.Context(), processor, groups, nil, start); err != nil {
+		if err := store.Declare(t.Context(), tokenstore.Owner{Processor: processor}, groups, nil, start); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -14,13 +14,17 @@ import (
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
+// holdsLock is true for a worker w that holds a session lock. In session_lock older workers find those alone whose lock has the
+// key of theirs; of the others they see the lease.
+const holdsLock = `(w.session_lock OR w.lock_class IS NOT NULL)`
+
 // alive is true for a worker w whose lease runs and which, where it holds a session lock, still holds it: the lock of a
 // killed process is gone in milliseconds. For three seconds after the server's start everybody counts as alive who did
 // lately: whoever connects first must not take everything. Shared locks of the key are those of watchers.
 const alive = `(w.state <> 'Ended' AND (
 	  clock_timestamp() < pg_postmaster_start_time() + interval '3 s' AND w.lease_until > clock_timestamp() - interval '10 min'
-	  OR w.lease_until > clock_timestamp() AND (NOT w.session_lock OR EXISTS (
-	SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = 5358542
+	  OR w.lease_until > clock_timestamp() AND (NOT ` + holdsLock + ` OR EXISTS (
+	SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = coalesce(w.lock_class, 5358542)::oid
 	   AND l.objid = (w.incarnation & 2147483647)::oid AND l.granted AND l.mode = 'ExclusiveLock'
 	   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())))))`
 
@@ -29,31 +33,25 @@ type Directory struct {
 	pool   *pgxpool.Pool
 	schema string // quoted
 	notify string
+	live   string
+	class  int32 // of session locks
 }
 
 var _ tokenstore.Directory = (*Directory)(nil)
 
 // NewDirectory returns the directory in a schema which Migrate has brought up to date.
 func NewDirectory(pool *pgxpool.Pool, schema string) *Directory {
-	return &Directory{pool: pool, schema: quoted(schema), notify: Channel(schema)}
+	return &Directory{pool: pool, schema: quoted(schema), notify: Channel(schema), live: LiveChannel(schema), class: sessionClass(schema)}
 }
 
 func (d *Directory) in(sql string) string { return strings.ReplaceAll(sql, "{{schema}}", d.schema) }
 
 // DeclareProcessor implements tokenstore.Directory.
 func (d *Directory) DeclareProcessor(ctx context.Context, p tokenstore.Processor) error {
-	return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
-		var revision int64
-		err := tx.QueryRow(ctx, d.in(`
-			INSERT INTO {{schema}}.processor AS p (name, definition, replicas, live) VALUES ($1, $2, $3, $4)
-			ON CONFLICT (name) DO UPDATE SET definition = excluded.definition, replicas = excluded.replicas, live = excluded.live, revision = p.revision + 1
-			WHERE (p.definition, p.replicas, p.live) IS DISTINCT FROM (excluded.definition, excluded.replicas, excluded.live)
-			RETURNING revision`), p.Name, p.Definition, p.Replicas, p.Live).Scan(&revision)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return nil // nothing has changed
-		}
-		if err != nil {
-			return fmt.Errorf("declaring processor %s: %w", p.Name, err)
+	err := pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+		changed, err := d.declareRow(ctx, tx, p)
+		if err != nil || !changed {
+			return err
 		}
 		// A definition gets a new number whenever it becomes the wanted one, unless it is the newest already.
 		_, err = tx.Exec(ctx, d.in(`
@@ -63,41 +61,109 @@ func (d *Directory) DeclareProcessor(ctx context.Context, p tokenstore.Processor
 		if err == nil {
 			_, err = tx.Exec(ctx, `SELECT pg_notify($1, $2)`, d.notify, p.Name)
 		}
-		if err != nil {
-			return fmt.Errorf("declaring processor %s: %w", p.Name, err)
-		}
-		return nil
+		return err
 	})
+	if err != nil {
+		return fmt.Errorf("declaring processor %s: %w", p.Name, err)
+	}
+	return nil
+}
+
+// declareRow makes the row the processor's, and reports whether it has changed.
+func (d *Directory) declareRow(ctx context.Context, tx pgx.Tx, p tokenstore.Processor) (changed bool, err error) {
+	tag, err := tx.Exec(ctx, d.in(`INSERT INTO {{schema}}.processor (name, definition, replicas, live, installation) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`),
+		p.Name, p.Definition, p.Replicas, p.Live, p.Installation)
+	if err != nil {
+		return false, err
+	}
+	if tag.RowsAffected() == 1 {
+		return true, d.endOthers(ctx, tx, p.Owner(), false)
+	}
+	has := tokenstore.Owner{Processor: p.Name}
+	if err := tx.QueryRow(ctx, d.in(`SELECT installation FROM {{schema}}.processor WHERE name = $1 FOR NO KEY UPDATE`), p.Name).Scan(&has.Installation); err != nil {
+		return false, err
+	}
+	if !p.Owner().MayTake(has) {
+		return false, &tokenstore.GroupConflictError{Owner: has, By: p.Owner()}
+	}
+	taken := !p.Owner().Has(has)
+	if !p.Owner().Is(has) {
+		_, err := tx.Exec(ctx, d.in(`UPDATE {{schema}}.processor SET installation = $2, taken_over_at = CASE WHEN $3 THEN clock_timestamp() ELSE taken_over_at END WHERE name = $1`),
+			p.Name, p.Installation, taken)
+		if err != nil {
+			return false, err
+		}
+		if err := d.endOthers(ctx, tx, p.Owner(), taken); err != nil {
+			return false, err
+		}
+	}
+	tag, err = tx.Exec(ctx, d.in(`UPDATE {{schema}}.processor SET definition = $2, replicas = $3, live = $4, revision = revision + 1
+		WHERE name = $1 AND ($5 OR (definition, replicas, live) IS DISTINCT FROM ($2, $3, $4))`), p.Name, p.Definition, p.Replicas, p.Live, taken)
+	return tag.RowsAffected() == 1, err
+}
+
+// endOthers ends a processor's workers of other installations; after it was taken from one, those too that do not know theirs.
+// Their connections are left to those who claim their segments.
+func (d *Directory) endOthers(ctx context.Context, tx pgx.Tx, owner tokenstore.Owner, taken bool) error {
+	_, err := tx.Exec(ctx, d.in(`WITH ended AS (
+		  UPDATE {{schema}}.worker SET state = 'Ended' WHERE processor = $1 AND state <> 'Ended' AND installation <> $2 AND (installation <> '' OR $3) RETURNING incarnation)
+		DELETE FROM {{schema}}.assignment a USING ended WHERE a.processor = $1 AND a.worker = ended.incarnation`), owner.Processor, owner.Installation, taken)
+	if err != nil {
+		return fmt.Errorf("ending the workers of other installations: %w", err)
+	}
+	return nil
 }
 
 // RemoveProcessor implements tokenstore.Directory.
-func (d *Directory) RemoveProcessor(ctx context.Context, processor string) error {
-	return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+func (d *Directory) RemoveProcessor(ctx context.Context, owner tokenstore.Owner) error {
+	err := pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+		var others bool
+		err := tx.QueryRow(ctx, d.in(`SELECT EXISTS (SELECT FROM {{schema}}.processor WHERE name = $1 AND installation NOT IN ('', $2) FOR UPDATE)`),
+			owner.Processor, owner.Installation).Scan(&others)
+		if err != nil || others {
+			return err
+		}
 		for _, sql := range []string{
 			`DELETE FROM {{schema}}.processor WHERE name = $1`,
 			`DELETE FROM {{schema}}.worker WHERE processor = $1`,
 		} {
-			if _, err := tx.Exec(ctx, d.in(sql), processor); err != nil {
-				return fmt.Errorf("removing processor %s: %w", processor, err)
+			if _, err := tx.Exec(ctx, d.in(sql), owner.Processor); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
+	if err != nil {
+		return fmt.Errorf("removing processor %s: %w", owner, err)
+	}
+	return nil
 }
 
-// Register implements tokenstore.Directory.
+// Register implements tokenstore.Directory. The row's trigger lets workers in, so that it holds for older ones too.
 func (d *Directory) Register(ctx context.Context, processor string, w tokenstore.Worker) error {
 	_, err := d.pool.Exec(ctx, d.in(`
-		INSERT INTO {{schema}}.worker (incarnation, nonce, processor, pod, definition, handlers, version, protocol, session_lock, state, lease_until)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'Active', clock_timestamp() + $10::interval)`),
-		w.Incarnation, w.Nonce, processor, w.Pod, w.Definition, w.Handlers, w.Version, w.Protocol, w.SessionLock, tokenstore.TimingOf(w.Lease).Lease)
+		INSERT INTO {{schema}}.worker (incarnation, nonce, processor, pod, definition, handlers, version, protocol, session_lock, state, lease_until,
+		  lock_class, application, installation)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, false, 'Active', clock_timestamp() + $9::interval,
+		  CASE WHEN $10 THEN $11::integer END, $12 || `+home+` || '/' || $1::bigint || '/' || left($2::uuid::text, 4), $13)`),
+		w.Incarnation, w.Nonce, processor, w.Pod, w.Definition, w.Handlers, w.Version, w.Protocol, tokenstore.TimingOf(w.Lease).Lease,
+		w.SessionLock, d.class, applicationPrefix, w.Installation)
 	if err == nil {
 		_, err = d.pool.Exec(ctx, `SELECT pg_notify($1, $2)`, d.notify, processor)
 	}
 	if err != nil {
-		return fmt.Errorf("registering pod %s as a worker: %w", w.Pod, err)
+		return fmt.Errorf("registering pod %s as a worker: %w", w.Pod, notAdmitted(err, processor, w.Installation))
 	}
 	return nil
+}
+
+// notAdmitted turns the error of the trigger that lets workers in into a *tokenstore.InstallationError.
+func notAdmitted(err error, processor, installation string) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "SL010" {
+		return &tokenstore.InstallationError{Processor: processor, Installation: installation, Owner: pg.Detail}
+	}
+	return err
 }
 
 // Beat implements tokenstore.Directory.
@@ -191,15 +257,15 @@ func (d *Directory) View(ctx context.Context, processor string) (tokenstore.View
 	var v tokenstore.View
 	batch := &pgx.Batch{}
 	batch.Queue(`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`)
-	batch.Queue(d.in(`SELECT p.name, p.definition, coalesce(f.number, 0), p.replicas, p.live, p.revision, p.plan, p.planner, p.members, coalesce(f.quarantined_at IS NOT NULL, false), p.costed, clock_timestamp() - p.plan_renewed_at
+	batch.Queue(d.in(`SELECT p.name, p.definition, coalesce(f.number, 0), p.replicas, p.live, p.revision, p.plan, p.planner, p.members, coalesce(f.quarantined_at IS NOT NULL, false), p.costed, clock_timestamp() - p.plan_renewed_at, p.installation
 		FROM {{schema}}.processor p LEFT JOIN {{schema}}.definition f ON f.processor = p.name AND f.id = p.definition WHERE p.name = $1`), processor).
 		QueryRow(func(row pgx.Row) error {
 			p := &v.Processor
-			return row.Scan(&p.Name, &p.Definition, &p.Number, &p.Replicas, &p.Live, &p.Revision, &p.Plan, &p.Planner, &p.Members, &p.Quarantined, &p.Costed, &p.PlanAge)
+			return row.Scan(&p.Name, &p.Definition, &p.Number, &p.Replicas, &p.Live, &p.Revision, &p.Plan, &p.Planner, &p.Members, &p.Quarantined, &p.Costed, &p.PlanAge, &p.Installation)
 		})
-	batch.Queue(d.in(`SELECT w.incarnation, w.nonce::text, w.pod, w.definition, coalesce(f.number, 0), w.handlers, w.version, w.protocol, w.session_lock, w.state,
+	batch.Queue(d.in(`SELECT w.incarnation, w.nonce::text, w.pod, w.definition, coalesce(f.number, 0), w.handlers, w.version, w.protocol, `+holdsLock+`, w.state,
 		`+alive+`, w.lease_until > clock_timestamp(), w.report, w.started_at, f.proven_at IS NOT NULL, f.idle_at IS NOT NULL, f.quarantined_at IS NOT NULL,
-		coalesce(clock_timestamp() - w.leaving_since, '0')
+		coalesce(clock_timestamp() - w.leaving_since, '0'), w.installation
 		FROM {{schema}}.worker w LEFT JOIN {{schema}}.definition f ON f.processor = w.processor AND f.id = w.definition
 		WHERE w.processor = $1 AND w.state <> 'Ended' ORDER BY w.incarnation`), processor).
 		Query(func(rows pgx.Rows) (err error) {
@@ -278,7 +344,7 @@ func (d *Directory) Adopt(ctx context.Context, processor string, worker int64, o
 	err := pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
 		// The processor's row orders this with the planners.
 		var plan int64
-		err := tx.QueryRow(ctx, d.in(`SELECT plan + 1 FROM {{schema}}.processor WHERE name = $1 FOR UPDATE`), processor).Scan(&plan)
+		err := tx.QueryRow(ctx, d.in(`SELECT plan + 1 FROM {{schema}}.processor WHERE name = $1 FOR NO KEY UPDATE`), processor).Scan(&plan)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return tokenstore.ErrNoProcessor
 		}

@@ -259,7 +259,7 @@ func TestNeitherBeginningNorCommittingNorCleaningTakesARoundTrip(t *testing.T) {
 	}
 	t.Cleanup(pool.Close)
 	store := postgres.NewStore(pool, postgres.DefaultSchema)
-	if err := store.Declare(ctx, processor, []tokenstore.Group{{Name: "view", Segments: 1}}, nil, fromTheStart); err != nil {
+	if err := store.Declare(ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: "view", Segments: 1}}, nil, fromTheStart); err != nil {
 		t.Fatal(err)
 	}
 	// What a cleaning is sent with has not been answered yet.

@@ -5,12 +5,10 @@ import (
 	"fmt"
 )
 
-// LiveChannel is the channel on which workers of a database, of whatever schema, tell that they handle live events.
-const LiveChannel = "sluice_live"
-
-// TellOfLiveEvents tells all workers of the database that there are live events. Its transaction does not wait until it is on the disk: that would take from those who handle them.
+// TellOfLiveEvents tells all workers of the store that there are live events. Its transaction does not wait until it is on the
+// disk: that would take from those who handle them.
 func (d *Directory) TellOfLiveEvents(ctx context.Context) error {
-	if _, err := d.pool.Exec(ctx, "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, '')", LiveChannel); err != nil {
+	if _, err := d.pool.Exec(ctx, "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, '')", d.live); err != nil {
 		return fmt.Errorf("telling of live events: %w", err)
 	}
 	return nil

@@ -8,24 +8,6 @@ import (
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
-// TestWorkersOfEverySchemaHearOfLiveEvents has somebody tell of some, in a database of which another schema's workers listen.
-func TestWorkersOfEverySchemaHearOfLiveEvents(t *testing.T) {
-	pool := migrated(t)
-	session, err := postgres.OpenSession(t.Context(), optionsOf(pool), postgres.LiveChannel)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { session.Close() })
-	if err := postgres.NewDirectory(pool, "other").TellOfLiveEvents(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	if channel, _, err := session.Wait(ctx); err != nil || channel != postgres.LiveChannel {
-		t.Errorf("heard of %q, %v, want %q", channel, err, postgres.LiveChannel)
-	}
-}
-
 // TestAProbeWaitsForTheDisk looks at what it has the server write, and that it is in nobody's way who renews the worker's lease.
 func TestAProbeWaitsForTheDisk(t *testing.T) {
 	pool := migrated(t)

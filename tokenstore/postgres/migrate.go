@@ -17,12 +17,6 @@ import (
 //go:embed migrations/*.sql
 var migrationFiles embed.FS
 
-// The first key of all advisory locks of Sluice; the second is an incarnation, or one of these.
-const (
-	lockClass     = 0x51C3CE
-	migrationLock = -1
-)
-
 // migration is one step: one file, one transaction.
 type migration struct {
 	version int
@@ -78,11 +72,11 @@ func Migrate(ctx context.Context, conn *pgx.Conn, schema string) (done []string,
 	if err != nil || have >= len(steps) {
 		return nil, err
 	}
-	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1, $2)", lockClass, migrationLock); err != nil {
+	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1, $2)", sessionClass(schema), migrationLock); err != nil {
 		return nil, fmt.Errorf("waiting for the migration lock: %w", err)
 	}
 	defer func() {
-		_, unlock := conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1, $2)", lockClass, migrationLock)
+		_, unlock := conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1, $2)", sessionClass(schema), migrationLock)
 		err = errors.Join(err, unlock)
 	}()
 	if have, err = SchemaVersion(ctx, conn, schema); err != nil {
@@ -168,6 +162,8 @@ type Meta struct {
 	// Elsewhere says that the tables were copied here from another database cluster: the transaction ids in tokens and
 	// events mean nothing here.
 	Elsewhere bool
+	// Home tells the store from every other one on the server, a copy of it included. ApplicationOf needs it.
+	Home string
 }
 
 // Check returns which store this is. A *MigrationRequiredError says that its schema is too old, a *ProtocolError that this
@@ -186,8 +182,8 @@ func Check(ctx context.Context, conn Querier, schema string) (Meta, error) {
 	}
 	var meta Meta
 	var protocol int
-	err = conn.QueryRow(ctx, fmt.Sprintf(`SELECT m.store_id::text, m.min_protocol, m.system_identifier <> c.system_identifier
-		FROM %s.meta m, pg_control_system() c`, quoted(schema))).Scan(&meta.StoreID, &protocol, &meta.Elsewhere)
+	err = conn.QueryRow(ctx, strings.ReplaceAll(`SELECT m.store_id::text, m.min_protocol, m.system_identifier <> c.system_identifier, `+home+`
+		FROM {{schema}}.meta m, pg_control_system() c`, "{{schema}}", quoted(schema))).Scan(&meta.StoreID, &protocol, &meta.Elsewhere, &meta.Home)
 	if err != nil {
 		return Meta{}, fmt.Errorf("reading what store this is: %w", err)
 	}

@@ -207,7 +207,7 @@ const unlessForeign = `SELECT CASE WHEN pg_catalog.current_setting('sluice.batch
 func (s *Store) reset(ctx context.Context, tx *handlerTx, processor string, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress, call ResetCall) error {
 	own := tx.tx // which a handler cannot take from us
 	var mine bool
-	if err := own.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock(hashtextextended($1, $2))", s.resetLock(r), lockClass).Scan(&mine); err != nil {
+	if err := own.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock("+lockOf+")", s.resetLock(r)).Scan(&mine); err != nil {
 		return err
 	}
 	if !mine {
@@ -232,7 +232,7 @@ func (s *Store) reset(ctx context.Context, tx *handlerTx, processor string, r to
 
 // resetLock names the advisory lock of a replay's reset: whoever has it runs the handlers.
 func (s *Store) resetLock(r tokenstore.Replay) string {
-	return fmt.Sprintf("%s/replay/%d", s.schema, r.Number)
+	return lockName(s.schema, "replay", fmt.Sprint(r.Number))
 }
 
 // MarkReset notes that a worker is about to call the reset handlers, in a transaction of its own, so that the mark stays if the
@@ -373,18 +373,18 @@ func (s *Store) Blockers(ctx context.Context, pid uint32) ([]Blocker, error) {
 	return blockers(ctx, s.pool, pid)
 }
 
-// Unblock ends those of the blockers that are workers: BeginReset has fenced their batches off.
+// Unblock ends those of the blockers that are workers of this store: BeginReset has fenced their batches off.
 func (s *Store) Unblock(ctx context.Context, blockers []Blocker) error {
-	var pids []int32
-	for _, b := range blockers {
-		if strings.HasPrefix(b.Application, ApplicationOf(0)[:len(ApplicationOf(0))-1]) {
-			pids = append(pids, int32(b.PID))
-		}
+	pids := make([]int32, len(blockers))
+	for i, b := range blockers {
+		pids[i] = int32(b.PID)
 	}
 	if len(pids) == 0 {
 		return nil
 	}
-	_, err := s.pool.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY ($1) AND usename = current_user`, pids)
+	_, err := s.pool.Exec(ctx, s.in(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY ($1) AND usename = current_user
+		AND datname = current_database() AND (starts_with(application_name, $2 || `+home+` || '/') OR starts_with(application_name, $3) AND `+onlyStore+`)`),
+		pids, applicationPrefix, formerApplication)
 	if err != nil {
 		return fmt.Errorf("ending the connections of workers that block a reset: %w", err)
 	}

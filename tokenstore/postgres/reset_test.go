@@ -25,7 +25,7 @@ func TestAResetThatWasEndedMeanwhileDoesNotCommit(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	must(store.Declare(ctx, processor, []tokenstore.Group{{Name: group, Segments: 1}}, nil, start))
+	must(store.Declare(ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: group, Segments: 1}}, nil, start))
 	must(store.RequestReplays(ctx, processor, []tokenstore.ReplayRequest{{ID: "x", Groups: []string{group}, From: tokenstore.Place{Type: tokenstore.Earliest},
 		Definition: "one", State: tokenstore.ReplayWanted}}))
 	all, err := store.Replays(ctx, processor)

@@ -38,17 +38,15 @@ func (s *Session) Incarnation(ctx context.Context, schema string) (int64, error)
 	return n, nil
 }
 
-// Lock takes the session lock of an incarnation and reports whether it got it. It is held for as long as the session lasts.
-func (s *Session) Lock(ctx context.Context, incarnation int64) (bool, error) {
+// Lock takes the session lock of an incarnation of a schema's workers and reports whether it got it. It is held for as long as
+// the session lasts.
+func (s *Session) Lock(ctx context.Context, schema string, incarnation int64) (bool, error) {
 	var got bool
-	if err := s.conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1, $2)", lockClass, lockKey(incarnation)).Scan(&got); err != nil {
+	if err := s.conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1, $2)", sessionClass(schema), lockKey(incarnation)).Scan(&got); err != nil {
 		return false, fmt.Errorf("taking the session lock: %w", err)
 	}
 	return got, nil
 }
-
-// lockKey is the second half of a session lock's key.
-func lockKey(incarnation int64) int32 { return int32(incarnation & 0x7fffffff) }
 
 // Conn is the session's connection, for statements between two waits.
 func (s *Session) Conn() *pgx.Conn { return s.conn }
@@ -72,13 +70,14 @@ func (s *Session) Close() error {
 // TerminateBackends ends what connections of dead incarnations are left: an open transaction of a frozen process would
 // keep rows locked that the new owner needs. It returns how many there were.
 func (d *Directory) TerminateBackends(ctx context.Context, incarnations []int64) (int, error) {
-	names := make([]string, len(incarnations))
-	for i, n := range incarnations {
-		names[i] = ApplicationOf(n)
-	}
 	var ended int
-	err := d.pool.QueryRow(ctx, `SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity
-		WHERE datname = current_database() AND usename = current_user AND application_name = ANY ($1)`, names).Scan(&ended)
+	err := d.pool.QueryRow(ctx, d.in(`SELECT count(*) FILTER (WHERE pg_terminate_backend(a.pid))
+		FROM unnest($1::bigint[]) AS dead (incarnation) LEFT JOIN {{schema}}.worker w USING (incarnation)
+		JOIN pg_stat_activity a ON a.datname = current_database() AND a.usename = current_user AND (
+		  a.application_name = w.application
+		  OR w.incarnation IS NULL AND starts_with(a.application_name, $2 || `+home+` || '/' || dead.incarnation || '/')
+		  OR coalesce(w.application, '') = '' AND a.application_name = $3 || dead.incarnation AND `+onlyStore+`)
+		WHERE a.application_name <> ''`), incarnations, applicationPrefix, formerApplication).Scan(&ended)
 	if err != nil {
 		return 0, fmt.Errorf("ending the connections of dead workers: %w", err)
 	}
@@ -91,8 +90,8 @@ func (d *Directory) PlannerLock(ctx context.Context, processor string, plan func
 	got := false
 	err := pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
 		// Planning may take longer than a handler may be idle: there may be thousands of segments.
-		const try = `SELECT pg_try_advisory_xact_lock(hashtextextended($1, $2)) FROM set_config('idle_in_transaction_session_timeout', '10s', true)`
-		if err := tx.QueryRow(ctx, try, processor, lockClass).Scan(&got); err != nil || !got {
+		const try = `SELECT pg_try_advisory_xact_lock(` + lockOf + `) FROM set_config('idle_in_transaction_session_timeout', '10s', true)`
+		if err := tx.QueryRow(ctx, try, lockName(d.schema, "planner", processor)).Scan(&got); err != nil || !got {
 			return err
 		}
 		return plan()

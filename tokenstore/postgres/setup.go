@@ -75,7 +75,7 @@ func (e *SetupTimeoutError) Unwrap() error { return e.Err }
 // It runs on a connection of its own, which is closed afterwards, in the transaction that records it: what the setup sets reaches
 // nobody else, and a setup that fails has done nothing.
 func (d *Directory) SetupOnce(ctx context.Context, processor, definition, group, sql string, limit time.Duration) error {
-	lock := fmt.Sprintf("%s/setup/%s/%s", d.schema, processor, group)
+	lock := lockName(d.schema, "setup", processor+"/"+group)
 	conn, err := connectApart(ctx, d.pool)
 	if err != nil {
 		return fmt.Errorf("connecting for the setup of %s: %w", group, err)
@@ -117,7 +117,7 @@ func (d *Directory) lockSetup(ctx context.Context, tx pgx.Tx, lock, group string
 	if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '"+userLockTimeout+"'"); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtextextended($1, $2))", lock, lockClass)
+	_, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock("+lockOf+")", lock)
 	if !lacksLock(err) {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -16,9 +17,6 @@ import (
 
 // tenant is the one tenant there is so far; the tables are ready for more.
 const tenant = ""
-
-// orphanedAfter is how long a processor without live workers and planner keeps its groups from being taken over.
-const orphanedAfter = "60 s"
 
 // Store is a tokenstore.Store in a schema of a PostgreSQL database.
 type Store struct {
@@ -34,26 +32,18 @@ func NewStore(pool *pgxpool.Pool, schema string) *Store {
 	return &Store{pool: pool, schema: quoted(schema), notify: Channel(schema)}
 }
 
-// Channel on which changes of plans, owners and what takes effect live are announced. Payloads name the processor.
-func Channel(schema string) string {
-	if schema == DefaultSchema {
-		return "sluice"
-	}
-	return "sluice_control_" + schema
-}
-
 // in fills the schema's name in.
 func (s *Store) in(sql string) string { return strings.ReplaceAll(sql, "{{schema}}", s.schema) }
 
 // Declare implements tokenstore.Store. Where groups start is asked before the transaction: looking for it may take long, and would keep locks and an idle transaction meanwhile.
-func (s *Store) Declare(ctx context.Context, processor string, groups []tokenstore.Group, requested []tokenstore.ReplayRequest,
+func (s *Store) Declare(ctx context.Context, owner tokenstore.Owner, groups []tokenstore.Group, requested []tokenstore.ReplayRequest,
 	start func(string) (tokenstore.Progress, error)) error {
 	starts := map[string]tokenstore.Progress{}
 	for {
 		if err := s.findStarts(ctx, groups, starts, start); err != nil {
 			return err
 		}
-		err := s.declareAll(ctx, processor, groups, requested, starts)
+		err := s.declareAll(ctx, owner, groups, requested, starts)
 		if !errors.Is(err, errNoStart) {
 			return err
 		}
@@ -89,13 +79,16 @@ func (s *Store) findStarts(ctx context.Context, groups []tokenstore.Group, start
 	return nil
 }
 
-func (s *Store) declareAll(ctx context.Context, processor string, groups []tokenstore.Group, requested []tokenstore.ReplayRequest, starts map[string]tokenstore.Progress) error {
+func (s *Store) declareAll(ctx context.Context, owner tokenstore.Owner, groups []tokenstore.Group, requested []tokenstore.ReplayRequest, starts map[string]tokenstore.Progress) error {
 	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if err := s.own(ctx, tx, owner, groups); err != nil {
+			return err
+		}
 		names := make([]string, len(groups))
 		var made []string
 		for i, g := range groups {
 			names[i] = g.Name
-			created, err := s.declare(ctx, tx, processor, g, requested, starts)
+			created, err := s.declare(ctx, tx, owner.Processor, g, requested, starts)
 			if err != nil {
 				return err
 			}
@@ -103,38 +96,97 @@ func (s *Store) declareAll(ctx context.Context, processor string, groups []token
 				made = append(made, g.Name)
 			}
 		}
-		if err := s.supersede(ctx, tx, processor, made, requested); err != nil {
+		if err := s.supersede(ctx, tx, owner.Processor, made, requested); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, s.in(`UPDATE {{schema}}.processing_group SET retired_at = clock_timestamp()
-			WHERE tenant = $1 AND processor = $2 AND retired_at IS NULL AND name <> ALL ($3)`), tenant, processor, names)
+		// All that a processor has or had is of one installation.
+		_, err := tx.Exec(ctx, s.in(`UPDATE {{schema}}.processing_group SET retired_at = coalesce(retired_at, clock_timestamp()), installation = $4
+			WHERE tenant = $1 AND processor = $2 AND (retired_at IS NULL OR installation <> $4) AND name <> ALL ($3)`), tenant, owner.Processor, names, owner.Installation)
 		if err != nil {
-			return fmt.Errorf("retiring groups of %s: %w", processor, err)
+			return fmt.Errorf("retiring groups of %s: %w", owner.Processor, err)
 		}
 		return nil
 	})
 }
 
-// declare makes one group the processor's and reports whether it created its tokens.
+// own makes groups the owner's, those too that are there only now, or says who has one of them, or the processor's name. Those
+// that it takes from somebody else are fenced.
+func (s *Store) own(ctx context.Context, tx pgx.Tx, owner tokenstore.Owner, groups []tokenstore.Group) error {
+	n := len(groups)
+	names, segments, policies, hashes := make([]string, n), make([]int32, n), make([]string, n), make([]string, n)
+	for i, g := range groups {
+		names[i], segments[i] = g.Name, int32(g.Segments)
+		policies[i], hashes[i] = policyAndHash(g.Sequencing)
+	}
+	_, err := tx.Exec(ctx, s.in(`
+		INSERT INTO {{schema}}.processing_group (tenant, name, processor, installation, segments, sequencing, hash)
+		SELECT $1, g.name, $2, $3, g.segments, g.sequencing, g.hash
+		  FROM unnest($4::text[], $5::integer[], $6::text[], $7::text[]) AS g (name, segments, sequencing, hash) ORDER BY g.name
+		ON CONFLICT (tenant, name) DO NOTHING`), tenant, owner.Processor, owner.Installation, names, segments, policies, hashes)
+	if err != nil {
+		return fmt.Errorf("declaring the groups of %s: %w", owner, err)
+	}
+	taken, err := s.taken(ctx, tx, owner, names)
+	if err != nil {
+		return err
+	}
+	// Numbers of definitions are a processor's own.
+	_, err = tx.Exec(ctx, s.in(`
+		UPDATE {{schema}}.processing_group g SET processor = $2, installation = $3, segments = d.segments, retired_at = NULL,
+		  min_definition = CASE WHEN g.processor = $2 THEN g.min_definition ELSE 0 END
+		FROM unnest($4::text[], $5::integer[]) AS d (name, segments) WHERE g.tenant = $1 AND g.name = d.name`),
+		tenant, owner.Processor, owner.Installation, names, segments)
+	if err != nil {
+		return fmt.Errorf("declaring the groups of %s: %w", owner, err)
+	}
+	if len(taken) == 0 {
+		return nil
+	}
+	tokens, err := s.lockGroups(ctx, tx, taken)
+	if err == nil {
+		err = s.disown(ctx, tx, tokens)
+	}
+	if err != nil {
+		return fmt.Errorf("fencing the former owners of groups of %s: %w", owner, err)
+	}
+	return nil
+}
+
+// taken locks the rows of groups, and of all that the processor has, and returns those of the former that another owner had.
+func (s *Store) taken(ctx context.Context, tx pgx.Tx, owner tokenstore.Owner, names []string) ([]string, error) {
+	rows, err := tx.Query(ctx, s.in(`SELECT name, processor, installation, retired_at IS NOT NULL FROM {{schema}}.processing_group
+		WHERE tenant = $1 AND (name = ANY ($2) OR processor = $3 AND retired_at IS NULL) ORDER BY name FOR NO KEY UPDATE`), tenant, names, owner.Processor)
+	if err != nil {
+		return nil, fmt.Errorf("looking who has the groups of %s: %w", owner, err)
+	}
+	defer rows.Close()
+	var taken []string
+	for rows.Next() {
+		var name string
+		var has tokenstore.Owner
+		var retired bool
+		if err := rows.Scan(&name, &has.Processor, &has.Installation, &retired); err != nil {
+			return nil, fmt.Errorf("looking who has the groups of %s: %w", owner, err)
+		}
+		if !retired && !owner.MayTake(has) {
+			return nil, &tokenstore.GroupConflictError{Group: name, Owner: has, By: owner}
+		}
+		if !owner.Has(has) && slices.Contains(names, name) {
+			taken = append(taken, name)
+		}
+	}
+	return taken, rows.Err()
+}
+
+// declare creates the tokens of one group, which is the processor's, and reports whether there were none.
 func (s *Store) declare(ctx context.Context, tx pgx.Tx, processor string, g tokenstore.Group, requested []tokenstore.ReplayRequest,
 	starts map[string]tokenstore.Progress) (bool, error) {
-	var owner, sequencing string
+	var sequencing string
 	var floor int64
-	policy, hash := policyAndHash(g.Sequencing)
-	err := tx.QueryRow(ctx, s.in(`
-		INSERT INTO {{schema}}.processing_group AS g (tenant, name, processor, segments, sequencing, hash) VALUES ($1, $2, $3, $4, $6, $7)
-		ON CONFLICT (tenant, name) DO UPDATE SET segments = excluded.segments, retired_at = NULL, processor = CASE
-		  WHEN g.retired_at IS NOT NULL OR NOT EXISTS (
-		    SELECT FROM {{schema}}.processor p WHERE p.name = g.processor AND p.plan_renewed_at > clock_timestamp() - $5::interval
-		  ) AND NOT EXISTS (
-		    SELECT FROM {{schema}}.worker w WHERE w.processor = g.processor AND w.state <> 'Ended' AND w.lease_until > clock_timestamp() - $5::interval
-		  ) THEN excluded.processor ELSE g.processor END
-		RETURNING processor, epoch_floor, sequencing || '/' || hash`), tenant, g.Name, processor, g.Segments, orphanedAfter, policy, hash).Scan(&owner, &floor, &sequencing)
+	err := tx.QueryRow(ctx, s.in(`SELECT epoch_floor, sequencing || '/' || hash FROM {{schema}}.processing_group WHERE tenant = $1 AND name = $2`),
+		tenant, g.Name).Scan(&floor, &sequencing)
 	if err != nil {
 		return false, fmt.Errorf("declaring group %s: %w", g.Name, err)
-	}
-	if owner != processor {
-		return false, &tokenstore.GroupConflictError{Group: g.Name, Owner: owner}
 	}
 	var there bool
 	err = tx.QueryRow(ctx, s.in(`SELECT EXISTS (SELECT FROM {{schema}}.token WHERE tenant = $1 AND group_name = $2)`), tenant, g.Name).Scan(&there)
@@ -170,21 +222,30 @@ func columns(layout []segment.Segment) (ids, masks []int32) {
 }
 
 // Drop implements tokenstore.Store.
-func (s *Store) Drop(ctx context.Context, processor string) error {
+func (s *Store) Drop(ctx context.Context, owner tokenstore.Owner) error {
 	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, s.in(`UPDATE {{schema}}.processing_group g SET retired_at = coalesce(retired_at, clock_timestamp()),
-			epoch_floor = greatest(epoch_floor, (SELECT max(greatest(epoch, version)) FROM {{schema}}.token t WHERE t.tenant = g.tenant AND t.group_name = g.name))
-			WHERE tenant = $1 AND processor = $2`), tenant, processor)
+		var others bool
+		err := tx.QueryRow(ctx, s.in(`SELECT EXISTS (SELECT FROM {{schema}}.processing_group WHERE tenant = $1 AND processor = $2 AND installation NOT IN ('', $3))`),
+			tenant, owner.Processor, owner.Installation).Scan(&others)
 		if err != nil {
-			return fmt.Errorf("retiring the groups of %s: %w", processor, err)
+			return fmt.Errorf("looking who has the groups of %s: %w", owner, err)
 		}
-		if err := s.dropReplays(ctx, tx, processor); err != nil {
+		if others {
+			return nil
+		}
+		_, err = tx.Exec(ctx, s.in(`UPDATE {{schema}}.processing_group g SET retired_at = coalesce(retired_at, clock_timestamp()),
+			epoch_floor = greatest(epoch_floor, (SELECT max(greatest(epoch, version)) FROM {{schema}}.token t WHERE t.tenant = g.tenant AND t.group_name = g.name))
+			WHERE tenant = $1 AND processor = $2`), tenant, owner.Processor)
+		if err != nil {
+			return fmt.Errorf("retiring the groups of %s: %w", owner, err)
+		}
+		if err := s.dropReplays(ctx, tx, owner.Processor); err != nil {
 			return err
 		}
 		_, err = tx.Exec(ctx, s.in(`DELETE FROM {{schema}}.token t USING {{schema}}.processing_group g
-			WHERE g.tenant = $1 AND g.processor = $2 AND t.tenant = g.tenant AND t.group_name = g.name`), tenant, processor)
+			WHERE g.tenant = $1 AND g.processor = $2 AND t.tenant = g.tenant AND t.group_name = g.name`), tenant, owner.Processor)
 		if err != nil {
-			return fmt.Errorf("deleting the tokens of %s: %w", processor, err)
+			return fmt.Errorf("deleting the tokens of %s: %w", owner, err)
 		}
 		return nil
 	})

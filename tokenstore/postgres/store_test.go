@@ -60,7 +60,7 @@ func declared(t testing.TB, segments int) (*postgres.Store, *pgxpool.Pool) {
 	t.Helper()
 	pool := migrated(t)
 	store := postgres.NewStore(pool, postgres.DefaultSchema)
-	err := store.Declare(context.Background(), processor, []tokenstore.Group{{Name: "view", Segments: segments}}, nil, fromTheStart)
+	err := store.Declare(context.Background(), tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: "view", Segments: segments}}, nil, fromTheStart)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,23 +9,25 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// turnClass is the first half of the keys of the advisory locks for turns, the second one is the turn's number, from 0.
-const turnClass = lockClass + 1
-
-// Turns are taken by workers that read a backlog: of all workers in a database as many do so at a time as it has turns. A turn is an advisory
-// lock of a session of its own, so the server takes it back when the process ends or its connection is lost.
+// Turns are taken by workers that read a backlog: of all workers of a store as many do so at a time as it has turns. A turn is an
+// advisory lock of a session of its own, so the server takes it back when the process ends or its connection is lost. Stores in
+// the same database have turns of their own: a frozen worker of one keeps its turn until that store's workers end its
+// connections.
 //
 // One goroutine may use it at a time.
 type Turns struct {
 	options Options
+	class   int32
 	count   int
 	conn    *pgx.Conn // nil where there is none
 	held    int32
 }
 
-// NewTurns returns the turns of a database, which has count of them, at least 1. It connects when a turn is taken first. Workers that count
-// differently may go together, up to the larger count.
-func NewTurns(o Options, count int) *Turns { return &Turns{options: o, count: count} }
+// NewTurns returns the turns of a schema's store, which has count of them, at least 1. It connects when a turn is taken first.
+// Workers that count differently may go together, up to the larger count.
+func NewTurns(o Options, schema string, count int) *Turns {
+	return &Turns{options: o, class: turnClass(schema), count: count}
+}
 
 // Take takes a turn if one is free. It holds none yet.
 func (t *Turns) Take(ctx context.Context) (bool, error) {
@@ -38,7 +40,7 @@ func (t *Turns) Take(ctx context.Context) (bool, error) {
 	}
 	// Each row is tried only when it is wanted, so no more than one lock is taken.
 	const try = `SELECT turn FROM generate_series(0, $2::int - 1) AS turn WHERE pg_try_advisory_lock($1, turn) LIMIT 1`
-	err := t.conn.QueryRow(ctx, try, turnClass, t.count).Scan(&t.held)
+	err := t.conn.QueryRow(ctx, try, t.class, t.count).Scan(&t.held)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return false, nil
@@ -53,7 +55,7 @@ func (t *Turns) Give(ctx context.Context) error {
 	if t.conn == nil {
 		return nil
 	}
-	if _, err := t.conn.Exec(ctx, `SELECT pg_advisory_unlock($1, $2)`, turnClass, t.held); err != nil {
+	if _, err := t.conn.Exec(ctx, `SELECT pg_advisory_unlock($1, $2)`, t.class, t.held); err != nil {
 		return errors.Join(fmt.Errorf("giving a turn at reading back: %w", err), t.Close())
 	}
 	return nil

@@ -10,7 +10,7 @@ import (
 func turns(t *testing.T, o postgres.Options, application string) *postgres.Turns {
 	t.Helper()
 	o.Application = application
-	all := postgres.NewTurns(o, 2)
+	all := postgres.NewTurns(o, postgres.DefaultSchema, 2)
 	t.Cleanup(func() { all.Close() }) // the server may have ended it
 	return all
 }
@@ -22,8 +22,8 @@ func takes(t *testing.T, turns *postgres.Turns, want bool) {
 	}
 }
 
-// TestADatabaseHasSoManyTurns takes turns, gives them back, and has a holder die.
-func TestADatabaseHasSoManyTurns(t *testing.T) {
+// TestAStoreHasSoManyTurns takes turns, gives them back, and has a holder die.
+func TestAStoreHasSoManyTurns(t *testing.T) {
 	pool := migrated(t)
 	o := optionsOf(pool)
 	a, b, c := turns(t, o, "turns-a"), turns(t, o, "turns-b"), turns(t, o, "turns-c")

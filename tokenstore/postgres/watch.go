@@ -19,7 +19,7 @@ import (
 // and the watchers of one session do not wait for each other.
 type Watch struct {
 	conn      *pgx.Conn
-	channel   string
+	schema    string
 	processor string
 }
 
@@ -46,7 +46,7 @@ func OpenWatch(ctx context.Context, o Options, schema, processor string) (*Watch
 		conn.Close(ctx)
 		return nil, fmt.Errorf("preparing to watch a session: %w", err)
 	}
-	return &Watch{conn: conn, channel: Channel(schema), processor: processor}, nil
+	return &Watch{conn: conn, schema: schema, processor: processor}, nil
 }
 
 // Ended waits until the session of an incarnation has ended, and reports whether it has: false after at most a second, or
@@ -56,12 +56,13 @@ func (w *Watch) Ended(ctx context.Context, incarnation int64) (bool, error) {
 	// Errors that a block catches are not logged by the server; a statement that fails every second would be.
 	_, err := w.conn.Exec(ctx, fmt.Sprintf(`DO $watch$
 		DECLARE
+		  class integer := coalesce((SELECT coalesce(lock_class, %d) FROM %s.worker WHERE incarnation = %d), %d);
 		  until timestamptz := clock_timestamp() + interval '%d ms';
 		BEGIN
 		  PERFORM set_config('sluice.session_ended', 'false', false);
 		  WHILE clock_timestamp() < until LOOP
 		    BEGIN
-		      PERFORM pg_advisory_xact_lock_shared(%d, %d);
+		      PERFORM pg_advisory_xact_lock_shared(class, %d);
 		      PERFORM pg_notify(%s, %s);
 		      PERFORM set_config('sluice.session_ended', 'true', false);
 		      EXIT;
@@ -71,7 +72,8 @@ func (w *Watch) Ended(ctx context.Context, incarnation int64) (bool, error) {
 		    END;
 		    COMMIT; -- and take a new snapshot
 		  END LOOP;
-		END $watch$`, watchFor.Milliseconds(), lockClass, lockKey(incarnation), literal(w.channel), literal(w.processor)))
+		END $watch$`, formerClass, quoted(w.schema), incarnation, sessionClass(w.schema),
+		watchFor.Milliseconds(), lockKey(incarnation), literal(Channel(w.schema)), literal(w.processor)))
 	switch turnedAway := ctx.Err() != nil && !w.conn.IsClosed(); {
 	case turnedAway:
 		return false, nil

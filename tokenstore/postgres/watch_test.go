@@ -19,7 +19,7 @@ func locked(t *testing.T, pool *pgxpool.Pool, incarnation int64) *postgres.Sessi
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() }) // tests close it, or have the server end it
-	if got, err := s.Lock(context.Background(), incarnation); err != nil || !got {
+	if got, err := s.Lock(context.Background(), postgres.DefaultSchema, incarnation); err != nil || !got {
 		t.Fatalf("locked %t, %v", got, err)
 	}
 	return s
@@ -190,7 +190,7 @@ func TestTheOpenTransactionOfADeadOwnerDoesNotBlockItsSuccessor(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := optionsOf(pool)
-	o.Application = postgres.ApplicationOf(7)
+	o.Application = application(t, pool, 7)
 	dead, err := postgres.Connect(ctx, o) // idle in its transaction, and nobody there to end it
 	if err != nil {
 		t.Fatal(err)
@@ -228,13 +228,23 @@ func TestALockOfAWatcherIsNoSignOfLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tx.Rollback(ctx) // it only held the lock
-	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock_shared(5358542, 7)`); err != nil {
+	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock_shared(lock_class, 7) FROM sluice.worker WHERE incarnation = 7`); err != nil {
 		t.Fatal(err)
 	}
 	afterStart(t, pool)
 	if got := view(t, d).Workers[0]; got.Alive || !got.Leased {
 		t.Fatalf("alive %t, leased %t", got.Alive, got.Leased)
 	}
+}
+
+// application is the name of the connections of a worker that is not registered.
+func application(t *testing.T, pool *pgxpool.Pool, incarnation int64) string {
+	t.Helper()
+	meta, err := postgres.Check(t.Context(), pool, postgres.DefaultSchema)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return postgres.ApplicationOf(meta.Home, incarnation, nonce)
 }
 
 // afterStart waits until the server has run for so long that who lately was alive no longer counts as alive.

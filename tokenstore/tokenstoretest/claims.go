@@ -27,7 +27,7 @@ var claims = map[string]func(*world){
 	},
 	"segments and groups that are not there are left out": func(w *world) {
 		w.declare(1)
-		w.must(w.Store.Declare(w.ctx, "test/default/other", []tokenstore.Group{{Name: "theirs", Segments: 1}}, nil, from(0)))
+		w.must(w.Store.Declare(w.ctx, tokenstore.Owner{Processor: "test/default/other"}, []tokenstore.Group{{Name: "theirs", Segments: 1}}, nil, from(0)))
 		got, err := w.Store.Claim(w.ctx, processor, 1, 1, []tokenstore.Claim{
 			{Key: tokenstore.Key{Group: view, Segment: 9}, Epoch: 1}, {Key: tokenstore.Key{Group: "none"}, Epoch: 1}, {Key: tokenstore.Key{Group: "theirs"}, Epoch: 1},
 		})

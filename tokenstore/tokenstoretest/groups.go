@@ -18,8 +18,8 @@ var groups = map[string]func(*world){
 			}
 			return At(7), nil
 		}
-		w.must(w.Store.Declare(w.ctx, processor, []tokenstore.Group{{Name: view, Segments: 3}}, nil, start))
-		w.must(w.Store.Declare(w.ctx, processor, []tokenstore.Group{{Name: view, Segments: 3}}, nil, start))
+		w.must(w.Store.Declare(w.ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: view, Segments: 3}}, nil, start))
+		w.must(w.Store.Declare(w.ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: view, Segments: 3}}, nil, start))
 		w.same("tokens", []string{
 			"0/3 at 0/3:7, generation 1, epoch 1, version 1, owner 0",
 			"1/1 at 1/1:7, generation 1, epoch 1, version 1, owner 0",
@@ -41,51 +41,38 @@ var groups = map[string]func(*world){
 		w.declare(1)
 		w.must(w.Store.Advance(w.ctx, []tokenstore.Advance{to(w.owned()[0], 5)}))
 		before := w.tokens()
-		w.must(w.Store.Declare(w.ctx, processor, []tokenstore.Group{{Name: "other", Segments: 1}}, nil, from(0)))
+		w.must(w.Store.Declare(w.ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: "other", Segments: 1}}, nil, from(0)))
 		if all := w.tokens(); len(all) != 1 || all[0].Group != "other" {
 			w.Errorf("tokens of a retired group: %v", short(all...))
 		}
 		if got := w.claim(2, before...); len(got) != 0 {
 			w.Errorf("a retired group's segments are claimed: %v", short(got...))
 		}
-		w.must(w.Store.Declare(w.ctx, processor, []tokenstore.Group{{Name: view, Segments: 1}}, nil, from(99)))
+		w.must(w.Store.Declare(w.ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: view, Segments: 1}}, nil, from(99)))
 		w.same("tokens", short(before...), short(w.tokens()...))
 	},
 	"a group of a live processor is refused, and nothing is changed": func(w *world) {
 		w.declare(1)
 		w.must(w.Directory.Register(w.ctx, processor, worker(1)))
 		groups := []tokenstore.Group{{Name: "mine", Segments: 1}, {Name: view, Segments: 1}}
-		err := w.Store.Declare(w.ctx, "test/default/other", groups, nil, from(0))
+		err := w.Store.Declare(w.ctx, tokenstore.Owner{Processor: "test/default/other"}, groups, nil, from(0))
 		var conflict *tokenstore.GroupConflictError
-		if !errors.As(err, &conflict) || conflict.Group != view || conflict.Owner != processor {
+		if !errors.As(err, &conflict) || conflict.Group != view || conflict.Owner.Processor != processor {
 			w.Fatalf("declaring a group of another processor: %v", err)
 		}
 		if all, err := w.Store.Groups(w.ctx, "test/default/other"); err != nil || len(all) != 0 {
 			w.Errorf("it has the groups %v, %v", all, err)
 		}
 	},
-	"a group whose processor has been gone for a minute is taken over": func(w *world) {
-		w.declare(1)
-		w.must(w.Directory.Register(w.ctx, processor, worker(1)))
-		w.must(w.Elapse(w.ctx, 2*time.Minute))
-		before := w.tokens()
-		w.must(w.Store.Declare(w.ctx, "test/default/other", []tokenstore.Group{{Name: view, Segments: 1}}, nil, from(99)))
-		if all := w.tokens(); len(all) != 0 {
-			w.Errorf("the former owner still has %v", short(all...))
-		}
-		got, err := w.Store.Tokens(w.ctx, "test/default/other")
-		w.must(err)
-		w.same("tokens", short(before...), short(got...))
-	},
 	"a retired group is anybody's": func(w *world) {
 		w.declare(1)
 		w.must(w.Directory.Register(w.ctx, processor, worker(1)))
-		w.must(w.Store.Declare(w.ctx, processor, nil, nil, from(0)))
-		w.must(w.Store.Declare(w.ctx, "test/default/other", []tokenstore.Group{{Name: view, Segments: 1}}, nil, from(0)))
+		w.must(w.Store.Declare(w.ctx, tokenstore.Owner{Processor: processor}, nil, nil, from(0)))
+		w.must(w.Store.Declare(w.ctx, tokenstore.Owner{Processor: "test/default/other"}, []tokenstore.Group{{Name: view, Segments: 1}}, nil, from(0)))
 	},
 	"where the start is not to be had, nothing is made": func(w *world) {
 		unknown := errors.New("no such position")
-		err := w.Store.Declare(w.ctx, processor, []tokenstore.Group{{Name: view, Segments: 1}}, nil, func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, unknown })
+		err := w.Store.Declare(w.ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: view, Segments: 1}}, nil, func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, unknown })
 		if !errors.Is(err, unknown) || !strings.Contains(err.Error(), view) {
 			w.Errorf("got %v", err)
 		}
@@ -95,7 +82,7 @@ var groups = map[string]func(*world){
 	},
 	"declared by many at once, a group is made once": func(w *world) {
 		for _, err := range together(8, func(int) error {
-			return w.Store.Declare(w.ctx, processor, []tokenstore.Group{{Name: view, Segments: 4}}, nil, from(0))
+			return w.Store.Declare(w.ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: view, Segments: 4}}, nil, from(0))
 		}) {
 			w.must(err)
 		}
@@ -113,8 +100,8 @@ var groups = map[string]func(*world){
 			before[1].Version++
 		}
 		w.must(w.Store.Fail(w.ctx, before[0].Epoch, before[0].Version, tokenstore.Failure{Key: before[0].Key, Attempts: 1}, time.Second))
-		w.must(w.Store.Drop(w.ctx, processor))
-		w.must(w.Store.Drop(w.ctx, processor))
+		w.must(w.Store.Drop(w.ctx, tokenstore.Owner{Processor: processor}))
+		w.must(w.Store.Drop(w.ctx, tokenstore.Owner{Processor: processor}))
 		if left := w.tokens(); len(left) != 0 {
 			w.Fatalf("left: %v", short(left...))
 		}

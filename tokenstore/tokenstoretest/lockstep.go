@@ -37,7 +37,7 @@ func Lockstep(t *testing.T, store Harness) {
 		})
 	})
 	t.Logf("%v", counted)
-	for _, what := range []string{"commit", "complete", "fenced commit", "claim", "split", "merge", "unequal merge", "reset", "abandon", "beat", "adopt"} {
+	for _, what := range []string{"commit", "complete", "fenced commit", "claim", "split", "merge", "unequal merge", "reset", "abandon", "beat", "adopt", "takeover"} {
 		if counted[what] == 0 {
 			t.Errorf("no run did anything of: %s", what)
 		}
@@ -93,6 +93,7 @@ func kindOf(err error) string {
 	var wait *tokenstore.NotDueError
 	var conflict *tokenstore.GroupConflictError
 	var changed *tokenstore.SequencingChangedError
+	var refused *tokenstore.InstallationError
 	for _, known := range []error{tokenstore.ErrFenced, tokenstore.ErrLayoutChanged, tokenstore.ErrPlanOutdated, tokenstore.ErrWorkerEnded, tokenstore.ErrNoProcessor, errHandler} {
 		if errors.Is(err, known) {
 			return known.Error()
@@ -104,9 +105,11 @@ func kindOf(err error) string {
 	case errors.As(err, &wait):
 		return "not due: " + wait.Reason
 	case errors.As(err, &conflict):
-		return "conflict with " + conflict.Owner
+		return "conflict with " + conflict.Owner.String()
 	case errors.As(err, &changed):
 		return changed.Error()
+	case errors.As(err, &refused):
+		return "not let in: " + refused.Error()
 	}
 	return "another error"
 }
@@ -153,16 +156,39 @@ func (m *lockstep) tokens() []tokenstore.Token {
 	return all
 }
 
+// owner is the processor mostly, and sometimes another one, as one of several installations, which may have consent.
+func (m *lockstep) owner(t *rapid.T) tokenstore.Owner {
+	o := tokenstore.Owner{Processor: m.processor, Installation: m.installation(t)}
+	if rapid.IntRange(0, 5).Draw(t, "other processor") == 0 {
+		o.Processor = rapid.SampledFrom([]string{"renamed" + m.processor[len("test"):], m.processor + "-other"}).Draw(t, "processor")
+	}
+	if rapid.IntRange(0, 3).Draw(t, "consents") == 0 {
+		from := tokenstore.Owner{Processor: m.processor, Installation: rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "from")}
+		o.TakeOverFrom = []string{from.String(), m.processor + "-other@a", "renamed" + m.processor[len("test"):] + "@b"}
+	}
+	return o
+}
+
+// installation is the same mostly, since else most of a run would be refusals.
+func (m *lockstep) installation(t *rapid.T) string {
+	return rapid.SampledFrom([]string{"a", "a", "a", "a", "a", "", "b"}).Draw(t, "installation")
+}
+
 func (m *lockstep) declare(t *rapid.T) {
+	owner := m.owner(t)
 	g := tokenstore.Group{Name: m.group, Segments: rapid.IntRange(1, 6).Draw(t, "segments"), Sequencing: anySequencing(t)}
-	m.step(t, "declare", func(h Harness) error {
-		return h.Store.Declare(m.ctx, m.processor, []tokenstore.Group{g}, m.requested, from(3))
+	before := len(m.tokens())
+	declared := m.step(t, "declare", func(h Harness) error {
+		return h.Store.Declare(m.ctx, owner, []tokenstore.Group{g}, m.requested, from(3))
 	})
+	if declared && before > 0 && owner.Processor != m.processor {
+		m.counted["takeover"]++
+	}
 }
 
 func (m *lockstep) drop(t *rapid.T) {
-	if rapid.IntRange(0, 3).Draw(t, "rarely") == 0 {
-		m.step(t, "drop", func(h Harness) error { return h.Store.Drop(m.ctx, m.processor) })
+	if owner := m.owner(t); rapid.IntRange(0, 3).Draw(t, "rarely") == 0 {
+		m.step(t, "drop", func(h Harness) error { return h.Store.Drop(m.ctx, owner) })
 	}
 }
 
@@ -318,8 +344,11 @@ func (m *lockstep) towards(t *rapid.T) {
 
 func (m *lockstep) define(t *rapid.T) {
 	id := rapid.SampledFrom([]string{"d1", "d1", "d2"}).Draw(t, "definition")
+	owner := m.owner(t)
+	owner.Processor = m.processor
 	m.step(t, "define", func(h Harness) error {
-		return h.Directory.DeclareProcessor(m.ctx, tokenstore.Processor{Name: m.processor, Definition: id, Replicas: 1, Live: []byte(`{}`)})
+		return h.Directory.DeclareProcessor(m.ctx, tokenstore.Processor{Name: m.processor, Definition: id, Replicas: 1, Live: []byte(`{}`),
+			Installation: owner.Installation, TakeOverFrom: owner.TakeOverFrom})
 	})
 }
 
@@ -390,7 +419,7 @@ func (m *lockstep) abandon(t *rapid.T) {
 // replayed has a replay asked for that nothing stands in the way of but one that runs, and its reset done.
 func (m *lockstep) replayed(t *rapid.T) {
 	m.step(t, "define", func(h Harness) error {
-		return h.Directory.DeclareProcessor(m.ctx, tokenstore.Processor{Name: m.processor, Definition: "d1", Replicas: 1, Live: []byte(`{}`)})
+		return h.Directory.DeclareProcessor(m.ctx, tokenstore.Processor{Name: m.processor, Definition: "d1", Replicas: 1, Live: []byte(`{}`), Installation: "a"})
 	})
 	m.elapse(t)
 	id := fmt.Sprint("replay-", m.row)
@@ -427,6 +456,7 @@ func (m *lockstep) apart(t *rapid.T) {
 func (m *lockstep) self(t *rapid.T) tokenstore.Worker {
 	w := worker(m.incarnation(rapid.Int64Range(1, 3).Draw(t, "worker")))
 	w.Definition = rapid.SampledFrom([]string{"d1", "d2"}).Draw(t, "definition")
+	w.Installation = m.installation(t)
 	return w
 }
 

@@ -109,7 +109,7 @@ var replays = map[string]func(*world){
 	},
 	"a reset that nobody asks for any more is to be cancelled, and what has been reset goes on": func(w *world) {
 		w.processor()
-		w.must(w.Store.Declare(w.ctx, processor, []tokenstore.Group{{Name: view, Segments: 1}, {Name: "other", Segments: 1}}, nil, from(0)))
+		w.must(w.Store.Declare(w.ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: view, Segments: 1}, {Name: "other", Segments: 1}}, nil, from(0)))
 		w.request(processor, asked("resets"), asked("runs", of("other")))
 		w.begin("resets")
 		w.begin("runs")
@@ -155,7 +155,7 @@ var replays = map[string]func(*world){
 			for _, name := range names {
 				groups = append(groups, tokenstore.Group{Name: name, Segments: 2})
 			}
-			w.must(w.Store.Declare(w.ctx, processor, groups, requests, from(0)))
+			w.must(w.Store.Declare(w.ctx, tokenstore.Owner{Processor: processor}, groups, requests, from(0)))
 			w.request(processor, requests...)
 		}
 		first := asked("first", of("a"))
@@ -180,12 +180,12 @@ var replays = map[string]func(*world){
 	},
 	"replays end with the tokens they are of": func(w *world) {
 		w.processor()
-		w.must(w.Store.Declare(w.ctx, processor, []tokenstore.Group{{Name: view, Segments: 1}, {Name: "other", Segments: 1}}, nil, from(0)))
+		w.must(w.Store.Declare(w.ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: view, Segments: 1}, {Name: "other", Segments: 1}}, nil, from(0)))
 		w.request(processor, asked("runs"), asked("resets", of("other")), asked("waits"))
 		w.begin("runs")
 		w.reset("runs", 0)
 		w.begin("resets")
-		w.must(w.Store.Drop(w.ctx, processor))
+		w.must(w.Store.Drop(w.ctx, tokenstore.Owner{Processor: processor}))
 		w.phase("runs", tokenstore.ReplayAbandoned, "")
 		for _, id := range []string{"resets", "waits"} {
 			if _, there := w.entry(processor, id); there {

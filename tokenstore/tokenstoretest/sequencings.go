@@ -15,7 +15,7 @@ const (
 
 // declareAs declares the group view with a sequencing, and the replays that are asked for in the same edit.
 func (w *world) declareAs(sequencing string, requested ...tokenstore.ReplayRequest) error {
-	return w.Store.Declare(w.ctx, processor, []tokenstore.Group{{Name: view, Segments: 4, Sequencing: sequencing}}, requested, from(0))
+	return w.Store.Declare(w.ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: view, Segments: 4, Sequencing: sequencing}}, requested, from(0))
 }
 
 // sequenced has the reset give the group view a sequencing.
@@ -34,7 +34,7 @@ func (w *world) refused(err error) *tokenstore.SequencingChangedError {
 
 var sequencings = map[string]func(*world){
 	"a group's sequencing is recorded with it": func(w *world) {
-		w.must(w.Store.Declare(w.ctx, processor, []tokenstore.Group{{Name: view, Segments: 1}, {Name: "other", Segments: 1, Sequencing: byCustomer}}, nil, from(0)))
+		w.must(w.Store.Declare(w.ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: view, Segments: 1}, {Name: "other", Segments: 1, Sequencing: byCustomer}}, nil, from(0)))
 		got, err := w.Store.Groups(w.ctx, processor)
 		w.must(err)
 		w.same("groups", []tokenstore.Group{{Name: "other", Segments: 1, Sequencing: byCustomer}, {Name: view, Segments: 1, Sequencing: perStream}}, got)
@@ -44,7 +44,7 @@ var sequencings = map[string]func(*world){
 	},
 	"another sequencing is refused, and nothing is changed": func(w *world) {
 		w.processor()
-		w.must(w.Store.Declare(w.ctx, processor, []tokenstore.Group{{Name: view, Segments: 4}, {Name: "other", Segments: 1}}, nil, from(0)))
+		w.must(w.Store.Declare(w.ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: view, Segments: 4}, {Name: "other", Segments: 1}}, nil, from(0)))
 		w.request(processor, asked("bound"), asked("failed", sequenced(byCustomer)))
 		w.begin("failed")
 		w.must(w.Store.EndReset(w.ctx, w.replay("failed"), tokenstore.ReplayFailed, tokenstore.ReplayResetHandlerFails, ""))
@@ -71,7 +71,7 @@ var sequencings = map[string]func(*world){
 	},
 	"a group without tokens takes any sequencing": func(w *world) {
 		w.must(w.declareAs(perStream))
-		w.must(w.Store.Drop(w.ctx, processor))
+		w.must(w.Store.Drop(w.ctx, tokenstore.Owner{Processor: processor}))
 		w.must(w.declareAs(byCustomer))
 		w.same("sequencing", byCustomer, w.tokens()[3].Sequencing)
 	},

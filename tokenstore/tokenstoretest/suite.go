@@ -66,7 +66,7 @@ func At(position int64) tokenstore.Progress {
 
 // Run runs the suite.
 func Run(t *testing.T, open func(t *testing.T) Harness) {
-	for _, part := range []map[string]func(*world){groups, sequencings, claims, fence, shapes, replays, resets, workers, plans} {
+	for _, part := range []map[string]func(*world){groups, owners, sequencings, claims, fence, shapes, replays, resets, workers, plans} {
 		for name, test := range part {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -98,7 +98,7 @@ func (w *world) must(err error) {
 // declare gives the processor the group view with so many segments, from the start.
 func (w *world) declare(segments int, requested ...tokenstore.ReplayRequest) {
 	w.Helper()
-	w.must(w.Store.Declare(w.ctx, processor, []tokenstore.Group{{Name: view, Segments: segments}}, requested, from(0)))
+	w.must(w.Store.Declare(w.ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: view, Segments: segments}}, requested, from(0)))
 }
 
 // processor makes the directory know the processor with the definition d1.

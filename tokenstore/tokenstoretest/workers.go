@@ -127,7 +127,7 @@ var workers = map[string]func(*world){
 			w.Errorf("a beat: %v", err)
 		}
 		w.processor()
-		w.must(w.Directory.RemoveProcessor(w.ctx, processor))
+		w.must(w.Directory.RemoveProcessor(w.ctx, tokenstore.Owner{Processor: processor}))
 		if _, err := w.Directory.Beat(w.ctx, me); !errors.Is(err, tokenstore.ErrWorkerEnded) {
 			w.Errorf("a beat after the processor was removed: %v", err)
 		}

@@ -55,7 +55,7 @@ func (p *Processor) Declare(ctx context.Context, at tokenstore.Place) error {
 		return err
 	}
 	source := eventspostgres.NewSource(p.DB, Schema)
-	err = postgres.NewStore(p.DB, Schema).Declare(ctx, p.key(), groups, nil, func(string) (tokenstore.Progress, error) { return source.Start(ctx, at) })
+	err = postgres.NewStore(p.DB, Schema).Declare(ctx, tokenstore.Owner{Processor: p.key()}, groups, nil, func(string) (tokenstore.Progress, error) { return source.Start(ctx, at) })
 	if err != nil {
 		return err
 	}
@@ -100,5 +100,5 @@ func (p *Processor) Run(ctx context.Context, pod string) error {
 
 // Drop takes the processor and its tokens away again.
 func (p *Processor) Drop(ctx context.Context) error {
-	return errors.Join(postgres.NewStore(p.DB, Schema).Drop(ctx, p.key()), postgres.NewDirectory(p.DB, Schema).RemoveProcessor(ctx, p.key()))
+	return errors.Join(postgres.NewStore(p.DB, Schema).Drop(ctx, tokenstore.Owner{Processor: p.key()}), postgres.NewDirectory(p.DB, Schema).RemoveProcessor(ctx, tokenstore.Owner{Processor: p.key()}))
 }

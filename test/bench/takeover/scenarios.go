@@ -94,7 +94,7 @@ func (w *world) lockFree(ctx context.Context, worker int64) (<-chan time.Time, e
 		defer conn.Close(context.WithoutCancel(ctx)) // the bench goes on without it
 		var at time.Time
 		// The lock is taken before the clock is read: a row's columns are computed from left to right.
-		if err := conn.QueryRow(ctx, `SELECT clock_timestamp() FROM (SELECT pg_advisory_xact_lock_shared(5358542, $1) OFFSET 0) AS l`, int32(worker)).Scan(&at); err == nil {
+		if err := conn.QueryRow(ctx, `SELECT clock_timestamp() FROM (SELECT pg_advisory_xact_lock_shared(lock_class, $1::int) FROM sluice.worker WHERE incarnation = $1::int OFFSET 0) AS l`, int32(worker)).Scan(&at); err == nil {
 			free <- at
 		}
 	}()

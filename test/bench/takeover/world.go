@@ -208,7 +208,7 @@ spec:
         statements:
         - eventTypes: [Ticked]
           batch: |
-            INSERT INTO %[4]s /* edition %[5]d */ SELECT stream_id, position, clock_timestamp(), split_part(current_setting('application_name'), ':', 2)::bigint
+            INSERT INTO %[4]s /* edition %[5]d */ SELECT stream_id, position, clock_timestamp(), split_part(current_setting('application_name'), '/', 3)::bigint
               FROM events ORDER BY position
   template:
     spec:

@@ -130,7 +130,7 @@ spec:
 	}
 	source := eventlog.NewSource(w.pool, postgres.DefaultSchema)
 	groups := []tokenstore.Group{{Name: "view", Segments: segments}}
-	err = w.store.Declare(ctx, processor, groups, nil, func(string) (tokenstore.Progress, error) {
+	err = w.store.Declare(ctx, tokenstore.Owner{Processor: processor}, groups, nil, func(string) (tokenstore.Progress, error) {
 		return source.Start(ctx, tokenstore.Place{Type: tokenstore.Earliest})
 	})
 	if err != nil {
