@@ -24,6 +24,8 @@ type Reconciler struct {
 	Clock  clock.PassiveClock
 	// Cluster names the Kubernetes cluster in stores.
 	Cluster string
+	// Installation is the operator's ID in stores.
+	Installation string
 	// Image of workers whose template has none.
 	Image string
 	// GiveUpAfter bounds a deletion that waits for its store.

@@ -22,6 +22,7 @@ func (r *Reconciler) observe(ctx context.Context, processor *v1alpha1.EventProce
 	if s.desired, err = desired.New(processor, r.Cluster, r.Image); err != nil {
 		return nil, err
 	}
+	s.desired.Installation = r.Installation
 	s.invalid = invalidity(s.desired)
 	if err := r.list(ctx, s); err != nil {
 		return nil, err

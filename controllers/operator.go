@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
@@ -31,7 +32,7 @@ import (
 type Options struct {
 	// LeaderElect lets several replicas run, of which one works.
 	LeaderElect bool
-	// LeaderElectionNamespace holds the lease; the operator's own namespace by default.
+	// LeaderElectionNamespace holds the lease, and the one with the installation's ID; the operator's own namespace by default.
 	LeaderElectionNamespace string
 	// WorkerImage is the image of workers whose template has none.
 	WorkerImage string
@@ -39,8 +40,10 @@ type Options struct {
 	MetricsAddress, ProbeAddress string
 	// WatchNamespaces are all namespaces when empty.
 	WatchNamespaces []string
-	// ClusterName names this Kubernetes cluster in stores. Clusters that share a database need different ones.
+	// ClusterName names this Kubernetes cluster in stores. Clusters that share a store need different ones.
 	ClusterName string
+	// FormerInstallations are IDs of installations that this one replaces: it takes over what they have under the same names.
+	FormerInstallations []string
 	// MaxStoreSessions is how many stores the operator is connected to at a time.
 	MaxStoreSessions int
 	// AllowLoopbackStores lets the operator connect to loopback and link-local addresses.
@@ -81,7 +84,12 @@ func Run(ctx context.Context, kube *rest.Config, o Options) error {
 	if err != nil {
 		return err
 	}
-	if err := addReconciler(manager, o); err != nil {
+	installation, err := findInstallation(ctx, kube, o)
+	if err != nil {
+		return err
+	}
+	manager.GetLogger().Info("Found this installation's ID", "installation", installation, "cluster", o.ClusterName)
+	if err := addReconciler(manager, installation, o); err != nil {
 		return err
 	}
 	if err := errors.Join(manager.AddHealthzCheck("healthz", healthz.Ping), manager.AddReadyzCheck("readyz", healthz.Ping)); err != nil {
@@ -117,34 +125,54 @@ func newManager(kube *rest.Config, o Options) (ctrl.Manager, error) {
 	return manager, nil
 }
 
-func addReconciler(manager ctrl.Manager, o Options) error {
+// findInstallation asks the API server itself: the manager's cache does not run yet.
+func findInstallation(ctx context.Context, kube *rest.Config, o Options) (string, error) {
+	namespace, err := ownNamespace(o.LeaderElectionNamespace)
+	if err != nil {
+		return "", err
+	}
+	scheme, err := Scheme()
+	if err != nil {
+		return "", err
+	}
+	c, err := client.New(kube, client.Options{Scheme: scheme})
+	if err != nil {
+		return "", fmt.Errorf("connecting to the API server: %w", err)
+	}
+	return installationID(ctx, c, namespace)
+}
+
+func addReconciler(manager ctrl.Manager, installation string, o Options) error {
 	observed := &notices{}
 	s := stores.New(stores.Options{
 		Secrets: func(namespace string) connection.Secrets { return stores.SecretsOf(manager.GetAPIReader(), namespace) },
 		Source: func(pool *pgxpool.Pool, schema string, declared definition.Source) stores.Source {
 			return eventpostgres.Open(pool, schema, declared)
 		},
-		Changed:       observed.add,
-		Planner:       "operator/" + hostname(),
-		AllowLoopback: o.AllowLoopbackStores,
-		MaxSessions:   o.MaxStoreSessions,
-		MaxPause:      o.MaxStorePause,
-		Metrics:       operatorMetrics(),
-		Log:           manager.GetLogger().WithName("stores"),
+		Changed:             observed.add,
+		Planner:             "operator/" + hostname(),
+		Installation:        installation,
+		AllowLoopback:       o.AllowLoopbackStores,
+		MaxSessions:         o.MaxStoreSessions,
+		MaxPause:            o.MaxStorePause,
+		Metrics:             operatorMetrics(),
+		Log:                 manager.GetLogger().WithName("stores"),
+		FormerInstallations: o.FormerInstallations,
 	})
 	if err := manager.Add(s); err != nil {
 		return fmt.Errorf("adding the stores: %w", err)
 	}
 	r := &Reconciler{
-		Client:      manager.GetClient(),
-		Reader:      manager.GetAPIReader(),
-		Events:      manager.GetEventRecorder(FieldOwner),
-		Stores:      s,
-		Clock:       clock.RealClock{},
-		Cluster:     o.ClusterName,
-		Image:       o.WorkerImage,
-		GiveUpAfter: cmp.Or(o.GiveUpAfter, 5*time.Minute),
-		Grace:       cmp.Or(o.Grace, defaultGrace),
+		Client:       manager.GetClient(),
+		Reader:       manager.GetAPIReader(),
+		Events:       manager.GetEventRecorder(FieldOwner),
+		Stores:       s,
+		Clock:        clock.RealClock{},
+		Cluster:      o.ClusterName,
+		Installation: installation,
+		Image:        o.WorkerImage,
+		GiveUpAfter:  cmp.Or(o.GiveUpAfter, 5*time.Minute),
+		Grace:        cmp.Or(o.Grace, defaultGrace),
 	}
 	return r.setup(manager, observed)
 }

@@ -69,9 +69,23 @@ func restrict() {
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: operatorUser}},
 	})).To(Succeed())
+	data, err = os.ReadFile(filepath.Join("..", "config", "rbac", "leader_election_role.yaml"))
+	Expect(err).NotTo(HaveOccurred())
+	own := rbacv1.Role{}
+	Expect(yaml.UnmarshalStrict(data, &own)).To(Succeed())
+	own.Namespace = operatorNamespace
+	Expect(apiClient.Create(context.Background(), &own)).To(Succeed())
+	Expect(apiClient.Create(context.Background(), &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: own.Name},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: own.Name},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: operatorUser}},
+	})).To(Succeed())
 }
 
-const operatorUser = "sluice-operator"
+const (
+	operatorUser      = "sluice-operator"
+	operatorNamespace = "kube-public"
+)
 
 // giveUpAfter is short here, so that a test can wait for it.
 const giveUpAfter = 6 * time.Second
@@ -99,7 +113,7 @@ func startOperatorWith(change func(*controllers.Options), wraps ...func(http.Rou
 		kube.Wrap(wrap)
 	}
 	options := controllers.Options{
-		WorkerImage: "sluice.example/sluice:test", ClusterName: "test", MaxStoreSessions: 64, AllowLoopbackStores: true,
+		WorkerImage: "sluice.example/sluice:test", ClusterName: "test", LeaderElectionNamespace: operatorNamespace, MaxStoreSessions: 64, AllowLoopbackStores: true,
 		MetricsAddress: "0", ProbeAddress: "0", MaxStorePause: time.Second, GiveUpAfter: giveUpAfter, SkipNameValidation: true, Grace: grace,
 	}
 	change(&options)

@@ -50,7 +50,7 @@ func (w *world) startWorker(ctx context.Context, pod *corev1.Pod) error {
 		directory: postgres.NewDirectory(w.pool, postgres.DefaultSchema), store: postgres.NewStore(w.pool, postgres.DefaultSchema),
 		report: func(me tokenstore.Worker) tokenstore.Report { return w.reportOf(me) },
 		me: tokenstore.Worker{Nonce: string(uuid.NewUUID()), Pod: pod.Name, Definition: pod.Labels[desired.LabelDefinition], Handlers: []string{},
-			Version: "1.2.3", Protocol: tokenstore.Protocol, State: tokenstore.Active},
+			Version: "1.2.3", Protocol: tokenstore.Protocol, State: tokenstore.Active, Installation: installationOf(pod)},
 	}
 	if err := w.pool.QueryRow(ctx, "SELECT nextval('sluice.incarnation')").Scan(&p.me.Incarnation); err != nil {
 		return err
@@ -63,6 +63,16 @@ func (w *world) startWorker(ctx context.Context, pod *corev1.Pod) error {
 	p.done.Go(func() { p.run(run) })
 	w.workers[pod.Name] = p
 	return nil
+}
+
+// installationOf is what a pod's worker is told.
+func installationOf(pod *corev1.Pod) string {
+	for _, e := range pod.Spec.Containers[0].Env {
+		if e.Name == "SLUICE_INSTALLATION" {
+			return e.Value
+		}
+	}
+	return ""
 }
 
 func (w *world) reportOf(me tokenstore.Worker) tokenstore.Report {

@@ -43,7 +43,8 @@ const (
 	ReasonInvalidSpec = "InvalidSpec"
 	// ReasonNameConflict: an object that the operator has to create exists and belongs to somebody else. (Stalled)
 	ReasonNameConflict = "NameConflict"
-	// ReasonGroupConflict: another processor of the same store has the group. (Stalled)
+	// ReasonGroupConflict: another processor of the same store, or one of the same name of another installation, has the group.
+	// (Stalled)
 	ReasonGroupConflict = "GroupConflict"
 	// ReasonSequencingChanged: a group's sequencing differs from that of its tokens, and changes with a replay only. (Stalled, unless
 	// one is on the way or has to end first)

@@ -25,6 +25,8 @@ type Processor struct {
 	ID string
 	// Cluster names the Kubernetes cluster within the store.
 	Cluster string
+	// Installation is the operator's ID in stores.
+	Installation string
 	// Image is the worker's where the template has none.
 	Image string
 }

@@ -49,6 +49,7 @@ func processorOf(t *testing.T, object *v1alpha1.EventProcessor) Processor {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.Installation = "5ea1ed00"
 	return p
 }
 
@@ -165,7 +166,7 @@ func TestTemplateWins(t *testing.T) {
 	if env := worker.Env[0]; env.Name != "MINE" {
 		t.Errorf("the template's variable is not there: %v", worker.Env)
 	}
-	if pods := worker.Env[2]; pods.Name != "SLUICE_POD" || pods.ValueFrom == nil {
+	if pods := worker.Env[3]; pods.Name != "SLUICE_POD" || pods.ValueFrom == nil {
 		t.Errorf("a variable that the runtime needs was left to the template: %v", worker.Env)
 	}
 	for _, container := range pod.Containers {

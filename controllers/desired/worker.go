@@ -48,6 +48,7 @@ func complete(worker *corev1.Container, p Processor) {
 func environment(p Processor) []corev1.EnvVar {
 	return []corev1.EnvVar{
 		{Name: "SLUICE_PROCESSOR", Value: p.StoreName()},
+		{Name: "SLUICE_INSTALLATION", Value: p.Installation},
 		{Name: "SLUICE_POD", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.name"}}},
 		{Name: "SLUICE_DEFINITION_FILE", Value: definitionFolder + "/" + definitionKey},
 		{Name: "SLUICE_STORE", Value: storeText(p.Spec.Store)},

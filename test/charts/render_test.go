@@ -124,9 +124,9 @@ func TestTheOperatorsCommandLine(t *testing.T) {
 		"default": {nil, []string{"operator", "--leader-elect", "--worker-image=sluice:0.1.0", "--metrics-bind-address=:8080",
 			"--health-probe-bind-address=:8081", "--cluster-name=kubernetes"}},
 		"everything set": {
-			[]string{"--set", "image.repository=r/s,image.tag=v1,workerImage=r/w:2,clusterName=east,watchNamespaces={a,b},extraArgs={--v=4}"},
+			[]string{"--set", "image.repository=r/s,image.tag=v1,workerImage=r/w:2,clusterName=east,formerInstallations={0ld,01der},watchNamespaces={a,b},extraArgs={--v=4}"},
 			[]string{"operator", "--leader-elect", "--worker-image=r/w:2", "--metrics-bind-address=:8080",
-				"--health-probe-bind-address=:8081", "--cluster-name=east", "--watch-namespace=a", "--watch-namespace=b", "--v=4"}},
+				"--health-probe-bind-address=:8081", "--cluster-name=east", "--former-installation=0ld", "--former-installation=01der", "--watch-namespace=a", "--watch-namespace=b", "--v=4"}},
 		"the worker's image is the operator's": {
 			[]string{"--set", "image.digest=sha256:" + strings.Repeat("0", 64)},
 			[]string{"operator", "--leader-elect", "--worker-image=sluice@sha256:" + strings.Repeat("0", 64),
