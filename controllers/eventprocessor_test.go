@@ -185,7 +185,7 @@ var _ = Describe("An EventProcessor", func() {
 		segment := uint32(3)
 		w.set(fault(tokenstore.Fault{Kind: tokenstore.EventFault, Message: "division by zero", Segment: &segment, Position: 42, Attempts: 2, Since: time.Now()}))
 		Eventually(w.says("orders", "Degraded")).Should(Equal("True/SegmentBlocked"))
-		Expect(w.message("orders", "Degraded")()).To(HavePrefix("group orders-view, segment 3, event at position 42, 2 attempts: division by zero"))
+		Expect(w.message("orders", "Degraded")()).To(HavePrefix("group orders-view, segment 3, event at position 42, 2 or more attempts: division by zero"))
 		Expect(w.says("orders", "Ready")()).To(Equal("True/Ready"), "the spec is in effect")
 
 		w.set(fault(tokenstore.Fault{Kind: tokenstore.DefinitionFault, Reason: "TableMissing", Message: `statement 1: relation "orders" does not exist`, Since: time.Now()}))
