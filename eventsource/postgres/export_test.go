@@ -56,4 +56,10 @@ func (s *Source) ProveAgain() {
 }
 
 // WaitingSQL looks for the next event after a position.
-func (s *Source) WaitingSQL() string { return s.events.in(waitingStatement) }
+func (s *Source) WaitingSQL() string {
+	k, err := s.lookAtTable(context.Background())
+	if err != nil {
+		panic(err)
+	}
+	return k.waiting
+}

@@ -109,7 +109,7 @@ func (m mapping) of(f *tableFacts, zone string) mapping {
 
 // statements are those that read the table.
 func (m mapping) statements() statements {
-	return statements{page: m.in(m.page()), bare: m.withoutContents().in(m.page()), start: m.in(startStatement), time: m.in(timeStatement), round: m.in(roundStatement),
+	return statements{page: m.in(m.page()), bare: m.withoutContents().in(m.page()), start: m.in(startStatement), time: m.in(timeStatement), waiting: m.in(waitingStatement), round: m.in(roundStatement),
 		skeleton: m.positions().in(m.page()), rows: m.in(rowsStatement), bareRows: m.withoutContents().in(rowsStatement), fields: m.fields}
 }
 
@@ -180,7 +180,7 @@ func (m mapping) in(statement string) string {
 	if m.table != nil {
 		about = fmt.Sprintf("concat_ws('|', (%s), %s, coalesce((%s)::text, '-'), %s)", m.head, m.shape, m.mark, serverOf)
 	}
-	return strings.NewReplacer("{{table}}", m.relation, "{{position}}", m.position, "{{txid}}", m.txid, "{{since}}", m.since, "{{events}}",
+	return strings.NewReplacer("{{table}}", m.relation, "{{position}}", m.position, "{{txid}}", m.txid, "{{since}}", m.since, "{{time}}", m.time, "{{events}}",
 		m.events+", "+m.time+" AS recorded_at"+m.contents+m.before,
 		"{{head}}", m.head, "{{about}}", about, "{{shape}}", m.shape, "{{mark}}", m.mark, "{{sequence}}", m.taken, "{{state}}", m.state, "{{wanted}}", wanted, "{{within}}", within, "{{columns}}", columns, "{{none}}", none).Replace(statement)
 }

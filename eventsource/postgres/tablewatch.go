@@ -49,6 +49,7 @@ type known struct {
 type statements struct {
 	page, bare  string // with all that there is of events, and without contents
 	start, time string
+	waiting     string // the age of the next event
 	// of pages that are read carefully: which events there are, and what is in them
 	skeleton       string
 	rows, bareRows string
