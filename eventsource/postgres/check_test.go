@@ -61,6 +61,13 @@ func (d asStandby) QueryRow(ctx context.Context, sql string, args ...any) pgx.Ro
 	return d.DB.QueryRow(ctx, strings.ReplaceAll(sql, "pg_is_in_recovery()", "true"), args...)
 }
 
+func (d asStandby) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	for _, query := range b.QueuedQueries {
+		query.SQL = strings.ReplaceAll(query.SQL, "pg_is_in_recovery()", "true")
+	}
+	return d.DB.SendBatch(ctx, b)
+}
+
 func TestAStandbyIsRefused(t *testing.T) {
 	source := postgres.NewSource(asStandby{database(t)}, schema)
 	if err := source.Check(t.Context()); !errors.Is(err, postgres.ErrStandby) {

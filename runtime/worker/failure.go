@@ -94,6 +94,7 @@ func (l *life) decide(ctx context.Context, s *segmentRun, f failing) (again bool
 	switch d.Action {
 	case failure.Count:
 		s.repeats = 0
+		s.size.failed(1)
 		return l.count(ctx, s, f, d.Wait)
 	case failure.Isolate:
 		s.culprit = f.event.position

@@ -84,6 +84,7 @@ func TestBatchSizeFindsAFailingEventByHalving(t *testing.T) {
 				t.Fatalf("event %d of %d was not found after %d failures", culprit, events, failures)
 			}
 		}
+		b.failed(1)
 		b.committed(1, time.Millisecond, 5000)
 		if got := b.next(5000); got != events {
 			t.Errorf("after event %d the next batch has %d events, want %d", culprit, got, events)
