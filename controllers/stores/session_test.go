@@ -16,6 +16,7 @@ import (
 	eventpostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/pgproxy"
 	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
 	"github.com/sluice-project/sluice/tokenstore/postgres/connection"
 )
 
@@ -93,7 +94,8 @@ func TestAMigrationMayTakeLongerThanConnecting(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close(ctx)
-	if _, err := other.Exec(ctx, "SELECT pg_advisory_lock(5358542, -1)"); err != nil {
+	class, key := postgres.MigrationLock(postgres.DefaultSchema)
+	if _, err := other.Exec(ctx, "SELECT pg_advisory_lock($1, $2)", class, key); err != nil {
 		t.Fatal(err)
 	}
 	const limit = time.Second

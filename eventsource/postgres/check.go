@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/segment"
 )
 
@@ -17,7 +18,7 @@ var (
 	ErrStoreChanged = errors.New("the store has changed: transaction ids in tokens and events mean nothing in a database that was restored from a dump, copied or rolled back; " +
 		"connect to the server that the tokens were written on, or make the store one of this server by `sluice rebase`")
 	// ErrHashMismatch is returned where the server computes another hash of a stream id than this program: segments would be read wrong.
-	ErrHashMismatch = errors.New("the server computes other hashes than Sluice: use a database with the encoding UTF8 on a little-endian server of PostgreSQL's own hash functions")
+	ErrHashMismatch = errors.New("the server computes other hashes than Sluice: use a little-endian server of PostgreSQL's own hash functions")
 )
 
 const checkStatement = `
@@ -41,7 +42,8 @@ func (s *Source) Check(ctx context.Context) error {
 	case known != found:
 		return fmt.Errorf("%w: system identifier %d instead of %d", ErrStoreChanged, uint64(found), uint64(known))
 	case encoding != "UTF8":
-		return fmt.Errorf("%w: its encoding is %s", ErrHashMismatch, encoding)
+		return &eventsource.InvalidError{Problem: fmt.Sprintf("the database's encoding is %s, and Sluice needs UTF8, in which it hashes streams and writes JSON: "+
+			"dump the database, and restore it into one that was created with TEMPLATE template0 ENCODING 'UTF8'", encoding)}
 	}
 	if s.events.table != nil {
 		return s.checkTable(ctx) // hashes are Sluice's own: the database filters nothing

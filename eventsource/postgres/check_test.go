@@ -45,8 +45,11 @@ func TestCheckRefusesOtherEncodings(t *testing.T) {
 	}
 	latin := strings.Replace(url, "/"+config.Database, "/latin", 1)
 	migrate(t, latin, schema)
-	if err := postgres.NewSource(pool(t, latin), schema).Check(t.Context()); !errors.Is(err, postgres.ErrHashMismatch) || !strings.Contains(err.Error(), "LATIN1") {
-		t.Errorf("encoding LATIN1: %v", err)
+	for name, source := range map[string]*postgres.Source{"own table": postgres.NewSource(pool(t, latin), schema), "outbox": postgres.Open(pool(t, latin), schema, declared(outbox))} {
+		var invalid *eventsource.InvalidError
+		if err := source.Check(t.Context()); !errors.As(err, &invalid) || !strings.Contains(err.Error(), "encoding is LATIN1, and Sluice needs UTF8") {
+			t.Errorf("%s, encoding LATIN1: %v", name, err)
+		}
 	}
 }
 

@@ -191,11 +191,12 @@ func (s *Source) tooMany(a answer) error {
 			ErrTooManyGaps, mostGaps, mostWaiting)
 	}
 	if s.gaps.reserved {
-		return fmt.Errorf("%w: %d ranges of positions below the highest one have no event, and as they are Reserved it cannot be known which of them will have one: have `sluice source prepare` add the column for columns.transaction, and start the processing groups anew",
+		return fmt.Errorf("%w: %d ranges of positions below the highest one have no event, as positions far apart or in blocks leave, and as they are Reserved it cannot be known which of them will have one: have `sluice source prepare` add the column for columns.transaction, which has no such limit, and start the processing groups anew",
 			ErrTooManyGaps, mostGaps)
 	}
-	return fmt.Errorf("%w: %d ranges of positions below the highest one have no event yet, and reading goes on when the transactions that may hold them end: SELECT * FROM pg_locks WHERE relation = '%s'::regclass names them",
-		ErrTooManyGaps, mostGaps, s.sequence())
+	return fmt.Errorf("%w: %d ranges of positions below the highest one have no event yet. Nothing is lost: reading goes on by itself when the transactions have ended that may still insert there, such as an import in one statement beside other writers. They are named by status.openWriters, and by "+
+		"SELECT pid, mode FROM pg_locks WHERE relation = '%s'::regclass. If that is usual here, have `sluice source prepare` add the column for columns.transaction, which has no such limit, and start the processing groups anew",
+		ErrTooManyGaps, mostGaps, strings.ReplaceAll(s.sequence(), "'", "''"))
 }
 
 // prove returns the settled positions. If there are gaps it takes a round of proof before, unless there was one within the last second.

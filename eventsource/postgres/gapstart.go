@@ -135,7 +135,8 @@ func (s *Source) givenGapped(ctx context.Context, tx pgx.Tx, through int64, exce
 	}
 	set := then.union(now.rest().meet(proved.settled)).meet(out.rest()).upTo(through)
 	if len(set) > mostGaps {
-		return tokenstore.Progress{}, fmt.Errorf("looking for events that are visible: %w", s.tooMany(answer{}))
+		return tokenstore.Progress{}, fmt.Errorf("%w: the token to go on from has %d gaps below position %d that may still be filled, and one here can hold %d: let the other reader go on until its gaps are behind it, as it forgets them after a while, and try again; or have `sluice source prepare` add the column for columns.transaction, which has no such limit",
+			ErrTooManyGaps, len(set), through, mostGaps)
 	}
 	return (&gapped{table: s.events.name(), set: set}).Progress(), nil
 }

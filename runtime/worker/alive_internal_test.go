@@ -43,7 +43,8 @@ func TestAWorkerIsAliveWhileOthersMigrate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close(ctx)
-	if _, err := other.Exec(ctx, "SELECT pg_advisory_lock(5358542, -1)"); err != nil {
+	class, key := postgres.MigrationLock(postgres.DefaultSchema)
+	if _, err := other.Exec(ctx, "SELECT pg_advisory_lock($1, $2)", class, key); err != nil {
 		t.Fatal(err)
 	}
 	w := starting(t, url)

@@ -257,7 +257,7 @@ func (c *controller) reread(ctx context.Context) error {
 	if !c.severed.Load() {
 		return nil
 	}
-	if err := c.source.Check(ctx); err != nil {
+	if err := c.source.Check(ctx); err != nil && !ofTheTable(err) {
 		return err
 	}
 	c.severed.Store(false)

@@ -55,9 +55,12 @@ func (l *life) failingOf(s *segmentRun, b batch, c *call, err error) failing {
 func eventOf(e *eventsource.Event) *event { return &event{e.Position, e.Type, e.StreamID} }
 
 // mayHaveCommitted reports whether an error leaves open if its batch has committed. User's code that failed did so before a
-// commit was sent.
+// commit was sent, and an event that cannot be read never came to a handler.
 func mayHaveCommitted(err error) bool {
 	var abandoned *AbandonedError
+	if _, is := errors.AsType[*eventsource.UnreadableError](err); is {
+		return false
+	}
 	return errors.As(err, &abandoned) || !handler.BeforeCommit(err) && postgres.IsLost(err)
 }
 

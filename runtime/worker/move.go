@@ -44,9 +44,8 @@ func (l *life) write(ctx context.Context, segments []*segmentRun, release bool) 
 	case err == nil && !release:
 		l.mu.Lock()
 		for i, s := range segments {
-			s.advanced(advances[i], s.parts)
-			if advances[i].Recovers {
-				s.failure, s.marked, s.fault = nil, nil, nil
+			if s.advanced(advances[i], s.parts); advances[i].Recovers {
+				s.failure, s.marked, s.fault, s.notBefore = nil, nil, nil, time.Time{}
 			}
 		}
 		l.mu.Unlock()

@@ -39,6 +39,13 @@ func classify(err error) (tokenstore.FaultKind, string) {
 	return handler.Classify(err)
 }
 
+// ofTheTable reports whether an error says that the table of events cannot be read as it is, which reads report. The worker goes on meanwhile: it can be drained, and its groups be replayed.
+func ofTheTable(err error) bool {
+	_, invalid := errors.AsType[*eventsource.InvalidError](err)
+	_, changed := errors.AsType[*eventsource.ChangedError](err)
+	return invalid || changed
+}
+
 // readAgain has a segment's events read anew where the one that it waits for could not be.
 func (s *segmentRun) readAgain(b batch) {
 	if unreadable(b.events) != nil {

@@ -26,6 +26,8 @@ var (
 	inOrder       = test{"./eventsource/postgres", "TestEventsAreGivenInTheOrder", true}
 	gaps          = test{"./eventsource/postgres", "TestGapsAreClosedOnly", true}
 	resetting     = test{"./tokenstore/postgres", "TestAResetThatWasEnded", false}
+	altered       = test{"./eventsource/postgres", "TestATableThatIsAltered|TestRowsThatAreHidden", false}
+	unreadable    = test{"./runtime/worker", "TestAnEventThatCannotBeRead", false}
 	replaying     = test{"./runtime/worker", "Replay", false}
 	sequencing    = test{"./runtime/worker", "Sequencing", false}
 	crashing      = test{"./runtime/worker", "TestACrashOfTheServer.*/SQL", false}
@@ -106,6 +108,12 @@ var mutants = []mutant{
 	{"an event does not wait for one above it in the page", []edit{{gapOrder, "covered.has(r.before) || inPage && done[j]", "covered.has(r.before) || inPage"}}, inOrder},
 	{"positions of events that wait are closed", []edit{{gapPage, "a.dead.union(positionsOf(a.at))", "a.dead.union(seen)"}}, inOrder},
 	{"an event waits only for what one of the readers lacks", []edit{{gapPage, "meet = meet.meet(c.set)", "meet = meet.union(c.set)"}}, inOrder},
+	{"what a page read of an altered table is believed", []edit{{"eventsource/postgres/page.go", "if about[1] != p.shape {", "if about[1] == \"\" {"}}, altered},
+	{"a sequence may go back", []edit{{"eventsource/postgres/gapread.go", "if p.mark < c.Position() {", "if p.mark < 0 {"}}, altered},
+	{"a table that was emptied and restarted is read on", []edit{{"eventsource/postgres/tablewatch.go", "was.file != is.file && was.sequences[0].file != is.sequences[0].file", "was.file == 0"}}, altered},
+	{"row level security may hide rows", []edit{{"eventsource/postgres/plan.go", "func (s *Source) guarded() bool { return s.events.table != nil || ", "func (s *Source) guarded() bool { return "}}, altered},
+	{"an event without a key goes to one segment", []edit{{"runtime/feed/sort.go", "event.Unreadable != nil && !event.Unreadable.HasKey(x.by)", "false"}}, unreadable},
+	{"an event that cannot be read is handled", []edit{{"runtime/worker/executor.go", "if err := unreadable(c.events); err != nil {", "if err := unreadable(nil); err != nil {"}}, unreadable},
 	{"who is prepared has ended", []edit{{gapFence, "gone = gone || !f.last[id].prepared", "gone = false"}}, gaps},
 	{"who is still now has always been", []edit{{gapFence, "was != h", "was.prepared != h.prepared"}}, gaps},
 	{"who has been still since a round ago has taken nothing since the one before", []edit{{gapFence, "was, there := f.older[id]", "was, there := f.last[id]"}}, gaps},

@@ -72,11 +72,12 @@ func Migrate(ctx context.Context, conn *pgx.Conn, schema string) (done []string,
 	if err != nil || have >= len(steps) {
 		return nil, err
 	}
-	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1, $2)", sessionClass(schema), migrationLock); err != nil {
+	class, key := MigrationLock(schema)
+	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1, $2)", class, key); err != nil {
 		return nil, fmt.Errorf("waiting for the migration lock: %w", err)
 	}
 	defer func() {
-		_, unlock := conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1, $2)", sessionClass(schema), migrationLock)
+		_, unlock := conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1, $2)", class, key)
 		err = errors.Join(err, unlock)
 	}()
 	if have, err = SchemaVersion(ctx, conn, schema); err != nil {

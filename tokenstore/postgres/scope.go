@@ -19,6 +19,9 @@ const (
 // sessionClass is the first key of the session locks of a schema's workers; the second one is the incarnation.
 func sessionClass(schema string) int32 { return classOf("session/" + schema) }
 
+// MigrationLock returns the two keys of the advisory lock under which a schema is migrated.
+func MigrationLock(schema string) (class, key int32) { return sessionClass(schema), migrationLock }
+
 // turnClass is the first key of the locks for a schema's turns at reading; the second one is the turn's number, from 0.
 func turnClass(schema string) int32 { return classOf("turn/" + schema) }
 
