@@ -85,7 +85,10 @@ func Run(ctx context.Context, kube *rest.Config, o Options) error {
 		return err
 	}
 	installation, err := findInstallation(ctx, kube, o)
-	if err != nil {
+	switch {
+	case ctx.Err() != nil: // it was stopped meanwhile
+		return nil
+	case err != nil:
 		return err
 	}
 	manager.GetLogger().Info("Found this installation's ID", "installation", installation, "cluster", o.ClusterName)

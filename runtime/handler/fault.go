@@ -160,17 +160,24 @@ var quotedValue = regexp.MustCompile(`"[^"]*"|«[^»]*»|„[^“]*“|“[^”]
 func MessageOf(err error, details bool) string {
 	text := err.Error()
 	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
-		return text
-	}
-	if details {
-		if pg.Detail != "" {
-			text += ": " + pg.Detail
-		}
-		return text
-	}
-	if strings.HasPrefix(pg.Code, "22") {
+	switch is := errors.As(err, &pg); {
+	case is && details && pg.Detail != "":
+		text += ": " + pg.Detail
+	case is && !details && strings.HasPrefix(pg.Code, "22"):
 		text = strings.ReplaceAll(text, pg.Message, quotedValue.ReplaceAllString(pg.Message, `"…"`))
+	}
+	return Printable(text)
+}
+
+// longestMessage is how many characters of an error's text are kept.
+const longestMessage = 2000
+
+// Printable makes a text of the user's code one that can be stored and shown: PostgreSQL and JSON take no NUL and nothing that is
+// not UTF-8, and it travels with every heartbeat.
+func Printable(text string) string {
+	text = strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
+	if runes := []rune(text); len(runes) > longestMessage {
+		text = string(runes[:longestMessage]) + "…"
 	}
 	return text
 }

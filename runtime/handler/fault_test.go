@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -103,6 +104,24 @@ func TestCulpritIsTheEventThatTheHandlerNames(t *testing.T) {
 		index, known := Culprit(fmt.Errorf("wrapped: %w", test.err), test.events)
 		if known != test.known || known && index != test.index {
 			t.Errorf("%s: %d %t, want %d %t", name, index, known, test.index, test.known)
+		}
+	}
+}
+
+func TestMessageOfIsPrintableAndHidesValues(t *testing.T) {
+	number := &pgconn.PgError{Severity: "ERROR", Code: "22P02", Message: `invalid input syntax for type integer: "4111"`, Detail: "card 4111"}
+	for name, test := range map[string]struct {
+		err     error
+		details bool
+		want    string
+	}{
+		"bytes that cannot be stored": {errors.New("a\x00b\xffc"), false, "a\uFFFDb\uFFFDc"},
+		"a value that is hidden":      {number, false, `ERROR: invalid input syntax for type integer: "…" (SQLSTATE 22P02)`},
+		"a value that is shown":       {number, true, `ERROR: invalid input syntax for type integer: "4111" (SQLSTATE 22P02): card 4111`},
+		"a long text":                 {errors.New(strings.Repeat("x", 3000)), false, strings.Repeat("x", 2000) + "…"},
+	} {
+		if got := MessageOf(test.err, test.details); got != test.want {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
 		}
 	}
 }

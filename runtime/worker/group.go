@@ -262,7 +262,7 @@ func unfit(err error) tokenstore.Fault {
 	if kind == tokenstore.EventFault || kind == tokenstore.InfrastructureFault && errors.As(err, new(*postgres.SetupError)) { // there was no event: the setup failed
 		kind, reason = tokenstore.DefinitionFault, "SetupFailed"
 	}
-	return tokenstore.Fault{Kind: kind, Reason: reason, Message: err.Error(), Since: time.Now()}
+	return tokenstore.Fault{Kind: kind, Reason: reason, Message: handler.Printable(err.Error()), Since: time.Now()}
 }
 
 // refused reports whether segments of a group must not be claimed.

@@ -63,7 +63,7 @@ func (l *life) readFailed(err error) {
 		return
 	}
 	l.metrics.readErrors.Inc()
-	fault := &tokenstore.Fault{Kind: tokenstore.InfrastructureFault, Reason: eventsUnreadable, Message: err.Error(), Since: time.Now()}
+	fault := &tokenstore.Fault{Kind: tokenstore.InfrastructureFault, Reason: eventsUnreadable, Message: handler.Printable(err.Error()), Since: time.Now()}
 	was := l.unread.Load()
 	if was != nil {
 		fault.Since = was.Since
