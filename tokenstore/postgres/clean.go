@@ -15,7 +15,7 @@ import (
 // cannot take back, or a cleaning that fails, closes the connection.
 
 // cleaning takes a session back to what it was when it was made.
-const cleaning = `SELECT {{schema}}.clean_session()`
+const cleaning = `SELECT {{schema}}.clean_session(), pg_catalog.pg_advisory_unlock_all()`
 
 // commitWith sends a batch with the commit and the cleaning behind it. Its error is that of what comes before the cleaning.
 func commitWith(ctx context.Context, conn *pgx.Conn, guard *guard, batch *pgx.Batch, clean string) error {

@@ -7,13 +7,14 @@ BEGIN
 END
 $$;
 
--- clean_session takes back what users' statements have left in a session, except for prepared statements. It has no settings of its own, since those
--- would be restored at its end, and names everything with its schema, since it runs under users' settings.
+-- clean_session takes back what users' statements have left in a session, except for prepared statements and, which the caller does, advisory
+-- locks. It has no settings of its own, since those would be restored at its end, and calls no function, since it runs under users' settings and
+-- commands cost less.
 CREATE FUNCTION {{schema}}.clean_session() RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
   SET SESSION AUTHORIZATION DEFAULT;
-  PERFORM pg_catalog.set_config('role', NULL, false), pg_catalog.pg_advisory_unlock_all();
+  RESET ROLE;
   RESET ALL;
   EXECUTE 'CLOSE ALL'; -- CLOSE alone is a command of PL/pgSQL
   UNLISTEN *;
