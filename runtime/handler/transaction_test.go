@@ -240,6 +240,7 @@ func (w *world) reset(h handler.Handler) error {
 	if replay.Phase == tokenstore.ReplayPending {
 		w.must(w.store.BeginReset(ctx, processor, replay))
 	}
+	deadline := time.Now().Add(30 * time.Second)
 	resetter, _ := handler.ResetterOf(h)
 	for {
 		conn, err := w.store.ConnectApart(ctx)
@@ -254,9 +255,9 @@ func (w *world) reset(h handler.Handler) error {
 		case err == nil:
 			w.must(w.store.Complete(ctx, replay))
 			return nil
-		case !errors.As(err, &wait): // the server has not noticed yet that the connection of the one before is closed
+		case !errors.As(err, &wait) || time.Now().After(deadline):
 			return err
-		}
+		} // else the server has not noticed yet that the connection of the one before is closed
 	}
 }
 

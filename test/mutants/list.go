@@ -35,7 +35,7 @@ var (
 	failing       = test{"./runtime/worker", "TestABatchThatFails", false}
 	sharing       = test{"./runtime/worker", "NearTheTailShare/declared|FailsHoldsUp|FenceLosesOnly/SQL", false}
 	rounds        = test{"./runtime/handler", "TestWithinASequence", true}
-	ending        = test{"./runtime/handler", "TestUsersCodeCannotEndItsTransaction/(Set|reset)/Exec", false}
+	ending        = test{"./runtime/handler", "TestUsersCodeCannotEndItsTransaction/Set/Exec_(END|several)", false}
 	foreign       = test{"./runtime/handler", "TestTheFencingCheckKnowsItsTransaction", false}
 	leaking       = test{"./tokenstore/postgres", "TestNothingIsLeftForTheNextHandler", false}
 	rollouts      = test{"./runtime/worker", "TestARolloutMovesEachSegmentOnce|TestWhatAWorkerDoes", true}
