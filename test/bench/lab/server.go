@@ -64,6 +64,23 @@ func (s *Server) Close() error { return errors.Join(s.Stop(), os.RemoveAll(s.dir
 
 // NewDatabase makes a database with Sluice's schema and returns its URL and a pool for it.
 func (s *Server) NewDatabase(ctx context.Context, name string) (url string, pool *pgxpool.Pool, err error) {
+	url, pool, err = s.NewEmptyDatabase(ctx, name)
+	if err != nil {
+		return "", nil, err
+	}
+	err = pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+		_, err := postgres.Migrate(ctx, conn.Conn(), Schema)
+		return err
+	})
+	if err != nil {
+		pool.Close()
+		return "", nil, fmt.Errorf("migrating the database %s: %w", name, err)
+	}
+	return url, pool, nil
+}
+
+// NewEmptyDatabase makes a database and returns its URL and a pool for it.
+func (s *Server) NewEmptyDatabase(ctx context.Context, name string) (url string, pool *pgxpool.Pool, err error) {
 	admin, err := pgx.Connect(ctx, s.URL("postgres"))
 	if err != nil {
 		return "", nil, err
@@ -76,14 +93,6 @@ func (s *Server) NewDatabase(ctx context.Context, name string) (url string, pool
 	target, err := access.FromURL(url)
 	if err != nil {
 		return "", nil, err
-	}
-	conn, err := postgres.Connect(ctx, postgres.Options{Target: target})
-	if err != nil {
-		return "", nil, err
-	}
-	_, err = postgres.Migrate(ctx, conn, Schema)
-	if err = errors.Join(err, conn.Close(ctx)); err != nil {
-		return "", nil, fmt.Errorf("migrating the database %s: %w", name, err)
 	}
 	pool, err = postgres.Open(postgres.Options{Target: target, Application: "bench", MaxConns: 16})
 	return url, pool, err

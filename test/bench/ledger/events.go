@@ -43,11 +43,16 @@ func Generate(ctx context.Context, server *lab.Server, d Distribution, events in
 		return nil, err
 	}
 	l := &Ledger{Distribution: d, URL: url, DB: pool, Events: events}
-	err = pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error { return l.fill(ctx, conn.Conn()) })
+	return l, l.Fill(ctx)
+}
+
+// Fill makes the events, in a database that has Sluice's tables and none of them.
+func (l *Ledger) Fill(ctx context.Context) error {
+	err := l.DB.AcquireFunc(ctx, func(conn *pgxpool.Conn) error { return l.fill(ctx, conn.Conn()) })
 	if err != nil {
-		return nil, fmt.Errorf("making %d events, %s: %w", events, d.Name, err)
+		return fmt.Errorf("making %d events, %s: %w", l.Events, l.Name, err)
 	}
-	return l, nil
+	return nil
 }
 
 // drawn are the events' streams and amounts, in the order in which they are to be appended; repeatable, by the seed.
