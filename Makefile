@@ -115,6 +115,12 @@ bench-memory: postgres-programs ## Measure memory and speed of catching up on EV
 bench-latency: postgres-programs ## Measure the time from an event's commit to its projection's, and what an idle worker costs (DURATION=10m, EVENTS=1000000, a tenth of the backlog)
 	go run ./test/bench/latency -duration $(DURATION) -backlog $$((10 * $(EVENTS)))
 
+PAIRS ?= 20
+
+.PHONY: bench-compare
+bench-compare: postgres-programs ## Measure what a change costs against BASE=<commit>: CPU time of client and server, catching up and live (PAIRS=20, EVENTS=200000, ONLY=live)
+	go run ./test/bench/compare -base '$(BASE)' -pairs $(PAIRS) -events $(if $(filter command line environment,$(origin EVENTS)),$(EVENTS),200000) -only '$(ONLY)'
+
 .PHONY: test-bench
 test-bench: postgres-programs ## Run the short form of the benches, which fails where a figure, mostly a ratio by CPU time, is missed grossly
 	go run ./test/bench -short
