@@ -136,7 +136,7 @@ test-nightly: postgres-programs ## Run the fault tests for long: a storm of ten 
 
 .PHONY: test-apiserver
 test-apiserver: ## Run the tests against a real kube-apiserver
-	KUBEBUILDER_ASSETS="$$($(CLUSTER) assets)" go test -timeout 15m ./controllers/... ./test/apiserver/...
+	KUBEBUILDER_ASSETS="$$($(CLUSTER) assets)" go test -timeout 30m ./controllers/... ./test/apiserver/...
 
 .PHONY: test-charts
 test-charts: ## Render and lint the charts
