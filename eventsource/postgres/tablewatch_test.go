@@ -157,8 +157,34 @@ func TestNumbersOutOfACacheAreNotLost(t *testing.T) {
 	}
 }
 
-// rowSecurity is a role that policies hold for, and a source that reads as it.
-func rowSecurity(t *testing.T, by string) (*subject, *pgxpool.Pool, *postgres.Source) {
+// alternating has one connection of a pool read, and then another.
+type alternating struct {
+	pool *pgxpool.Pool
+	last uint32 // process of the connection that read last
+}
+
+// other keeps the connection that read last from being used until release, and has another one there.
+func (a *alternating) other(t *testing.T) (release func()) {
+	t.Helper()
+	var held, spare *pgxpool.Conn
+	for held == nil || spare == nil {
+		c, err := a.pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if held == nil && (a.last == 0 || c.Conn().PgConn().PID() == a.last) {
+			held = c
+		} else {
+			spare = c
+		}
+	}
+	a.last = spare.Conn().PgConn().PID()
+	spare.Release() // what is released last is used first
+	return held.Release
+}
+
+// rowSecurity is a role that policies hold for, its connections, and a source that reads by them.
+func rowSecurity(t *testing.T, by string) (*subject, *alternating, *postgres.Source) {
 	var on *subject
 	table, source := "public.outbox", definition.Source{}
 	switch by {
@@ -180,6 +206,7 @@ func rowSecurity(t *testing.T, by string) (*subject, *pgxpool.Pool, *postgres.So
 		t.Fatal(err)
 	}
 	config.ConnConfig.RuntimeParams["role"] = role
+	config.MaxConns = 2
 	db, err := pgxpool.NewWithConfig(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
@@ -192,7 +219,7 @@ func rowSecurity(t *testing.T, by string) (*subject, *pgxpool.Pool, *postgres.So
 			}
 		}
 	})
-	return on, on.db, postgres.Open(db, schema, source)
+	return on, &alternating{pool: db}, postgres.Open(db, schema, source)
 }
 
 // What row level security hides for a while is not read past: neither by pages that follow closely, nor by those that do not, and not by plans that were made meanwhile.
@@ -200,8 +227,8 @@ func TestRowsThatAreHiddenForAWhileAreNotReadPast(t *testing.T) {
 	for _, by := range []string{"gaps", "transactions", "own"} {
 		for _, end := range []string{"off", "bypass"} {
 			t.Run(by+"/"+end, func(t *testing.T) {
-				on, db, source := rowSecurity(t, by)
-				table := on.copyTo.Sanitize()
+				on, readers, source := rowSecurity(t, by)
+				db, table := on.db, on.copyTo.Sanitize()
 				insert := on.insert + " VALUES ('a' || $1, 1, 'Happened', '{}'), ('aaaa' || $1, 1, 'Happened', '{}')"
 				exec(t, db, insert, "1")
 				r := newReader(t, source, earliest, segment.Root)
@@ -222,12 +249,16 @@ func TestRowsThatAreHiddenForAWhileAreNotReadPast(t *testing.T) {
 				}
 				exec(t, db, "ALTER TABLE "+table+" ENABLE ROW LEVEL SECURITY")
 				exec(t, db, insert, "2")
-				for _, pause := range []time.Duration{0, 150 * time.Millisecond} { // what a page does depends on how long the one before is ago
+				// What a page does depends on how long the one before is ago, and on the plan that its connection has.
+				const atRest = 150 * time.Millisecond
+				for _, pause := range []time.Duration{0, atRest, atRest} {
 					time.Sleep(pause)
+					release := readers.other(t)
 					var invalid *eventsource.InvalidError
 					if err := read(); !errors.As(err, &invalid) || !strings.Contains(err.Error(), "row level security hides rows of "+strings.ReplaceAll(strings.ReplaceAll(table, `"`, ""), "outbox", "public.outbox")) {
 						t.Errorf("after %v: %v", pause, err)
 					}
+					release()
 				}
 				exec(t, db, insert, "3")
 				if end == "off" {
@@ -235,8 +266,14 @@ func TestRowsThatAreHiddenForAWhileAreNotReadPast(t *testing.T) {
 				} else {
 					exec(t, db, "DO $$ BEGIN EXECUTE format('ALTER ROLE %I BYPASSRLS', (SELECT roles[1] FROM pg_policies WHERE policyname = 'tenant')); END $$")
 				}
-				if err := read(); err != nil || given != 6 {
-					t.Errorf("%d of 6 events, error %v", given, err)
+				for _, n := range []int{6, 8, 10} {
+					time.Sleep(atRest)
+					release := readers.other(t)
+					if err := read(); err != nil || given != n {
+						t.Errorf("%d of %d events, error %v", given, n, err)
+					}
+					release()
+					exec(t, db, insert, fmt.Sprint(n))
 				}
 				exec(t, db, "DROP POLICY tenant ON "+table)
 			})
