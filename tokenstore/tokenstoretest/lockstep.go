@@ -30,7 +30,7 @@ func Lockstep(t *testing.T, store Harness) {
 		m.declare(t)
 		m.define(t)
 		t.Repeat(map[string]func(*rapid.T){
-			"declare": m.declare, "claim": m.claim, "claim more": m.claim, "commit": m.commit, "commit more": m.commit, "fail": m.fail, "mark": m.mark,
+			"declare": m.declare, "take over": m.takeOver, "claim": m.claim, "claim more": m.claim, "commit": m.commit, "commit more": m.commit, "fail": m.fail, "mark": m.mark,
 			"split": m.split, "merge": m.merge, "towards": m.towards, "define": m.define, "request": m.request, "begin": m.begin, "reset": m.reset,
 			"end reset": m.endReset, "complete": m.complete, "abandon": m.abandon, "drop": m.drop, "register": m.register, "beat": m.beat,
 			"state": m.state, "elapse": m.elapse, "assign": m.assign, "adopt": m.adopt, "replay": m.replayed, "apart": m.apart, "": m.compare,
@@ -174,8 +174,27 @@ func (m *lockstep) installation(t *rapid.T) string {
 	return rapid.SampledFrom([]string{"a", "a", "a", "a", "a", "", "b"}).Draw(t, "installation")
 }
 
-func (m *lockstep) declare(t *rapid.T) {
-	owner := m.owner(t)
+func (m *lockstep) declare(t *rapid.T) { m.declareAs(t, m.owner(t)) }
+
+// takeOver has another processor take the group by consent, and mostly this one take it back.
+func (m *lockstep) takeOver(t *rapid.T) {
+	if rapid.IntRange(0, 3).Draw(t, "rarely") > 0 {
+		return
+	}
+	other := m.processor + "-other"
+	consent := func(processor string) (owners []string) {
+		for _, installation := range []string{"", "a", "b"} {
+			owners = append(owners, tokenstore.Owner{Processor: processor, Installation: installation}.String())
+		}
+		return owners
+	}
+	m.declareAs(t, tokenstore.Owner{Processor: other, Installation: "a", TakeOverFrom: consent(m.processor)})
+	if rapid.IntRange(0, 3).Draw(t, "back") > 0 {
+		m.declareAs(t, tokenstore.Owner{Processor: m.processor, Installation: "a", TakeOverFrom: consent(other)})
+	}
+}
+
+func (m *lockstep) declareAs(t *rapid.T, owner tokenstore.Owner) {
 	g := tokenstore.Group{Name: m.group, Segments: rapid.IntRange(1, 6).Draw(t, "segments"), Sequencing: anySequencing(t)}
 	before := len(m.tokens())
 	declared := m.step(t, "declare", func(h Harness) error {
