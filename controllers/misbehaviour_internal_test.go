@@ -338,7 +338,7 @@ func TestAHandlerThatWouldEndItsTransactionIsNamed(t *testing.T) {
 				return nil
 			}, "Good", "Bad"))
 			m.append("bad", "Good", "Bad", "Good")
-			m.until("the definition to be named", m.says("HandlerValid=False", "calls", "return nil instead"))
+			m.until("the definition to be named", m.says("HandlerValid=False", "TransactionEnded", "calls", "return nil instead"))
 			m.append("other", "Good", "Good")
 			m.until("the other group", func() bool { return m.query(`SELECT count(*) = 5 FROM fine`) })
 			if m.query(`SELECT EXISTS (SELECT FROM seen JOIN sluice.event USING (position) WHERE type = 'Bad')`) {

@@ -39,7 +39,7 @@ func speaksAgainstDefinition(f stores.Fault) bool {
 // handlerReason is one of the condition's reasons. Workers know finer ones, such as TableMissing; their message says the same.
 func handlerReason(reason string) string {
 	switch reason {
-	case v1alpha1.ReasonNotRegistered, v1alpha1.ReasonSetupFailed:
+	case v1alpha1.ReasonNotRegistered, v1alpha1.ReasonSetupFailed, v1alpha1.ReasonSetupTimedOut, v1alpha1.ReasonTransactionEnded:
 		return reason
 	}
 	return v1alpha1.ReasonStatementInvalid

@@ -83,6 +83,10 @@ const (
 	ReasonStatementInvalid = "StatementInvalid"
 	// ReasonSetupFailed: the setup of an SQL handler failed.
 	ReasonSetupFailed = "SetupFailed"
+	// ReasonSetupTimedOut: the setup of an SQL handler took longer than the group's time limit.
+	ReasonSetupTimedOut = "SetupTimedOut"
+	// ReasonTransactionEnded: a handler, setup or reset would have ended its transaction.
+	ReasonTransactionEnded = "TransactionEnded"
 )
 
 // Reasons of StoreReachable, and of Ready where workers cannot reach the store either.
