@@ -152,6 +152,7 @@ var _ = Describe("An EventProcessor", func() {
 
 	It("says what is wrong with pods", func(ctx SpecContext) {
 		w := running()
+		Eventually(w.says("orders", "Available")).Should(Equal("True/AllSegmentsOwned"))
 		w.set(func() { w.broken = true })
 		w.edit("orders", func(p *v1alpha1.EventProcessor) {
 			p.Spec.ProcessingGroups[0].Handler.SQL.Statements[0].Batch = "SELECT 2"

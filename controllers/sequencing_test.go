@@ -48,6 +48,7 @@ func (w *world) resequence(id string) {
 var _ = Describe("A change of a sequencing", func() {
 	It("is refused without a replay, and nothing is rolled out", func() {
 		w := running(resettable)
+		Eventually(w.says("orders", "Available")).Should(Equal("True/AllSegmentsOwned"))
 		before := w.rolledOut()
 		w.edit("orders", byCustomer)
 		Eventually(w.says("orders", "Stalled")).Should(Equal("True/SequencingChanged"))
