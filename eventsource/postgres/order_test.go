@@ -116,6 +116,9 @@ func (w *writers) enough() bool {
 			return false
 		}
 	}
+	if w.on.enough != nil && !w.on.enough() {
+		return false
+	}
 	truth := committed(w.t, w.on)
 	return len(truth) >= leastEvents && (!w.on.early || inversions(truth) >= leastInversions)
 }

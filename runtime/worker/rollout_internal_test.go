@@ -350,13 +350,22 @@ func number(is bool) int {
 	return 0
 }
 
+// proven reports whether the old definition has handled something. Until then a new definition is
+// not on probation. If the old one handled its first event in the middle of a rollout, the new one
+// would be on probation from then on, and would give segments back.
+func (r *rollout) proven() bool {
+	view, err := r.database.Directory().View(context.Background(), rolled)
+	r.must(err)
+	return slices.ContainsFunc(view.Workers, func(w tokenstore.Worker) bool { return w.Proven })
+}
+
 // play starts the pods of one definition and replaces them by those of another.
 func (r *rollout) play(slowest time.Duration, faults int) {
 	for range r.replicas {
 		r.come("a")
 	}
 	r.often(5*time.Millisecond, 100*time.Millisecond, never, r.plans)
-	r.run(time.Minute, func() bool { return r.even && r.settled() })
+	r.run(time.Minute, func() bool { return r.even && r.settled() && r.proven() })
 	clear(r.moved)
 	r.longest = 0
 	r.say("rollout")
@@ -397,8 +406,8 @@ func (r *rollout) settled() bool {
 }
 
 // Whoever is slow, Kubernetes is to remove pods that have nothing left, so that without faults each segment moves once. A pod that is
-// killed may cost each segment one move more, and those that it had two, if an old pod took them over. An operator that is slower than
-// costsWithin is not waited for.
+// killed may cost a segment two moves more: it is adopted, or makes room for what was, and is evened out later. An operator that is
+// slower than costsWithin is not waited for.
 func TestARolloutMovesEachSegmentOnceWhateverIsSlow(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var groups []tokenstore.Group
@@ -412,7 +421,7 @@ func TestARolloutMovesEachSegmentOnceWhateverIsSlow(t *testing.T) {
 			t.Fatalf("a segment stood without an owner for %s\n%s", r.longest, r.log.String())
 		}
 		for key, n := range r.moved {
-			if n > 1+faults {
+			if n > 1+2*faults {
 				t.Fatalf("%v moved %d times, with %d pods killed\n%s", key, n, faults, r.log.String())
 			}
 		}
