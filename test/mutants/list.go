@@ -36,18 +36,20 @@ var (
 	sharing       = test{"./runtime/worker", "NearTheTailShare/declared|FailsHoldsUp|FenceLosesOnly/SQL", false}
 	rounds        = test{"./runtime/handler", "TestWithinASequence", true}
 	ending        = test{"./runtime/handler", "TestUsersCodeCannotEndItsTransaction/Set/Exec_(END|several)", false}
+	queuedFence   = test{"./tokenstore/postgres", "TestTheFenceOfQueuedStatementsKnowsItsTransaction", false}
 	foreign       = test{"./runtime/handler", "TestTheFencingCheckKnowsItsTransaction", false}
 	leaking       = test{"./tokenstore/postgres", "TestNothingIsLeftForTheNextHandler", false}
 	rollouts      = test{"./runtime/worker", "TestARolloutMovesEachSegmentOnce|TestWhatAWorkerDoes", true}
 	naming        = test{"./planner", "TestAPlanNamesAWorker", false}
 	layouts       = test{"./runtime/worker", "TestNobodyRunsWithALayout", false}
 	unended       = test{"./runtime/worker", "TestWhateverAHandlerDoesItsEventIsNamed/it_ends_its_connection", false}
+	whatever      = test{"./runtime/worker", "TestWhateverAHandlerDoesItsEventIsNamed", false}
 	hanging       = test{"./runtime/worker", "TestWhateverAHandlerDoesItsEventIsNamed/it_ignores_its_context", false}
 	clocks        = test{"./test/faults", "ByTheDatabasesClock", false}
 )
 
 const (
-	fence    = "tokenstore/postgres/migrations/0008_advance.sql"
+	fence    = "tokenstore/postgres/migrations/0013_advance.sql"
 	tokenSQL = "tokenstore/postgres/token.go"
 	resetSQL = "tokenstore/postgres/reset.go"
 	reshapes = "tokenstore/postgres/reshape.go"
@@ -71,8 +73,8 @@ var apartFromToken = edit{tokenSQL, "	batch.QueuedQueries = append(batch.QueuedQ
 
 // mutants are the mistakes that we are afraid of.
 var mutants = []mutant{
-	{"the fence does not look at the epoch", []edit{{fence, "AND t.epoch = a.epoch AND t.version = a.version;", "AND t.version = a.version;"}}, conformance},
-	{"the fence does not look at the version", []edit{{fence, "AND t.epoch = a.epoch AND t.version = a.version;", "AND t.epoch = a.epoch;"}}, conformance},
+	{"the fence does not look at the epoch", []edit{{fence, "AND t.epoch = p_epochs[i] AND t.version = p_versions[i];", "AND t.version = p_versions[i];"}}, conformance},
+	{"the fence does not look at the version", []edit{{fence, "AND t.epoch = p_epochs[i] AND t.version = p_versions[i];", "AND t.epoch = p_epochs[i];"}}, conformance},
 	{"the protocol's fence does not look at the version", []edit{{tokens, "t.Epoch != a.Epoch || t.Version != a.Version", "t.Epoch != a.Epoch"}}, interleavings},
 	{"the fence lets some of several tokens pass", []edit{{fence, "IF missed > 0 THEN", "IF missed = cardinality(p_segments) THEN"}}, conformance},
 	{"the token moves outside of the batch's transaction", []edit{apartFromToken}, conformance},
@@ -133,12 +135,14 @@ var mutants = []mutant{
 	{"rounds of statements by stream", []edit{{sqlCalls, "	last := map[uint32]int{}", "	last := map[string]int{}"},
 		{sqlCalls, "last[event.Hash]; there", "last[event.StreamID]; there"}, {sqlCalls, "last[event.Hash] = final", "last[event.StreamID] = final"}}, rounds},
 	{"a commit in a handler passes", []edit{{"tokenstore/postgres/guard.go", "command != \"\" {", "command == \"nothing\" {"}}, ending},
-	{"the fencing check does not look which transaction it is in", []edit{{"tokenstore/postgres/settings.go", "current_setting('sluice.batch', true) = $9", "current_setting('sluice.batch', true) <> $9 OR true"}}, foreign},
+	{"the fencing check does not look which transaction it is in", []edit{{"tokenstore/postgres/settings.go", "current_setting('sluice.batch', true) OPERATOR(pg_catalog.=) $9", "current_setting('sluice.batch', true) <> $9 OR true"}}, foreign},
+	{"the fencing check of queued statements does not look which transaction it is in", []edit{{"tokenstore/postgres/settings.go", "current_setting('transaction_deferrable') OPERATOR(pg_catalog.=) 'on'", "current_setting('transaction_deferrable') <> ''"}}, queuedFence},
 	{"what a handler sets is left for the next one", []edit{{"tokenstore/postgres/clean.go", "batch.Queue(clean)", "batch.Queue(`SELECT 1`)"}}, leaking},
 	{"what a handler that fails sets is left for the next one", []edit{{"tokenstore/postgres/clean.go", "clean = \"rollback; \" + clean", "clean = \"rollback\""}}, leaking},
 	{"a worker of an older definition adopts before those of the wanted one", []edit{{"runtime/worker/ownership.go", "return definition < wanted && slices.ContainsFunc", "return definition < 0 && slices.ContainsFunc"}}, rollouts},
 	{"a worker is ready by the deletion costs of a plan before it had its share", []edit{{"runtime/worker/standing.go", "r.plan == 0 || !slices.Equal", "r.plan == 0 || false && !slices.Equal"}}, rollouts},
 	{"a plan names workers that have not reported their groups", []edit{{"planner/planner.go", "w.Alive && len(w.Report.Groups) > 0 && standing", "w.Alive && standing"}}, naming},
+	{"an abandoned call goes on when it ends", []edit{{"runtime/worker/call.go", "	if !l.abandoned.end(c) {\n		return false\n	}\n	finish(err)", "	l.abandoned.end(c)\n	finish(err)"}}, whatever},
 	{"a suspect segment's call has no mark", []edit{{"runtime/worker/suspect.go", "return l.store.Mark(ctx, s.Token.Epoch, s.Token.Version, m)", "return nil"}}, unended},
 	{"a call that ignores its context is waited for", []edit{{"runtime/worker/call.go", "case <-grace.C:", "case <-make(chan int):"}}, hanging},
 	{"the worker's clock says how long its lease runs", []edit{

@@ -29,7 +29,7 @@ func commitWith(ctx context.Context, conn *pgx.Conn, guard *guard, batch *pgx.Ba
 	}
 	batch.Queue(clean)
 	var results pgx.BatchResults
-	guard.own(func() { results = conn.SendBatch(ctx, batch) }, beginText, commitText)
+	guard.own(func() { results = conn.SendBatch(ctx, batch) }, beginText, beginDeferrable, commitText)
 	err := results.Close()
 	if err != nil && committed {
 		shut(conn) // it is not clean

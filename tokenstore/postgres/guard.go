@@ -22,8 +22,9 @@ import (
 // A transaction with users' statements begins and ends with these texts. The comments tell them from a user's own commands, so that
 // none of those is sent by the name of a prepared statement of Sluice's.
 const (
-	beginText  = "begin /* sluice */"
-	commitText = "commit /* sluice */"
+	beginText       = "begin /* sluice */"
+	beginDeferrable = "begin deferrable /* sluice */"
+	commitText      = "commit /* sluice */"
 )
 
 // guard stands between pgx and a connection's socket. While users' code has the connection, whatever way it takes to it, the guard
@@ -197,6 +198,33 @@ func (g *guard) checkText(name, text string) error {
 		}
 	}
 	return nil
+}
+
+// controls remembers which texts have transaction control in them, since the same ones come again
+// and again and looking takes some microseconds.
+type controls struct {
+	mu    sync.Mutex
+	known map[string]string
+}
+
+// mostControls bounds what is remembered: users' code may write values into its texts.
+const mostControls = 1000
+
+// in returns the command in a text that begins or ends a transaction; empty if there is none. Plain
+// strings have no escapes: where the server disagrees, the guard looks again.
+func (c *controls) in(text string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	command, there := c.known[text]
+	if there {
+		return command
+	}
+	if len(c.known) >= mostControls || c.known == nil {
+		c.known = map[string]string{}
+	}
+	command = sqlscan.TransactionControl(text, false)
+	c.known[text] = command
+	return command
 }
 
 // cString cuts a text off that ends with a zero byte.

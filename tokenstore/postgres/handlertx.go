@@ -233,7 +233,7 @@ func (t *handlerTx) verdict(err error) error {
 func (t *handlerTx) commit(queueFence func(*pgx.Batch, opening)) error {
 	batch := &pgx.Batch{}
 	if t.tx == nil {
-		start := t.start.withoutMark()
+		start := t.start.marked(unmarked)
 		start.queue(batch)
 		queueFence(batch, start)
 		return t.conn.SendBatch(t.ctx, batch).Close() // which are one transaction

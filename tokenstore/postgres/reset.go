@@ -157,8 +157,8 @@ type ResetCall struct {
 //
 // The connection is ConnectApart's. Close it afterwards: what the handlers leave in the session reaches nobody else.
 func (s *Store) Reset(ctx context.Context, conn *pgx.Conn, processor string, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress, call ResetCall) error {
-	begin := opening{set: resetSettings(call.Limit)}.marked()
-	tx, err := newHandlerTx(ctx, conn, begin, s.in(cleaning))
+	begin := opening{set: resetSettings(call.Limit)}.marked(named)
+	tx, err := newHandlerTx(ctx, conn, begin, s.cleaning)
 	if err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func (s *Store) Reset(ctx context.Context, conn *pgx.Conn, processor string, r t
 	err = s.reset(ctx, tx, processor, r, n, start, call)
 	tx.ended = pgx.ErrTxClosed
 	if err == nil {
-		err = tx.commit(func(batch *pgx.Batch, start opening) { batch.Queue(s.in(unlessForeign), start.mark) })
+		err = tx.commit(func(batch *pgx.Batch, start opening) { batch.Queue(s.in(unlessForeign), start.name) })
 	}
 	tx.guard.release()
 	if err != nil && !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {

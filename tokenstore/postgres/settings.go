@@ -24,11 +24,33 @@ const unsyncedCommit = `set_config('synchronous_commit', 'off', true)`
 const shortPatience = `set_config('lock_timeout', '100ms', true)`
 
 // opening is what a transaction with users' statements begins with: settings for it alone, before the first of those statements, so
-// that what they say themselves counts. Where users' code has the transaction, a mark is among them, which is gone when the transaction has ended: the
-// fencing check looks for it.
+// that what they say themselves counts.
 type opening struct {
 	set  []string
-	mark string // empty for none
+	mark mark
+	name string // of the transaction, where it is marked by one
+}
+
+// mark is how the fencing check knows the transaction that the batch has begun.
+type mark int
+
+const (
+	// unmarked is a transaction that nobody but Sluice can end.
+	unmarked mark = iota
+	// deferrable is one that was begun as DEFERRABLE, which means nothing except to a SERIALIZABLE READ
+	// ONLY one, cannot be changed later on, and takes no statement of its own. It is for statements that
+	// users' code queues: those are all known before the first is sent.
+	deferrable
+	// named is one with a random name among its settings. It is for users' code that has the connection.
+	named
+)
+
+// begin is the text that begins the transaction.
+func (o opening) begin() string {
+	if o.mark == deferrable {
+		return beginDeferrable
+	}
+	return beginText
 }
 
 // openingOf returns the opening of a transaction with these moves.
@@ -44,8 +66,10 @@ func openingOf(advances []tokenstore.Advance) opening {
 }
 
 // marked adds a mark.
-func (o opening) marked() opening {
-	o.mark = strconv.FormatUint(rand.Uint64(), 36)
+func (o opening) marked(m mark) opening {
+	if o.mark, o.name = m, ""; m == named {
+		o.name = strconv.FormatUint(rand.Uint64(), 36)
+	}
 	return o
 }
 
@@ -65,16 +89,11 @@ func (o opening) limited(ctx context.Context) opening {
 	return o
 }
 
-func (o opening) withoutMark() opening {
-	o.mark = ""
-	return o
-}
-
 // queue adds the opening to a batch.
 func (o opening) queue(batch *pgx.Batch) {
 	switch {
-	case o.mark != "":
-		batch.Queue("SELECT "+strings.Join(append([]string{"pg_catalog.set_config('sluice.batch', $1, true)"}, o.set...), ", "), o.mark)
+	case o.mark == named:
+		batch.Queue("SELECT "+strings.Join(append([]string{"pg_catalog.set_config('sluice.batch', $1, true)"}, o.set...), ", "), o.name)
 	case len(o.set) > 0:
 		batch.Queue("SELECT " + strings.Join(o.set, ", "))
 	}
@@ -83,13 +102,13 @@ func (o opening) queue(batch *pgx.Batch) {
 // text is the opening with the beginning, for one that is sent alone.
 func (o opening) text() string {
 	set := o.set
-	if o.mark != "" {
-		set = append([]string{"pg_catalog.set_config('sluice.batch', '" + o.mark + "', true)"}, set...)
+	if o.mark == named {
+		set = append([]string{"pg_catalog.set_config('sluice.batch', '" + o.name + "', true)"}, set...)
 	}
 	if len(set) == 0 {
-		return beginText
+		return o.begin()
 	}
-	return beginText + "; SELECT " + strings.Join(set, ", ")
+	return o.begin() + "; SELECT " + strings.Join(set, ", ")
 }
 
 // unsynced reports whether a transaction with these moves need not wait for the disk.
@@ -100,19 +119,24 @@ func unsynced(advances []tokenstore.Advance) bool {
 const (
 	fence = `SELECT {{schema}}.advance($1, $2, $3, $4, $5, $6, $7, $8)`
 	// markedFence is the fence where users' code has had the transaction, and may have ended it and begun another.
-	markedFence = `SELECT CASE WHEN pg_catalog.current_setting('sluice.batch', true) = $9
-		THEN {{schema}}.advance($1, $2, $3, $4, $5, $6, $7, $8) ELSE {{schema}}.foreign_transaction() END`
+	markedFence = `SELECT CASE WHEN {{known}} THEN {{schema}}.advance($1, $2, $3, $4, $5, $6, $7, $8) ELSE {{schema}}.foreign_transaction() END`
 	// syncAppended has a transaction wait for the disk after all where it has appended events: others may act on those before the server
 	// crashes, and the handler would append others in their place. max() over the expression of the index keeps the planner from reading the table.
 	syncAppended = `, CASE WHEN (SELECT max(position + 0) FROM {{schema}}.event WHERE txid = pg_current_xact_id_if_assigned()) IS NOT NULL
 		AND current_setting('synchronous_commit') = 'off' THEN (SELECT set_config(name, reset_val, true) FROM pg_settings WHERE name = 'synchronous_commit') END`
 )
 
+// known is the condition of the fence by which it knows a marked transaction.
+var known = map[mark]string{
+	deferrable: `pg_catalog.current_setting('transaction_deferrable') OPERATOR(pg_catalog.=) 'on'`,
+	named:      `pg_catalog.current_setting('sluice.batch', true) OPERATOR(pg_catalog.=) $9`,
+}
+
 // fenceOf returns the statement that moves the tokens.
-func fenceOf(advances []tokenstore.Advance, marked bool) string {
+func fenceOf(advances []tokenstore.Advance, m mark) string {
 	text := fence
-	if marked {
-		text = markedFence
+	if m != unmarked {
+		text = strings.ReplaceAll(markedFence, "{{known}}", known[m])
 	}
 	if unsynced(advances) {
 		text += syncAppended

@@ -23,13 +23,18 @@ type Store struct {
 	pool   *pgxpool.Pool
 	schema string // quoted
 	notify string
+
+	cleaning string // of a session
+	controls controls
 }
 
 var _ tokenstore.Store = (*Store)(nil)
 
 // NewStore returns the token store in a schema which Migrate has brought up to date.
 func NewStore(pool *pgxpool.Pool, schema string) *Store {
-	return &Store{pool: pool, schema: quoted(schema), notify: Channel(schema)}
+	s := &Store{pool: pool, schema: quoted(schema), notify: Channel(schema)}
+	s.cleaning = s.in(cleaning)
+	return s
 }
 
 // in fills the schema's name in.

@@ -7,7 +7,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/sluice-project/sluice/internal/sqlscan"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/protocol"
@@ -106,12 +105,12 @@ func (s *Store) Pipeline(ctx context.Context, advances []tokenstore.Advance, que
 
 // Queue is Pipeline for statements of users' code, which might end the transaction: those fail with ErrManagedTransaction.
 func (s *Store) Queue(ctx context.Context, advances []tokenstore.Advance, queue func(*pgx.Batch) error) error {
-	return s.pipeline(ctx, advances, openingOf(advances).marked(), func(batch *pgx.Batch) error {
+	return s.pipeline(ctx, advances, openingOf(advances).marked(deferrable), func(batch *pgx.Batch) error {
 		if err := queue(batch); err != nil {
 			return err
 		}
 		for _, statement := range batch.QueuedQueries {
-			if command := sqlscan.TransactionControl(statement.SQL, false); command != "" {
+			if command := s.controls.in(statement.SQL); command != "" {
 				return managed(command)
 			}
 		}
@@ -126,12 +125,12 @@ func (s *Store) pipeline(ctx context.Context, advances []tokenstore.Advance, sta
 	}
 	batch := &pgx.Batch{}
 	if users.Len() == 0 {
-		start = start.withoutMark()
+		start = start.marked(unmarked)
 		start.queue(batch)
 		s.queueFence(batch, advances, start)
 		return fenced(s.pool.SendBatch(ctx, batch).Close()) // which are one transaction
 	}
-	batch.Queue(beginText)
+	batch.Queue(start.begin())
 	start.queue(batch)
 	batch.QueuedQueries = append(batch.QueuedQueries, users.QueuedQueries...)
 	s.queueFence(batch, advances, start)
@@ -140,14 +139,14 @@ func (s *Store) pipeline(ctx context.Context, advances []tokenstore.Advance, sta
 		if err != nil {
 			return err
 		}
-		if start.mark != "" {
+		if start.mark != unmarked {
 			guard.hold()
 		}
-		err = commitWith(ctx, conn.Conn(), guard, batch, s.in(cleaning))
+		err = commitWith(ctx, conn.Conn(), guard, batch, s.cleaning)
 		if refused := guard.refusal(); refused != nil {
 			err = refused
 		}
-		takeBack(ctx, conn.Conn(), guard, s.in(cleaning), err)
+		takeBack(ctx, conn.Conn(), guard, s.cleaning, err)
 		return err
 	}))
 }
@@ -156,7 +155,7 @@ func (s *Store) pipeline(ctx context.Context, advances []tokenstore.Advance, sta
 // returned.
 func (s *Store) InTx(ctx context.Context, advances []tokenstore.Advance, work func(pgx.Tx) error) error {
 	return fenced(s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) (err error) {
-		tx, err := newHandlerTx(ctx, conn.Conn(), openingOf(advances).marked().limited(ctx), s.in(cleaning))
+		tx, err := newHandlerTx(ctx, conn.Conn(), openingOf(advances).marked(named).limited(ctx), s.cleaning)
 		if err != nil {
 			return err
 		}
@@ -182,10 +181,10 @@ func (s *Store) queueFence(batch *pgx.Batch, advances []tokenstore.Advance, star
 		released = released || a.Release
 	}
 	arguments := []any{tenant, groups, segments, epochs, versions, positions, snapshots, release}
-	if start.mark != "" {
-		arguments = append(arguments, start.mark)
+	if start.mark == named {
+		arguments = append(arguments, start.name)
 	}
-	batch.Queue(s.in(fenceOf(advances, start.mark != "")), arguments...)
+	batch.Queue(s.in(fenceOf(advances, start.mark)), arguments...)
 	for _, a := range advances {
 		if a.WasParted || len(a.Parts) > 1 {
 			s.queueParts(batch, a.Key, a.Parts)
