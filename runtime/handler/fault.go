@@ -46,7 +46,7 @@ func Classify(err error) (tokenstore.FaultKind, string) {
 		return classifyState(pg.Code, ofHandler(err))
 	case inUserCode && user.Stack != "":
 		return tokenstore.EventFault, ReasonPanicked
-	case inUserCode && errors.Is(err, errExited):
+	case inUserCode && errors.Is(err, ErrExited):
 		return tokenstore.EventFault, ReasonExited
 	case errors.Is(err, errConnection):
 		return tokenstore.InfrastructureFault, ReasonConnectionLost

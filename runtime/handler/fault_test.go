@@ -67,7 +67,7 @@ func TestClassify(t *testing.T) {
 		"a pipeline that ran out of time":             {fmt.Errorf("timeout: %w", context.DeadlineExceeded), event, "HandlerTimedOut"},
 		"an error of the user's code":                 {user(errors.New("no such customer")), event, "HandlerFailed"},
 		"a panic":                                     {&UserError{Err: errors.New("nil map"), Stack: "goroutine 1"}, event, "HandlerPanicked"},
-		"a goroutine that was ended":                  {user(errExited), event, "HandlerExited"},
+		"a goroutine that was ended":                  {user(ErrExited), event, "HandlerExited"},
 		"a timeout of the user's code":                {user(context.DeadlineExceeded), event, "HandlerTimedOut"},
 		"a deadlock in the user's code":               {user(state("40P01")), contention, "TransactionRolledBack"},
 		"a context that the user's code has canceled": {user(context.Canceled), event, "HandlerFailed"},

@@ -216,20 +216,8 @@ func ended(tx pgx.Tx) error {
 // errConnection marks an error of the user's code that comes from a lost connection.
 var errConnection = errors.New("the connection was lost")
 
-// errExited is an error of user's code that ended its goroutine.
-var errExited = errors.New("the handler ended its goroutine by runtime.Goexit, as the Fatal and Skip methods of tests do: return an error instead")
-
-// Isolated runs work, which calls user's code, in a goroutine of its own, and sends its error. The channel gets one value,
-// also where work ends its goroutine.
-func Isolated(work func() error) <-chan error {
-	done := make(chan error, 1)
-	go func() {
-		err := error(&UserError{Err: errExited})
-		defer func() { done <- err }()
-		err = work()
-	}()
-	return done
-}
+// ErrExited is the error of user's code that ended its goroutine.
+var ErrExited error = &UserError{Err: errors.New("the handler ended its goroutine by runtime.Goexit, as the Fatal and Skip methods of tests do: return an error instead")}
 
 // guard runs the user's code. What it returns is evidence against the event, unless the connection is gone.
 func guard(tx pgx.Tx, work func() error) (err error) {

@@ -122,6 +122,7 @@ func TestWhateverAHandlerDoesItsEventIsNamed(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, goGroup+other)
 			w.grace = 200 * time.Millisecond
+			w.executors = 1 // so that other groups go on only if it goes on
 			w.makeSeen()
 			mended := make(chan struct{})
 			mend := sync.OnceFunc(func() { close(mended) })

@@ -23,12 +23,12 @@ var ErrCallsHang = errors.New("handlers do not end although their time limit is 
 
 // call is a handler's call for a batch.
 type call struct {
-	segment   uint32
-	events    []*eventsource.Event
-	attempt   int
-	began     time.Time
-	at        atomic.Int32 // index of the event that is being handled, as far as the handler tells
-	abandoned bool         // under the lock of abandonedCalls
+	segment uint32
+	events  []*eventsource.Event
+	attempt int
+	began   time.Time
+	at      atomic.Int32 // index of the event that is being handled, as far as the handler tells
+	ended   bool         // under the lock of abandonedCalls
 }
 
 // AbandonedError is the error of a call that went on after its time limit although its context had ended. Its transaction
@@ -49,30 +49,54 @@ func (c *call) report(now time.Time) tokenstore.Call {
 		Events: len(c.events), Attempt: c.attempt, Running: now.Sub(c.began).Seconds()}
 }
 
-// invoke has the handler handle a batch, and ends with its context, or soon afterwards: a call that does not is abandoned. SQL
-// handlers heed their context; functions of the user's run in a goroutine of their own, since they may not, and may end it.
-func (l *life) invoke(ctx context.Context, g *group, t transaction, c *call) error {
+// finish takes a call's error, nil for one that has committed.
+type finish func(error)
+
+// invoke has the handler handle a batch, and passes its error to finish. It reports whether the caller goes on.
+//
+// SQL handlers heed their context. Functions of the user's may not, or may end their goroutine. They
+// run in the caller's goroutine all the same, since handing each call to another one costs more than a
+// small batch may. If a function does not return soon after its context has ended, its call is
+// abandoned: finish and goOn then run in another goroutine, and the caller has to end when it gets
+// control back.
+func (l *life) invoke(ctx context.Context, g *group, t transaction, c *call, finish finish, goOn func()) bool {
 	if g.spec.Go == nil {
-		return g.handler.Apply(ctx, t, c.events)
+		finish(g.handler.Apply(ctx, t, c.events))
+		return true
 	}
-	done := handler.Isolated(func() error { return g.handler.Apply(ctx, t, c.events) })
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
+	unwatch := context.AfterFunc(ctx, func() {
+		time.AfterFunc(l.options.CallGrace, func() {
+			if !l.abandoned.add(g.name, c) {
+				return
+			}
+			if l.abandoned.count() >= mostAbandoned {
+				l.look() // the control loop ends this worker
+			}
+			finish(&AbandonedError{After: time.Since(c.began)})
+			goOn()
+		})
+	})
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		unwatch()
+		if l.abandoned.end(c) { // by runtime.Goexit: nothing else runs in this goroutine
+			go func() {
+				finish(handler.ErrExited)
+				goOn()
+			}()
+		}
+	}()
+	err := g.handler.Apply(ctx, t, c.events)
+	returned = true
+	unwatch()
+	if !l.abandoned.end(c) {
+		return false
 	}
-	grace := time.NewTimer(l.options.CallGrace)
-	defer grace.Stop()
-	select {
-	case err := <-done:
-		return err
-	case <-grace.C:
-	}
-	l.abandoned.add(g.name, c, done)
-	if l.abandoned.count() >= mostAbandoned {
-		l.look() // the control loop ends this worker
-	}
-	return &AbandonedError{After: time.Since(c.began)}
+	finish(err)
+	return true
 }
 
 // abandonedCalls are calls that nobody waits for any more.
@@ -81,19 +105,28 @@ type abandonedCalls struct {
 	calls map[*call]string // and their groups
 }
 
-func (a *abandonedCalls) add(group string, c *call, done <-chan error) {
+// add abandons a call, unless it has ended.
+func (a *abandonedCalls) add(group string, c *call) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if c.ended {
+		return false
+	}
 	if a.calls == nil {
 		a.calls = map[*call]string{}
 	}
 	a.calls[c] = group
-	go func() {
-		<-done
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		delete(a.calls, c)
-	}()
+	return true
+}
+
+// end notes that a call has ended, and reports whether somebody has waited for it.
+func (a *abandonedCalls) end(c *call) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, abandoned := a.calls[c]
+	delete(a.calls, c)
+	c.ended = true
+	return !abandoned
 }
 
 func (a *abandonedCalls) count() int {

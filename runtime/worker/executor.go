@@ -21,23 +21,27 @@ func (l *life) delivered(key tokenstore.Key) {
 	}
 }
 
-// execute runs batches until the queue is closed.
-func (l *life) execute(ctx context.Context) {
+// execute runs batches until the queue is closed, and calls ended then. Another goroutine goes on in its place when a call hangs.
+func (l *life) execute(ctx context.Context, ended func()) {
 	for {
 		s, behind := l.runnable.pop()
 		if s == nil {
+			ended()
 			return
 		}
 		began := time.Now()
 		if behind {
 			l.beginBacklog()
 		}
-		if l.take(s) {
-			l.step(ctx, s, !behind)
+		stepped := func() {
+			if behind {
+				l.endBacklog(time.Since(began))
+			}
 		}
-		if behind {
-			l.endBacklog(time.Since(began))
+		if l.take(s) && !l.step(ctx, s, !behind, func() { stepped(); l.execute(ctx, ended) }) {
+			return
 		}
+		stepped()
 	}
 }
 
@@ -68,18 +72,26 @@ func (l *life) give(ctx context.Context, again bool, segments ...*segmentRun) {
 	l.release(ctx, leaving)
 }
 
-// step applies one batch of a segment that was taken, in which others may share, or of others where it has nothing, and gives them all back.
-func (l *life) step(ctx context.Context, first *segmentRun, live bool) {
+// step applies one batch of a segment that was taken, in which others may share, or of others where
+// it has nothing, and gives them all back. It reports whether the caller goes on; else goOn does, in
+// another goroutine.
+func (l *life) step(ctx context.Context, first *segmentRun, live bool, goOn func()) bool {
 	portions := l.gather(ctx, first, live)
 	if len(portions) == 0 {
-		return
+		return true
 	}
 	b := joined(portions)
 	c := &call{segment: portions[0].s.Token.Segment, events: b.events, attempt: portions[0].s.attemptsAt(b.events[0].Position) + 1, began: time.Now()}
-	err := l.mark(ctx, portions)
-	if err == nil {
-		err = l.apply(ctx, portions, c)
+	finish := func(err error) { l.stepped(ctx, portions, b, c, live, err) }
+	if err := l.mark(ctx, portions); err != nil {
+		finish(err)
+		return true
 	}
+	return l.apply(ctx, portions, c, finish, goOn)
+}
+
+// stepped takes note of what became of a batch.
+func (l *life) stepped(ctx context.Context, portions []portion, b batch, c *call, live bool, err error) {
 	took := time.Since(c.began)
 	l.report(portions, b, took, err)
 	switch {
@@ -160,26 +172,30 @@ func (l *life) maxBatchSize(group string) int {
 	return l.settings.maxBatchSize(group)
 }
 
-// apply runs the handler within the group's time limit; when it returns nil, the handler's writes and the tokens' moves have
-// committed.
-func (l *life) apply(ctx context.Context, portions []portion, c *call) error {
+// apply runs the handler within the group's time limit. It passes its error to finish: when that is nil, the handler's writes and the
+// tokens' moves have committed. It reports whether the caller goes on; else goOn does, in another goroutine.
+func (l *life) apply(ctx context.Context, portions []portion, c *call, finish finish, goOn func()) bool {
 	if err := unreadable(c.events); err != nil {
-		return err
+		finish(err)
+		return true
 	}
 	group := portions[0].s.group
 	timeout := l.timeout(group.name)
 	if len(portions) > 1 && (timeout == 0 || timeout > sharedTimeout) {
 		timeout = sharedTimeout
 	}
+	cancel := context.CancelFunc(func() {})
 	if timeout > 0 {
-		limited, cancel := context.WithTimeout(ctx, timeout)
-		defer cancel()
-		ctx = limited
+		ctx, cancel = context.WithTimeout(ctx, timeout)
 	}
 	calling := &portions[0].s.calling
 	calling.Store(c)
-	defer calling.Store(nil)
-	return l.invoke(ctx, group, transaction{l.store, advances(portions), c}, c)
+	done := func(err error) {
+		cancel()
+		calling.Store(nil)
+		finish(err)
+	}
+	return l.invoke(ctx, group, transaction{l.store, advances(portions), c}, c, done, goOn)
 }
 
 // transaction adds the fence to what a handler writes.

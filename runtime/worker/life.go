@@ -208,7 +208,8 @@ func (l *life) run(ctx context.Context, sessions *sessionKeeper) error {
 	running.Go(func() { l.tellOfLive(parts) })
 	running.Go(func() { l.giveWay(parts) })
 	for range l.options.Executors {
-		running.Go(func() { l.execute(parts) })
+		running.Add(1)
+		go l.execute(parts, running.Done)
 	}
 	err := l.controlLoop(ctx)
 	stop(err)

@@ -43,7 +43,7 @@ func TestABatchThatFailsIsThatOfTheSegmentItIsFrom(t *testing.T) {
 	if !l.take(first) {
 		t.Fatal("the first segment cannot be taken")
 	}
-	l.step(t.Context(), first, true)
+	l.step(t.Context(), first, true, func() {})
 	if other.fault == nil || other.fault.Kind != tokenstore.ContentionFault {
 		t.Errorf("the segment whose batch has failed waits for %+v", other.fault)
 	}
