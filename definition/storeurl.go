@@ -14,7 +14,7 @@ import (
 
 // StoreURL is a connection to PostgreSQL as a URL gives it. Settings that make a client open files, such as sslkey and
 // passfile, are refused, and PG* environment variables have no effect: whoever writes the URL must not reach what the
-// reader of the URL may.
+// reader of the URL may. A setting either has an effect or is refused.
 type StoreURL struct {
 	// Host is a name, an address, or the folder of a Unix socket, which then begins with a slash.
 	Host     string
@@ -25,14 +25,12 @@ type StoreURL struct {
 	Password string
 	// SSLMode is disable, allow, prefer, require, verify-ca or verify-full, in libpq's meaning.
 	SSLMode string
-	// SSLRootCert are the authorities to trust, PEM. A URL cannot set it: whoever has the bytes does.
-	SSLRootCert []byte
-	// ApplicationName is empty where the URL has none.
-	ApplicationName string
 	// ConnectTimeout is 0 where the URL has none.
 	ConnectTimeout time.Duration
 	// TargetSessionAttrs is any, read-write or primary.
 	TargetSessionAttrs string
+	// ChannelBinding is disable, prefer or require.
+	ChannelBinding string
 }
 
 // String leaves out the password.
@@ -49,30 +47,60 @@ func (u StoreURL) GoString() string { return u.String() }
 var settings = map[string]func(*StoreURL, string) error{
 	"host":     func(u *StoreURL, value string) error { return u.setHost(value) },
 	"port":     func(u *StoreURL, value string) error { return u.setPort(value) },
-	"dbname":   func(u *StoreURL, value string) error { u.Database = value; return nil },
-	"database": func(u *StoreURL, value string) error { u.Database = value; return nil },
-	"user":     func(u *StoreURL, value string) error { u.User = value; return nil },
-	"password": func(u *StoreURL, value string) error { u.Password = value; return nil },
+	"dbname":   func(u *StoreURL, value string) error { return once(&u.Database, value) },
+	"database": func(u *StoreURL, value string) error { return once(&u.Database, value) },
+	"user":     func(u *StoreURL, value string) error { return once(&u.User, value) },
+	"password": func(u *StoreURL, value string) error { return once(&u.Password, value) },
 	"sslmode": func(u *StoreURL, value string) error {
 		return choose(&u.SSLMode, value, "disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 	},
-	"application_name": func(u *StoreURL, value string) error { u.ApplicationName = value; return nil },
-	"connect_timeout":  func(u *StoreURL, value string) error { return u.setConnectTimeout(value) },
+	"connect_timeout": func(u *StoreURL, value string) error { return u.setConnectTimeout(value) },
 	"target_session_attrs": func(u *StoreURL, value string) error { // tokens are written, so never a standby
 		return choose(&u.TargetSessionAttrs, value, "any", "read-write", "primary")
 	},
+	"channel_binding": func(u *StoreURL, value string) error {
+		return choose(&u.ChannelBinding, value, "disable", "prefer", "require")
+	},
 }
 
-// instead says what to use in place of settings that are refused though they have a purpose.
+// instead says what to do in place of settings that are refused though they have a purpose. Of the others in refusedByName there is
+// nothing to say but to remove them.
 var instead = map[string]string{
-	"sslrootcert": "name the authorities in store.postgres.tls.caSecretRef",
-	"sslcert":     "name the certificate in store.postgres.tls.certificateSecretRef",
-	"sslkey":      "name the certificate in store.postgres.tls.certificateSecretRef",
-	"passfile":    "put the password into the URL",
-	"search_path": "set it for the role, by ALTER ROLE … SET search_path; store.postgres.schema is that of Sluice's own tables",
-	"service":     "write host, port and database into the URL",
-	"servicefile": "write host, port and database into the URL",
-	"options":     "Sluice sets the session's settings itself; remove it",
+	"application_name":          "Sluice names its connections itself, so that those of a worker that has ended can be found; remove it",
+	"fallback_application_name": "Sluice names its connections itself, so that those of a worker that has ended can be found; remove it",
+	"sslrootcert":               "name the authorities in store.postgres.tls.caSecretRef",
+	"sslcert":                   "name the certificate in store.postgres.tls.certificateSecretRef",
+	"sslkey":                    "name the certificate in store.postgres.tls.certificateSecretRef",
+	"sslpassword":               "name a certificate whose key is not encrypted in store.postgres.tls.certificateSecretRef",
+	"ssl":                       "write sslmode",
+	"requiressl":                "write sslmode",
+	"passfile":                  "put the password into the URL",
+	"hostaddr":                  "write the address as the host",
+	"search_path":               "set it for the role, by ALTER ROLE … SET search_path; store.postgres.schema is that of Sluice's own tables",
+	"schema":                    "store.postgres.schema is that of Sluice's own tables; remove it",
+	"currentSchema":             "store.postgres.schema is that of Sluice's own tables; remove it",
+	"service":                   "write host, port and database into the URL",
+	"servicefile":               "write host, port and database into the URL",
+	"options":                   "Sluice sets the session's settings itself; remove it",
+	"load_balance_hosts":        "only one host is allowed; remove it",
+}
+
+// refusedByName are the other settings of libpq and pgx, and those of servers and other clients that are often seen in URLs. An error
+// names a setting only if it is in a list: any other name may be a piece of a password.
+var refusedByName = []string{
+	// of libpq
+	"client_encoding", "gssdelegation", "gssencmode", "gsslib", "keepalives", "keepalives_count", "keepalives_idle",
+	"keepalives_interval", "krbspn", "krbsrvname", "max_protocol_version", "min_protocol_version", "oauth_client_id",
+	"oauth_client_secret", "oauth_issuer", "oauth_scope", "replication", "require_auth", "requirepeer", "scram_client_key",
+	"scram_server_key", "ssl_max_protocol_version", "ssl_min_protocol_version", "sslcertmode", "sslcompression", "sslcrl",
+	"sslcrldir", "sslkeylogfile", "sslnegotiation", "sslsni", "tcp_user_timeout",
+	// of pgx
+	"default_query_exec_mode", "description_cache_capacity", "pool_health_check_period", "pool_max_conn_idle_time",
+	"pool_max_conn_lifetime", "pool_max_conn_lifetime_jitter", "pool_max_conns", "pool_min_conns", "pool_min_idle_conns",
+	"pool_ping_timeout", "statement_cache_capacity",
+	// of servers and other clients
+	"connection_limit", "idle_in_transaction_session_timeout", "lock_timeout", "pgbouncer", "prepareThreshold", "sslaccept",
+	"statement_timeout", "timezone", "TimeZone",
 }
 
 // errUnreadable is the error of a text that is no URL, or one whose parts are not where they seem
@@ -97,12 +125,15 @@ func ParseStoreURL(text string) (StoreURL, error) {
 	if strings.Contains(parsed.EscapedPath()+parsed.RawQuery+parsed.EscapedFragment(), "@") {
 		return StoreURL{}, errUnreadable
 	}
-	storeURL := StoreURL{Port: 5432, SSLMode: "prefer", TargetSessionAttrs: "any"}
+	storeURL := StoreURL{SSLMode: "prefer", TargetSessionAttrs: "any", ChannelBinding: "prefer"}
 	if err := storeURL.setLocation(parsed); err != nil {
 		return StoreURL{}, fmt.Errorf("the store's URL: %w", err)
 	}
 	if err := storeURL.setQuery(parsed.RawQuery); err != nil {
 		return StoreURL{}, fmt.Errorf("the store's URL: %w", err)
+	}
+	if storeURL.Port == 0 {
+		storeURL.Port = 5432
 	}
 	for _, part := range []struct{ name, value string }{
 		{"host", storeURL.Host}, {"user", storeURL.User}, {"database", storeURL.Database}} {
@@ -154,18 +185,29 @@ func (u *StoreURL) setQuery(query string) error {
 }
 
 func refused(name string) error {
-	if advice := instead[name]; advice != "" {
+	allowed := strings.Join(slices.Sorted(maps.Keys(settings)), ", ")
+	switch advice := instead[name]; {
+	case advice != "":
 		return fmt.Errorf("setting %s is not allowed: %s", name, advice)
+	case slices.Contains(refusedByName, name):
+		return fmt.Errorf("setting %s is not allowed: remove it; allowed are %s", name, allowed)
 	}
-	return fmt.Errorf("it has a setting that is not allowed: remove it; allowed are %s",
-		strings.Join(slices.Sorted(maps.Keys(settings)), ", "))
+	return fmt.Errorf("it has a setting that is not allowed: remove it; allowed are %s", allowed)
 }
 
 func (u *StoreURL) setHost(value string) error {
 	if strings.Contains(value, ",") {
 		return errors.New("only one host is allowed: name a service that leads to the primary")
 	}
-	u.Host = value
+	return once(&u.Host, value)
+}
+
+// once sets what the URL says in only one of the places where it may stand.
+func once(into *string, value string) error {
+	if *into != "" {
+		return errors.New("it stands in another place of the URL, too: remove one")
+	}
+	*into = value
 	return nil
 }
 
@@ -173,6 +215,9 @@ func (u *StoreURL) setPort(value string) error {
 	port, err := strconv.ParseUint(value, 10, 16)
 	if err != nil || port == 0 {
 		return errors.New("the port must be a number from 1 to 65535")
+	}
+	if u.Port != 0 {
+		return errors.New("it stands in another place of the URL, too: remove one")
 	}
 	u.Port = uint16(port)
 	return nil

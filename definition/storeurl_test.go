@@ -16,7 +16,7 @@ func TestParseStoreURL(t *testing.T) {
 	t.Setenv("PGHOST", "elsewhere")
 	t.Setenv("PGSSLKEY", "/etc/shadow")
 	t.Setenv("PGAPPNAME", "other")
-	plain := definition.StoreURL{Host: "db", Port: 5432, Database: "app", User: "me", SSLMode: "prefer", TargetSessionAttrs: "any"}
+	plain := definition.StoreURL{Host: "db", Port: 5432, Database: "app", User: "me", SSLMode: "prefer", TargetSessionAttrs: "any", ChannelBinding: "prefer"}
 	with := func(edit func(*definition.StoreURL)) definition.StoreURL { u := plain; edit(&u); return u }
 	for text, want := range map[string]definition.StoreURL{
 		"postgres://me@db/app":                 plain,
@@ -30,9 +30,9 @@ func TestParseStoreURL(t *testing.T) {
 		"postgres://m%40e:p%2Fw%3F@db/a%20b": with(func(u *definition.StoreURL) {
 			u.User, u.Password, u.Database = "m@e", "p/w?", "a b"
 		}),
-		"postgres://me@db/app?sslmode=verify-full&application_name=x&connect_timeout=7&target_session_attrs=read-write": with(
+		"postgres://me@db/app?sslmode=verify-full&connect_timeout=7&target_session_attrs=read-write&channel_binding=require": with(
 			func(u *definition.StoreURL) {
-				u.SSLMode, u.ApplicationName, u.ConnectTimeout, u.TargetSessionAttrs = "verify-full", "x", 7*time.Second, "read-write"
+				u.SSLMode, u.ConnectTimeout, u.TargetSessionAttrs, u.ChannelBinding = "verify-full", 7*time.Second, "read-write", "require"
 			}),
 	} {
 		t.Run(text, func(t *testing.T) {
@@ -95,7 +95,18 @@ func TestParseStoreURLRefuses(t *testing.T) {
 		"postgres://me@db/app?passfile=/etc/shadow":            "setting passfile is not allowed",
 		"postgres://me@db/app?servicefile=/etc/shadow":         "setting servicefile is not allowed",
 		"postgres://me@db/app?options=-csearch_path%3Dpublic":  "setting options is not allowed",
-		"postgres://me@db/app?sslpassword=secret":              "it has a setting that is not allowed: remove it; allowed are application_name,",
+		"postgres://me@db/app?sslpassword=secret":              "setting sslpassword is not allowed: name a certificate",
+		"postgres://me@db/app?application_name=secret":         "setting application_name is not allowed: Sluice names its connections itself",
+		"postgres://me@db/app?require_auth=secret":             "setting require_auth is not allowed: remove it; allowed are channel_binding,",
+		"postgres://me@db/app?pool_max_conns=secret":           "setting pool_max_conns is not allowed: remove it",
+		"postgres://me@db/app?unheardof=secret":                "it has a setting that is not allowed: remove it; allowed are channel_binding,",
+		"postgres://me@db/app?channel_binding=secret":          "setting channel_binding: it must be one of disable, prefer, require",
+		"postgres://me@db/app?host=other":                      "setting host: it stands in another place of the URL",
+		"postgres://me@db:1/app?port=2":                        "setting port: it stands in another place of the URL",
+		"postgres://me@db/app?user=secret":                     "setting user: it stands in another place of the URL",
+		"postgres://me:secret@db/app?password=shadow":          "setting password: it stands in another place of the URL",
+		"postgres://me@db/app?dbname=secret":                   "setting dbname: it stands in another place of the URL",
+		"postgres://me@db?dbname=app&database=secret":          "setting dbname: it stands in another place of the URL",
 		"postgres://me@db/app?sslmode=maybe":                   "setting sslmode: it must be one of disable, allow",
 		"postgres://me@db/app?sslmode=disable&sslmode=require": "setting sslmode is there twice",
 		"postgres://me@db/app?connect_timeout=0":               "setting connect_timeout: it must be a number of seconds",

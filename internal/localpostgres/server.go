@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sluice-project/sluice/internal/pgconfig"
 	"github.com/sluice-project/sluice/internal/ports"
 )
 
@@ -165,11 +167,17 @@ func initialise(ctx context.Context, o Options, account *account) error {
 	cmd := exec.CommandContext(ctx, filepath.Join(o.BinDir, "initdb"), "-D", o.DataDir, "-U", "postgres",
 		"--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
 	cmd.Dir = o.DataDir
+	cmd.Env = environment()
 	cmd.SysProcAttr = account.attributes()
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb in %s: %w\n%s", o.DataDir, err, out)
 	}
 	return nil
+}
+
+// environment is this process's, without the variables that PostgreSQL's programs read: those are about other servers.
+func environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(variable string) bool { return strings.HasPrefix(variable, pgconfig.Prefix) })
 }
 
 // launch starts the process. The thread that starts it is kept for as long as it runs: the kernel ties the signal that a
@@ -186,6 +194,7 @@ func (s *Server) launch(account *account) error {
 	}
 	s.cmd = exec.Command(filepath.Join(s.options.BinDir, "postgres"), args...)
 	s.cmd.Dir = s.options.DataDir
+	s.cmd.Env = environment()
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	s.cmd.SysProcAttr = account.attributes()
 	dieWithParent(s.cmd.SysProcAttr)
@@ -243,7 +252,13 @@ func (s *Server) waitReady(ctx context.Context) error {
 
 // answers returns nil when this server does: another one may have taken the port.
 func (s *Server) answers(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, s.URL("postgres"))
+	config, err := pgconfig.New()
+	if err != nil {
+		return err
+	}
+	c := config.ConnConfig
+	c.Host, c.Port, c.Database, c.User = "127.0.0.1", uint16(s.options.Port), "postgres", "postgres"
+	conn, err := pgx.ConnectConfig(ctx, c)
 	if err != nil {
 		return err
 	}

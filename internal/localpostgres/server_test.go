@@ -35,6 +35,14 @@ func TestARestartedServerKeepsItsData(t *testing.T) {
 	}
 }
 
+// A shell may have variables for another server.
+func TestAServerStartsWhateverVariablesThereAre(t *testing.T) {
+	for name, value := range map[string]string{"PGSERVICE": "other", "PGPORT": "1", "PGDATA": "/nowhere", "PGREQUIREAUTH": "md5", "PGDATESTYLE": "other"} {
+		t.Setenv(name, value)
+	}
+	postgrestest.Start(t)
+}
+
 func TestEveryTestHasADatabaseOfItsOwn(t *testing.T) {
 	execute(t, postgrestest.New(t), "CREATE TABLE mine (n int)")
 	execute(t, postgrestest.New(t), "CREATE TABLE mine (n int)")

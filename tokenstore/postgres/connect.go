@@ -2,6 +2,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/sluice-project/sluice/internal/pgconfig"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -29,6 +31,11 @@ type Target struct {
 	TLS            *tls.Config // nil connects in the clear, or as PreferTLS says
 	PreferTLS      bool        // encrypt where the server can, without verifying it, as libpq's sslmode=prefer does
 	ConnectTimeout time.Duration
+	// Attributes is libpq's target_session_attrs: any, read-write or primary. Of a name with several addresses, the first is taken whose
+	// server has them. Empty is any.
+	Attributes string
+	// ChannelBinding is libpq's channel_binding: disable, prefer or require. Empty is prefer.
+	ChannelBinding string
 }
 
 // Options of a connection or a pool.
@@ -51,9 +58,9 @@ const pingAfter = tokenstore.Heartbeat * 3 / 2
 
 // Open makes a pool. It does not connect yet.
 func Open(o Options) (*pgxpool.Pool, error) {
-	config, err := pgxpool.ParseConfig("postgres://unset@unset/unset?sslmode=disable")
+	config, err := pgconfig.New()
 	if err != nil {
-		return nil, fmt.Errorf("preparing a connection: %w", err)
+		return nil, err
 	}
 	if config.MaxConns = o.MaxConns; o.MaxConns == 0 {
 		config.MaxConns = 4
@@ -71,10 +78,11 @@ func Connect(ctx context.Context, o Options) (*pgx.Conn, error) {
 }
 
 func connect(ctx context.Context, o Options, prepare func(*pgx.ConnConfig)) (*pgx.Conn, error) {
-	config, err := pgx.ParseConfig("postgres://unset@unset/unset?sslmode=disable")
+	base, err := pgconfig.New()
 	if err != nil {
-		return nil, fmt.Errorf("preparing a connection: %w", err)
+		return nil, err
 	}
+	config := base.ConnConfig
 	config.RuntimeParams = o.session()
 	if err := o.aim(ctx, config); err != nil {
 		return nil, err
@@ -92,6 +100,8 @@ func (o Options) aim(ctx context.Context, config *pgx.ConnConfig) error {
 	config.Host, config.Port, config.Database = target.Host, target.Port, target.Database
 	config.User, config.Password, config.TLSConfig = target.User, target.Password, target.TLS
 	config.Fallbacks = nil
+	config.ValidateConnect = attributes[target.Attributes]
+	config.ChannelBinding = cmp.Or(target.ChannelBinding, "prefer")
 	watch(config)
 	if target.PreferTLS && target.TLS == nil {
 		config.TLSConfig = &tls.Config{InsecureSkipVerify: true}
@@ -107,10 +117,22 @@ func (o Options) aim(ctx context.Context, config *pgx.ConnConfig) error {
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 5 * time.Second
 	}
-	if target.Password == "" {
-		config.Password = "" // never one from a file of the process's own user
-	}
 	return nil
+}
+
+// attributes check a server that was connected to.
+var attributes = map[string]pgconn.ValidateConnectFunc{
+	"read-write": has("read-write", pgconn.ValidateConnectTargetSessionAttrsReadWrite),
+	"primary":    has("primary", pgconn.ValidateConnectTargetSessionAttrsPrimary),
+}
+
+func has(name string, check pgconn.ValidateConnectFunc) pgconn.ValidateConnectFunc {
+	return func(ctx context.Context, conn *pgconn.PgConn) error {
+		if err := check(ctx, conn); err != nil {
+			return fmt.Errorf("the server does not have target_session_attrs=%s (%w): name a host that leads to the primary", name, err)
+		}
+		return nil
+	}
 }
 
 // session returns the settings of every connection: databases and roles have defaults of their own, and the proof that

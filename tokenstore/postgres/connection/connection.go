@@ -53,9 +53,12 @@ func Target(ctx context.Context, store definition.Postgres, secrets Secrets) (po
 		return postgres.Target{}, err
 	}
 	settings := definition.TLS{}
-	if store.TLS != nil {
+	switch {
+	case store.TLS != nil:
 		settings = *store.TLS
 		mode = modes[settings.Mode]
+	case strings.HasPrefix(target.Host, "/"): // a socket, which sslmode is not about
+		mode = "disable"
 	}
 	if err := encrypt(ctx, &target, mode, settings, secrets); err != nil {
 		return postgres.Target{}, err
@@ -97,7 +100,7 @@ func byURL(ctx context.Context, ref definition.SecretKey, secrets Secrets) (post
 		return postgres.Target{}, "", &InvalidError{ref.Name, ref.Key, err}
 	}
 	return postgres.Target{Host: url.Host, Port: url.Port, Database: url.Database, User: url.User, Password: url.Password,
-		ConnectTimeout: url.ConnectTimeout}, url.SSLMode, nil
+		ConnectTimeout: url.ConnectTimeout, Attributes: url.TargetSessionAttrs, ChannelBinding: url.ChannelBinding}, url.SSLMode, nil
 }
 
 func byParts(ctx context.Context, c definition.Connection, secrets Secrets) (postgres.Target, error) {
@@ -140,13 +143,12 @@ func encrypt(ctx context.Context, target *postgres.Target, mode string, settings
 	if config.Certificates, err = certificates(ctx, settings.CertificateSecretRef, secrets); err != nil {
 		return err
 	}
-	switch mode {
-	case "verify-full":
-	case "verify-ca":
+	switch {
+	case mode == "require" && config.RootCAs == nil:
+		config.InsecureSkipVerify = true
+	case mode == "require", mode == "verify-ca": // who names authorities wants them checked, also with require; libpq does so, too
 		config.InsecureSkipVerify = true // replaced by a check of all but the name
 		config.VerifyConnection = chainOnly(config.RootCAs)
-	default:
-		config.InsecureSkipVerify = true // as require says
 	}
 	target.TLS = config
 	return nil

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // secretsOf answers from a map by "name/key".
@@ -77,14 +78,15 @@ func TestTargetEncryptsAsAsked(t *testing.T) {
 		skip    bool // the usual verification is off
 		chain   bool // another one is on
 	}{
-		"disable in the URL":         {sslmode: "disable"},
-		"require in the URL":         {sslmode: "require", wantTLS: true, skip: true},
-		"verify-full in the URL":     {sslmode: "verify-full", wantTLS: true},
-		"Disable over require":       {sslmode: "require", tls: &definition.TLS{Mode: "Disable"}},
-		"Require over disable":       {sslmode: "disable", tls: &definition.TLS{Mode: "Require"}, wantTLS: true, skip: true},
-		"VerifyCA":                   {sslmode: "disable", tls: &definition.TLS{Mode: "VerifyCA"}, wantTLS: true, skip: true, chain: true},
-		"VerifyFull with an own CA":  {sslmode: "disable", tls: &definition.TLS{Mode: "VerifyFull", CASecretRef: &definition.SecretKey{Name: "ca", Key: "crt"}}, wantTLS: true},
-		"no mode, which is the best": {sslmode: "disable", tls: &definition.TLS{}, wantTLS: true},
+		"disable in the URL":                       {sslmode: "disable"},
+		"require in the URL":                       {sslmode: "require", wantTLS: true, skip: true},
+		"verify-full in the URL":                   {sslmode: "verify-full", wantTLS: true},
+		"Disable over require":                     {sslmode: "require", tls: &definition.TLS{Mode: "Disable"}},
+		"Require over disable":                     {sslmode: "disable", tls: &definition.TLS{Mode: "Require"}, wantTLS: true, skip: true},
+		"Require with a CA, which is then checked": {sslmode: "disable", tls: &definition.TLS{Mode: "Require", CASecretRef: &definition.SecretKey{Name: "ca", Key: "crt"}}, wantTLS: true, skip: true, chain: true},
+		"VerifyCA":                                 {sslmode: "disable", tls: &definition.TLS{Mode: "VerifyCA"}, wantTLS: true, skip: true, chain: true},
+		"VerifyFull with an own CA":                {sslmode: "disable", tls: &definition.TLS{Mode: "VerifyFull", CASecretRef: &definition.SecretKey{Name: "ca", Key: "crt"}}, wantTLS: true},
+		"no mode, which is the best":               {sslmode: "disable", tls: &definition.TLS{}, wantTLS: true},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -102,6 +104,29 @@ func TestTargetEncryptsAsAsked(t *testing.T) {
 				t.Errorf("skip %v, chain %v, name %q", got.TLS.InsecureSkipVerify, got.TLS.VerifyConnection != nil, got.TLS.ServerName)
 			}
 		})
+	}
+}
+
+func TestTargetOfASocketIgnoresSSLMode(t *testing.T) {
+	got, err := Target(t.Context(), byURLStore(), secretsOf(map[string]string{"db/uri": "postgres://me@/app?host=/run/postgresql&sslmode=verify-full"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.TLS != nil || got.PreferTLS {
+		t.Error("a connection through a socket is encrypted")
+	}
+}
+
+func TestTargetHasEachSettingOfTheURL(t *testing.T) {
+	got, err := Target(t.Context(), byURLStore(), secretsOf(map[string]string{
+		"db/uri": "postgres://me:secret@db:5433/app?sslmode=disable&connect_timeout=7&target_session_attrs=primary&channel_binding=require"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := postgres.Target{Host: "db", Port: 5433, Database: "app", User: "me", Password: "secret",
+		ConnectTimeout: 7 * time.Second, Attributes: "primary", ChannelBinding: "require"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
 
