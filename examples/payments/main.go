@@ -14,29 +14,48 @@ import (
 
 	"github.com/sluice-project/sluice"
 	"github.com/sluice-project/sluice/definition"
-	eventlog "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/runtime/access"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 func main() {
+	store, err := readStore()
+	if err != nil {
+		log.Fatalf("payments: %v", err)
+	}
+	schema := schemaOf(store)
 	if len(os.Args) > 1 && os.Args[1] == "worker" {
-		pool, err := openPool()
+		pool, err := openPool(store)
 		if err != nil {
 			log.Fatalf("payments: %v", err)
 		}
-		go serve(newService(pool, os.Getenv("CRASH_CURRENCY")))
+		go serve(newService(pool, schema, os.Getenv("CRASH_CURRENCY")))
 	}
-	sluice.Main(sluice.Handlers{"validation": validation(os.Getenv("NO_RATE_FOR"))})
+	sluice.Main(sluice.Handlers{"validation": validation(schema, os.Getenv("NO_RATE_FOR"))})
 }
 
-// openPool connects to the store of the worker in this process: the operator has told it by SLUICE_STORE, and mounted the
-// Secrets.
-func openPool() (*pgxpool.Pool, error) {
-	var store definition.Store
-	if err := json.Unmarshal([]byte(os.Getenv("SLUICE_STORE")), &store); err != nil {
-		return nil, fmt.Errorf("reading SLUICE_STORE, which the operator sets: %w", err)
+// readStore reads the store of the worker in this process, which the operator sets by SLUICE_STORE.
+func readStore() (store definition.Store, err error) {
+	text := os.Getenv("SLUICE_STORE")
+	if text == "" {
+		return store, nil
 	}
+	if err := json.Unmarshal([]byte(text), &store); err != nil {
+		return store, fmt.Errorf("reading SLUICE_STORE, which the operator sets: %w", err)
+	}
+	return store, nil
+}
+
+// schemaOf returns the schema that has the event table.
+func schemaOf(store definition.Store) string {
+	if store.Postgres == nil || store.Postgres.Schema == "" {
+		return postgres.DefaultSchema
+	}
+	return store.Postgres.Schema
+}
+
+// openPool connects to the store, by the Secrets that the operator has mounted.
+func openPool(store definition.Store) (*pgxpool.Pool, error) {
 	secrets := os.Getenv("SLUICE_SECRETS_DIR")
 	if secrets == "" {
 		secrets = "/etc/sluice/secrets"
@@ -52,6 +71,3 @@ func serve(s *service) {
 	server := &http.Server{Addr: ":8080", Handler: s.routes(), ReadHeaderTimeout: 5 * time.Second}
 	log.Fatalf("payments: %v", server.ListenAndServe())
 }
-
-// newLog is where payments are appended.
-func newLog(db eventlog.DB) *eventlog.Log { return eventlog.NewLog(db, postgres.DefaultSchema) }

@@ -70,10 +70,10 @@ func start(t *testing.T) *httptest.Server {
 		t.Fatal(err)
 	}
 	w := worker.New(worker.Options{Processor: name, Pod: "test", Definition: def, DefinitionID: def.ID(), Target: target, Schema: postgres.DefaultSchema,
-		Handlers: map[string]handler.Handler{"validation": validation("")}})
+		Handlers: map[string]handler.Handler{"validation": validation(postgres.DefaultSchema, "")}})
 	done := make(chan error)
 	go func() { done <- w.Run(ctx) }()
-	server := httptest.NewServer(newService(pool, "").routes())
+	server := httptest.NewServer(newService(pool, postgres.DefaultSchema, "").routes())
 	t.Cleanup(func() {
 		server.Close()
 		cancel()
@@ -134,7 +134,7 @@ func TestAPaymentIsValidatedOrRejected(t *testing.T) {
 }
 
 func TestABadPaymentIsRefusedByNamingTheField(t *testing.T) {
-	s := httptest.NewServer(newService(nil, "").routes())
+	s := httptest.NewServer(newService(nil, postgres.DefaultSchema, "").routes())
 	defer s.Close()
 	for body, field := range map[string]string{
 		`{"amount":"ten","currency":"USD"}`:   "amount",
@@ -173,6 +173,23 @@ func TestAVerdictSaysWhy(t *testing.T) {
 		why, _ := got.Data.(map[string]string)
 		if got.Type != want || !strings.HasPrefix(why["reason"], reason) || (reason == "") != (why["reason"] == "") {
 			t.Errorf("%s: %s, %q, want %s, %q", amount, got.Type, why["reason"], want, reason)
+		}
+	}
+}
+
+func TestPaymentsUseTheSchemaOfTheProcessor(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                              postgres.DefaultSchema,
+		`{"postgres": {}}`:              postgres.DefaultSchema,
+		`{"postgres": {"schema": "x"}}`: "x",
+	} {
+		t.Setenv("SLUICE_STORE", text)
+		store, err := readStore()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := schemaOf(store); got != want {
+			t.Errorf("with SLUICE_STORE=%s payments are appended to the schema %s, want %s", text, got, want)
 		}
 	}
 }

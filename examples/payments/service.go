@@ -50,8 +50,8 @@ type service struct {
 	crashOn string
 }
 
-func newService(pool *pgxpool.Pool, crashOn string) *service {
-	return &service{pool: pool, log: newLog(pool), crashOn: crashOn}
+func newService(pool *pgxpool.Pool, schema, crashOn string) *service {
+	return &service{pool: pool, log: eventlog.NewLog(pool, schema), crashOn: crashOn}
 }
 
 func (s *service) routes() http.Handler {

@@ -18,8 +18,8 @@ import (
 //
 // noRateFor is a currency for which a broken version of this program has no rate: it ends its process, as programs do that take
 // for granted what is not so.
-func validation(noRateFor string) sluice.Handler {
-	events := newLog(nil) // appends in the handler's transaction only
+func validation(schema, noRateFor string) sluice.Handler {
+	events := eventlog.NewLog(nil, schema) // appends in the handler's transaction only
 	return sluice.Each(func(ctx context.Context, tx pgx.Tx, e sluice.Event) error {
 		if noRateFor != "" && bytes.Contains(e.Data, []byte(`"`+noRateFor+`"`)) {
 			log.Fatalf("payments: there is no rate for %s", noRateFor)
