@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -51,10 +52,11 @@ func ofCommit(err error) error {
 // closed. What has not been committed is undone.
 func takeBack(ctx context.Context, conn *pgx.Conn, guard *guard, clean string, err error) {
 	switch {
-	case conn.IsClosed(): // or was hijacked, with the transaction: the guard goes on
+	case conn.IsClosed() && guard.refusal() == nil: // pgx is closing it, or it was hijacked
+		time.AfterFunc(closePatience, func() { _ = guard.socket.Close() })
 		return
-	case conn.PgConn().IsBusy() || guard.spoilt() || aboutPrepared(err):
-		shut(conn)
+	case conn.IsClosed() || conn.PgConn().IsBusy() || guard.spoilt() || aboutPrepared(err):
+		abandon(conn, guard)
 		return
 	}
 	guard.release()
@@ -65,8 +67,18 @@ func takeBack(ctx context.Context, conn *pgx.Conn, guard *guard, clean string, e
 		clean = "rollback; " + clean
 	}
 	if _, err := conn.PgConn().Exec(ctx, clean).ReadAll(); err != nil {
-		shut(conn)
+		abandon(conn, guard)
 	}
+}
+
+// closePatience is how long pgx may take to cancel what runs and to tell the server of the end.
+const closePatience = time.Second
+
+// abandon ends a connection with its transaction at once. pgx would wait for the server, which may not
+// have been told of the end.
+func abandon(conn *pgx.Conn, guard *guard) {
+	shut(conn)
+	_ = guard.socket.Close() // it may be closed already
 }
 
 // aboutPrepared reports whether an error says that the session's prepared statements are not those that are believed to be there.

@@ -102,7 +102,6 @@ func (o Options) aim(ctx context.Context, config *pgx.ConnConfig) error {
 	config.Fallbacks = nil
 	config.ValidateConnect = attributes[target.Attributes]
 	config.ChannelBinding = cmp.Or(target.ChannelBinding, "prefer")
-	watch(config)
 	if target.PreferTLS && target.TLS == nil {
 		config.TLSConfig = &tls.Config{InsecureSkipVerify: true}
 		config.Fallbacks = []*pgconn.FallbackConfig{{Host: target.Host, Port: target.Port}}
@@ -113,6 +112,7 @@ func (o Options) aim(ctx context.Context, config *pgx.ConnConfig) error {
 	case o.Keepalives:
 		config.DialFunc = keepalive.DialContext
 	}
+	watch(config)
 	config.ConnectTimeout = target.ConnectTimeout
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 5 * time.Second

@@ -3,13 +3,18 @@ package postgres
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -27,15 +32,23 @@ const (
 	commitText      = "commit /* sluice */"
 )
 
-// guard stands between pgx and a connection's socket. While users' code has the connection, whatever way it takes to it, the guard
-// sends nothing that would begin or end a transaction.
+// guard stands between pgx and a connection's socket. While users' code has the connection, whatever
+// way it takes to it, the guard sends nothing that would begin or end a transaction.
 //
-// What must always hold: between hold and release the server gets no transaction control but Sluice's own. A message that is
-// refused closes the connection, since pgx cannot tell the server that the rest of its request is not coming.
+// What must always hold: between hold and release the server gets no transaction control but Sluice's
+// own. A message that is refused closes the connection, since pgx cannot tell the server that the rest
+// of its request is not coming.
+//
+// What pgx's frontend writes goes through the guard, which looks into it. Anything else is written to
+// the socket, which refuses it from the first hold on: with TLS it is not known there what it is. The
+// functions of pgx that write to the socket are PgConn.ExecBatch and closing with TLS.
 type guard struct {
 	mu      sync.Mutex // pgx closes a connection in a goroutine of its own
-	out     io.Writer
+	socket  *socket
+	out     io.Writer // the socket's inner connection, or the TLS connection over the socket
+	sending atomic.Bool
 	conn    *pgconn.PgConn
+	given   bool // users' code has had the connection
 	held    bool
 	ours    []string        // those of Sluice's own texts that may pass
 	names   map[string]bool // of the prepared statements that are Sluice's begin and commit
@@ -44,30 +57,103 @@ type guard struct {
 	remains bool // prepared statements are left, or are gone that pgx has prepared
 }
 
-// guardKey finds a connection's guard in its custom data.
-const guardKey = "sluice.guard"
+// socket is the network connection below a PgConn, and below its TLS. The inner connection has no
+// exported name: users' code reaches the socket by PgConn.Conn and PgConn.Hijack.
+type socket struct {
+	inner  net.Conn
+	guard  *guard
+	ending atomic.Bool // TLS is about to say that it ends, for which it sets this deadline; pgx sets the other ones only
+}
 
-// watch puts a guard into connections that are made with a configuration.
+func (s *socket) Read(p []byte) (int, error)        { return s.inner.Read(p) }
+func (s *socket) Close() error                      { return s.inner.Close() }
+func (s *socket) LocalAddr() net.Addr               { return s.inner.LocalAddr() }
+func (s *socket) RemoteAddr() net.Addr              { return s.inner.RemoteAddr() }
+func (s *socket) SetDeadline(t time.Time) error     { return s.inner.SetDeadline(t) }
+func (s *socket) SetReadDeadline(t time.Time) error { return s.inner.SetReadDeadline(t) }
+
+func (s *socket) SetWriteDeadline(t time.Time) error {
+	s.ending.Store(true)
+	return s.inner.SetWriteDeadline(t)
+}
+
+// Write implements net.Conn. It sends what TLS makes of what the guard lets pass, and everything on a
+// connection that users' code has never had.
+func (s *socket) Write(p []byte) (int, error) {
+	g := s.guard
+	if g.sending.Load() {
+		return s.inner.Write(p)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.given {
+		return s.inner.Write(p)
+	}
+	if g.encrypts() && s.ending.Load() && isAlert(p) {
+		return len(p), nil // the server notices the end without
+	}
+	err := managed("a write past pgx's own messages, such as PgConn.ExecBatch (use tx.SendBatch)")
+	if g.held && g.refused == nil {
+		g.refused = err
+	}
+	return 0, err
+}
+
+// encrypts reports whether the connection has TLS.
+func (g *guard) encrypts() bool { return g.out != g.socket.inner }
+
+// isAlert reports whether a record of TLS can be an alert. TLS 1.3 encrypts the record's type, but no
+// shorter record has a whole message of PostgreSQL's in it.
+func isAlert(record []byte) bool {
+	const alert, longestAlert = 21, 24
+	return len(record) > 0 && record[0] == alert || len(record) <= longestAlert
+}
+
+// watch puts guards into connections that are made with a configuration whose DialFunc is set.
 func watch(config *pgx.ConnConfig) {
-	g := &guard{names: map[string]bool{}}
+	dial := config.DialFunc
+	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		inner, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		s := &socket{inner: inner, guard: &guard{names: map[string]bool{}}}
+		s.guard.socket = s
+		return s, nil
+	}
 	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		g, there := guardBelow(w)
+		if !there {
+			return pgproto3.NewFrontend(r, w)
+		}
 		g.out = w
+		if w == io.Writer(g.socket) {
+			g.out = g.socket.inner
+		}
 		return pgproto3.NewFrontend(r, g)
 	}
-	config.AfterConnect = func(_ context.Context, conn *pgconn.PgConn) error {
-		g.conn = conn
-		conn.CustomData()[guardKey] = g
-		return nil
+}
+
+// guardBelow finds the guard of a network connection, which may have TLS.
+func guardBelow(conn any) (*guard, bool) {
+	if encrypted, is := conn.(*tls.Conn); is {
+		conn = encrypted.NetConn()
 	}
+	s, there := conn.(*socket)
+	if !there {
+		return nil, false
+	}
+	return s.guard, true
 }
 
 var errUnguarded = errors.New("users' statements need a connection that Open or Connect has made")
 
 func guardOf(conn *pgx.Conn) (*guard, error) {
-	g, there := conn.PgConn().CustomData()[guardKey].(*guard)
+	g, there := guardBelow(conn.PgConn().Conn())
 	if !there {
 		return nil, errUnguarded
 	}
+	g.conn = conn.PgConn()
 	return g, nil
 }
 
@@ -75,7 +161,7 @@ func guardOf(conn *pgx.Conn) (*guard, error) {
 func (g *guard) hold() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.held, g.remains, g.refused = true, false, nil
+	g.given, g.held, g.remains, g.refused = true, true, false, nil
 }
 
 // release ends what hold has begun.
@@ -89,6 +175,9 @@ func (g *guard) release() {
 func (g *guard) refusal() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.refused == nil && len(g.partial) > 0 {
+		g.refused = managed("a message that was not written to its end")
+	}
 	return g.refused
 }
 
@@ -116,11 +205,11 @@ func (g *guard) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.held && g.ours == nil {
-		return g.out.Write(p)
+		return g.send(p)
 	}
 	if g.refused != nil {
 		if len(p) > 0 && p[0] == 'X' { // Terminate: the server is to undo the transaction at once
-			return g.out.Write(p)
+			return g.send(p)
 		}
 		return 0, g.refused
 	}
@@ -134,13 +223,22 @@ func (g *guard) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	if n == len(p) && len(g.partial) == 0 {
-		return g.out.Write(p)
+		return g.send(p)
 	}
 	g.partial = slices.Clone(whole[n:])
-	if _, err := g.out.Write(whole[:n]); err != nil {
+	if _, err := g.send(whole[:n]); err != nil {
 		return 0, err
 	}
 	return len(p), nil
+}
+
+// send passes on what may pass.
+func (g *guard) send(p []byte) (int, error) {
+	if g.encrypts() {
+		g.sending.Store(true)
+		defer g.sending.Store(false)
+	}
+	return g.out.Write(p)
 }
 
 // check looks at messages, and returns the length of those that are there to their end.
@@ -188,13 +286,17 @@ func (g *guard) checkText(name, text string) error {
 		g.names[name] = name != ""
 		return nil
 	}
-	backslashes := g.conn.ParameterStatus("standard_conforming_strings") == "off"
-	if command := sqlscan.TransactionControl(text, backslashes); command != "" {
-		return managed(command)
+	if encoding := g.conn.ParameterStatus("client_encoding"); encoding != "UTF8" && !isASCII(text) {
+		return managed("a statement in " + encoding + ", in which Sluice cannot tell its commands apart (leave client_encoding as it is)")
 	}
-	for _, words := range sqlscan.Commands(text, backslashes) {
-		if words[0] == "PREPARE" || words[0] == "DEALLOCATE" {
-			g.remains = true
+	for _, backslashes := range readings(text) {
+		if command := sqlscan.TransactionControl(text, backslashes); command != "" {
+			return managed(command)
+		}
+		for _, words := range sqlscan.Commands(text, backslashes) {
+			if words[0] == "PREPARE" || words[0] == "DEALLOCATE" {
+				g.remains = true
+			}
 		}
 	}
 	return nil
@@ -225,6 +327,24 @@ func (c *controls) in(text string) string {
 	command = sqlscan.TransactionControl(text, false)
 	c.known[text] = command
 	return command
+}
+
+// readings are the settings of backslashes that a text may be read with. A statement before it, to
+// which the server has not answered yet, may change standard_conforming_strings.
+func readings(text string) []bool {
+	if strings.Contains(text, `\'`) {
+		return []bool{false, true}
+	}
+	return []bool{false}
+}
+
+func isASCII(text string) bool {
+	for i := range len(text) {
+		if text[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
 }
 
 // cString cuts a text off that ends with a zero byte.
