@@ -225,14 +225,15 @@ func (s *scanner) skipDollar() {
 // Savepoints are none.
 func TransactionControl(text string, backslashes bool) string {
 	for _, words := range Commands(text, backslashes) {
-		if command := control(words); command != "" {
+		if command := Control(words); command != "" {
 			return command
 		}
 	}
 	return ""
 }
 
-func control(words []string) string {
+// Control is TransactionControl of one command, by its first words.
+func Control(words []string) string {
 	switch words[0] {
 	case "COMMIT", "END", "ABORT", "BEGIN":
 		return words[0]

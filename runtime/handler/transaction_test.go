@@ -443,6 +443,65 @@ func cannotEnd(t *testing.T, w *world, run func(w *world, code func(context.Cont
 	}
 }
 
+// uses are ways to write many rows at once, each 10,000.
+var uses = map[string]func(context.Context, pgx.Tx) error{
+	"COPY": func(ctx context.Context, tx pgx.Tx) error {
+		_, err := tx.CopyFrom(ctx, pgx.Identifier{"applied"}, []string{"n"}, pgx.CopyFromSlice(10000, func(i int) ([]any, error) { return []any{i}, nil }))
+		return err
+	},
+	"COPY of text with commands in it": func(ctx context.Context, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "CREATE TEMP TABLE texts (t text)"); err != nil {
+			return err
+		}
+		if _, err := tx.Conn().PgConn().CopyFrom(ctx, strings.NewReader(strings.Repeat("Q; COMMIT;\n", 10000)), "COPY texts FROM STDIN"); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, "INSERT INTO applied SELECT 1 FROM texts")
+		return err
+	},
+	"a batch": func(ctx context.Context, tx pgx.Tx) error {
+		b := &pgx.Batch{}
+		for i := range 10000 {
+			b.Queue(write, i)
+		}
+		return tx.SendBatch(ctx, b).Close()
+	},
+	"a pipeline": func(ctx context.Context, tx pgx.Tx) error {
+		pipeline := tx.Conn().PgConn().StartPipeline(ctx)
+		for range 10 {
+			for range 100 {
+				pipeline.SendQueryParams("INSERT INTO applied SELECT generate_series(1, 10)", nil, nil, nil, nil)
+			}
+			if err := pipeline.Sync(); err != nil {
+				return err
+			}
+		}
+		return pipeline.Close()
+	},
+	"a long statement": func(ctx context.Context, tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "INSERT INTO applied VALUES (1)"+strings.Repeat(", (1)", 9999))
+		return err
+	},
+}
+
+func TestUsersCodeCanSendMuchAtOnce(t *testing.T) {
+	server, _ := postgrestest.StartTLS(t)
+	for transport, w := range map[string]*world{
+		"in the clear": newWorld(t, 2),
+		"over TLS":     newWorldAt(t, strings.Replace(server.URL("postgres"), "sslmode=disable", "sslmode=require", 1), 2),
+	} {
+		for name, use := range uses {
+			t.Run(transport+"/"+name, func(t *testing.T) {
+				w := w.of(t)
+				w.must(users["Each"](w, use))
+				if n := w.applied(); n != 10000 {
+					t.Errorf("%d rows are there, want 10000", n)
+				}
+			})
+		}
+	}
+}
+
 // of is the world in one of several tests that share it.
 func (w *world) of(t *testing.T) *world {
 	t.Helper()

@@ -290,10 +290,10 @@ func (g *guard) checkText(name, text string) error {
 		return managed("a statement in " + encoding + ", in which Sluice cannot tell its commands apart (leave client_encoding as it is)")
 	}
 	for _, backslashes := range readings(text) {
-		if command := sqlscan.TransactionControl(text, backslashes); command != "" {
-			return managed(command)
-		}
 		for _, words := range sqlscan.Commands(text, backslashes) {
+			if command := sqlscan.Control(words); command != "" {
+				return managed(command)
+			}
 			if words[0] == "PREPARE" || words[0] == "DEALLOCATE" {
 				g.remains = true
 			}
