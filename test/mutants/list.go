@@ -35,6 +35,7 @@ var (
 	failing       = test{"./runtime/worker", "TestABatchThatFails", false}
 	sharing       = test{"./runtime/worker", "NearTheTailShare/declared|FailsHoldsUp|FenceLosesOnly/SQL", false}
 	rounds        = test{"./runtime/handler", "TestWithinASequence", true}
+	past          = test{"./runtime/handler", "TestUsersCodeCannotEndItsTransaction/Set/pgconn_ExecBatch", false}
 	ending        = test{"./runtime/handler", "TestUsersCodeCannotEndItsTransaction/Set/Exec_(END|several)", false}
 	queuedFence   = test{"./tokenstore/postgres", "TestTheFenceOfQueuedStatementsKnowsItsTransaction", false}
 	foreign       = test{"./runtime/handler", "TestTheFencingCheckKnowsItsTransaction", false}
@@ -135,7 +136,7 @@ var mutants = []mutant{
 	{"rounds of statements by stream", []edit{{sqlCalls, "	last := map[uint32]int{}", "	last := map[string]int{}"},
 		{sqlCalls, "last[event.Hash]; there", "last[event.StreamID]; there"}, {sqlCalls, "last[event.Hash] = final", "last[event.StreamID] = final"}}, rounds},
 	{"a commit in a handler passes", []edit{{"tokenstore/postgres/guard.go", "command != \"\" {", "command == \"nothing\" {"}}, ending},
-	{"a write past pgx's own messages passes", []edit{{"tokenstore/postgres/guard.go", "	if !g.given {", "	if g.out != nil {"}}, ending},
+	{"a write past pgx's own messages passes", []edit{{"tokenstore/postgres/guard.go", "	if !g.given {", "	if g.out != nil {"}}, past},
 	{"the fencing check does not look which transaction it is in", []edit{{"tokenstore/postgres/settings.go", "current_setting('sluice.batch', true) OPERATOR(pg_catalog.=) $9", "current_setting('sluice.batch', true) <> $9 OR true"}}, foreign},
 	{"the fencing check of queued statements does not look which transaction it is in", []edit{{"tokenstore/postgres/settings.go", "current_setting('transaction_deferrable') OPERATOR(pg_catalog.=) 'on'", "current_setting('transaction_deferrable') <> ''"}}, queuedFence},
 	{"what a handler sets is left for the next one", []edit{{"tokenstore/postgres/clean.go", "batch.Queue(clean)", "batch.Queue(`SELECT 1`)"}}, leaking},
