@@ -113,17 +113,55 @@ func reportedLag(outcome planner.Outcome, group string) float64 {
 	return worst
 }
 
-// lags asks the source. What cannot be read is logged when that is news, and the lag is not known.
-func (p *processor) lags(ctx context.Context, l *link, w Wanted, outcome planner.Outcome) lags {
+// lagTries is how often in a row the lag is asked for again at once where it could not be had.
+const lagTries = 3
+
+// lagMemory is what is remembered of a processor's lags from look to look. Of the loop alone.
+type lagMemory struct {
+	known  map[string]knownLag // by group
+	unread string              // why events could not be read at the last look
+	failed int                 // looks in a row at which they could not
+}
+
+type knownLag struct {
+	seconds float64
+	at      time.Time
+}
+
+// again reports whether the next round is to look rather than to renew: what could not be read for a moment must not be unknown
+// until the next look is due. What cannot be read at all has no more effect than that.
+func (m *lagMemory) again() bool { return m.failed > 0 && m.failed <= lagTries }
+
+// note takes over what a look has found, and returns the lags to report: one that was not found stays for as long as its metric.
+func (m *lagMemory) note(found lags, groups []tokenstore.Group, now time.Time) lags {
+	reported, known := lags{}, map[string]knownLag{}
+	for _, group := range groups {
+		last, has := m.known[group.Name]
+		if seconds, fresh := found[group.Name]; fresh {
+			last, has = knownLag{seconds, now}, true
+		}
+		if has && now.Sub(last.at) < lagKept {
+			reported[group.Name], known[group.Name] = last.seconds, last
+		}
+	}
+	m.known = known
+	return reported
+}
+
+// lags asks the source, in a time of its own: a round that took long has none left. What cannot be read is logged when that is news.
+func (p *processor) lags(l *link, w Wanted, outcome planner.Outcome) lags {
+	ctx, cancel := context.WithTimeout(p.life, roundTimeout)
+	defer cancel()
 	source := p.options.Source(l.pool, w.store().Schema, w.Spec.Source)
 	found, err := lagsOf(outcome, func(after int64) (time.Duration, bool, error) { return source.Waiting(ctx, after) })
-	text := ""
-	if err != nil {
-		text = err.Error()
+	if err == nil {
+		p.lagged.unread, p.lagged.failed = "", 0
+		return found
 	}
-	if text != p.unread && text != "" {
+	if text := err.Error(); text != p.lagged.unread {
 		p.options.Log.Info("The lag is not known: events cannot be read", "processor", p.key.String(), "error", text)
+		p.lagged.unread = text
 	}
-	p.unread = text
-	return found
+	p.lagged.failed++
+	return nil
 }

@@ -3,17 +3,21 @@ package stores
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/sluice-project/sluice/definition"
 	eventpostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/internal/pgproxy"
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/planner"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -69,6 +73,77 @@ func TestLagIsUnknownWhereEventsCannotBeRead(t *testing.T) {
 	}
 	if lag := factsOf(outcome, nil, got, now).Groups[0].Lag; lag != LagUnknown {
 		t.Errorf("the lag is %v", lag)
+	}
+}
+
+// deafSource is a source whose events cannot be read for as long as it is deaf.
+type deafSource struct {
+	Source
+	deaf  *atomic.Bool
+	asked func(deaf bool)
+}
+
+func (s deafSource) Waiting(ctx context.Context, after int64) (time.Duration, bool, error) {
+	deaf := s.deaf.Load()
+	s.asked(deaf)
+	if deaf {
+		return 0, false, errors.New("no answer in time")
+	}
+	return s.Source.Waiting(ctx, after)
+}
+
+// TestALagThatCouldNotBeReadIsAskedForAgainAtOnce: the next look may be due seconds later.
+func TestALagThatCouldNotBeReadIsAskedForAgainAtOnce(t *testing.T) {
+	proxy := pgproxy.Start(t, postgrestest.New(t))
+	renewals := proxy.Count(func(m pgproxy.Message) bool { return m.Runs() && m.Ran("plan_renewed_at = clock_timestamp()") })
+	var deaf atomic.Bool
+	type question struct {
+		deaf     bool
+		renewals int // up to then
+	}
+	asked := make(chan question, 100)
+	s, news := runStores(t, proxy.URL(), func(o *Options) {
+		open := o.Source
+		o.Source = func(pool *pgxpool.Pool, schema string, declared definition.Source) Source {
+			return deafSource{open(pool, schema, declared), &deaf, func(deaf bool) { asked <- question{deaf, renewals.Total()} }}
+		}
+	})
+	s.Want(orders, wantedIn())
+	until(t, s, news, "a lag that is known", func(o Observation) bool { return o.Seen && o.Facts.Groups[0].Lag == 0 })
+	rest := renewals.Total() + 7 // nothing that has begun wakes the loop any more
+	until(t, s, news, "rest", func(Observation) bool { return renewals.Total() >= rest })
+	deaf.Store(true)
+	first := <-asked
+	for !first.deaf {
+		first = <-asked
+	}
+	deaf.Store(false)
+	if again := <-asked; again.renewals-first.renewals != 1 { // by the round that asks again
+		t.Errorf("the plan was renewed %d times before the lag was asked for again", again.renewals-first.renewals)
+	}
+	if lag := s.Observe(orders).Facts.Groups[0].Lag; lag != 0 {
+		t.Errorf("meanwhile the lag is said to be %d", lag)
+	}
+}
+
+func TestALagStaysForAsLongAsItsMetric(t *testing.T) {
+	var m lagMemory
+	groups := []tokenstore.Group{{Name: "view"}, {Name: "mails"}}
+	for _, look := range []struct {
+		after time.Duration
+		found lags
+		want  lags
+	}{
+		{0, lags{"view": 7, "mails": 1}, lags{"view": 7, "mails": 1}},
+		{time.Second, nil, lags{"view": 7, "mails": 1}},
+		{lagKept - time.Second, lags{"view": 9}, lags{"view": 9, "mails": 1}},
+		{lagKept, nil, lags{"view": 9}},
+		{2 * lagKept, nil, lags{}},
+		{2*lagKept + time.Second, lags{"view": 0}, lags{"view": 0}},
+	} {
+		if diff := cmp.Diff(look.want, m.note(look.found, groups, now.Add(look.after))); diff != "" {
+			t.Errorf("after %s: %s", look.after, diff)
+		}
 	}
 }
 

@@ -50,7 +50,7 @@ type processor struct {
 	starts   starts
 	life     context.Context                  // of the loop
 	broken   map[string]*protocol.LayoutError // groups, at the last look
-	unread   string                           // why events could not be read for the lag at the last look
+	lagged   lagMemory
 }
 
 func newProcessor(key types.NamespacedName, o Options) *processor {
@@ -209,7 +209,7 @@ func (p *processor) run(ctx context.Context, l *link, place string) {
 		if !goesOn {
 			return
 		}
-		due = woken || err != nil
+		due = woken || err != nil || p.lagged.again()
 	}
 }
 
@@ -299,7 +299,7 @@ func (p *processor) round(ctx context.Context, l *link) error {
 		p.declared = nil
 		p.poke()
 	}
-	p.tell(w, l, outcome, replays, p.lags(ctx, l, w, outcome), refusal)
+	p.tell(w, l, outcome, replays, p.lags(l, w, outcome), refusal)
 	return nil
 }
 
@@ -346,7 +346,7 @@ func (p *processor) tellCosted(ctx context.Context, l *link, known tokenstore.Pr
 func (p *processor) tell(w Wanted, l *link, outcome planner.Outcome, replays []tokenstore.Replay, waits lags, refusal error) {
 	now := time.Now()
 	p.orphaned = orphans(p.orphaned, outcome, now)
-	o := Observation{StoreID: l.meta.StoreID, Seen: true, Facts: factsOf(outcome, p.orphaned, waits, now)}
+	o := Observation{StoreID: l.meta.StoreID, Seen: true, Facts: factsOf(outcome, p.orphaned, p.lagged.note(waits, outcome.Groups, now), now)}
 	o.Facts.Replays = replays
 	if refusal != nil {
 		problem := problemOf(refusal, "")

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/testr"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"k8s.io/apimachinery/pkg/types"
@@ -50,7 +50,7 @@ func runStores(t *testing.T, url string, change ...func(*Options)) (s *Stores, n
 			return eventpostgres.Open(pool, schema, declared)
 		},
 		Changed: func(types.NamespacedName) { signal(changed) },
-		Planner: "operator/test", AllowLoopback: true, MaxSessions: 1, MaxPause: 100 * time.Millisecond, Log: logr.Discard(),
+		Planner: "operator/test", AllowLoopback: true, MaxSessions: 1, MaxPause: 100 * time.Millisecond, Log: testr.New(t),
 	}
 	for _, c := range change {
 		c(&o)
