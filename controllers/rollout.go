@@ -33,6 +33,10 @@ func rolloutOf(s *scope) *verdict {
 	switch {
 	case trouble != "":
 		return &verdict{reason: v1alpha1.ReasonPodsNotReady, message: trouble}
+	case setupWait(s) != nil && setupWait(s).reason != v1alpha1.ReasonUnknown:
+		wait := setupWait(s)
+		wait.message += "; " + progress
+		return wait
 	case old > 0:
 		return &verdict{reason: v1alpha1.ReasonRollingOut, message: progress}
 	}

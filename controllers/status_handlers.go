@@ -24,6 +24,10 @@ func handlerValid(s *scope) metav1.Condition {
 			return c
 		}
 	}
+	if wait := setupWait(s); wait != nil {
+		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, wait.reason, wait.message
+		return c
+	}
 	reported := func(w stores.Worker) bool { return w.Definition == s.desired.ID && w.Reported }
 	found := s.was(v1alpha1.ConditionHandlerValid) == string(metav1.ConditionTrue) && s.processor.Status.Definition == s.desired.ID
 	if !found && !slices.ContainsFunc(facts.Workers, reported) {
@@ -33,7 +37,40 @@ func handlerValid(s *scope) metav1.Condition {
 }
 
 func speaksAgainstDefinition(f stores.Fault) bool {
-	return f.Refused || f.Kind == tokenstore.DefinitionFault
+	return f.Kind == tokenstore.DefinitionFault || f.Refused && !waits(f)
+}
+
+// waits reports whether a worker refuses a group only for as long as something else takes: a setup that another worker runs, a lock, the
+// database.
+func waits(f stores.Fault) bool {
+	return f.Refused && (f.Kind == tokenstore.ContentionFault || f.Kind == tokenstore.InfrastructureFault)
+}
+
+// lockNotAvailable is the reason of workers that a lock was not had in time.
+const lockNotAvailable = "LockNotAvailable"
+
+// setupWait is what workers of the wanted definition wait for before they can say anything of its handlers; nil where that is nothing.
+// A setup that runs goes first: what others say is that they wait for it.
+func setupWait(s *scope) *verdict {
+	for _, call := range s.store.Facts.Calls {
+		if call.Kind == tokenstore.SetupCall && !call.Abandoned {
+			return &verdict{reason: v1alpha1.ReasonSetupRuns, message: callText(call)}
+		}
+	}
+	for _, f := range s.store.Facts.Faults {
+		if f.Definition != s.desired.ID || !waits(f) {
+			continue
+		}
+		v := &verdict{reason: v1alpha1.ReasonUnknown, message: short(fmt.Sprintf("group %s: %s", f.Group, f.Message))}
+		switch f.Reason {
+		case v1alpha1.ReasonSetupRuns:
+			v.reason = f.Reason
+		case lockNotAvailable:
+			v.reason = v1alpha1.ReasonWaitingForLocks
+		}
+		return v
+	}
+	return nil
 }
 
 // handlerReason is one of the condition's reasons. Workers know finer ones, such as TableMissing; their message says the same.
@@ -50,7 +87,7 @@ func degraded(s *scope) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionDegraded, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonHealthy,
 		Message: "no segment is blocked by an event"}
 	facts := s.store.Facts
-	faults := slices.DeleteFunc(slices.Clone(facts.Faults), speaksAgainstDefinition)
+	faults := slices.DeleteFunc(slices.Clone(facts.Faults), func(f stores.Fault) bool { return speaksAgainstDefinition(f) || waits(f) })
 	is := func(reason, message string) {
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, reason, message
 	}

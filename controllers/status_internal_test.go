@@ -93,6 +93,14 @@ func TestConditions(t *testing.T) {
 		"not registered":    {[]func(*scope){fault(stores.Fault{Kind: tokenstore.DefinitionFault, Reason: "NotRegistered", Definition: "wanted", Refused: true})}, "False/NotRegistered True/AllSegmentsOwned False/NotRegistered True/Reachable False/Healthy Stalled"},
 		"table missing":     {[]func(*scope){fault(stores.Fault{Kind: tokenstore.DefinitionFault, Reason: "TableMissing", Definition: "wanted"})}, "False/StatementInvalid True/AllSegmentsOwned False/StatementInvalid True/Reachable False/Healthy Reconciling"},
 		"setup failed":      {[]func(*scope){fault(stores.Fault{Kind: tokenstore.DefinitionFault, Reason: "SetupFailed", Definition: "wanted", Refused: true})}, "False/SetupFailed True/AllSegmentsOwned False/SetupFailed True/Reachable False/Healthy Reconciling"},
+		"setup runs":        {[]func(*scope){setupCall, rollingOut}, "False/SetupRuns True/AllSegmentsOwned Unknown/SetupRuns True/Reachable False/CallRunning Reconciling"},
+		"setup runs elsewhere": {[]func(*scope){fault(stores.Fault{Kind: tokenstore.ContentionFault, Reason: "SetupRuns", Definition: "wanted", Refused: true}), rollingOut},
+			"False/SetupRuns True/AllSegmentsOwned Unknown/SetupRuns True/Reachable False/Healthy Reconciling"},
+		"setup waits for a lock": {[]func(*scope){fault(stores.Fault{Kind: tokenstore.ContentionFault, Reason: "LockNotAvailable", Definition: "wanted", Refused: true}), rollingOut},
+			"False/WaitingForLocks True/AllSegmentsOwned Unknown/WaitingForLocks True/Reachable False/Healthy Reconciling"},
+		"a pod cannot connect": {[]func(*scope){fault(stores.Fault{Kind: tokenstore.InfrastructureFault, Reason: "ConnectionFailed", Definition: "wanted", Refused: true}), rollingOut},
+			"False/RollingOut True/AllSegmentsOwned Unknown/Unknown True/Reachable False/Healthy Reconciling"},
+		"an old pod waits":  {[]func(*scope){fault(stores.Fault{Kind: tokenstore.ContentionFault, Reason: "SetupRuns", Definition: "old", Refused: true})}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable False/Healthy"},
 		"old table missing": {[]func(*scope){fault(stores.Fault{Kind: tokenstore.DefinitionFault, Reason: "TableMissing", Definition: "old"})}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable False/Healthy"},
 		"event fails":       {[]func(*scope){fault(stores.Fault{Kind: tokenstore.EventFault, Definition: "wanted"})}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable True/SegmentBlocked"},
 		"newer settings":    {[]func(*scope){func(s *scope) { s.store.Facts.Workers[1].Unsupported = []string{"groups[view].onError.then: m"} }}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable True/SettingsUnsupported"},
@@ -123,6 +131,13 @@ func TestConditions(t *testing.T) {
 			}
 		})
 	}
+}
+
+func rollingOut(s *scope) { s.deployment.Status.UpdatedReplicas = 1 }
+
+// setupCall has a pod run a setup.
+func setupCall(s *scope) {
+	s.store.Facts.Calls = []stores.Call{{Group: "view", Pod: "a", Age: 30 * time.Second, Call: tokenstore.Call{Kind: tokenstore.SetupCall}}}
 }
 
 // resequencing has tokens of another sequencing than the spec's.

@@ -58,7 +58,7 @@ func bad(c *metav1.Condition) bool {
 func kindOf(c *metav1.Condition) string {
 	switch c.Reason {
 	case v1alpha1.ReasonProgressing, v1alpha1.ReasonRollingOut, v1alpha1.ReasonScaling, v1alpha1.ReasonResegmenting,
-		v1alpha1.ReasonScaledToZero, v1alpha1.ReasonDeleting:
+		v1alpha1.ReasonScaledToZero, v1alpha1.ReasonDeleting, v1alpha1.ReasonSetupRuns:
 		return corev1.EventTypeNormal
 	}
 	if bad(c) {

@@ -85,6 +85,9 @@ const (
 	ReasonSetupFailed = "SetupFailed"
 	// ReasonSetupTimedOut: the setup of an SQL handler took longer than the group's time limit.
 	ReasonSetupTimedOut = "SetupTimedOut"
+	// ReasonSetupRuns: a setup has been running for more than 5 s; the message says where and for how long. The status is Unknown. Also of
+	// Ready, while pods wait for it.
+	ReasonSetupRuns = "SetupRuns"
 	// ReasonTransactionEnded: a handler, setup or reset would have ended its transaction.
 	ReasonTransactionEnded = "TransactionEnded"
 )
@@ -137,7 +140,8 @@ const (
 	ReasonReplayWaiting = "ReplayWaiting"
 	// ReasonWaitingForRollout: a replay waits until every worker runs the definition that it is bound to.
 	ReasonWaitingForRollout = "WaitingForRollout"
-	// ReasonWaitingForLocks: a reset waits for locks in the store; the message says whose.
+	// ReasonWaitingForLocks: a reset waits for locks in the store; the message says whose. Also of HandlerValid and Ready, while a setup
+	// does.
 	ReasonWaitingForLocks = "WaitingForLocks"
 	// ReasonWaitingForStore: the database does not let a replay begin or be reset. (Complete)
 	ReasonWaitingForStore = "WaitingForStore"
