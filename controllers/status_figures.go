@@ -24,9 +24,50 @@ func figures(s *scope, status *v1alpha1.EventProcessorStatus) {
 		status.Lag = v1alpha1.LagUnknown
 		for i := range status.Groups {
 			status.Groups[i].Lag = v1alpha1.LagUnknown
+			if r := status.Groups[i].Resegmenting; r != nil {
+				r.PerMinute, r.ETA = 0, nil
+			}
 		}
 	}
-	status.Segments.Summary = fmt.Sprintf("%d/%d", status.Segments.Owned, status.Segments.Desired)
+	status.Segments.Summary = segmentsText(status)
+}
+
+// segmentsText says how many segments are owned of those that there are, and how many there are to be where that differs.
+func segmentsText(status *v1alpha1.EventProcessorStatus) string {
+	var there int32
+	for _, group := range status.Groups {
+		there += group.Segments
+	}
+	owned, desired := status.Segments.Owned, status.Segments.Desired
+	if there == 0 || there == desired {
+		return fmt.Sprintf("%d/%d", owned, desired)
+	}
+	return fmt.Sprintf("%d/%d->%d", owned, there, desired)
+}
+
+// resegmenting is how far a group has come with splitting or merging its segments; nil where it need not. How many steps there are in all
+// is known from the status that was written last, so that a new operator goes on counting.
+func resegmenting(s *scope, group stores.Group) *v1alpha1.Resegmenting {
+	left := int32(group.StepsLeft())
+	if left == 0 {
+		return nil
+	}
+	r := &v1alpha1.Resegmenting{To: int32(group.Wanted), Total: left}
+	for _, before := range s.processor.Status.Groups {
+		switch was := before.Resegmenting; {
+		case before.Name != group.Name:
+		case was == nil && before.Segments > 0:
+			r.Total = max(left, r.To-before.Segments, before.Segments-r.To)
+		case was != nil && was.To == r.To:
+			r.Total = max(left, was.Total)
+		}
+	}
+	r.Done = r.Total - left
+	if pace := group.Pace; pace.PerMinute > 0 {
+		r.PerMinute = int32(pace.PerMinute)
+		r.ETA = ptr.To(metav1.NewTime(pace.At.Add(time.Duration(left) * time.Minute / time.Duration(pace.PerMinute)).UTC().Truncate(time.Second)))
+	}
+	return r
 }
 
 // asOf is since when the store cannot be read; nil where it can. Before the first look what was written holds.
@@ -52,6 +93,7 @@ func setFigures(s *scope, status *v1alpha1.EventProcessorStatus) {
 		status.Segments.Moving += int32(group.Moving)
 		status.Segments.Unowned += int32(group.Unowned())
 		of := v1alpha1.GroupStatus{Name: group.Name, Segments: int32(group.Segments), State: groupState(s, group), Lag: lagText(group.Lag)}
+		of.Resegmenting = resegmenting(s, group)
 		if row := runningReplay(s, group.Name); row != nil {
 			of.ReplayPercent = ptr.To(percent(row))
 		}

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -228,6 +229,73 @@ func TestConditionsKeepTheTimeOfTheirLastChange(t *testing.T) {
 	if !ready.LastTransitionTime.Time.Equal(s.now) {
 		t.Error("a change has the time", ready.LastTransitionTime)
 	}
+}
+
+// segments has the group have some of those that it is to have.
+func segments(there, wanted int, perMinute int) func(*scope) {
+	return func(s *scope) {
+		s.processor.Spec.ProcessingGroups[0].Segments, s.desired.Spec.ProcessingGroups[0].Segments = int32(wanted), int32(wanted)
+		group := &s.store.Facts.Groups[0]
+		group.Segments, group.Owned, group.Wanted = there, there, wanted
+		group.Pace = stores.Pace{PerMinute: perMinute}
+		if perMinute > 0 {
+			group.Pace.At = s.now
+		}
+	}
+}
+
+// TestResegmentingSaysHowFarItIs: how many splits or merges are done of how many, at which rate, and what is left.
+func TestResegmentingSaysHowFarItIs(t *testing.T) {
+	s := healthy(t)
+	s.processor.Status = statusOf(s)
+	for _, step := range []struct {
+		name          string
+		there, wanted int
+		perMinute     int
+		summary       string
+		message       string
+		status        *v1alpha1.Resegmenting
+	}{
+		{"before the first split", 4, 1004, 0, "4/4->1004", "group view has 4 segments and is split into 1004: 0 of 1000 splits are done; the time left is not known yet",
+			&v1alpha1.Resegmenting{To: 1004, Total: 1000}},
+		{"with a rate", 104, 1004, 6000, "104/104->1004", "group view has 104 segments and is split into 1004: 100 of 1000 splits are done, 100/s, about 9s left",
+			&v1alpha1.Resegmenting{To: 1004, Done: 100, Total: 1000, PerMinute: 6000, ETA: ptr.To(metav1.NewTime(now.Add(9 * time.Second)))}},
+		{"while it stands", 104, 1004, 0, "104/104->1004", "group view has 104 segments and is split into 1004: 100 of 1000 splits are done; the time left is not known yet",
+			&v1alpha1.Resegmenting{To: 1004, Done: 100, Total: 1000}},
+		{"back", 104, 3, 0, "104/104->3", "group view has 104 segments and is merged into 3: 0 of 101 merges are done; the time left is not known yet",
+			&v1alpha1.Resegmenting{To: 3, Total: 101}},
+		{"slowly", 53, 3, 10, "53/53->3", "group view has 53 segments and is merged into 3: 51 of 101 merges are done, 10/min, about 5m left",
+			&v1alpha1.Resegmenting{To: 3, Done: 51, Total: 101, PerMinute: 10, ETA: ptr.To(metav1.NewTime(now.Add(5 * time.Minute)))}},
+		{"done", 3, 3, 0, "3/3", "the spec is in effect", nil},
+	} {
+		segments(step.there, step.wanted, step.perMinute)(s)
+		status := statusOf(s)
+		if got := status.Segments.Summary; got != step.summary {
+			t.Errorf("%s: summary %s, want %s", step.name, got, step.summary)
+		}
+		if diff := cmp.Diff(step.message, meta.FindStatusCondition(status.Conditions, "Ready").Message); diff != "" {
+			t.Errorf("%s: %s", step.name, diff)
+		}
+		if diff := cmp.Diff(step.status, status.Groups[0].Resegmenting); diff != "" {
+			t.Errorf("%s: %s", step.name, diff)
+		}
+		if step.name == "with a rate" && urgent(s.processor.Status, statusOf(withSegments(s, 105))) {
+			t.Error("each split is written at once")
+		}
+		s.processor.Status = status
+	}
+	segments(10, 3, 60)(s)
+	problem("ConnectionFailed")(s)
+	if r := statusOf(s).Groups[0].Resegmenting; r == nil || r.ETA != nil || r.PerMinute != 0 {
+		t.Errorf("while the store cannot be read, a rate is told: %v", r)
+	}
+}
+
+func withSegments(s *scope, there int) *scope {
+	other := *s
+	other.store.Facts.Groups = slices.Clone(s.store.Facts.Groups)
+	other.store.Facts.Groups[0].Segments = there
+	return &other
 }
 
 func TestFigures(t *testing.T) {

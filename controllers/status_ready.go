@@ -3,10 +3,13 @@ package controllers
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
+	"github.com/sluice-project/sluice/controllers/stores"
 )
 
 // verdict is why a processor is not ready. Where nothing but an edit helps, it is stalled.
@@ -156,10 +159,22 @@ func checkSegments(s *scope) *verdict {
 		return nil
 	}
 	for _, group := range s.store.Facts.Groups {
-		if group.Segments != group.Wanted {
-			return &verdict{reason: v1alpha1.ReasonResegmenting,
-				message: fmt.Sprintf("group %s is to have %s; how many it has is in status.groups", group.Name, counted(group.Wanted, "segment"))}
+		if r := resegmenting(s, group); r != nil {
+			return &verdict{reason: v1alpha1.ReasonResegmenting, message: resegmentingText(s, group, r)}
 		}
 	}
 	return nil
+}
+
+// resegmentingText says how far a group has come, how fast, and for how long it goes on.
+func resegmentingText(s *scope, group stores.Group, r *v1alpha1.Resegmenting) string {
+	done, what := "split", "splits"
+	if group.Wanted < group.Segments {
+		done, what = "merged", "merges"
+	}
+	text := fmt.Sprintf("group %s has %s and is %s into %d: %d of %d %s are done", group.Name, counted(group.Segments, "segment"), done, r.To, r.Done, r.Total, what)
+	if r.ETA == nil {
+		return text + "; the time left is not known yet"
+	}
+	return text + fmt.Sprintf(", %s, about %s left", r.Rate(), duration.HumanDuration(max(r.ETA.Sub(s.now), time.Second)))
 }

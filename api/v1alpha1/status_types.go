@@ -1,6 +1,10 @@
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // EventProcessorStatus is what was last observed of an EventProcessor. It holds no positions: figures are written at
 // most every ten seconds, conditions at once.
@@ -72,7 +76,7 @@ type OpenWriter struct {
 
 // SegmentCounts counts segments by state.
 type SegmentCounts struct {
-	// summary is owned and desired in one, such as 16/16.
+	// summary is owned and existing in one, such as 16/16, and where these are to become another number, that one too, such as 16/16->64.
 	// +optional
 	Summary string `json:"summary,omitempty"`
 	// desired is the number of segments that the spec asks for.
@@ -118,6 +122,39 @@ type GroupStatus struct {
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=100
 	ReplayPercent *int32 `json:"replayPercent,omitempty"`
+	// resegmenting is how far the group has come with splitting or merging its segments; absent where it has as many as the spec asks for.
+	// +optional
+	Resegmenting *Resegmenting `json:"resegmenting,omitempty"`
+}
+
+// Resegmenting is how far a group has come with splitting or merging its segments.
+type Resegmenting struct {
+	// to is the number of segments that the group is to have.
+	// +optional
+	To int32 `json:"to,omitempty"`
+	// done is how many splits or merges have been done.
+	// +optional
+	Done int32 `json:"done,omitempty"`
+	// total is how many there are to do in all.
+	// +optional
+	Total int32 `json:"total,omitempty"`
+	// perMinute is how many are done a minute, as of the last half minute; absent while that is not known.
+	// +optional
+	PerMinute int32 `json:"perMinute,omitempty"`
+	// eta is when all will be done at this rate; absent while there is none.
+	// +optional
+	ETA *metav1.Time `json:"eta,omitempty"`
+}
+
+// Rate is how many splits or merges are done in a time; empty while that is not known.
+func (r *Resegmenting) Rate() string {
+	switch {
+	case r.PerMinute == 0:
+		return ""
+	case r.PerMinute < 120:
+		return fmt.Sprintf("%d/min", r.PerMinute)
+	}
+	return fmt.Sprintf("%d/s", r.PerMinute/60)
 }
 
 // GroupState is what a group does.

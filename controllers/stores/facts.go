@@ -35,11 +35,13 @@ type Group struct {
 	// Sequencing that its tokens have.
 	Sequencing string
 	Segments   int // that there are
-	Owned      int // by workers that live
-	Moving     int // whose owner is not the assignee
-	Overdue    int // without an owner for longer than Grace
-	Lag        Lag
-	Blocked    int // segments that stand still
+	// Pace at which they become as many as are wanted; zero where it is not known.
+	Pace    Pace
+	Owned   int // by workers that live
+	Moving  int // whose owner is not the assignee
+	Overdue int // without an owner for longer than Grace
+	Lag     Lag
+	Blocked int // segments that stand still
 	// Broken says why the segments do not cover the hash space exactly once; empty where they do. Covered is the share that is.
 	Broken  string
 	Covered float64
@@ -49,6 +51,9 @@ type Group struct {
 
 // Unowned is the number of segments that no live worker owns.
 func (g Group) Unowned() int { return g.Segments - g.Owned }
+
+// StepsLeft is how many splits or merges the group lacks. Between two layouts each step changes the number of segments by one.
+func (g Group) StepsLeft() int { return max(g.Wanted-g.Segments, g.Segments-g.Wanted) }
 
 // Worker is a worker that lives.
 type Worker struct {

@@ -51,6 +51,7 @@ type processor struct {
 	life     context.Context                  // of the loop
 	broken   map[string]*protocol.LayoutError // groups, at the last look
 	lagged   lagMemory
+	paces    paces
 }
 
 func newProcessor(key types.NamespacedName, o Options) *processor {
@@ -348,6 +349,7 @@ func (p *processor) tell(w Wanted, l *link, outcome planner.Outcome, replays []t
 	p.orphaned = orphans(p.orphaned, outcome, now)
 	o := Observation{StoreID: l.meta.StoreID, Seen: true, Facts: factsOf(outcome, p.orphaned, p.lagged.note(waits, outcome.Groups, now), now)}
 	o.Facts.Replays = replays
+	p.paces.note(o.Facts.Groups, now)
 	if refusal != nil {
 		problem := problemOf(refusal, "")
 		o.Problem = &problem

@@ -60,6 +60,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.ReplaySpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ReplayStatus"):
 		return &apiv1alpha1.ReplayStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("Resegmenting"):
+		return &apiv1alpha1.ResegmentingApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("RuntimeVersions"):
 		return &apiv1alpha1.RuntimeVersionsApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SecretKeyReference"):

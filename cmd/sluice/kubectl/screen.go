@@ -138,7 +138,7 @@ func groups(out io.Writer, s sight) {
 	table(out, "GROUP SEGMENTS LAG RATE STATE", func(row func(...any)) {
 		for _, g := range s.processor.Spec.ProcessingGroups {
 			owned, lag, rate := s.figuresOf(g.Name, int(g.Segments))
-			row(g.Name, fmt.Sprintf("%s/%d", owned, g.Segments), lag, rate, s.stateOf(g.Name))
+			row(g.Name, owned+"/"+s.segmentsOf(g), lag, rate, s.stateOf(g.Name))
 		}
 	})
 }
@@ -178,13 +178,33 @@ func (s sight) status(group string) v1alpha1.GroupStatus {
 	return v1alpha1.GroupStatus{}
 }
 
-// stateOf is a group's state, and how much of a replay it has done.
+// segmentsOf is how many segments a group has, and how many it is to have where that differs.
+func (s sight) segmentsOf(g v1alpha1.ProcessingGroup) string {
+	if there := s.status(g.Name).Segments; there > 0 && there != g.Segments {
+		return fmt.Sprintf("%d->%d", there, g.Segments)
+	}
+	return fmt.Sprint(g.Segments)
+}
+
+// stateOf is a group's state, how much of a replay it has done, and how far splitting or merging its segments has come.
 func (s sight) stateOf(group string) string {
 	status := s.status(group)
+	text := orDash(string(status.State))
 	if status.ReplayPercent != nil {
-		return fmt.Sprintf("%s (%d%% replayed)", status.State, *status.ReplayPercent)
+		text += fmt.Sprintf(" (%d%% replayed)", *status.ReplayPercent)
 	}
-	return orDash(string(status.State))
+	if r := status.Resegmenting; r != nil {
+		what := "splits"
+		if r.To < status.Segments {
+			what = "merges"
+		}
+		left := "time left not known yet"
+		if r.ETA != nil {
+			left = fmt.Sprintf("%s, about %s left", r.Rate(), duration.HumanDuration(max(r.ETA.Sub(s.now), time.Second)))
+		}
+		text += fmt.Sprintf(" (%d of %d %s, %s)", r.Done, r.Total, what, left)
+	}
+	return text
 }
 
 func seconds(lag float64) string {

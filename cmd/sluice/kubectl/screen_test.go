@@ -78,7 +78,17 @@ func TestScreens(t *testing.T) {
 	waiting.Status.OpenWriters = []v1alpha1.OpenWriter{{PID: 4242, Application: "nightly-import", User: "importer", Since: metav1.NewTime(now.Add(-12 * time.Minute))},
 		{Prepared: "left-behind", User: "app", Since: metav1.NewTime(now.Add(-time.Minute))}}
 
+	splitting := payments(is(v1alpha1.ConditionReady, metav1.ConditionFalse, "Resegmenting", "group payments-view has 24843 segments and is merged into 5: 7925 of 32762 merges are done, 61/s, about 6m47s left"))
+	splitting.Status.Segments.Summary = "24847/24847->69"
+	splitting.Spec.ProcessingGroups[0].Segments = 64
+	splitting.Status.Groups[0].Resegmenting = &v1alpha1.Resegmenting{To: 64, Total: 60}
+	splitting.Status.Groups[1].Segments = 24843
+	splitting.Status.Groups[1].Resegmenting = &v1alpha1.Resegmenting{To: 5, Done: 7925, Total: 32762, PerMinute: 3660, ETA: &metav1.Time{Time: now.Add(407 * time.Second)}}
+	many := two
+	many.figures = map[string]figures{"validation": {claimed: 4}, "payments-view": {claimed: 24843}}
+
 	for name, s := range map[string]sight{
+		"resegmenting": {processor: splitting, pods: []podSight{many}},
 		"open-writers": {processor: waiting, pods: []podSight{one, two}},
 		"replaying":    {processor: replayed, pods: []podSight{one, two}, replays: []v1alpha1.Replay{*running, *refused}},
 		"blocked": {processor: payments(ready, is(v1alpha1.ConditionDegraded, metav1.ConditionTrue, "SegmentBlocked",

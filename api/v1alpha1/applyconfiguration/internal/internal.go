@@ -185,6 +185,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: replayPercent
       type:
         scalar: numeric
+    - name: resegmenting
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.Resegmenting
     - name: segments
       type:
         scalar: numeric
@@ -508,6 +511,24 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: resetAt
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+- name: com.github.sluice-project.sluice.api.v1alpha1.Resegmenting
+  map:
+    fields:
+    - name: done
+      type:
+        scalar: numeric
+    - name: eta
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: perMinute
+      type:
+        scalar: numeric
+    - name: to
+      type:
+        scalar: numeric
+    - name: total
+      type:
+        scalar: numeric
 - name: com.github.sluice-project.sluice.api.v1alpha1.RowOwnership
   scalar: string
 - name: com.github.sluice-project.sluice.api.v1alpha1.RuntimeVersions

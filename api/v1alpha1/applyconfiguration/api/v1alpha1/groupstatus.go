@@ -21,6 +21,8 @@ type GroupStatusApplyConfiguration struct {
 	Lag *apiv1alpha1.Lag `json:"lag,omitempty"`
 	// replayPercent is how much of a replay has been done, in steps of 5; absent outside of a replay.
 	ReplayPercent *int32 `json:"replayPercent,omitempty"`
+	// resegmenting is how far the group has come with splitting or merging its segments; absent where it has as many as the spec asks for.
+	Resegmenting *ResegmentingApplyConfiguration `json:"resegmenting,omitempty"`
 }
 
 // GroupStatusApplyConfiguration constructs a declarative configuration of the GroupStatus type for use with
@@ -66,5 +68,13 @@ func (b *GroupStatusApplyConfiguration) WithLag(value apiv1alpha1.Lag) *GroupSta
 // If called multiple times, the ReplayPercent field is set to the value of the last call.
 func (b *GroupStatusApplyConfiguration) WithReplayPercent(value int32) *GroupStatusApplyConfiguration {
 	b.ReplayPercent = &value
+	return b
+}
+
+// WithResegmenting sets the Resegmenting field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Resegmenting field is set to the value of the last call.
+func (b *GroupStatusApplyConfiguration) WithResegmenting(value *ResegmentingApplyConfiguration) *GroupStatusApplyConfiguration {
+	b.Resegmenting = value
 	return b
 }
