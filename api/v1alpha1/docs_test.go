@@ -4,12 +4,17 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/sluice-project/sluice/api/rules"
+	"github.com/sluice-project/sluice/internal/docstest"
 )
 
 var specs = map[string]string{
@@ -36,26 +41,93 @@ func TestTheDocsHaveEveryRule(t *testing.T) {
 	}
 }
 
-func TestTheDocsHaveEveryConditionAndReason(t *testing.T) {
-	docs := text(t, specs["EventProcessor"]) + text(t, specs["Replay"])
+// reasons are the conditions and reasons of the API: their texts, with the names of their constants.
+func reasons(t *testing.T) map[string]string {
+	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), "conditions.go", nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	found := map[string]string{}
 	ast.Inspect(file, func(node ast.Node) bool {
-		constant, ok := node.(*ast.ValueSpec)
-		if !ok {
-			return true
-		}
-		name, err := strconv.Unquote(constant.Values[0].(*ast.BasicLit).Value)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !strings.Contains(docs, "`"+name+"`") && !strings.Contains(docs, "**"+name+"**") {
-			t.Errorf("docs/spec does not name %s (%s)", name, constant.Names[0].Name)
+		if constant, ok := node.(*ast.ValueSpec); ok {
+			name, err := strconv.Unquote(constant.Values[0].(*ast.BasicLit).Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found[name] = constant.Names[0].Name
 		}
 		return true
 	})
+	return found
+}
+
+var (
+	bold = regexp.MustCompile(`(?m)^\*\*([A-Za-z]+)\*\*`)
+	// camelCase is how reasons are written.
+	camelCase = regexp.MustCompile(`^([A-Z][a-z]+)+(URL)?$`)
+	// settings are words of the spec and statuses that the docs of reasons mention.
+	settings = []string{"Timestamp", "Manual", "Allow", "Deny", "Latest", "Earliest", "Auto"}
+)
+
+func TestTheDocsHaveEveryConditionAndReasonAndNoOther(t *testing.T) {
+	docs := docstest.Section(t, specs["EventProcessor"], "## Conditions and their reasons") + docstest.Section(t, specs["Replay"], "## Status")
+	named := docstest.Quoted(docs)
+	for _, match := range bold.FindAllStringSubmatch(docs, -1) {
+		named = append(named, match[1])
+	}
+	known := reasons(t)
+	for name, constant := range known {
+		if !slices.Contains(named, name) && !strings.Contains(docs, "**"+name+"**") {
+			t.Errorf("docs/spec does not name %s (%s)", name, constant)
+		}
+	}
+	for _, name := range named {
+		if known[name] == "" && camelCase.MatchString(name) && !slices.Contains(settings, name) {
+			t.Errorf("docs/spec names %s, which is no condition or reason", name)
+		}
+	}
+}
+
+// TestTheOperatorsGuideNamesReasonsThatThereAre, and those that somebody has to act on.
+func TestTheOperatorsGuideNamesReasonsThatThereAre(t *testing.T) {
+	table := docstest.FirstCells(docstest.Section(t, "../../docs/operations/operator.md", "## Conditions: what they mean, what to do"))
+	known := reasons(t)
+	for name := range table {
+		if known[name] == "" {
+			t.Errorf("docs/operations/operator.md names %s, which is no reason", name)
+		}
+	}
+	for name := range docstest.FirstCells(docstest.Section(t, specs["EventProcessor"], "## Conditions and their reasons")) {
+		if _, there := table[name]; !there && !slices.Contains(fine, name) {
+			t.Errorf("docs/operations/operator.md does not say what to do about %s", name)
+		}
+	}
+}
+
+// fine are reasons about which nobody has to do anything.
+var fine = []string{"Ready", "Paused", "Valid", "Unknown", "Reachable", "Healthy"}
+
+// TestEveryReasonIsUsed: a reason that nothing says any more is not to be waited for.
+func TestEveryReasonIsUsed(t *testing.T) {
+	var code strings.Builder
+	for _, folder := range []string{"../../controllers", "../../tokenstore", "../../runtime", "../../definition"} {
+		err := filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
+			if err == nil && strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
+				code.WriteString(text(t, path))
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, constant := range reasons(t) {
+		used := regexp.MustCompile(`v1alpha1\.` + constant + `\b`).MatchString(code.String())
+		if !used && !strings.Contains(code.String(), strconv.Quote(name)) {
+			t.Errorf("nothing says %s (%s)", name, constant)
+		}
+	}
 }
 
 // Each row of the table of fields has the field's path, default, bounds and what a change is.
