@@ -24,8 +24,11 @@ func available(s *scope) metav1.Condition {
 	switch {
 	case s.replicas() == 0:
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, v1alpha1.ReasonScaledToZero, "spec.replicas is 0: no events are handled"
-	case !s.store.Seen, s.store.Problem != nil && s.store.Problem.Outage():
+	case !s.store.Seen, s.store.Problem != nil && s.store.Problem.Hides():
 		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1alpha1.ReasonUnknown, "the operator cannot see who owns what"
+		if p := s.store.Problem; p != nil {
+			c.Message += ": " + p.Message
+		}
 	case unowned > 0 || len(s.store.Facts.Groups) == 0:
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, v1alpha1.ReasonSegmentsUnowned, unownedText(s)
 	}

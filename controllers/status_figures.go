@@ -75,7 +75,7 @@ func asOf(s *scope) *metav1.Time {
 	if s.unseen() {
 		return s.processor.Status.AsOf
 	}
-	if p := s.store.Problem; p != nil && p.Outage() {
+	if p := s.store.Problem; p != nil && p.Hides() {
 		if before := s.processor.Status.AsOf; before != nil {
 			return before
 		}

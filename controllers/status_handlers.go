@@ -100,6 +100,9 @@ func degraded(s *scope) metav1.Condition {
 		is(v1alpha1.ReasonCallAbandoned, callText(facts.Calls[0])+" and does not end, although its time limit is over")
 	case unfit != nil:
 		is(v1alpha1.ReasonWorkerUnfit, fmt.Sprintf("pod %s is given no segments, as everything fails there and not elsewhere: %s: %s", unfit.Pod, unfit.Unfit.Reason, unfit.Unfit.Message))
+	case s.store.Secrets != nil:
+		is(v1alpha1.ReasonSecretUnusable, fmt.Sprintf("the store's Secret was changed: connections that are open go on, and new ones, of operator and pods, fail: %s: %s",
+			s.store.Secrets.Reason, s.store.Secrets.Message))
 	case len(incomplete(s)) > 0:
 		is(v1alpha1.ReasonProjectionIncomplete, fmt.Sprintf(
 			"a replay of %s was abandoned after its reset: the projection lacks what was not handled again, until another replay is complete", strings.Join(incomplete(s), ", ")))

@@ -55,6 +55,14 @@ func problem(reason string) func(*scope) {
 	}
 }
 
+// blind is a problem for which the store is not looked at any more.
+func blind(reason string) func(*scope) {
+	return func(s *scope) {
+		problem(reason)(s)
+		s.store.Problem.Blind = true
+	}
+}
+
 func fault(f stores.Fault) func(*scope) {
 	return func(s *scope) {
 		if f.Definition == "wanted" {
@@ -79,6 +87,9 @@ func TestConditions(t *testing.T) {
 		"pods show they do": {[]func(*scope){problem("ConnectionFailed"), readyPod(now)}, "True/Ready Unknown/Unknown True/Valid Unknown/OperatorCannotConnect False/Healthy"},
 		"pods were ready":   {[]func(*scope){problem("ConnectionFailed"), readyPod(now.Add(-time.Hour))}, "False/ConnectionFailed Unknown/Unknown True/Valid False/ConnectionFailed False/Healthy Reconciling"},
 		"store changed":     {[]func(*scope){problem("StoreChanged")}, "False/StoreChanged True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
+		"looks at another":  {[]func(*scope){blind("StoreChanged")}, "False/StoreChanged Unknown/Unknown True/Valid True/Reachable False/Healthy Stalled"},
+		"may not migrate":   {[]func(*scope){blind("MigrationRequired")}, "False/MigrationRequired Unknown/Unknown True/Valid True/Reachable False/Healthy Stalled"},
+		"migrates":          {[]func(*scope){blind("MigrationRequired"), func(s *scope) { s.store.Problem.Passes = true }}, "False/MigrationRequired True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Reconciling"},
 		"no tables":         {[]func(*scope){problem("MigrationRequired")}, "False/MigrationRequired True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"group conflict":    {[]func(*scope){problem("GroupConflict")}, "False/GroupConflict True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"table not ready":   {[]func(*scope){problem("SourceInvalid")}, "False/SourceInvalid True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
@@ -104,6 +115,7 @@ func TestConditions(t *testing.T) {
 		"an old pod waits":  {[]func(*scope){fault(stores.Fault{Kind: tokenstore.ContentionFault, Reason: "SetupRuns", Definition: "old", Refused: true})}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable False/Healthy"},
 		"old table missing": {[]func(*scope){fault(stores.Fault{Kind: tokenstore.DefinitionFault, Reason: "TableMissing", Definition: "old"})}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable False/Healthy"},
 		"event fails":       {[]func(*scope){fault(stores.Fault{Kind: tokenstore.EventFault, Definition: "wanted"})}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable True/SegmentBlocked"},
+		"Secret is wrong":   {[]func(*scope){func(s *scope) { s.store.Secrets = &stores.Problem{Reason: "AuthenticationFailed", Message: "m"} }}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable True/SecretUnusable"},
 		"newer settings":    {[]func(*scope){func(s *scope) { s.store.Facts.Workers[1].Unsupported = []string{"groups[view].onError.then: m"} }}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable True/SettingsUnsupported"},
 		"layout broken":     {[]func(*scope){func(s *scope) { s.store.Facts.Groups[0].Broken = "m" }}, "False/LayoutInvalid True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"scaled to zero":    {[]func(*scope){scaledToZero}, "True/Ready False/ScaledToZero True/Valid True/Reachable False/Healthy"},

@@ -105,6 +105,8 @@ var _ = Describe("A store", func() {
 		w.cutOff(ctx)
 		Eventually(w.says("orders", "Stalled")).Should(Equal("True/StoreChanged"))
 		Expect(w.get("orders").Status.StoreID).To(Equal(was))
+		Expect(w.says("orders", "Available")()).To(Equal("Unknown/Unknown"), "nobody looks at the former store")
+		Expect(w.get("orders").Status.AsOf).NotTo(BeNil())
 
 		conn, err := pgx.Connect(ctx, other)
 		Expect(err).NotTo(HaveOccurred())

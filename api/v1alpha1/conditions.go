@@ -124,6 +124,8 @@ const (
 	ReasonCallAbandoned = "CallAbandoned"
 	// ReasonCallRunning: a call has been running for more than 5 s; the message says which. The status is False.
 	ReasonCallRunning = "CallRunning"
+	// ReasonSecretUnusable: a Secret of the store was changed to what cannot be used. Connections that are open go on, new ones fail.
+	ReasonSecretUnusable = "SecretUnusable"
 	// ReasonWorkerUnfit: everything fails on one pod, and not elsewhere; it is given no segments.
 	ReasonWorkerUnfit = "WorkerUnfit"
 	// ReasonSettingsUnsupported: workers are older than the operator and do not know a live setting; they go on as before.

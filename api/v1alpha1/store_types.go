@@ -46,7 +46,7 @@ type PostgresStore struct {
 	// +optional
 	// +kubebuilder:default=Auto
 	Migrations Migrations `json:"migrations,omitempty"`
-	// expectedStoreID accepts a store other than the one in status.storeID: nothing runs against a store that changed
+	// expectedStoreID accepts a store other than the one in status.storeID: pods that connect to another store handle nothing
 	// until its id stands here.
 	// +optional
 	// +kubebuilder:validation:MaxLength=36

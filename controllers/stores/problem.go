@@ -27,6 +27,8 @@ type Problem struct {
 	Since time.Time
 	// Passes says that no edit is needed: it is over when something else is.
 	Passes bool
+	// Blind says that the store is not looked at any more, so that what was seen last may not be so.
+	Blind bool
 	// NoTables says that the store has none of Sluice's tables.
 	NoTables bool
 }
@@ -42,6 +44,9 @@ func (p *Problem) Outage() bool {
 	}
 	return true
 }
+
+// Hides reports whether nobody can tell what goes on in the store. A migration that goes on changes nothing for the workers.
+func (p *Problem) Hides() bool { return p.Outage() || p.Blind && !p.Passes }
 
 // migrating says that a migration goes on.
 func migrating(schema string) *Problem {
@@ -140,9 +145,9 @@ type storeChangedError struct {
 
 func (e *storeChangedError) Error() string {
 	if e.elsewhere {
-		return fmt.Sprintf("store %s has been copied to another database server, where the tokens' transaction numbers mean nothing:"+
-			" nothing runs until `sluice rebase` has made the copy one of that server, or the processor points at the original", e.found)
+		return fmt.Sprintf("store %s has been copied to another database server, where the tokens' transaction numbers mean nothing: pods that connect to the copy handle nothing"+
+			" until `sluice rebase` has made it one of that server, or the Secret leads to the original; pods that are still connected to the original go on", e.found)
 	}
-	return fmt.Sprintf("the processor belongs to store %s, and this is store %s: nothing is initialised and nothing runs"+
-		" until the Secret leads to the former again, or spec.store.postgres.expectedStoreID names the latter", e.belongs, e.found)
+	return fmt.Sprintf("the processor belongs to store %s, and the Secret leads to store %s now: nothing is initialised there, and pods that connect to it handle nothing,"+
+		" until the Secret leads to the former again, or spec.store.postgres.expectedStoreID names the latter; pods that are still connected to the former go on", e.belongs, e.found)
 }

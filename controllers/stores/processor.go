@@ -40,7 +40,8 @@ type processor struct {
 	gone   []string // pods
 	costed int64    // the newest plan for which pods have their deletion costs
 	known  Observation
-	left   bool // nobody wants it any more
+	secret *Problem // with the Secrets, while the session is open
+	left   bool     // nobody wants it any more
 
 	// Of the loop alone.
 	planner  *planner.Planner
@@ -109,11 +110,23 @@ func (p *processor) observation() Observation {
 // fail notes that the store cannot be used.
 func (p *processor) fail(problem Problem) {
 	known := p.observation()
+	problem.Blind = true
 	known.Problem = &problem
 	if problem.NoTables && p.wish().Drop { // what was asked for
 		known.Problem, known.Dropped = nil, true
 	}
 	p.publish(known, nil)
+}
+
+// secretsAre notes what is wrong with the Secrets of a session that is open; nil for nothing.
+func (p *processor) secretsAre(problem *Problem) {
+	p.mu.Lock()
+	news := !p.left && !reflect.DeepEqual(p.known.Secrets, problem)
+	p.secret, p.known.Secrets = problem, problem
+	p.mu.Unlock()
+	if news {
+		p.options.Changed(p.key)
+	}
 }
 
 // met notes in which store the processor is going to have rows, before it has any.
@@ -139,6 +152,7 @@ func (p *processor) note(o Observation, of *look) (news bool) {
 	if p.left {
 		return false
 	}
+	o.Secrets = p.secret
 	if o.Problem != nil {
 		o.Problem.Since = time.Now()
 		if was := p.known.Problem; was != nil && (was.Reason == o.Problem.Reason || was.Outage() && o.Problem.Outage()) {

@@ -17,7 +17,6 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
-	"github.com/sluice-project/sluice/tokenstore/postgres/connection"
 )
 
 const (
@@ -44,11 +43,13 @@ type session struct {
 	slots   *slots
 	cancel  func() // of run; guarded by Stores.mu
 	place   atomic.Pointer[string]
+	read    atomic.Pointer[string] // digest of what the Secrets said at the last connect
 
-	mu      sync.Mutex
-	problem *Problem // nil while the session is open, and before the first attempt
-	members map[*processor]struct{}
-	changed chan struct{} // members have
+	mu       sync.Mutex
+	unusable *Problem // with the Secrets as they are now, while the session is open by what they were
+	problem  *Problem // nil while the session is open, and before the first attempt
+	members  map[*processor]struct{}
+	changed  chan struct{} // members have
 }
 
 func newSession(key sessionKey, store definition.Postgres, o Options, slots *slots) *session {
@@ -59,9 +60,10 @@ func newSession(key sessionKey, store definition.Postgres, o Options, slots *slo
 func (s *session) add(p *processor) {
 	s.mu.Lock()
 	s.members[p] = struct{}{}
-	problem := s.problem
+	problem, unusable := s.problem, s.unusable
 	s.mu.Unlock()
 	signal(s.changed)
+	p.secretsAre(unusable)
 	if problem != nil {
 		p.fail(*problem)
 	}
@@ -163,6 +165,7 @@ func (s *session) serve(ctx context.Context) error {
 	defer running.Wait()
 	defer cancel()
 	running.Go(func() { lost <- s.listen(ctx, listener) })
+	running.Go(func() { s.watchSecrets(ctx, l.meta.StoreID) })
 	return s.supervise(ctx, l, lost, &running)
 }
 
@@ -271,20 +274,24 @@ func (s *session) listen(ctx context.Context, listener *postgres.Session) error 
 
 // connection says how to connect: by the Secrets as they are at that moment.
 func (s *session) connection() postgres.Options {
-	secrets := s.options.Secrets(s.key.namespace)
 	return postgres.Options{
 		Application: application,
 		Keepalives:  true,
 		Dial:        dialer(s.options.AllowLoopback),
 		Target: func(ctx context.Context) (postgres.Target, error) {
-			target, err := connection.Target(ctx, s.store, secrets)
+			target, digest, err := s.target(ctx)
 			if err == nil {
-				place := fmt.Sprintf("%s as %s", net.JoinHostPort(target.Host, strconv.Itoa(int(target.Port)))+"/"+target.Database, target.User)
+				place := placeOf(target)
 				s.place.Store(&place)
+				s.read.Store(&digest)
 			}
 			return target, err
 		},
 	}
+}
+
+func placeOf(target postgres.Target) string {
+	return fmt.Sprintf("%s as %s", net.JoinHostPort(target.Host, strconv.Itoa(int(target.Port)))+"/"+target.Database, target.User)
 }
 
 // where the session connected to last.

@@ -39,8 +39,10 @@ type Options struct {
 	ConnectTimeout time.Duration
 	// LongMigration is when a migration that goes on is reported, after 10 s by default.
 	LongMigration time.Duration
-	Metrics       *Metrics
-	Log           logr.Logger
+	// SecretsEvery is how often a session that is open looks at its Secrets, 20 s by default.
+	SecretsEvery time.Duration
+	Metrics      *Metrics
+	Log          logr.Logger
 }
 
 // Source is a source of events that can tell whether the database has it as it is declared.
@@ -68,6 +70,7 @@ func New(o Options) *Stores {
 	o.MaxPause = cmp.Or(o.MaxPause, 15*time.Second)
 	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, connectTimeout)
 	o.LongMigration = cmp.Or(o.LongMigration, longMigration)
+	o.SecretsEvery = cmp.Or(o.SecretsEvery, secretsEvery)
 	return &Stores{options: o, slots: newSlots(o.MaxSessions), processors: map[types.NamespacedName]*processor{}, sessions: map[sessionKey]*session{}}
 }
 
@@ -75,6 +78,8 @@ func New(o Options) *Stores {
 type Observation struct {
 	// Problem is why the operator cannot do what it should; nil where it can, or has not tried.
 	Problem *Problem
+	// Secrets is what is wrong with the Secrets as they are now, where a session is open by what they were; nil for nothing.
+	Secrets *Problem
 	// StoreID is the store that was found and accepted.
 	StoreID string
 	// Declared is the generation of the spec that the store has.

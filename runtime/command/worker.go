@@ -3,6 +3,7 @@ package command
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -97,7 +98,7 @@ func runWorker(cmd *cobra.Command, f workerFlags, handlers map[string]handler.Ha
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))
+	log := newLog(cmd.ErrOrStderr())
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	w := worker.New(worker.Options{
@@ -156,4 +157,14 @@ func serve(address string, h http.Handler, log *slog.Logger) {
 	}
 	server := &http.Server{Addr: address, Handler: h, ReadHeaderTimeout: 5 * time.Second}
 	go func() { log.Error("no longer serving", "address", address, "error", server.ListenAndServe()) }()
+}
+
+// newLog logs as JSON. Durations are written as people read them, such as 1m0.25s: JSON would have nanoseconds.
+func newLog(out io.Writer) *slog.Logger {
+	return slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Value.Kind() == slog.KindDuration {
+			a.Value = slog.StringValue(a.Value.Duration().Round(time.Millisecond).String())
+		}
+		return a
+	}}))
 }
