@@ -12,6 +12,9 @@ var GroupVersion = schema.GroupVersion{Group: "sluice.dev", Version: "v1alpha1"}
 // SchemeGroupVersion is GroupVersion under the name that the generated apply configurations use.
 var SchemeGroupVersion = GroupVersion
 
+// OperatorLease is the name of the Lease in its namespace that the operator renews while it works.
+const OperatorLease = "sluice-operator.sluice.dev"
+
 // AddToScheme makes the kinds of this package known to a scheme.
 func AddToScheme(scheme *runtime.Scheme) error {
 	scheme.AddKnownTypes(GroupVersion, &EventProcessor{}, &EventProcessorList{}, &Replay{}, &ReplayList{})

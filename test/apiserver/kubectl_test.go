@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"strings"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"github.com/spf13/cobra"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -72,6 +74,19 @@ spec:
 		Expect(err).To(MatchError(ContainSubstring("should be greater than or equal to 1")))
 		_, err = run(kubectl.Pause(), "nobody")
 		Expect(err).To(MatchError(ContainSubstring(`"nobody" not found`)))
+	})
+
+	It("says when the operator was last heard of", func() {
+		applied("watched", "kubectl")
+		Expect(run(kubectl.Status(), "watched")).To(ContainSubstring("! there is no operator in this cluster that has a Lease"))
+		lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: v1alpha1.OperatorLease},
+			Spec: coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: time.Now().Add(-5 * time.Hour)}}}
+		Expect(apiClient.Create(context.Background(), lease)).To(Succeed())
+		DeferCleanup(func() { Expect(apiClient.Delete(context.Background(), lease)).To(Succeed()) })
+		Expect(run(kubectl.Status(), "watched")).To(ContainSubstring("! the operator was last heard of 5h ago, by Lease default/sluice-operator.sluice.dev"))
+		lease.Spec.RenewTime = &metav1.MicroTime{Time: time.Now()}
+		Expect(apiClient.Update(context.Background(), lease)).To(Succeed())
+		Expect(run(kubectl.Status(), "watched")).NotTo(ContainSubstring("Lease"))
 	})
 
 	It("leaves fields to the GitOps tool that manages them", func() {

@@ -37,6 +37,9 @@ func head(out io.Writer, s sight) {
 		fmt.Fprintf(out, "   definition %s", p.Status.Definition)
 	}
 	fmt.Fprintln(out)
+	if silence := s.operator.silence(s.now); silence != "" {
+		fmt.Fprintf(out, "! %s\n", silence)
+	}
 	if p.Status.ObservedGeneration < p.Generation {
 		fmt.Fprintf(out, "! the operator has not looked at generation %d yet (last: %d): is it running?\n", p.Generation, p.Status.ObservedGeneration)
 	}
@@ -316,6 +319,9 @@ func number(n int64) string {
 // unseen says why figures are missing.
 func unseen(out io.Writer, s sight) {
 	var lines []string
+	if s.operator.err != nil {
+		lines = append(lines, fmt.Sprintf("operator: %v", s.operator.err))
+	}
 	if s.replaysErr != nil {
 		lines = append(lines, fmt.Sprintf("replays: %v", s.replaysErr))
 	}

@@ -88,9 +88,13 @@ func TestScreens(t *testing.T) {
 	many.figures = map[string]figures{"validation": {claimed: 4}, "payments-view": {claimed: 24843}}
 
 	for name, s := range map[string]sight{
-		"resegmenting": {processor: splitting, pods: []podSight{many}},
-		"open-writers": {processor: waiting, pods: []podSight{one, two}},
-		"replaying":    {processor: replayed, pods: []podSight{one, two}, replays: []v1alpha1.Replay{*running, *refused}},
+		"operator-is-away":  {processor: payments(ready), pods: []podSight{one, two}, operator: operatorSight{asked: true, lease: "sluice-system/sluice-operator.sluice.dev", heard: now.Add(-3 * time.Hour)}},
+		"operator-is-there": {processor: payments(ready), pods: []podSight{one, two}, operator: operatorSight{asked: true, lease: "sluice-system/sluice-operator.sluice.dev", heard: now.Add(-10 * time.Second)}},
+		"no-operator":       {processor: payments(ready), pods: []podSight{one, two}, operator: operatorSight{asked: true}},
+		"operator-unknown":  {processor: payments(ready), pods: []podSight{one, two}, operator: operatorSight{err: errors.New("looking for the operator's Lease: no answer")}},
+		"resegmenting":      {processor: splitting, pods: []podSight{many}},
+		"open-writers":      {processor: waiting, pods: []podSight{one, two}},
+		"replaying":         {processor: replayed, pods: []podSight{one, two}, replays: []v1alpha1.Replay{*running, *refused}},
 		"blocked": {processor: payments(ready, is(v1alpha1.ConditionDegraded, metav1.ConditionTrue, "SegmentBlocked",
 			"group payments-view, segment 3, event at position 1042, 4 attempts: ERROR: division by zero")), pods: []podSight{one, two}},
 		"a-pod-does-not-start": {processor: payments(is(v1alpha1.ConditionAvailable, metav1.ConditionTrue, "AllSegmentsOwned", ""),

@@ -27,6 +27,8 @@ type sight struct {
 	pods      []podSight // by name
 	podsErr   error      // why there are none
 
+	operator operatorSight
+
 	replays    []v1alpha1.Replay // that have not ended
 	replaysErr error
 	now        time.Time

@@ -81,8 +81,11 @@ func (f *statusFlags) screens(ctx context.Context, c *cluster, args []string) (s
 		return fmt.Sprintf("no EventProcessor in namespace %s; -A looks everywhere\n", c.namespace), nil
 	}
 	var texts []string
+	operator := c.lookForOperator(ctx)
 	for _, p := range found {
-		texts = append(texts, screen(c.look(ctx, p)))
+		seen := c.look(ctx, p)
+		seen.operator = operator
+		texts = append(texts, screen(seen))
 	}
 	return strings.Join(texts, "\n"), nil
 }
