@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -180,6 +181,39 @@ func TestALongCallIsReportedWhileItRuns(t *testing.T) {
 		WHERE (c ->> 'position')::bigint = $1 AND c ->> 'type' = 'Bad' AND c ->> 'stream' = 'bad' AND c ->> 'kind' = 'Batch' AND (c ->> 'running')::float >= 5)`, position)
 	mend()
 	w.seenOnce()
+}
+
+// TestAHandlerMayPauseInItsTransaction for as long as its time limit, between any two statements: it may call a service.
+func TestAHandlerMayPauseInItsTransaction(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, `
+  - name: calls
+    segments: 1
+    handler: {type: Go}`)
+	w.makeSeen()
+	var called atomic.Int64
+	w.handlers = map[string]handler.Handler{"calls": handler.Each(func(ctx context.Context, tx pgx.Tx, e handler.Event) error {
+		called.Add(1)
+		if e.Type != "Bad" {
+			return record(ctx, tx, e)
+		}
+		var n int
+		if err := tx.QueryRow(ctx, "SELECT count(*) FROM seen").Scan(&n); err != nil {
+			return err
+		}
+		time.Sleep(4 * time.Second) // longer than any session of Sluice's own may rest
+		return record(ctx, tx, e)
+	})}
+	w.bad()
+	w.start("a")
+	w.seenOnce()
+	if n := called.Load(); n != 3 {
+		t.Errorf("the handler was called %d times for three events", n)
+	}
+	var failures int
+	if err := w.pool.QueryRow(t.Context(), "SELECT count(*) FROM sluice.failure").Scan(&failures); err != nil || failures > 0 {
+		t.Errorf("%d attempts have failed (%v)", failures, err)
+	}
 }
 
 // TestACallThatDidNotEndIsCountedByTheNextOwner has a worker that has marked its call end without a word.

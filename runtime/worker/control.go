@@ -145,7 +145,7 @@ func (c *controller) beat(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", errNextLife, err)
 	case errors.Is(err, tokenstore.ErrNoProcessor):
 		c.beaten = false
-		c.trust(sent, timing)
+		c.renew(sent, timing)
 		return nil
 	case err != nil:
 		c.nextBeat = time.Now().Add(jittered(retryStore))
@@ -158,11 +158,7 @@ func (c *controller) beat(ctx context.Context) error {
 		c.loseAll("the lease was over")
 		c.due = true
 	}
-	lapsed := !c.trusts()
-	c.trust(sent, timing)
-	if lapsed { // meanwhile no batch may have begun, and what was not taken is not in the queue any more
-		c.pushAll()
-	}
+	c.renew(sent, timing)
 	c.storeClock.set(pulse.Now)
 	pulse.Now = time.Time{}
 	if !c.beaten || pulse != c.pulse {

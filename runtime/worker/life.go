@@ -223,6 +223,16 @@ func (l *life) trust(sent time.Time, timing tokenstore.Timing) {
 	l.trusted.Store(int64(sent.Add(timing.Lease - timing.Margin).Sub(l.epoch)))
 }
 
+// renew is trust, and queues all segments where the trust had lapsed: meanwhile no batch may have begun, and what an executor did not take
+// is not in the queue any more. One that it does not take from here on finds the new trust.
+func (l *life) renew(sent time.Time, timing tokenstore.Timing) {
+	before := l.trusted.Load()
+	l.trust(sent, timing)
+	if int64(time.Since(l.epoch)) >= before {
+		l.pushAll()
+	}
+}
+
 // trusts reports whether a batch may begin.
 func (l *life) trusts() bool { return int64(time.Since(l.epoch)) < l.trusted.Load() }
 

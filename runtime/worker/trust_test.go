@@ -27,3 +27,31 @@ func TestABatchBeginsOnlyWhileTheLeaseIsTrusted(t *testing.T) {
 		}
 	}
 }
+
+// TestASegmentThatWasNotTakenIsQueuedWhenTheLeaseIsTrustedAgain: nothing else would have it go on before the next event of its.
+func TestASegmentThatWasNotTakenIsQueuedWhenTheLeaseIsTrustedAgain(t *testing.T) {
+	timing := tokenstore.TimingOf(20 * time.Second)
+	for name, test := range map[string]struct {
+		sent time.Duration // how long ago the heartbeat before was
+		want bool
+	}{"after a lapse": {timing.Lease, true}, "without one": {0, false}} {
+		t.Run(name, func(t *testing.T) {
+			l := &life{Worker: &Worker{}, runnable: runQueue{most: 1}, epoch: time.Now().Add(-time.Hour), segments: map[tokenstore.Key]*segmentRun{},
+				settings: settings{known: true, live: definition.Live{Groups: []definition.LiveGroup{{Name: "view"}}}}}
+			s := segmentOf(t, endless{})
+			s.group = &group{name: "view"}
+			l.segments[s.key()] = s
+			l.trust(time.Now().Add(-test.sent), timing)
+			if l.take(s) == test.want {
+				t.Fatalf("taken: %t", !test.want)
+			}
+			l.renew(time.Now(), timing)
+			if queued := l.runnable.queued[s]; queued != test.want {
+				t.Errorf("queued: %t, want %t", queued, test.want)
+			}
+			if !l.trusts() {
+				t.Error("the lease is not trusted")
+			}
+		})
+	}
+}
