@@ -155,6 +155,24 @@ func TestAReplayIsCancelledWhileItsResetWaits(t *testing.T) {
 	w.until("nothing reset and nothing handled again", `SELECT count(*) = 60 AND NOT bool_or(replay) FROM seen`)
 }
 
+// TestAReplayBeyondTheNewestEventIsRefused: it would empty the projection, handle nothing again, and be complete.
+func TestAReplayBeyondTheNewestEventIsRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "\n  - name: view\n    segments: 2"+witnessed)
+	w.appendTo(1, 20)
+	w.start("a")
+	w.handled(20)
+	w.ask(tokenstore.ReplayRequest{ID: "position", From: tokenstore.Place{Type: tokenstore.AtPosition, Position: "999999999"}},
+		tokenstore.ReplayRequest{ID: "time", From: tokenstore.Place{Type: tokenstore.AtTimestamp, Timestamp: time.Now().AddDate(5, 0, 0)}})
+	for id, says := range map[string]string{"position": "beyond the newest event, which is at position 20", "time": "is in the future"} {
+		r := w.replay(id, "refused", waitsFor(tokenstore.ReplayPlaceInvalid))
+		if r.Phase != tokenstore.ReplayPending || !strings.Contains(r.Message, says) {
+			t.Errorf("%s: %s: %s", id, r.Phase, r.Message)
+		}
+	}
+	w.handled(20)
+}
+
 func TestAReplayBeyondTheOldestEventIsRefused(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
