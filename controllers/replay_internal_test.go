@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -126,6 +127,32 @@ func TestWhatIsToldOfAReplay(t *testing.T) {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
 		})
+	}
+}
+
+func TestReplayingSaysWhetherAReplayWaitsOrIsRefused(t *testing.T) {
+	row := func(phase tokenstore.ReplayPhase, reason, message string) func(*scope) {
+		return func(s *scope) {
+			s.store.Facts.Replays = []tokenstore.Replay{{Phase: phase, Reason: reason, Message: message, Done: 3, Total: 10,
+				ReplayRequest: tokenstore.ReplayRequest{ID: "bad", Groups: []string{"view"}}}}
+		}
+	}
+	for name, test := range map[string]struct {
+		change func(*scope)
+		want   string
+	}{
+		"none":            {func(*scope) {}, "False NotReplaying: no group is replaying"},
+		"no such place":   {row(tokenstore.ReplayPending, tokenstore.ReplayPlaceInvalid, `position "abc" is none`), `False ReplayWaiting: replay bad is not accepted: position "abc" is none`},
+		"not looked at":   {row(tokenstore.ReplayPending, "", ""), "False ReplayWaiting: replay bad waits to begin: no worker has looked at it yet"},
+		"waits for locks": {row(tokenstore.ReplayResetting, tokenstore.ReplayWaitsForLocks, "pid 7 has one"), "False WaitingForLocks: replay bad: pid 7 has one"},
+		"is reset":        {row(tokenstore.ReplayResetting, "", ""), "False ReplayWaiting: replay bad: the groups are being reset"},
+		"runs":            {row(tokenstore.ReplayRunning, "", ""), "True ReplayRunning: replay bad of view: 30 %"},
+		"was cancelled":   {row(tokenstore.ReplayCancelled, "", ""), "False NotReplaying: no group is replaying"},
+	} {
+		c := replaying(healthy(t, test.change))
+		if got := fmt.Sprintf("%s %s: %s", c.Status, c.Reason, c.Message); got != test.want {
+			t.Errorf("%s: got %q, want %q", name, got, test.want)
+		}
 	}
 }
 

@@ -46,6 +46,27 @@ func TestGroupsAreCounted(t *testing.T) {
 	}
 }
 
+// TestAGroupIsNotBlockedByPodsThatHaveNoneOfIt: those of a rollout that is rejected, while the old ones handle everything.
+func TestAGroupIsNotBlockedByPodsThatHaveNoneOfIt(t *testing.T) {
+	rejected := tokenstore.GroupReport{Refused: true, Fault: &tokenstore.Fault{Kind: tokenstore.DefinitionFault, Reason: "TableMissing"}}
+	outcome := planner.Outcome{
+		Groups: []tokenstore.Group{{Name: "view", Segments: 2}},
+		Tokens: []tokenstore.Token{token(0, 1), token(1, 1)},
+		View: tokenstore.View{Workers: []tokenstore.Worker{
+			worker(1, true, map[string]tokenstore.GroupReport{"view": {Segments: 2}}),
+			worker(2, true, map[string]tokenstore.GroupReport{"view": rejected}),
+		}},
+	}
+	if blocked := factsOf(outcome, nil, nil, now).Groups[0].Blocked; blocked != 0 {
+		t.Errorf("%d segments are said to stand still", blocked)
+	}
+	rejected.Segments = 1
+	outcome.View.Workers[1].Report.Groups["view"] = rejected
+	if blocked := factsOf(outcome, nil, nil, now).Groups[0].Blocked; blocked != 1 {
+		t.Errorf("with one that it has, %d segments are said to stand still", blocked)
+	}
+}
+
 func TestFaultsThatAreTold(t *testing.T) {
 	fault := func(kind tokenstore.FaultKind, age time.Duration) *tokenstore.Fault {
 		return &tokenstore.Fault{Kind: kind, Message: "m", Lasted: age.Seconds()}
