@@ -32,7 +32,8 @@ func figures(s *scope, status *v1alpha1.EventProcessorStatus) {
 	status.Segments.Summary = segmentsText(status)
 }
 
-// segmentsText says how many segments are owned of those that there are, and how many there are to be where that differs.
+// segmentsText says how many segments are owned of those that there are, and how many there are to
+// be where that differs.
 func segmentsText(status *v1alpha1.EventProcessorStatus) string {
 	var there int32
 	for _, group := range status.Groups {
@@ -45,8 +46,9 @@ func segmentsText(status *v1alpha1.EventProcessorStatus) string {
 	return fmt.Sprintf("%d/%d->%d", owned, there, desired)
 }
 
-// resegmenting is how far a group has come with splitting or merging its segments; nil where it need not. How many steps there are in all
-// is known from the status that was written last, so that a new operator goes on counting.
+// resegmenting is how far a group has come with splitting or merging its segments; nil where it
+// need not. How many steps there are in all is known from the status that was written last, so that
+// a new operator goes on counting.
 func resegmenting(s *scope, group stores.Group) *v1alpha1.Resegmenting {
 	left := int32(group.StepsLeft())
 	if left == 0 {

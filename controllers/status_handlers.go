@@ -40,8 +40,8 @@ func speaksAgainstDefinition(f stores.Fault) bool {
 	return f.Kind == tokenstore.DefinitionFault || f.Refused && !waits(f)
 }
 
-// waits reports whether a worker refuses a group only for as long as something else takes: a setup that another worker runs, a lock, the
-// database.
+// waits reports whether a worker refuses a group only for as long as something else takes: a setup
+// that another worker runs, a lock, the database.
 func waits(f stores.Fault) bool {
 	return f.Refused && (f.Kind == tokenstore.ContentionFault || f.Kind == tokenstore.InfrastructureFault)
 }
@@ -49,8 +49,9 @@ func waits(f stores.Fault) bool {
 // lockNotAvailable is the reason of workers that a lock was not had in time.
 const lockNotAvailable = "LockNotAvailable"
 
-// setupWait is what workers of the wanted definition wait for before they can say anything of its handlers; nil where that is nothing.
-// A setup that runs goes first: what others say is that they wait for it.
+// setupWait is what workers of the wanted definition wait for before they can say anything of its
+// handlers; nil where that is nothing. A setup that runs goes first: what others say is that they
+// wait for it.
 func setupWait(s *scope) *verdict {
 	for _, call := range s.store.Facts.Calls {
 		if call.Kind == tokenstore.SetupCall && !call.Abandoned {

@@ -256,7 +256,8 @@ func segments(there, wanted int, perMinute int) func(*scope) {
 	}
 }
 
-// TestResegmentingSaysHowFarItIs: how many splits or merges are done of how many, at which rate, and what is left.
+// TestResegmentingSaysHowFarItIs: how many splits or merges are done of how many, at which rate,
+// and what is left.
 func TestResegmentingSaysHowFarItIs(t *testing.T) {
 	s := healthy(t)
 	s.processor.Status = statusOf(s)

@@ -85,8 +85,8 @@ const (
 	ReasonSetupFailed = "SetupFailed"
 	// ReasonSetupTimedOut: the setup of an SQL handler took longer than the group's time limit.
 	ReasonSetupTimedOut = "SetupTimedOut"
-	// ReasonSetupRuns: a setup has been running for more than 5 s; the message says where and for how long. The status is Unknown. Also of
-	// Ready, while pods wait for it.
+	// ReasonSetupRuns: a setup has been running for more than 5 s; the message says where and for
+	// how long. The status is Unknown. Also of Ready, while pods wait for it.
 	ReasonSetupRuns = "SetupRuns"
 	// ReasonTransactionEnded: a handler, setup or reset would have ended its transaction.
 	ReasonTransactionEnded = "TransactionEnded"
@@ -124,7 +124,8 @@ const (
 	ReasonCallAbandoned = "CallAbandoned"
 	// ReasonCallRunning: a call has been running for more than 5 s; the message says which. The status is False.
 	ReasonCallRunning = "CallRunning"
-	// ReasonSecretUnusable: a Secret of the store was changed to what cannot be used. Connections that are open go on, new ones fail.
+	// ReasonSecretUnusable: a Secret of the store was changed to what cannot be used. Connections
+	// that are open go on, new ones fail.
 	ReasonSecretUnusable = "SecretUnusable"
 	// ReasonWorkerUnfit: everything fails on one pod, and not elsewhere; it is given no segments.
 	ReasonWorkerUnfit = "WorkerUnfit"
@@ -142,8 +143,8 @@ const (
 	ReasonReplayWaiting = "ReplayWaiting"
 	// ReasonWaitingForRollout: a replay waits until every worker runs the definition that it is bound to.
 	ReasonWaitingForRollout = "WaitingForRollout"
-	// ReasonWaitingForLocks: a reset waits for locks in the store; the message says whose. Also of HandlerValid and Ready, while a setup
-	// does.
+	// ReasonWaitingForLocks: a reset waits for locks in the store; the message says whose. Also of
+	// HandlerValid and Ready, while a setup does.
 	ReasonWaitingForLocks = "WaitingForLocks"
 	// ReasonWaitingForStore: the database does not let a replay begin or be reset. (Complete)
 	ReasonWaitingForStore = "WaitingForStore"

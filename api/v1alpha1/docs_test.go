@@ -41,7 +41,8 @@ func TestTheDocsHaveEveryRule(t *testing.T) {
 	}
 }
 
-// reasons are the conditions and reasons of the API: their texts, with the names of their constants.
+// reasons are the conditions and reasons of the API: their texts, with the names of their
+// constants.
 func reasons(t *testing.T) map[string]string {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), "conditions.go", nil, 0)

@@ -76,7 +76,8 @@ type OpenWriter struct {
 
 // SegmentCounts counts segments by state.
 type SegmentCounts struct {
-	// summary is owned and existing in one, such as 16/16, and where these are to become another number, that one too, such as 16/16->64.
+	// summary is owned and existing in one, such as 16/16, and where these are to become another
+	// number, that one too, such as 16/16->64.
 	// +optional
 	Summary string `json:"summary,omitempty"`
 	// desired is the number of segments that the spec asks for.
@@ -122,7 +123,8 @@ type GroupStatus struct {
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=100
 	ReplayPercent *int32 `json:"replayPercent,omitempty"`
-	// resegmenting is how far the group has come with splitting or merging its segments; absent where it has as many as the spec asks for.
+	// resegmenting is how far the group has come with splitting or merging its segments; absent
+	// where it has as many as the spec asks for.
 	// +optional
 	Resegmenting *Resegmenting `json:"resegmenting,omitempty"`
 }
@@ -138,7 +140,8 @@ type Resegmenting struct {
 	// total is how many there are to do in all.
 	// +optional
 	Total int32 `json:"total,omitempty"`
-	// perMinute is how many are done a minute, as of the last half minute; absent while that is not known.
+	// perMinute is how many are done a minute, as of the last half minute; absent while that is not
+	// known.
 	// +optional
 	PerMinute int32 `json:"perMinute,omitempty"`
 	// eta is when all will be done at this rate; absent while there is none.

@@ -46,8 +46,8 @@ type PostgresStore struct {
 	// +optional
 	// +kubebuilder:default=Auto
 	Migrations Migrations `json:"migrations,omitempty"`
-	// expectedStoreID accepts a store other than the one in status.storeID: pods that connect to another store handle nothing
-	// until its id stands here.
+	// expectedStoreID accepts a store other than the one in status.storeID: pods that connect to
+	// another store handle nothing until its id stands here.
 	// +optional
 	// +kubebuilder:validation:MaxLength=36
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')",message="must be a store's id as status.storeID shows it, a UUID in lower case"

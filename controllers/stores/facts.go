@@ -52,7 +52,8 @@ type Group struct {
 // Unowned is the number of segments that no live worker owns.
 func (g Group) Unowned() int { return g.Segments - g.Owned }
 
-// StepsLeft is how many splits or merges the group lacks. Between two layouts each step changes the number of segments by one.
+// StepsLeft is how many splits or merges the group lacks. Between two layouts each step changes the
+// number of segments by one.
 func (g Group) StepsLeft() int { return max(g.Wanted-g.Segments, g.Segments-g.Wanted) }
 
 // Worker is a worker that lives.

@@ -46,7 +46,8 @@ func TestGroupsAreCounted(t *testing.T) {
 	}
 }
 
-// TestAGroupIsNotBlockedByPodsThatHaveNoneOfIt: those of a rollout that is rejected, while the old ones handle everything.
+// TestAGroupIsNotBlockedByPodsThatHaveNoneOfIt: those of a rollout that is rejected, while the old
+// ones handle everything.
 func TestAGroupIsNotBlockedByPodsThatHaveNoneOfIt(t *testing.T) {
 	rejected := tokenstore.GroupReport{Refused: true, Fault: &tokenstore.Fault{Kind: tokenstore.DefinitionFault, Reason: "TableMissing"}}
 	outcome := planner.Outcome{

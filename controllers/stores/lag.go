@@ -128,11 +128,13 @@ type knownLag struct {
 	at      time.Time
 }
 
-// again reports whether the next round is to look rather than to renew: what could not be read for a moment must not be unknown
-// until the next look is due. What cannot be read at all has no more effect than that.
+// again reports whether the next round is to look rather than to renew: what could not be read for
+// a moment must not be unknown until the next look is due. What cannot be read at all has no more
+// effect than that.
 func (m *lagMemory) again() bool { return m.failed > 0 && m.failed <= lagTries }
 
-// note takes over what a look has found, and returns the lags to report: one that was not found stays for as long as its metric.
+// note takes over what a look has found, and returns the lags to report: one that was not found
+// stays for as long as its metric.
 func (m *lagMemory) note(found lags, groups []tokenstore.Group, now time.Time) lags {
 	reported, known := lags{}, map[string]knownLag{}
 	for _, group := range groups {
@@ -148,7 +150,8 @@ func (m *lagMemory) note(found lags, groups []tokenstore.Group, now time.Time) l
 	return reported
 }
 
-// lags asks the source, in a time of its own: a round that took long has none left. What cannot be read is logged when that is news.
+// lags asks the source, in a time of its own: a round that took long has none left. What cannot be
+// read is logged when that is news.
 func (p *processor) lags(l *link, w Wanted, outcome planner.Outcome) lags {
 	ctx, cancel := context.WithTimeout(p.life, roundTimeout)
 	defer cancel()

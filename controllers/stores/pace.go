@@ -5,7 +5,8 @@ import (
 )
 
 const (
-	// paceWindow is what a pace is taken over: splits and merges get slower the more segments there are.
+	// paceWindow is what a pace is taken over: splits and merges get slower the more segments there
+	// are.
 	paceWindow = 30 * time.Second
 	// paceLeast is the least time that a pace is taken over.
 	paceLeast = 2 * time.Second
@@ -17,7 +18,8 @@ type Pace struct {
 	At        time.Time // when it was taken
 }
 
-// paces remembers how many segments groups had, of those that are being split or merged. Of the loop alone.
+// paces remembers how many segments groups had, of those that are being split or merged. Of the
+// loop alone.
 type paces map[string][]shape
 
 // shape is how many splits and merges a group lacks at a time.

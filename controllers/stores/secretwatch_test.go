@@ -15,7 +15,8 @@ import (
 	"github.com/sluice-project/sluice/tokenstore/postgres/connection"
 )
 
-// TestASecretThatIsChangedIsTriedWhileTheSessionGoesOn: it would be noticed at the next connect only, such as that of a new pod.
+// TestASecretThatIsChangedIsTriedWhileTheSessionGoesOn: it would be noticed at the next connect
+// only, such as that of a new pod.
 func TestASecretThatIsChangedIsTriedWhileTheSessionGoesOn(t *testing.T) {
 	ctx := context.Background()
 	right, other, empty := postgrestest.New(t), postgrestest.New(t), postgrestest.New(t)

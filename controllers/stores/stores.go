@@ -78,7 +78,8 @@ func New(o Options) *Stores {
 type Observation struct {
 	// Problem is why the operator cannot do what it should; nil where it can, or has not tried.
 	Problem *Problem
-	// Secrets is what is wrong with the Secrets as they are now, where a session is open by what they were; nil for nothing.
+	// Secrets is what is wrong with the Secrets as they are now, where a session is open by what
+	// they were; nil for nothing.
 	Secrets *Problem
 	// StoreID is the store that was found and accepted.
 	StoreID string

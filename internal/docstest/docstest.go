@@ -52,7 +52,8 @@ func Quoted(text string) []string {
 	return words
 }
 
-// FirstCells are the words in backticks of the first cells of a text's tables, each with the second cell.
+// FirstCells are the words in backticks of the first cells of a text's tables, each with the second
+// cell.
 func FirstCells(text string) map[string]string {
 	cells := map[string]string{}
 	for line := range strings.Lines(text) {

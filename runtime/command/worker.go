@@ -159,7 +159,8 @@ func serve(address string, h http.Handler, log *slog.Logger) {
 	go func() { log.Error("no longer serving", "address", address, "error", server.ListenAndServe()) }()
 }
 
-// newLog logs as JSON. Durations are written as people read them, such as 1m0.25s: JSON would have nanoseconds.
+// newLog logs as JSON. Durations are written as people read them, such as 1m0.25s: JSON would have
+// nanoseconds.
 func newLog(out io.Writer) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Value.Kind() == slog.KindDuration {

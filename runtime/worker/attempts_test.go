@@ -183,7 +183,8 @@ func TestALongCallIsReportedWhileItRuns(t *testing.T) {
 	w.seenOnce()
 }
 
-// TestAHandlerMayPauseInItsTransaction for as long as its time limit, between any two statements: it may call a service.
+// TestAHandlerMayPauseInItsTransaction for as long as its time limit, between any two statements:
+// it may call a service.
 func TestAHandlerMayPauseInItsTransaction(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, `

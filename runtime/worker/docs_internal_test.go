@@ -48,7 +48,8 @@ var (
 	namesReason = regexp.MustCompile(`^[rR]eason[A-Z]|^events?Unreadable$`)
 )
 
-// reasonsIn are the reasons of faults in a package's code: texts beside a kind of fault, and constants that are named so.
+// reasonsIn are the reasons of faults in a package's code: texts beside a kind of fault, and
+// constants that are named so.
 func reasonsIn(t *testing.T, folder string) (reasons []string) {
 	t.Helper()
 	files, err := os.ReadDir(folder)

@@ -223,8 +223,9 @@ func (l *life) trust(sent time.Time, timing tokenstore.Timing) {
 	l.trusted.Store(int64(sent.Add(timing.Lease - timing.Margin).Sub(l.epoch)))
 }
 
-// renew is trust, and queues all segments where the trust had lapsed: meanwhile no batch may have begun, and what an executor did not take
-// is not in the queue any more. One that it does not take from here on finds the new trust.
+// renew is trust, and queues all segments where the trust had lapsed: meanwhile no batch may have
+// begun, and what an executor did not take is not in the queue any more. One that it does not take
+// from here on finds the new trust.
 func (l *life) renew(sent time.Time, timing tokenstore.Timing) {
 	before := l.trusted.Load()
 	l.trust(sent, timing)

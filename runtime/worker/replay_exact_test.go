@@ -155,7 +155,8 @@ func TestAReplayIsCancelledWhileItsResetWaits(t *testing.T) {
 	w.until("nothing reset and nothing handled again", `SELECT count(*) = 60 AND NOT bool_or(replay) FROM seen`)
 }
 
-// TestAReplayBeyondTheNewestEventIsRefused: it would empty the projection, handle nothing again, and be complete.
+// TestAReplayBeyondTheNewestEventIsRefused: it would empty the projection, handle nothing again,
+// and be complete.
 func TestAReplayBeyondTheNewestEventIsRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "\n  - name: view\n    segments: 2"+witnessed)

@@ -28,7 +28,8 @@ func TestABatchBeginsOnlyWhileTheLeaseIsTrusted(t *testing.T) {
 	}
 }
 
-// TestASegmentThatWasNotTakenIsQueuedWhenTheLeaseIsTrustedAgain: nothing else would have it go on before the next event of its.
+// TestASegmentThatWasNotTakenIsQueuedWhenTheLeaseIsTrustedAgain: nothing else would have it go on
+// before the next event of its.
 func TestASegmentThatWasNotTakenIsQueuedWhenTheLeaseIsTrustedAgain(t *testing.T) {
 	timing := tokenstore.TimingOf(20 * time.Second)
 	for name, test := range map[string]struct {

@@ -12,8 +12,8 @@ import (
 	"github.com/sluice-project/sluice/api/v1alpha1"
 )
 
-// silentAfter is how long an operator is not heard of until that is told. It renews its Lease every two seconds, another replica has the
-// Lease within 15 s, and clocks differ.
+// silentAfter is how long an operator is not heard of until that is told. It renews its Lease every
+// two seconds, another replica has the Lease within 15 s, and clocks differ.
 const silentAfter = time.Minute
 
 // operatorSight is what was seen of operators.
@@ -25,8 +25,9 @@ type operatorSight struct {
 	err   error // why nothing is known
 }
 
-// lookForOperator looks when an operator was last heard of. Which of several is a processor's nobody can tell, so the one that was heard
-// of last counts. Whoever may not read Leases of all namespaces learns nothing.
+// lookForOperator looks when an operator was last heard of. Which of several is a processor's
+// nobody can tell, so the one that was heard of last counts. Whoever may not read Leases of all
+// namespaces learns nothing.
 func (c *cluster) lookForOperator(ctx context.Context) (s operatorSight) {
 	leases, err := c.pods.CoordinationV1().Leases(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + v1alpha1.OperatorLease})
 	switch {

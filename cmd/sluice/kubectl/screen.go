@@ -189,7 +189,8 @@ func (s sight) segmentsOf(g v1alpha1.ProcessingGroup) string {
 	return fmt.Sprint(g.Segments)
 }
 
-// stateOf is a group's state, how much of a replay it has done, and how far splitting or merging its segments has come.
+// stateOf is a group's state, how much of a replay it has done, and how far splitting or merging
+// its segments has come.
 func (s sight) stateOf(group string) string {
 	status := s.status(group)
 	text := orDash(string(status.State))

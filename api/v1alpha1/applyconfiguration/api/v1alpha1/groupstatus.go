@@ -21,7 +21,8 @@ type GroupStatusApplyConfiguration struct {
 	Lag *apiv1alpha1.Lag `json:"lag,omitempty"`
 	// replayPercent is how much of a replay has been done, in steps of 5; absent outside of a replay.
 	ReplayPercent *int32 `json:"replayPercent,omitempty"`
-	// resegmenting is how far the group has come with splitting or merging its segments; absent where it has as many as the spec asks for.
+	// resegmenting is how far the group has come with splitting or merging its segments; absent
+	// where it has as many as the spec asks for.
 	Resegmenting *ResegmentingApplyConfiguration `json:"resegmenting,omitempty"`
 }
 

@@ -23,8 +23,8 @@ type PostgresStoreApplyConfiguration struct {
 	// migrations is Auto where operator and workers may create and upgrade Sluice's tables, Manual where somebody does
 	// that by hand with sluice migrate.
 	Migrations *apiv1alpha1.Migrations `json:"migrations,omitempty"`
-	// expectedStoreID accepts a store other than the one in status.storeID: pods that connect to another store handle nothing
-	// until its id stands here.
+	// expectedStoreID accepts a store other than the one in status.storeID: pods that connect to
+	// another store handle nothing until its id stands here.
 	ExpectedStoreID *string `json:"expectedStoreID,omitempty"`
 }
 

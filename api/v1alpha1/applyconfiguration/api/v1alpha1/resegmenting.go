@@ -17,7 +17,8 @@ type ResegmentingApplyConfiguration struct {
 	Done *int32 `json:"done,omitempty"`
 	// total is how many there are to do in all.
 	Total *int32 `json:"total,omitempty"`
-	// perMinute is how many are done a minute, as of the last half minute; absent while that is not known.
+	// perMinute is how many are done a minute, as of the last half minute; absent while that is not
+	// known.
 	PerMinute *int32 `json:"perMinute,omitempty"`
 	// eta is when all will be done at this rate; absent while there is none.
 	ETA *v1.Time `json:"eta,omitempty"`
