@@ -14,6 +14,8 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
+
+	"github.com/sluice-project/sluice/internal/docstest"
 )
 
 func TestChartsPassHelmsLinter(t *testing.T) {
@@ -104,6 +106,34 @@ func TestRolesAreThoseOfConfig(t *testing.T) {
 				t.Errorf("%s has a %T", file, source)
 			}
 		}
+	}
+}
+
+// TestTheDocsSayWhatTheOperatorMayDo has the table of docs/operations/operator.md be that of the role.
+func TestTheDocsSayWhatTheOperatorMayDo(t *testing.T) {
+	role, ok := decode(t, read(t, filepath.Join(rbac, "role.yaml"))).(*rbacv1.ClusterRole)
+	if !ok {
+		t.Fatal("role.yaml has no ClusterRole")
+	}
+	may := map[string]string{}
+	for _, rule := range role.Rules {
+		for _, resource := range rule.Resources {
+			may[resource] = strings.Join(rule.Verbs, ", ")
+		}
+	}
+	docs := map[string]string{}
+	for line := range strings.Lines(docstest.Section(t, "../../docs/operations/operator.md", "## What it may do")) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 5 || strings.Contains(cells[1], "--") || strings.TrimSpace(cells[1]) == "resource" {
+			continue
+		}
+		resources, _, _ := strings.Cut(cells[1], "(")
+		for _, resource := range strings.Split(resources, ",") {
+			docs[strings.TrimSpace(resource)] = strings.TrimSpace(cells[2])
+		}
+	}
+	if diff := cmp.Diff(may, docs); diff != "" {
+		t.Errorf("(-role +docs)\n%s", diff)
 	}
 }
 
