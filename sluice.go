@@ -34,8 +34,9 @@ type (
 	Handlers map[string]Handler
 )
 
-// ErrManagedTransaction is the error of what would end the transaction that a handler or a reset is given: tx.Commit, tx.Rollback, or COMMIT and the
-// like in a statement. Nothing of it is sent, and the batch or the reset fails: Sluice itself commits when the function returns nil, and rolls back
+// ErrManagedTransaction is the error of what would end the transaction that a handler or a reset is
+// given: tx.Commit, tx.Rollback, or COMMIT and the like in a statement. Nothing of it is sent, and
+// the batch or the reset fails: Sluice itself commits when the function returns nil, and rolls back
 // when it returns an error. Savepoints, which tx.Begin makes, are the function's own.
 var ErrManagedTransaction = tokenstore.ErrManagedTransaction
 

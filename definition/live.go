@@ -46,10 +46,11 @@ func (s Spec) Live(generation int64) Live {
 	return live
 }
 
-// ParseLive reads live settings from JSON, on top of those that were in effect before. The operator and the image of a
-// worker are updated at different times, so the settings may be of a later version: fields that this version does not
-// know are left out. A value that it does not know keeps the behaviour from before, or the default where there was none,
-// and is returned as a problem. The settings can always be used.
+// ParseLive reads live settings from JSON, on top of those that were in effect before. The operator
+// and the image of a worker are updated at different times, so the settings may be of a later
+// version: fields that this version does not know are left out. A value that it does not know keeps
+// the behaviour from before, or the default where there was none, and is returned as a problem. The
+// settings can always be used.
 func ParseLive(data []byte, before Live) (Live, []Problem) {
 	r := &liveReader{}
 	fields, ok := r.object("", data)
@@ -79,7 +80,8 @@ func ParseLive(data []byte, before Live) (Live, []Problem) {
 	return live, r.problems
 }
 
-// liveReader reads fields one by one, so that one that cannot be read does not keep the others from taking effect.
+// liveReader reads fields one by one, so that one that cannot be read does not keep the others from
+// taking effect.
 type liveReader struct{ checker }
 
 // object reads the fields of an object.
@@ -89,8 +91,8 @@ func (r *liveReader) object(at string, data []byte) (map[string]json.RawMessage,
 	return fields, r.require(err == nil, at, "must be of type object")
 }
 
-// read reads a required field. Where it cannot be read, or fails its check, the field has the value from before; the zero
-// value of that leaves what the field has: the default.
+// read reads a required field. Where it cannot be read, or fails its check, the field has the value
+// from before; the zero value of that leaves what the field has: the default.
 func read[T any](r *liveReader, fields map[string]json.RawMessage, path string, into *T, before T, check func(at string, value T)) bool {
 	name := path[strings.LastIndex(path, ".")+1:]
 	known := len(r.problems)
@@ -125,7 +127,8 @@ func (r *liveReader) desiredState(at string, value DesiredState) {
 	r.oneOf(at, string(value), string(Running), string(Paused))
 }
 
-// group reads a group's settings into the live ones. A group without a name that can be read is left out.
+// group reads a group's settings into the live ones. A group without a name that can be read is
+// left out.
 func (r *liveReader) group(at string, data []byte, all Live, into *Live) {
 	fields, ok := r.object(at, data)
 	if !ok {
@@ -168,8 +171,8 @@ func (r *liveReader) readOnError(at string, data []byte, before OnError, into *O
 	read(r, fields, at+".then", &into.Then, before.Then, func(at, then string) { r.oneOf(at, then, ThenBlock) })
 }
 
-// defaultLiveGroup has the values of a spec in which nothing is set, but no time limit: settings that were written before
-// it could be set have none.
+// defaultLiveGroup has the values of a spec in which nothing is set, but no time limit: settings
+// that were written before it could be set have none.
 func defaultLiveGroup() LiveGroup {
 	group := Spec{ProcessingGroups: []Group{{}}}.Live(0).Groups[0]
 	group.Timeout = ""

@@ -130,8 +130,8 @@ type Table struct {
 	Columns   TableColumns `json:"columns"`
 	Data      Payload      `json:"data"`
 	Metadata  *Payload     `json:"metadata,omitempty"`
-	// TimeZone is that of times in a column of the type timestamp, which say no zone. It is none of the definition: it is found out where the table is read. Empty
-	// where times say their zone.
+	// TimeZone is that of times in a column of the type timestamp, which say no zone. It is none of
+	// the definition: it is found out where the table is read. Empty where times say their zone.
 	TimeZone string `json:"-"`
 }
 

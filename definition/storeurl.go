@@ -63,8 +63,8 @@ var settings = map[string]func(*StoreURL, string) error{
 	},
 }
 
-// instead says what to do in place of settings that are refused though they have a purpose. Of the others in refusedByName there is
-// nothing to say but to remove them.
+// instead says what to do in place of settings that are refused though they have a purpose. Of the
+// others in refusedByName there is nothing to say but to remove them.
 var instead = map[string]string{
 	"application_name":          "Sluice names its connections itself, so that those of a worker that has ended can be found; remove it",
 	"fallback_application_name": "Sluice names its connections itself, so that those of a worker that has ended can be found; remove it",
@@ -85,8 +85,9 @@ var instead = map[string]string{
 	"load_balance_hosts":        "only one host is allowed; remove it",
 }
 
-// refusedByName are the other settings of libpq and pgx, and those of servers and other clients that are often seen in URLs. An error
-// names a setting only if it is in a list: any other name may be a piece of a password.
+// refusedByName are the other settings of libpq and pgx, and those of servers and other clients
+// that are often seen in URLs. An error names a setting only if it is in a list: any other name may
+// be a piece of a password.
 var refusedByName = []string{
 	// of libpq
 	"client_encoding", "gssdelegation", "gssencmode", "gsslib", "keepalives", "keepalives_count", "keepalives_idle",

@@ -29,7 +29,8 @@ type Event struct {
 	RecordedAt time.Time
 	Hash       uint32 // of the sequence key: decides which segment it belongs to. A source gives that of segment.PerStream
 	Txn        uint64 // transaction that wrote it, where the source orders by transactions
-	// Unreadable says what cannot be read of the event; nil for nearly all. Handlers never get such an event.
+	// Unreadable says what cannot be read of the event; nil for nearly all. Handlers never get such
+	// an event.
 	Unreadable *UnreadableError
 	// Replay is set where the event is handled again, by the replay named; nil where it is handled for the first time.
 	Replay *Replay
@@ -100,19 +101,22 @@ type PlaceError struct{ Problem string }
 
 func (e *PlaceError) Error() string { return e.Problem }
 
-// ErrStale is wrapped where coverages in memory may speak of what the server has forgotten: a connection was lost, or the server was started again.
-// Start again from stored progress. Every other error of a read leaves coverages as they are: the read is to be repeated.
+// ErrStale is wrapped where coverages in memory may speak of what the server has forgotten: a
+// connection was lost, or the server was started again. Start again from stored progress. Every
+// other error of a read leaves coverages as they are: the read is to be repeated.
 var ErrStale = errors.New("what was read but not stored has to be read again")
 
-// ChangedError says what was changed in the database while events were read from it, by which events could be lost or given twice, and what to
-// do. Nothing more is read by this source; a new one looks at the database anew.
+// ChangedError says what was changed in the database while events were read from it, by which
+// events could be lost or given twice, and what to do. Nothing more is read by this source; a new
+// one looks at the database anew.
 type ChangedError struct{ Problem string }
 
 func (e *ChangedError) Error() string {
 	return "the source has changed while events were read: " + e.Problem
 }
 
-// UnreadableError says why an event cannot be read: what is in a column is not what the source is declared to have there.
+// UnreadableError says why an event cannot be read: what is in a column is not what the source is
+// declared to have there.
 type UnreadableError struct {
 	Position int64
 	Field    string // the first one of the declaration that cannot be, such as data
@@ -134,7 +138,8 @@ func (e *UnreadableError) Lacks(field string) bool {
 	return e != nil && slices.Contains(e.Missing, field)
 }
 
-// HasKey reports whether it is known which sequence the event belongs to. Where it is not, it may be any.
+// HasKey reports whether it is known which sequence the event belongs to. Where it is not, it may
+// be any.
 func (e *UnreadableError) HasKey(by segment.Sequencing) bool {
 	switch by.Type {
 	case segment.Property:

@@ -42,7 +42,8 @@ type Outcome struct {
 	Failures []tokenstore.Failure
 	Moves    []assignment.Move // segments that get another worker by this step
 	Reshaped int               // splits and merges
-	// Broken are the groups whose segments do not cover the hash space exactly once. They are neither reshaped nor planned.
+	// Broken are the groups whose segments do not cover the hash space exactly once. They are
+	// neither reshaped nor planned.
 	Broken map[string]*protocol.LayoutError
 }
 
@@ -129,9 +130,10 @@ func (p *Planner) plan(view tokenstore.View, tokens []tokenstore.Token, broken m
 	return plan, moves
 }
 
-// members are the workers that the plan has taken into account with full standing, by incarnation: those that may turn ready. One that has
-// just registered has not reported its groups yet, and is given nothing: if it turned ready, Kubernetes would remove a pod whose segments
-// nobody has taken over.
+// members are the workers that the plan has taken into account with full standing, by incarnation:
+// those that may turn ready. One that has just registered has not reported its groups yet, and is
+// given nothing: if it turned ready, Kubernetes would remove a pod whose segments nobody has taken
+// over.
 func members(workers []tokenstore.Worker) []int64 {
 	alive := []int64{}
 	for _, w := range workers {
@@ -218,13 +220,15 @@ func eligible(workers []tokenstore.Worker, group string, least int64) []assignme
 	return all
 }
 
-// handles reports whether a worker has the group in its definition, does not refuse it, and runs a definition that may have its segments.
+// handles reports whether a worker has the group in its definition, does not refuse it, and runs a
+// definition that may have its segments.
 func handles(w tokenstore.Worker, group string, least int64) bool {
 	report, knows := w.Report.Groups[group]
 	return knows && !report.Refused && w.DefinitionNumber >= least
 }
 
-// Eligible reports whether a live worker may be given its full share of a group whose oldest definition that may claim is least.
+// Eligible reports whether a live worker may be given its full share of a group whose oldest
+// definition that may claim is least.
 func Eligible(workers []tokenstore.Worker, w tokenstore.Worker, group string, least int64) bool {
 	return w.Alive && Standing(workers, w) == assignment.Active && handles(w, group, least)
 }

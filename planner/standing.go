@@ -13,7 +13,8 @@ import (
 // it was proven is in quarantine; but only while a worker of another definition that has been proven could have the segments: with
 // nobody to protect, it is better to try than to stand still.
 //
-// A worker on which everything fails is in quarantine as well, while there is one that is fit and has full standing.
+// A worker on which everything fails is in quarantine as well, while there is one that is fit and
+// has full standing.
 func Standing(workers []tokenstore.Worker, w tokenstore.Worker) assignment.State {
 	state := standing(workers, w)
 	if w.Report.Unfit != nil && state != assignment.Draining && othersFit(workers) {

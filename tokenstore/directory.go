@@ -40,7 +40,8 @@ type Worker struct {
 	Quarantined bool
 	// LeavingFor is for how long its pod has been about to be removed, 0 where it is not. Given by the directory.
 	LeavingFor time.Duration
-	// Installation of the operator that made its pod; empty where the worker is older than installations.
+	// Installation of the operator that made its pod; empty where the worker is older than
+	// installations.
 	Installation string
 	// Lease that its heartbeats ask for; 0 for the default one. The directory does not return it.
 	Lease time.Duration `db:"-"`
@@ -58,9 +59,11 @@ type Report struct {
 	Failing string `json:"failing,omitempty"`
 	// Groups by name.
 	Groups map[string]GroupReport `json:"groups,omitempty"`
-	// Unfit says why this worker must not be given segments of any group: everything fails here, and not elsewhere.
+	// Unfit says why this worker must not be given segments of any group: everything fails here,
+	// and not elsewhere.
 	Unfit *Fault `json:"unfit,omitempty"`
-	// Unsupported are the live settings that this worker's version cannot read. For them it does what it did before.
+	// Unsupported are the live settings that this worker's version cannot read. For them it does
+	// what it did before.
 	Unsupported []string `json:"unsupported,omitempty"`
 	// OpenWriters are the oldest of the transactions that have written to the event table and stay open, oldest first.
 	OpenWriters []OpenWriter `json:"openWriters,omitempty"`
@@ -126,7 +129,8 @@ type Call struct {
 	Attempt  int      `json:"attempt,omitempty"`  // from 1
 	Running  float64  `json:"running"`            // for so many seconds
 	Replay   string   `json:"replay,omitempty"`   // id of the replay, of a reset
-	// Abandoned says that the time limit is over, that the call does not heed its context, and that its transaction was ended.
+	// Abandoned says that the time limit is over, that the call does not heed its context, and that
+	// its transaction was ended.
 	Abandoned bool `json:"abandoned,omitempty"`
 }
 
@@ -169,7 +173,8 @@ type SQLError struct {
 	Constraint string `json:"constraint,omitempty"`
 	Hint       string `json:"hint,omitempty"`
 	Position   int32  `json:"position,omitempty"` // of the character in the statement, from 1
-	// Detail may hold data of events, so that it is set only where the processor's errorDetails are Shown.
+	// Detail may hold data of events, so that it is set only where the processor's errorDetails are
+	// Shown.
 	Detail string `json:"detail,omitempty"`
 }
 
@@ -255,16 +260,19 @@ const (
 
 // Directory knows the processors of one database: workers, plans and what takes effect without a rollout.
 type Directory interface {
-	// DeclareProcessor creates or updates a processor's row. Only changes raise its revision. A row that another installation
-	// has is a *GroupConflictError, unless the processor may take it: then that installation's workers have ended.
+	// DeclareProcessor creates or updates a processor's row. Only changes raise its revision. A row
+	// that another installation has is a *GroupConflictError, unless the processor may take it:
+	// then that installation's workers have ended.
 	DeclareProcessor(ctx context.Context, p Processor) error
 
-	// RemoveProcessor deletes a processor's row, assignments and workers, unless another installation has them.
+	// RemoveProcessor deletes a processor's row, assignments and workers, unless another
+	// installation has them.
 	RemoveProcessor(ctx context.Context, owner Owner) error
 
-	// Register adds a worker, alive for one lease. The caller gives incarnation and nonce, which nobody may have had.
-	// An *InstallationError says that another installation has the processor. A worker that does not know its own installation
-	// is let in until the processor has been taken from one installation by another.
+	// Register adds a worker, alive for one lease. The caller gives incarnation and nonce, which
+	// nobody may have had. An *InstallationError says that another installation has the processor.
+	// A worker that does not know its own installation is let in until the processor has been taken
+	// from one installation by another.
 	Register(ctx context.Context, processor string, w Worker) error
 
 	// Beat renews the lease, stores the state and report, and looks whether something has changed.
@@ -287,8 +295,8 @@ type Directory interface {
 	// A plan that changes nothing only renews the newest one, under its number.
 	Assign(ctx context.Context, processor string, p Plan) error
 
-	// Adopt makes the worker the assignee of segments whose assignee is the one that is named, as a plan of its own. Callers name
-	// assignees that are dead, nobody, or agree. Segments that have another assignee by now are left out. It returns the keys
-	// that the worker got.
+	// Adopt makes the worker the assignee of segments whose assignee is the one that is named, as a
+	// plan of its own. Callers name assignees that are dead, nobody, or agree. Segments that have
+	// another assignee by now are left out. It returns the keys that the worker got.
 	Adopt(ctx context.Context, processor string, worker int64, orphans []Assignment) ([]Key, error)
 }

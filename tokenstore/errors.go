@@ -7,8 +7,9 @@ var (
 	// split, merged or reset it, or an earlier write of the caller's own did commit. Nothing was written. Claim again first.
 	ErrFenced = errors.New("fenced: the token has moved on")
 
-	// ErrManagedTransaction is returned to a handler, a reset or a setup that would begin or end a transaction. Sluice commits what
-	// they write together with the tokens, or with the record of the setup, and nothing of it without them.
+	// ErrManagedTransaction is returned to a handler, a reset or a setup that would begin or end a
+	// transaction. Sluice commits what they write together with the tokens, or with the record of
+	// the setup, and nothing of it without them.
 	ErrManagedTransaction = errors.New("Sluice ends this transaction: return nil instead of committing, an error instead of rolling back")
 
 	// ErrWorkerEnded is returned to a worker whose row says that it has ended or is gone; it has to register anew.
@@ -24,13 +25,13 @@ var (
 	ErrLayoutChanged = errors.New("the group's layout has changed in the meantime")
 )
 
-// CommitError is an error that the COMMIT of a batch raised, after the batch's token had moved in the same transaction: a
-// deferred constraint of the user's. Nothing was committed.
+// CommitError is an error that the COMMIT of a batch raised, after the batch's token had moved in
+// the same transaction: a deferred constraint of the user's. Nothing was committed.
 type CommitError struct{ Err error }
 
 func (e *CommitError) Error() string { return "committing: " + e.Err.Error() }
 func (e *CommitError) Unwrap() error { return e.Err }
 
-// ErrSwallowed is returned where a handler returned nil although one of its statements had failed, which aborts its
-// transaction. Nothing was committed.
+// ErrSwallowed is returned where a handler returned nil although one of its statements had failed,
+// which aborts its transaction. Nothing was committed.
 var ErrSwallowed = errors.New("a statement of the handler failed and the handler returned nil, although its transaction cannot commit any more: return the statement's error")

@@ -8,18 +8,20 @@ import (
 
 // Owner is a processor as it declares its groups: the processor of one installation.
 //
-// A name alone proves nothing: two clusters may have the same name by default, and so may the processors in them.
+// A name alone proves nothing: two clusters may have the same name by default, and so may the
+// processors in them.
 type Owner struct {
 	// Processor is cluster/namespace/name.
 	Processor string
-	// Installation is the ID of the operator's installation, or of a folder of sluice dev. It is empty in rows that were
-	// written before there were IDs.
+	// Installation is the ID of the operator's installation, or of a folder of sluice dev. It is
+	// empty in rows that were written before there were IDs.
 	Installation string
 	// TakeOverFrom are the owners, as String writes them, that this one may take groups from.
 	TakeOverFrom []string
 }
 
-// String is the owner as messages and spec.takeOverFrom name it: cluster/namespace/name@installation.
+// String is the owner as messages and spec.takeOverFrom name it:
+// cluster/namespace/name@installation.
 func (o Owner) String() string {
 	if o.Installation == "" {
 		return o.Processor
@@ -32,15 +34,16 @@ func (o Owner) Is(other Owner) bool {
 	return o.Processor == other.Processor && o.Installation == other.Installation
 }
 
-// Has reports whether a row that another owner has written is this owner's without anybody's consent: it is its own, or
-// it has the same name and no installation.
+// Has reports whether a row that another owner has written is this owner's without anybody's
+// consent: it is its own, or it has the same name and no installation.
 func (o Owner) Has(row Owner) bool {
 	return o.Processor == row.Processor && (row.Installation == "" || o.Installation == row.Installation)
 }
 
-// MayTake reports whether the owner may declare what another one has: it has it already, it has the other one's name in
-// TakeOverFrom, or both are the same object of the same installation whose cluster got another name. That silence of the
-// other one proves nothing is the point: its database, its network or its operator may be down while it goes on.
+// MayTake reports whether the owner may declare what another one has: it has it already, it has the
+// other one's name in TakeOverFrom, or both are the same object of the same installation whose
+// cluster got another name. That silence of the other one proves nothing is the point: its
+// database, its network or its operator may be down while it goes on.
 func (o Owner) MayTake(from Owner) bool {
 	return o.Has(from) || slices.Contains(o.TakeOverFrom, from.String()) || o.sameInstallation(from) && o.sameObject(from)
 }
@@ -61,7 +64,8 @@ func (o Owner) cluster() string {
 	return cluster
 }
 
-// GroupConflictError is returned when a processing group, or the processor's name, belongs to another owner.
+// GroupConflictError is returned when a processing group, or the processor's name, belongs to
+// another owner.
 type GroupConflictError struct {
 	Group string // empty where the processor's name is what both want
 	Owner Owner  // who has it
@@ -95,7 +99,8 @@ func (e *GroupConflictError) remedy() string {
 	return ": name it otherwise here, take it out of that processor first, or " + consent
 }
 
-// SameName reports whether another installation has the processor itself, and not only one of its groups.
+// SameName reports whether another installation has the processor itself, and not only one of its
+// groups.
 func (e *GroupConflictError) SameName() bool { return e.Owner.Processor == e.By.Processor }
 
 // InstallationError is returned to a worker whose installation does not have the processor.

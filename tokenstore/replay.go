@@ -123,7 +123,8 @@ type Replay struct {
 	Message string
 	// Done of Total positions have been handled again, counted over the hash space; positions without an event count too.
 	Done, Total int64
-	// Attempts are the tries of its reset that ended without success, those that only lacked a lock left out.
+	// Attempts are the tries of its reset that ended without success, those that only lacked a lock
+	// left out.
 	Attempts    int
 	RequestedAt time.Time
 	ResetAt     *time.Time

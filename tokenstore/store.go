@@ -104,8 +104,8 @@ type Failure struct {
 	SQL      *SQLError // what PostgreSQL said, where the error is its
 	Tried    []int64   // incarnations of the workers at which the event failed
 
-	// Calling says that a call of the handler has begun, for the events from Position to Last, and that its end is not known.
-	// It is the mark of a suspect segment: see Store.Mark.
+	// Calling says that a call of the handler has begun, for the events from Position to Last, and
+	// that its end is not known. It is the mark of a suspect segment: see Store.Mark.
 	Calling bool
 	Last    int64
 }
@@ -119,19 +119,21 @@ func (f *Failure) Marks(position int64) bool {
 //
 // Methods return ErrFenced, ErrLayoutChanged and *GroupConflictError as documented there; all other errors are the database's.
 type Store interface {
-	// Declare makes the named groups the owner's: it creates those that are missing, with tokens at start, takes over those
-	// that were retired or that the owner may take (Owner.MayTake), records the wanted number of segments, and retires the
-	// processor's groups that are not named. A group that changes its owner is fenced: its tokens get new epochs, so that
-	// nothing that the former owner's workers are writing commits.
-	// Nothing is changed when a group, or the processor's name, belongs to another owner: that is a *GroupConflictError. Nor is
-	// anything when a group has tokens of another sequencing, unless one of the replays that are requested gives it the wanted
-	// one with its reset, and the group is not in the middle of another: that is a *SequencingChangedError.
-	// start is asked once for each group that is created. Of the replays that are requested, those which are for nothing but
-	// groups created now are recorded as superseded.
+	// Declare makes the named groups the owner's: it creates those that are missing, with tokens at
+	// start, takes over those that were retired or that the owner may take (Owner.MayTake), records
+	// the wanted number of segments, and retires the processor's groups that are not named. A group
+	// that changes its owner is fenced: its tokens get new epochs, so that nothing that the former
+	// owner's workers are writing commits. Nothing is changed when a group, or the processor's
+	// name, belongs to another owner: that is a *GroupConflictError. Nor is anything when a group
+	// has tokens of another sequencing, unless one of the replays that are requested gives it the
+	// wanted one with its reset, and the group is not in the middle of another: that is a
+	// *SequencingChangedError. start is asked once for each group that is created. Of the replays
+	// that are requested, those which are for nothing but groups created now are recorded as
+	// superseded.
 	Declare(ctx context.Context, owner Owner, groups []Group, requested []ReplayRequest, start func(group string) (Progress, error)) error
 
-	// Drop deletes the tokens of the owner's groups. Their epochs go on where they were when a group is declared again.
-	// Groups that another installation has under the same name stay.
+	// Drop deletes the tokens of the owner's groups. Their epochs go on where they were when a
+	// group is declared again. Groups that another installation has under the same name stay.
 	Drop(ctx context.Context, owner Owner) error
 
 	// Groups returns the processor's groups that are not retired, by name.
@@ -140,7 +142,8 @@ type Store interface {
 	// Tokens returns all tokens of the processor's groups, by group and segment.
 	Tokens(ctx context.Context, processor string) ([]Token, error)
 
-	// Failures returns why segments of the processor stand still, by group and segment: those with at least one attempt.
+	// Failures returns why segments of the processor stand still, by group and segment: those with
+	// at least one attempt.
 	Failures(ctx context.Context, processor string) ([]Failure, error)
 
 	// Attempts returns the same, and marks without an attempt.
@@ -155,14 +158,15 @@ type Store interface {
 	// Advance moves tokens, all or none, in a transaction of its own. ErrFenced when any has moved on.
 	Advance(ctx context.Context, advances []Advance) error
 
-	// Fail records a failure of an event, if the token still has this epoch and version; ErrFenced otherwise. The database's
-	// clock gives RetryAt, retryIn after now; Since is kept as long as the position is the same. It is there until an Advance
-	// recovers from it.
+	// Fail records a failure of an event, if the token still has this epoch and version; ErrFenced
+	// otherwise. The database's clock gives RetryAt, retryIn after now; Since is kept as long as
+	// the position is the same. It is there until an Advance recovers from it.
 	Fail(ctx context.Context, epoch, version int64, failure Failure, retryIn time.Duration) error
 
-	// Mark records, before a call of the handler for a suspect segment, that the call is under way, or with Calling false that
-	// it has ended without an attempt being counted. It keeps attempts, message and times of a failure at the same position, and
-	// replaces another one. ErrFenced where the token has another epoch or version. It is there until an Advance recovers from it.
+	// Mark records, before a call of the handler for a suspect segment, that the call is under way,
+	// or with Calling false that it has ended without an attempt being counted. It keeps attempts,
+	// message and times of a failure at the same position, and replaces another one. ErrFenced
+	// where the token has another epoch or version. It is there until an Advance recovers from it.
 	Mark(ctx context.Context, epoch, version int64, mark Failure) error
 
 	// Split makes two tokens of one, both at its progress, without an owner, with a new epoch. Its owner is fenced off.

@@ -7,7 +7,8 @@ import (
 
 // Timing are the times of a worker's membership. All follow from its lease.
 type Timing struct {
-	// Lease is for how long after its last heartbeat a worker counts as alive where nothing else tells of its end.
+	// Lease is for how long after its last heartbeat a worker counts as alive where nothing else
+	// tells of its end.
 	Lease time.Duration
 	// Heartbeat is the time between two heartbeats.
 	Heartbeat time.Duration
@@ -23,7 +24,8 @@ const (
 	LongestLease  = time.Minute
 )
 
-// TimingOf returns the times that go with a lease. One out of bounds counts as the nearest bound, and none as Lease.
+// TimingOf returns the times that go with a lease. One out of bounds counts as the nearest bound,
+// and none as Lease.
 func TimingOf(lease time.Duration) Timing {
 	if lease == 0 {
 		lease = Lease

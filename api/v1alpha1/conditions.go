@@ -43,13 +43,14 @@ const (
 	ReasonInvalidSpec = "InvalidSpec"
 	// ReasonNameConflict: an object that the operator has to create exists and belongs to somebody else. (Stalled)
 	ReasonNameConflict = "NameConflict"
-	// ReasonGroupConflict: another processor of the same store, or one of the same name of another installation, has the group.
-	// (Stalled)
+	// ReasonGroupConflict: another processor of the same store, or one of the same name of another
+	// installation, has the group. (Stalled)
 	ReasonGroupConflict = "GroupConflict"
 	// ReasonSequencingChanged: a group's sequencing differs from that of its tokens, and changes with a replay only. (Stalled, unless
 	// one is on the way or has to end first)
 	ReasonSequencingChanged = "SequencingChanged"
-	// ReasonLayoutInvalid: the segments of a group do not cover the hash space exactly once, so that nobody handles its events.
+	// ReasonLayoutInvalid: the segments of a group do not cover the hash space exactly once, so
+	// that nobody handles its events.
 	ReasonLayoutInvalid = "LayoutInvalid"
 	// ReasonDeploymentScaledExternally: something other than the operator sets the Deployment's replicas. (Stalled)
 	ReasonDeploymentScaledExternally = "DeploymentScaledExternally"
@@ -120,16 +121,19 @@ const (
 	ReasonSegmentBlocked = "SegmentBlocked"
 	// ReasonProjectionIncomplete: a replay was abandoned after its reset.
 	ReasonProjectionIncomplete = "ProjectionIncomplete"
-	// ReasonCallAbandoned: a call of a handler, setup or reset is over its time limit and does not end; the message says which.
+	// ReasonCallAbandoned: a call of a handler, setup or reset is over its time limit and does not
+	// end; the message says which.
 	ReasonCallAbandoned = "CallAbandoned"
-	// ReasonCallRunning: a call has been running for more than 5 s; the message says which. The status is False.
+	// ReasonCallRunning: a call has been running for more than 5 s; the message says which. The
+	// status is False.
 	ReasonCallRunning = "CallRunning"
 	// ReasonSecretUnusable: a Secret of the store was changed to what cannot be used. Connections
 	// that are open go on, new ones fail.
 	ReasonSecretUnusable = "SecretUnusable"
 	// ReasonWorkerUnfit: everything fails on one pod, and not elsewhere; it is given no segments.
 	ReasonWorkerUnfit = "WorkerUnfit"
-	// ReasonSettingsUnsupported: workers are older than the operator and do not know a live setting; they go on as before.
+	// ReasonSettingsUnsupported: workers are older than the operator and do not know a live
+	// setting; they go on as before.
 	ReasonSettingsUnsupported = "SettingsUnsupported"
 )
 

@@ -63,8 +63,8 @@ type EventProcessorSpec struct {
 	// +kubebuilder:default=Retain
 	DeletionPolicy DeletionPolicy `json:"deletionPolicy,omitempty"`
 
-	// lease is how long a worker keeps its segments without a heartbeat. Others take over after it where nothing else tells that
-	// the worker has ended. A live field.
+	// lease is how long a worker keeps its segments without a heartbeat. Others take over after it
+	// where nothing else tells that the worker has ended. A live field.
 	// +optional
 	// +kubebuilder:default="5s"
 	// +kubebuilder:validation:Type=string
@@ -72,14 +72,15 @@ type EventProcessorSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('2s') && duration(self) <= duration('1m')",message="must be a duration from 2s to 1m, such as 5s"
 	Lease *metav1.Duration `json:"lease,omitempty"`
 
-	// errorDetails says whether conditions, events and logs show those details of an error that may hold data of events:
-	// PostgreSQL's detail and the values in its message. A live field.
+	// errorDetails says whether conditions, events and logs show those details of an error that may
+	// hold data of events: PostgreSQL's detail and the values in its message. A live field.
 	// +optional
 	// +kubebuilder:default=Hidden
 	ErrorDetails ErrorDetails `json:"errorDetails,omitempty"`
 
-	// takeOverFrom are the processors whose processing groups this one may take over, as a GroupConflict names them. A group
-	// changes its owner only if it was retired or if its owner is in this list.
+	// takeOverFrom are the processors whose processing groups this one may take over, as a
+	// GroupConflict names them. A group changes its owner only if it was retired or if its owner is
+	// in this list.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=16

@@ -37,8 +37,9 @@ type ProcessingGroup struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=10000
 	MaxBatchSize int32 `json:"maxBatchSize,omitempty"`
-	// timeout is the time limit of a batch, its handler calls included, and of the handler's reset and setup. A handler's context
-	// ends with it, and its transaction cannot commit after it. 0s is for no limit, as a debugger needs it. A live field.
+	// timeout is the time limit of a batch, its handler calls included, and of the handler's reset
+	// and setup. A handler's context ends with it, and its transaction cannot commit after it. 0s
+	// is for no limit, as a debugger needs it. A live field.
 	// +optional
 	// +kubebuilder:default="1m0s"
 	// +kubebuilder:validation:Type=string
@@ -240,7 +241,8 @@ type SQLHandler struct {
 //
 // +kubebuilder:validation:XValidation:rule="has(self.batch) != has(self.each)",message="exactly one of batch and each must be set"
 type SQLStatement struct {
-	// eventTypes are the types of the events that the statement is for. Without them it is for events of all types.
+	// eventTypes are the types of the events that the statement is for. Without them it is for
+	// events of all types.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1

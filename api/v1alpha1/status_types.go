@@ -29,8 +29,8 @@ type EventProcessorStatus struct {
 	// lag is the largest lag of all groups; Unknown where that of a group is.
 	// +optional
 	Lag Lag `json:"lag,omitempty"`
-	// asOf is since when the operator cannot read the store: segments and groups are as they were then. It is absent where
-	// they are up to date.
+	// asOf is since when the operator cannot read the store: segments and groups are as they were
+	// then. It is absent where they are up to date.
 	// +optional
 	AsOf *metav1.Time `json:"asOf,omitempty"`
 	// storeID is the id of the store that the processor belongs to.

@@ -134,9 +134,9 @@ type PostgresConnection struct {
 //
 // +kubebuilder:validation:XValidation:rule="self.mode != 'Disable' || (!has(self.caSecretRef) && !has(self.certificateSecretRef))",message="mode Disable takes no secrets: remove caSecretRef and certificateSecretRef, or choose Require, VerifyCA or VerifyFull"
 type PostgresTLS struct {
-	// mode is Disable (never encrypted), Require (encrypted, the server is not verified), VerifyCA (the server's
-	// certificate is) or VerifyFull (its name is, too). It goes before the URL's sslmode. Require with caSecretRef
-	// verifies as VerifyCA does.
+	// mode is Disable (never encrypted), Require (encrypted, the server is not verified), VerifyCA
+	// (the server's certificate is) or VerifyFull (its name is, too). It goes before the URL's
+	// sslmode. Require with caSecretRef verifies as VerifyCA does.
 	// +optional
 	// +kubebuilder:default=VerifyFull
 	Mode TLSMode `json:"mode,omitempty"`

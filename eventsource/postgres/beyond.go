@@ -9,8 +9,9 @@ import (
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
-// refuseBeyond returns a *eventsource.PlaceError for a position above the next one, or a time that has not come. What is meant by it is
-// not known: whoever starts there would get events from before it.
+// refuseBeyond returns a *eventsource.PlaceError for a position above the next one, or a time that
+// has not come. What is meant by it is not known: whoever starts there would get events from before
+// it.
 func (s *Source) refuseBeyond(ctx context.Context, at tokenstore.Place, first int64) error {
 	if at.Type == tokenstore.AtTimestamp {
 		return s.refuseFuture(ctx, at.Timestamp)

@@ -13,8 +13,10 @@ import (
 	"github.com/sluice-project/sluice/eventsource"
 )
 
-// A row that cannot be read has the server, or the decoder, refuse all of the page. Then it is read carefully: first which events there are, in one statement as ever, and after that what
-// is in them, in ever smaller parts, down to the columns of one row. That event is given, with what is wrong with it, and so are all others.
+// A row that cannot be read has the server, or the decoder, refuse all of the page. Then it is read
+// carefully: first which events there are, in one statement as ever, and after that what is in
+// them, in ever smaller parts, down to the columns of one row. That event is given, with what is
+// wrong with it, and so are all others.
 
 // mostCarefully is how many events a page has at most that is read carefully.
 const mostCarefully = 500
@@ -39,7 +41,8 @@ const (
 	fieldMetadata
 )
 
-// notRead reports whether an error may come of what is in some row: of data that are none of their type or encoding, too large, lost or damaged.
+// notRead reports whether an error may come of what is in some row: of data that are none of their
+// type or encoding, too large, lost or damaged.
 func notRead(err error) bool {
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch {
@@ -202,7 +205,8 @@ func (p *pageBuilder) refuse(i int, err error) {
 	p.unreadable.Missing = append(p.unreadable.Missing, name)
 }
 
-// judge looks at what the server does not: whether what must be there is, and whether what is declared to be JSON is that.
+// judge looks at what the server does not: whether what must be there is, and whether what is
+// declared to be JSON is that.
 func (p *pageBuilder) judge() {
 	missing := func(i int, what []byte) {
 		if what == nil && !p.unreadable.Lacks(p.fields[i].name) {

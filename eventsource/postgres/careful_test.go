@@ -13,7 +13,8 @@ import (
 	"github.com/sluice-project/sluice/segment"
 )
 
-// Of rows some of which cannot be read every event is given once, in order, and those say what is wrong with which column.
+// Of rows some of which cannot be read every event is given once, in order, and those say what is
+// wrong with which column.
 func TestARowThatCannotBeReadIsGivenWithWhatIsWrongWithIt(t *testing.T) {
 	const good, times = `'{"n": 1}'`, "'2026-01-01Z'"
 	for name, c := range map[string]struct {

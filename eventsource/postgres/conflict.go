@@ -30,7 +30,8 @@ func (e *ConflictError) Error() string {
 
 func (e *ConflictError) Unwrap() error { return ErrConflict }
 
-// AppendConflict tells the runtime, which does not know where events are appended, that trying again may help.
+// AppendConflict tells the runtime, which does not know where events are appended, that trying
+// again may help.
 func (e *ConflictError) AppendConflict() bool { return true }
 
 // conflict tells whether an error says that the stream has another version, and which, if it says that too.

@@ -47,7 +47,8 @@ func (p *pageBuilder) scanTime(rows pgx.Rows) error {
 	return nil
 }
 
-// endOfTime stands for a time that is infinite, which no time.Time is: the first that there is, and the last that most others can write.
+// endOfTime stands for a time that is infinite, which no time.Time is: the first that there is, and
+// the last that most others can write.
 func endOfTime(future bool) time.Time {
 	if future {
 		return time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC)

@@ -42,8 +42,9 @@ type stillness struct {
 // mostSlices is how many are told apart. Beyond, neighbours are settled together.
 const mostSlices = 512
 
-// note takes one round: a mark, which is the sequence's last number, and who held its lock when that had been read. It reports whether the sequence has gone back from
-// the mark before, as numbers are then given out again.
+// note takes one round: a mark, which is the sequence's last number, and who held its lock when
+// that had been read. It reports whether the sequence has gone back from the mark before, as
+// numbers are then given out again.
 func (f *fence) note(mark int64, now holders) (before int64, back bool) {
 	if n := len(f.slices); n > 0 {
 		before = f.slices[n-1].through

@@ -82,7 +82,8 @@ func newGapReader(t *definition.Table) *gapReader {
 var (
 	// ErrTooManyGaps is returned where nothing more can be read before writers that took positions have ended. It is worth trying again.
 	ErrTooManyGaps = errors.New("too many positions are open")
-	// ErrServerRestarted is returned where coverages in memory are of the time before a crash. It wraps eventsource.ErrStale.
+	// ErrServerRestarted is returned where coverages in memory are of the time before a crash. It
+	// wraps eventsource.ErrStale.
 	ErrServerRestarted = fmt.Errorf("the server was started again: %w", eventsource.ErrStale)
 )
 
@@ -121,8 +122,9 @@ func (s *Source) fillGaps(ctx context.Context, k *known, q question, p *pageBuil
 	return s.readPage(ctx, k, p, limit, low, high, q.tail, limit)
 }
 
-// judge returns an error where the sequence has not given out all positions that are known. Its last number was read after the page's snapshot was taken, so it has given out the
-// positions of all rows of the page, if they come from there.
+// judge returns an error where the sequence has not given out all positions that are known. Its
+// last number was read after the page's snapshot was taken, so it has given out the positions of
+// all rows of the page, if they come from there.
 func (s *Source) judge(k *known, p *pageBuilder, from []*gapped) error {
 	if s.gaps.reserved {
 		return nil
@@ -241,8 +243,9 @@ func slicesAny(from []*gapped, is func(*gapped) bool) bool {
 	return false
 }
 
-// takeRound reads the sequence's last number, and after that who holds its lock. Rounds come one after the other. What it finds is believed by pages of the same shape only: so
-// nobody has altered the sequence from before its number was read until after the page looked.
+// takeRound reads the sequence's last number, and after that who holds its lock. Rounds come one
+// after the other. What it finds is believed by pages of the same shape only: so nobody has altered
+// the sequence from before its number was read until after the page looked.
 func (s *Source) takeRound(ctx context.Context, k *known, from []*gapped) (proved, error) {
 	g := s.gaps
 	g.rounds.Lock()

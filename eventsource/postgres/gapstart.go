@@ -63,7 +63,8 @@ func (s *Source) visible(ctx context.Context, k *known) (ranges, error) {
 	return set.union(proved.settled), s.unaltered(ctx, k)
 }
 
-// scan returns all positions up to one, and above it those with a visible event, to the transaction if one is given; and the server that it has asked.
+// scan returns all positions up to one, and above it those with a visible event, to the transaction
+// if one is given; and the server that it has asked.
 func (s *Source) scan(ctx context.Context, tx pgx.Tx, above int64) (set ranges, server string, err error) {
 	sql, args := s.events.in(startGapsStatement), []any{above, mostHoles}
 	take := func(rows pgx.Rows) error {

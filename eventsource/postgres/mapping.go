@@ -230,7 +230,8 @@ func column(name string) string { return pgx.Identifier{name}.Sanitize() }
 
 func text(row, name string) string { return row + "." + column(name) + "::text" }
 
-// recordedAt is an event's time. One that says no zone is in that of the role, which its writer has had too if it asked for no other.
+// recordedAt is an event's time. One that says no zone is in that of the role, which its writer has
+// had too if it asked for no other.
 func recordedAt(row string, t definition.Table) string {
 	time := row + "." + column(t.Columns.RecordedAt)
 	if t.TimeZone != "" {

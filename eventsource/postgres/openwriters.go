@@ -52,7 +52,8 @@ func (s *Source) OpenWriters(ctx context.Context) (open []tokenstore.OpenWriter,
 	return open, now, nil
 }
 
-// sequence is that whose numbers writers take, empty where no gaps are proved by it, or the table has not been looked at yet.
+// sequence is that whose numbers writers take, empty where no gaps are proved by it, or the table
+// has not been looked at yet.
 func (s *Source) sequence() string {
 	s.watch.mu.Lock()
 	defer s.watch.mu.Unlock()

@@ -23,7 +23,8 @@ import (
 // it. What is switched off counts as dear, which is not to start the compiler.
 const keepPlan = `SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), set_config('jit', 'off', true), set_config('row_security', 'off', true)`
 
-// refuseHiding has the server refuse the rest of its transaction where row level security would hide rows, which no later page would find.
+// refuseHiding has the server refuse the rest of its transaction where row level security would
+// hide rows, which no later page would find.
 const refuseHiding = `SELECT set_config('row_security', 'off', true)`
 
 // atRest is how long ago the last page was read where a plan for each is no matter. A statement more would be: idle workers are to send few.
@@ -66,11 +67,13 @@ func (s *Source) readPage(ctx context.Context, k *known, p *pageBuilder, limit i
 	return full, err
 }
 
-// guarded reports whether the server has to be told to refuse statements that row level security would hide rows from. Sluice's own table says itself whether it does, and until it has,
-// no plan was made that leaves rows out; so that idle workers send one statement less.
+// guarded reports whether the server has to be told to refuse statements that row level security
+// would hide rows from. Sluice's own table says itself whether it does, and until it has, no plan
+// was made that leaves rows out; so that idle workers send one statement less.
 func (s *Source) guarded() bool { return s.events.table != nil || s.guard.always.Load() }
 
-// query sends a statement, in one message and one transaction with the one that has to precede it, if any.
+// query sends a statement, in one message and one transaction with the one that has to precede it,
+// if any.
 func (s *Source) query(ctx context.Context, before, sql string, args []any, take func(pgx.Rows) error) error {
 	if before == "" {
 		rows, err := s.db.Query(ctx, sql, args...)
@@ -110,7 +113,8 @@ func (s *Source) queryRow(ctx context.Context, sql string, args []any, values ..
 	})
 }
 
-// lost marks an error after which the server may have crashed: the connection was lost, or the server ended it or cannot be connected to.
+// lost marks an error after which the server may have crashed: the connection was lost, or the
+// server ended it or cannot be connected to.
 func lost(err error) error {
 	if err == nil {
 		return nil

@@ -11,19 +11,23 @@ import (
 	"github.com/sluice-project/sluice/segment"
 )
 
-// window is the number of positions that one read of Sluice's own table looks at above the tail, so that a page of few wanted events among many is
-// an end too. A user's table has no filter, so that a read of it looks at no more rows than it gives, however far apart their positions are.
+// window is the number of positions that one read of Sluice's own table looks at above the tail, so
+// that a page of few wanted events among many is an end too. A user's table has no filter, so that
+// a read of it looks at no more rows than it gives, however far apart their positions are.
 const window = 200_000
 
-// readStatement gives a page and what it was read from. The parameters are the bands (lower ends, upper ends, snapshots), the
-// tail, the limit and, where the table has slices, the end of the tail's window and the filter of slices.
+// readStatement gives a page and what it was read from. The parameters are the bands (lower ends,
+// upper ends, snapshots), the tail, the limit and, where the table has slices, the end of the
+// tail's window and the filter of slices.
 //
-// The first row, at position 0, tells of the page: the highest position given out stands for its stream, with what is to be known of a user's table; and for its type its snapshot, or why this server
-// cannot be read.
-// Then come, by position: of each band the events of transactions that its snapshot does not know; of each transaction that the snapshot saw
-// running and that has ended since, its events in the band; and the events above the tail. Each of the three is written so that one index
-// only can answer it, with generic plans too: the first two by (txid, position + 0), the third by the primary key. The filter stands
-// in a CASE because the planner, knowing nothing of it, would take it to select next to nothing, and sort rather than walk an index.
+// The first row, at position 0, tells of the page: the highest position given out stands for its
+// stream, with what is to be known of a user's table; and for its type its snapshot, or why this
+// server cannot be read. Then come, by position: of each band the events of transactions that its
+// snapshot does not know; of each transaction that the snapshot saw running and that has ended
+// since, its events in the band; and the events above the tail. Each of the three is written so
+// that one index only can answer it, with generic plans too: the first two by (txid, position + 0),
+// the third by the primary key. The filter stands in a CASE because the planner, knowing nothing of
+// it, would take it to select next to nothing, and sort rather than walk an index.
 //
 // Bands lie below the tail, so late events come before all others and only they are sorted: sorting whole pages took more time than
 // reading them. PostgreSQL runs the parts of a UNION ALL one after another where it may not run them in parallel, which their limits

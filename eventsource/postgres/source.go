@@ -80,10 +80,11 @@ const (
 	startStatement = `SELECT ({{head}}), pg_current_snapshot()::text, pg_is_in_recovery()`
 )
 
-// Start implements eventsource.Source. Latest begins with the first event whose transaction had not ended when the server took the
-// statement's snapshot; so do the others with events below their place. The next position is Latest, and so is a time after all events; what
-// is beyond that is no place. A place before the oldest event is none where events have been deleted that it stands before; Earliest is the oldest
-// event there is, whatever has been deleted.
+// Start implements eventsource.Source. Latest begins with the first event whose transaction had not
+// ended when the server took the statement's snapshot; so do the others with events below their
+// place. The next position is Latest, and so is a time after all events; what is beyond that is no
+// place. A place before the oldest event is none where events have been deleted that it stands
+// before; Earliest is the oldest event there is, whatever has been deleted.
 func (s *Source) Start(ctx context.Context, at tokenstore.Place) (tokenstore.Progress, error) {
 	switch at.Type {
 	case tokenstore.Earliest:

@@ -12,7 +12,8 @@ import (
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
-// Positions may be keys of 64 bits of a generator, of milliseconds and some low bits: then thousands of millions lie between two events. Reading goes from event to event.
+// Positions may be keys of 64 bits of a generator, of milliseconds and some low bits: then
+// thousands of millions lie between two events. Reading goes from event to event.
 func TestEventsAreReadHoweverFarApartTheirPositionsAre(t *testing.T) {
 	db := database(t)
 	exec(t, db, `CREATE TABLE outbox (id bigint PRIMARY KEY DEFAULT ((extract(epoch FROM clock_timestamp())*1000)::bigint - 1288834974657) << 22,

@@ -26,10 +26,12 @@ type subject struct {
 	during   time.Duration // for which is written
 	// unordered says that the order of a stream's events is not promised.
 	unordered bool
-	// waits tells which errors of a read pass; none where it is nil. written is called when the writers have ended.
+	// waits tells which errors of a read pass; none where it is nil. written is called when the
+	// writers have ended.
 	waits   func(error) bool
 	written func()
-	// enough reports whether there was enough of what happens beside the writers; nothing does where it is nil.
+	// enough reports whether there was enough of what happens beside the writers; nothing does
+	// where it is nil.
 	enough func() bool
 	// early says that positions are not in the order of a stream's events.
 	early bool

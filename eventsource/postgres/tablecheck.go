@@ -155,7 +155,8 @@ func (s *Source) checkTable(ctx context.Context) error {
 // checkRows looks at the rows of a table that is as it has to be otherwise.
 func (s *Source) checkRows(ctx context.Context, f *tableFacts) error {
 	t, m := *s.events.table, s.events.of(f, "")
-	// Transactions of this server only: those of another one would become visible at some time, and their events be read again.
+	// Transactions of this server only: those of another one would become visible at some time, and
+	// their events be read again.
 	foreign := "coalesce((SELECT {{txid}} FROM {{table}} ORDER BY {{txid}} DESC LIMIT 1) >= pg_snapshot_xmax(pg_current_snapshot()), false)"
 	if _, there := f.columns[t.Columns.Transaction]; s.gaps != nil || !there {
 		foreign = "false" // positions mean the same on every server

@@ -15,12 +15,16 @@ import (
 	"github.com/sluice-project/sluice/eventsource"
 )
 
-// tableWatch is what a source knows of a user's table, for all who read it, and notices when that changes.
+// tableWatch is what a source knows of a user's table, for all who read it, and notices when that
+// changes.
 //
-// Each page and each round of proof returns, from the snapshot in which it reads, the table's shape: a digest of the versions of all catalog rows that reading
-// rests on. Whatever alters the table changes it, and what is read under one shape is never mixed with what was learnt under another. So a change that
-// came and went between two looks at the catalogs is noticed too. After a change the catalogs are looked at anew: reading goes on where nothing could be
-// lost, waits where the table is not as it has to be, and stops for good where what was read does not fit the table any more.
+// Each page and each round of proof returns, from the snapshot in which it reads, the table's
+// shape: a digest of the versions of all catalog rows that reading rests on. Whatever alters the
+// table changes it, and what is read under one shape is never mixed with what was learnt under
+// another. So a change that came and went between two looks at the catalogs is noticed too. After a
+// change the catalogs are looked at anew: reading goes on where nothing could be lost, waits where
+// the table is not as it has to be, and stops for good where what was read does not fit the table
+// any more.
 type tableWatch struct {
 	looking sync.Mutex // held by the one that looks at the catalogs
 
@@ -81,7 +85,8 @@ func markOf(sequence string) string {
 	return "SELECT last_value - CASE WHEN is_called THEN 0 ELSE 1 END FROM " + sequence
 }
 
-// lookAtTable returns what is known of the table, and looks at the catalogs where that is nothing yet.
+// lookAtTable returns what is known of the table, and looks at the catalogs where that is nothing
+// yet.
 func (s *Source) lookAtTable(ctx context.Context) (*known, error) {
 	w := s.watch
 	w.mu.Lock()
@@ -93,7 +98,8 @@ func (s *Source) lookAtTable(ctx context.Context) (*known, error) {
 	return s.lookAgain(ctx, nil)
 }
 
-// steadily does what needs to know the table, and does it again where the table was altered meanwhile and can be read all the same.
+// steadily does what needs to know the table, and does it again where the table was altered
+// meanwhile and can be read all the same.
 func (s *Source) steadily(ctx context.Context, do func(*known) error) error {
 	for range 5 {
 		k, err := s.lookAtTable(ctx)
@@ -114,7 +120,8 @@ func (s *Source) steadily(ctx context.Context, do func(*known) error) error {
 	return fmt.Errorf("the table %s is being altered again and again", s.events.relation)
 }
 
-// fileGone reports whether an error may come of a sequence that was altered while its number was read: that makes a new file of it, and empties the old one.
+// fileGone reports whether an error may come of a sequence that was altered while its number was
+// read: that makes a new file of it, and empties the old one.
 func (s *Source) fileGone(err error) bool {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && s.events.table != nil && len(pg.Code) == 5 && (pg.Code[:2] == "XX" || pg.Code[:2] == "58")
@@ -135,7 +142,8 @@ func (s *Source) unaltered(ctx context.Context, k *known) error {
 	return nil
 }
 
-// lookAgain looks at the catalogs, unless somebody has done so since it was known what the caller knew.
+// lookAgain looks at the catalogs, unless somebody has done so since it was known what the caller
+// knew.
 func (s *Source) lookAgain(ctx context.Context, before *known) (*known, error) {
 	w := s.watch
 	w.looking.Lock()
@@ -179,7 +187,8 @@ func (s *Source) stop(problem string) error {
 	return w.stopped
 }
 
-// survey asks the catalogs for all that is to be known. The shape is read before what is judged: a change in between is noticed by the first page.
+// survey asks the catalogs for all that is to be known. The shape is read before what is judged: a
+// change in between is noticed by the first page.
 func (s *Source) survey(ctx context.Context) (*known, error) {
 	t := *s.events.table
 	for range 5 {
@@ -217,7 +226,8 @@ func (s *Source) survey(ctx context.Context) (*known, error) {
 	return nil, fmt.Errorf("looking at the table %s: it is being altered again and again", t.Name)
 }
 
-// changeOf says what was changed so that what was read before does not fit the table any more; nothing where reading can go on.
+// changeOf says what was changed so that what was read before does not fit the table any more;
+// nothing where reading can go on.
 func changeOf(t definition.Table, was, is *tableFacts) string {
 	const restart = "restart the workers"
 	gapped := t.Columns.Transaction == "" && t.Positions != definition.PositionsReserved
@@ -241,8 +251,9 @@ func (w *tableWatch) vouched(through int64, snapshot Snapshot) {
 	w.parts.through, w.parts.snapshot = max(w.parts.through, through), snapshot
 }
 
-// partsChanged says of a partition that was attached with events which earlier pages say that they held: these would never be read. One that was detached and comes back has
-// those that had been read by then.
+// partsChanged says of a partition that was attached with events which earlier pages say that they
+// held: these would never be read. One that was detached and comes back has those that had been
+// read by then.
 func (s *Source) partsChanged(ctx context.Context, was, is []uint32) (problem string, err error) {
 	w := s.watch
 	w.mu.Lock()
@@ -298,7 +309,8 @@ func behind(table, sequence string, mark, position int64) error {
 		"Their numbers would be given out again: SELECT setval('%[5]s', %[4]d), before anything else is inserted", sequence, mark, table, position, strings.ReplaceAll(sequence, "'", "''"))}
 }
 
-// explained returns what the catalogs say of an error that the server returned for a statement on the table.
+// explained returns what the catalogs say of an error that the server returned for a statement on
+// the table.
 func (s *Source) explained(ctx context.Context, k *known, err error) error {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok || len(pg.Code) < 2 || pg.Code[:2] != "42" {
@@ -327,10 +339,12 @@ func hidden(table string) string {
 	return fmt.Sprintf("table.name: row level security hides rows of %s from the role that workers connect as: give the role BYPASSRLS, or exempt it", table)
 }
 
-// guard has the server refuse statements that row level security would hide rows from. Sluice's own table says so itself, until it did once: from then on there may be plans that leave rows out.
+// guard has the server refuse statements that row level security would hide rows from. Sluice's own
+// table says so itself, until it did once: from then on there may be plans that leave rows out.
 type guard struct{ always atomic.Bool }
 
-// Declared returns the source as it is declared, with what was found out about its table. Call [Source.Check] first.
+// Declared returns the source as it is declared, with what was found out about its table. Call
+// [Source.Check] first.
 func (s *Source) Declared(source definition.Source) definition.Source {
 	s.watch.mu.Lock()
 	defer s.watch.mu.Unlock()

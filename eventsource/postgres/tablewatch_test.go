@@ -23,7 +23,8 @@ import (
 // addEvents inserts three events.
 const addEvents = "INSERT INTO outbox (aggregate, number, type, payload) SELECT gen_random_uuid(), 1, 'Happened', '{}' FROM generate_series(1, 3)"
 
-// A table that is altered while it is read is either read on, with no event lost and none given twice, or not any more, and then the error says why.
+// A table that is altered while it is read is either read on, with no event lost and none given
+// twice, or not any more, and then the error says why.
 func TestATableThatIsAlteredWhileItIsRead(t *testing.T) {
 	const back = "set back"
 	for name, c := range map[string]struct {
@@ -121,7 +122,8 @@ func TestATableThatIsAlteredWhileItIsRead(t *testing.T) {
 	}
 }
 
-// A number out of a session's cache is below what others have used, and nobody has held the sequence's lock since.
+// A number out of a session's cache is below what others have used, and nobody has held the
+// sequence's lock since.
 func TestNumbersOutOfACacheAreNotLost(t *testing.T) {
 	on := serialTable(t)
 	exec(t, on.db, insertEvent)
@@ -164,7 +166,8 @@ type alternating struct {
 	last uint32 // process of the connection that read last
 }
 
-// other keeps the connection that read last from being used until release, and has another one there.
+// other keeps the connection that read last from being used until release, and has another one
+// there.
 func (a *alternating) other(t *testing.T) (release func()) {
 	t.Helper()
 	var held, spare *pgxpool.Conn
@@ -223,7 +226,8 @@ func rowSecurity(t *testing.T, by string) (*subject, *alternating, *postgres.Sou
 	return on, &alternating{pool: db}, postgres.Open(db, schema, source)
 }
 
-// What row level security hides for a while is not read past: neither by pages that follow closely, nor by those that do not, and not by plans that were made meanwhile.
+// What row level security hides for a while is not read past: neither by pages that follow closely,
+// nor by those that do not, and not by plans that were made meanwhile.
 func TestRowsThatAreHiddenForAWhileAreNotReadPast(t *testing.T) {
 	for _, by := range []string{"gaps", "transactions", "own"} {
 		for _, end := range []string{"off", "bypass"} {
@@ -250,7 +254,8 @@ func TestRowsThatAreHiddenForAWhileAreNotReadPast(t *testing.T) {
 				}
 				exec(t, db, "ALTER TABLE "+table+" ENABLE ROW LEVEL SECURITY")
 				exec(t, db, insert, "2")
-				// What a page does depends on how long the one before is ago, and on the plan that its connection has.
+				// What a page does depends on how long the one before is ago, and on the plan that
+				// its connection has.
 				const atRest = 150 * time.Millisecond
 				for _, pause := range []time.Duration{0, atRest, atRest} {
 					time.Sleep(pause)
@@ -282,7 +287,8 @@ func TestRowsThatAreHiddenForAWhileAreNotReadPast(t *testing.T) {
 	}
 }
 
-// A sequence that is behind is named, with what sets it right, and nothing is said of other servers.
+// A sequence that is behind is named, with what sets it right, and nothing is said of other
+// servers.
 func TestASequenceThatIsBehindIsNamed(t *testing.T) {
 	db := database(t)
 	exec(t, db, createOutbox, pgx.QueryExecModeSimpleProtocol)
@@ -298,7 +304,8 @@ func TestASequenceThatIsBehindIsNamed(t *testing.T) {
 	}
 }
 
-// Readers get every event once while the table is altered in all ways that it may be, some of which keep it from being read for a while.
+// Readers get every event once while the table is altered in all ways that it may be, some of which
+// keep it from being read for a while.
 func TestReadersGetEveryEventWhileTheTableIsAltered(t *testing.T) {
 	t.Parallel()
 	for name, make := range map[string]func(testing.TB) *subject{"by gaps": serialTable, "by transactions": func(t testing.TB) *subject { return outboxTable(t, "") }} {
@@ -324,7 +331,8 @@ func TestReadersGetEveryEventWhileTheTableIsAltered(t *testing.T) {
 	}
 }
 
-// leastAlterations is how often a run has to alter the table, to say anything: in each way, and back.
+// leastAlterations is how often a run has to alter the table, to say anything: in each way, and
+// back.
 const leastAlterations = 10
 
 // alterOften alters the outbox again and again, counts the times, and leaves it as it was.
@@ -363,7 +371,8 @@ func alterOften(ctx context.Context, t *testing.T, on *subject, times *atomic.In
 	}
 }
 
-// A partition that is attached with events that reading has passed is noticed; one without, and one that comes back, are read.
+// A partition that is attached with events that reading has passed is noticed; one without, and one
+// that comes back, are read.
 func TestAPartitionThatIsAttachedWithEventsThatWerePassed(t *testing.T) {
 	on := partitionedOutbox(t, "RANGE", "FROM (1) TO (100)", "FROM (200) TO (300)")
 	insert := "INSERT INTO %s (id, aggregate, number, type) VALUES (%d, 'a', 1, 'Happened')"

@@ -8,8 +8,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// ownTimeZone is the time zone of a connection that asks for none: that of the role, the database or the server, whichever says it first. Sluice's own connections ask for
-// UTC, and from those the server does not tell what would be otherwise. So another one is opened for a moment.
+// ownTimeZone is the time zone of a connection that asks for none: that of the role, the database
+// or the server, whichever says it first. Sluice's own connections ask for UTC, and from those the
+// server does not tell what would be otherwise. So another one is opened for a moment.
 func ownTimeZone(ctx context.Context, db DB) (zone string, err error) {
 	var config *pgx.ConnConfig
 	switch db := db.(type) {

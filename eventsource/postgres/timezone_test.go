@@ -30,7 +30,8 @@ func inUTC(t *testing.T, db *pgxpool.Pool) *pgxpool.Pool {
 	return utc
 }
 
-// A time without a zone is what the role's own connections take it for, which wrote it: in pages, where a group starts, and in SQL handlers. One that says its zone is that.
+// A time without a zone is what the role's own connections take it for, which wrote it: in pages,
+// where a group starts, and in SQL handlers. One that says its zone is that.
 func TestATimeWithoutAZoneIsInThatOfTheDatabase(t *testing.T) {
 	for kind, want := range map[string]string{"timestamp": "2026-07-15T16:00:00Z", "timestamptz": "2026-07-15T16:00:00Z", "text": "2026-07-15T16:00:00Z"} {
 		for _, by := range []string{"gaps", "transactions"} {

@@ -62,7 +62,8 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	return startOnAny(ctx, o, account, FreePort)
 }
 
-// startOnAny starts the server on a port that pick returns. It picks again, some times, if somebody else was quicker to listen there.
+// startOnAny starts the server on a port that pick returns. It picks again, some times, if somebody
+// else was quicker to listen there.
 func startOnAny(ctx context.Context, o Options, account *account, pick func() (int, error)) (s *Server, err error) {
 	for range 10 {
 		if o.Port, err = pick(); err != nil {
@@ -76,7 +77,8 @@ func startOnAny(ctx context.Context, o Options, account *account, pick func() (i
 	return nil, err
 }
 
-// startOn starts the server on its port. If another process listens there, the error is a [ports.InUseError] that names it.
+// startOn starts the server on its port. If another process listens there, the error is a
+// [ports.InUseError] that names it.
 func startOn(ctx context.Context, o Options, account *account) (*Server, error) {
 	s := &Server{options: o, ended: make(chan struct{})}
 	if err := ports.CheckFree(s.address()); err != nil {
@@ -91,7 +93,8 @@ func startOn(ctx context.Context, o Options, account *account) (*Server, error) 
 	return s, nil
 }
 
-// lostPort explains that the server ended because somebody listened on its port after it was found free.
+// lostPort explains that the server ended because somebody listened on its port after it was found
+// free.
 func (s *Server) lostPort(ended error) error {
 	if !strings.Contains(ended.Error(), "Address already in use") {
 		return nil
@@ -175,7 +178,8 @@ func initialise(ctx context.Context, o Options, account *account) error {
 	return nil
 }
 
-// environment is this process's, without the variables that PostgreSQL's programs read: those are about other servers.
+// environment is this process's, without the variables that PostgreSQL's programs read: those are
+// about other servers.
 func environment() []string {
 	return slices.DeleteFunc(os.Environ(), func(variable string) bool { return strings.HasPrefix(variable, pgconfig.Prefix) })
 }

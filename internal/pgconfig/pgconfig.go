@@ -19,7 +19,8 @@ const Prefix = "PG"
 
 var base, errBase = parse()
 
-// New returns a configuration of a pool, and of a connection by its ConnConfig. The caller sets where to connect, as whom and how.
+// New returns a configuration of a pool, and of a connection by its ConnConfig. The caller sets
+// where to connect, as whom and how.
 func New() (*pgxpool.Config, error) {
 	if errBase != nil {
 		return nil, errBase
@@ -45,7 +46,8 @@ func parse() (config *pgxpool.Config, err error) {
 	return config, nil
 }
 
-// withoutVariables unsets the environment variables with a prefix, and returns what sets them again.
+// withoutVariables unsets the environment variables with a prefix, and returns what sets them
+// again.
 func withoutVariables(prefix string) (restore func() error, err error) {
 	aside := map[string]string{}
 	restore = func() (err error) {

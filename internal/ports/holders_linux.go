@@ -20,8 +20,9 @@ type socket struct {
 	inode   string
 }
 
-// Holders returns the processes that get the connections to an address, an IP address and a port: those that listen on just this
-// address, else those that listen on all addresses. Of an unspecified address, they are all that listen on its port.
+// Holders returns the processes that get the connections to an address, an IP address and a port:
+// those that listen on just this address, else those that listen on all addresses. Of an
+// unspecified address, they are all that listen on its port.
 func Holders(address string) ([]Process, error) {
 	resolved, err := net.ResolveTCPAddr("tcp", address)
 	if err != nil {
@@ -88,7 +89,8 @@ func listening() ([]socket, error) {
 // listenState is TCP_LISTEN of the kernel.
 const listenState = "0A"
 
-// parseSocket reads a line of /proc/net/tcp or tcp6 (proc_net(5)); it says false for the heading and for sockets that do not listen.
+// parseSocket reads a line of /proc/net/tcp or tcp6 (proc_net(5)); it says false for the heading
+// and for sockets that do not listen.
 func parseSocket(line string) (socket, bool, error) {
 	fields := strings.Fields(line)
 	if len(fields) < 10 || fields[3] != listenState {
@@ -104,8 +106,8 @@ func parseSocket(line string) (socket, bool, error) {
 	return socket{address: netip.AddrPortFrom(ip, uint16(number)), uid: uid, inode: fields[9]}, true, nil
 }
 
-// parseIP reads an address as the kernel prints it: in words of four bytes, each in the order of the machine, which is little-endian on
-// all that Sluice is built for.
+// parseIP reads an address as the kernel prints it: in words of four bytes, each in the order of
+// the machine, which is little-endian on all that Sluice is built for.
 func parseIP(text string) (netip.Addr, error) {
 	var b []byte
 	for word := range slices.Chunk([]byte(text), 8) {

@@ -2,5 +2,6 @@
 
 package ports
 
-// Holders knows nothing: only Linux tells, without further programs, which process has which socket.
+// Holders knows nothing: only Linux tells, without further programs, which process has which
+// socket.
 func Holders(string) ([]Process, error) { return nil, nil }

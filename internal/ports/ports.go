@@ -1,5 +1,5 @@
-// Package ports finds out which process listens on a TCP port of this machine, so that tools neither use a server that
-// is not theirs nor fail without naming what is in their way.
+// Package ports finds out which process listens on a TCP port of this machine, so that tools
+// neither use a server that is not theirs nor fail without naming what is in their way.
 package ports
 
 import (
@@ -23,8 +23,8 @@ func (p Process) String() string {
 	return fmt.Sprintf("process %d (%s)", p.PID, p.Command)
 }
 
-// CheckFree returns an error that names every address, as host:port, on which this process cannot listen because
-// another one does, and the process that does.
+// CheckFree returns an error that names every address, as host:port, on which this process cannot
+// listen because another one does, and the process that does.
 func CheckFree(addresses ...string) error {
 	var errs []error
 	for _, address := range addresses {

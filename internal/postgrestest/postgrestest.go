@@ -70,7 +70,8 @@ func startTestServer() (*localpostgres.Server, error) {
 	return startServer()
 }
 
-// startServer starts a server on data that no other process has used: numbers of processes come again.
+// startServer starts a server on data that no other process has used: numbers of processes come
+// again.
 func startServer() (*localpostgres.Server, error) {
 	bin := os.Getenv("SLUICE_TEST_POSTGRES_BIN")
 	if bin == "" {

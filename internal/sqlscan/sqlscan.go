@@ -1,8 +1,9 @@
-// Package sqlscan finds the commands in an SQL text without parsing them, as PostgreSQL's own scanner does: a semicolon in a
-// string, a quoted name, a comment or the body of a function in standard SQL ends none.
+// Package sqlscan finds the commands in an SQL text without parsing them, as PostgreSQL's own
+// scanner does: a semicolon in a string, a quoted name, a comment or the body of a function in
+// standard SQL ends none.
 //
-// What must always hold: a word that PostgreSQL would read as the beginning of a command is found. Whatever is no valid SQL is
-// read in some way: the server refuses the whole text.
+// What must always hold: a word that PostgreSQL would read as the beginning of a command is found.
+// Whatever is no valid SQL is read in some way: the server refuses the whole text.
 package sqlscan
 
 import (
@@ -13,8 +14,9 @@ import (
 // leading is how many words of a command are of interest.
 const leading = 3
 
-// Commands returns the first words of each command in a text, three at most, in upper case. Names in quotes, numbers and
-// operators are empty words. Set backslashes if standard_conforming_strings is off: plain strings then have escapes.
+// Commands returns the first words of each command in a text, three at most, in upper case. Names
+// in quotes, numbers and operators are empty words. Set backslashes if standard_conforming_strings
+// is off: plain strings then have escapes.
 func Commands(text string, backslashes bool) [][]string {
 	s := scanner{text: text, backslashes: backslashes}
 	var all [][]string
@@ -64,7 +66,8 @@ type scanner struct {
 	backslashes bool
 }
 
-// next returns a word in upper case, a semicolon, or the empty string for anything else; false at the end of the text.
+// next returns a word in upper case, a semicolon, or the empty string for anything else; false at
+// the end of the text.
 func (s *scanner) next() (string, bool) {
 	s.skipBlanks()
 	if s.at >= len(s.text) {
@@ -119,7 +122,8 @@ func (s *scanner) word() string {
 	return s.text[from:s.at]
 }
 
-// skipBlanks skips blanks and comments, and reports whether there were ends of lines and comments in slashes among them.
+// skipBlanks skips blanks and comments, and reports whether there were ends of lines and comments
+// in slashes among them.
 func (s *scanner) skipBlanks() (lines, slashes bool) {
 	for s.at < len(s.text) {
 		switch rest := s.text[s.at:]; {
@@ -164,7 +168,8 @@ func (s *scanner) skipComment() {
 	}
 }
 
-// skipString skips a string with those that continue it on the next lines, which have escapes if the first one has.
+// skipString skips a string with those that continue it on the next lines, which have escapes if
+// the first one has.
 func (s *scanner) skipString(escapes bool) {
 	for {
 		s.skipQuoted('\'', escapes)
@@ -176,7 +181,8 @@ func (s *scanner) skipString(escapes bool) {
 	}
 }
 
-// continued goes to a string that stands on a later line and continues the one before. After a comment in slashes it is a new one.
+// continued goes to a string that stands on a later line and continues the one before. After a
+// comment in slashes it is a new one.
 func (s *scanner) continued() bool {
 	lines, slashes := s.skipBlanks()
 	return lines && !slashes && s.at < len(s.text) && s.text[s.at] == '\''
@@ -221,8 +227,8 @@ func (s *scanner) skipDollar() {
 	s.at += end + len(quote)
 }
 
-// TransactionControl returns the command in a text that ends a transaction or begins one, such as COMMIT; empty if there is none.
-// Savepoints are none.
+// TransactionControl returns the command in a text that ends a transaction or begins one, such as
+// COMMIT; empty if there is none. Savepoints are none.
 func TransactionControl(text string, backslashes bool) string {
 	for _, words := range Commands(text, backslashes) {
 		if command := Control(words); command != "" {

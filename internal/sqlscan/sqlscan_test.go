@@ -79,8 +79,8 @@ func TestTransactionControlIsFound(t *testing.T) {
 var fragments = []string{"'", "'", `"`, "\n", "\r", " ", "--", "/*", "*/", `\`, "E'", "e'", "U&'", "n'", "B'", "$$", "$a$", "$", "a", "1", ";", ";", "SELECT ", "SELECT 1", "''",
 	"COMMIT", ";COMMIT;", "ROLLBACK", "END", " AS x", "x", ",", "(", ")", "é", "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC ", "SELECT 1 case;", "CASE WHEN true THEN 1 END"}
 
-// TestNoTransactionEndsUnseen has a server run any texts in a transaction: where it is over afterwards, that was seen, and where the server has run
-// all of a text and it is not, nothing was.
+// TestNoTransactionEndsUnseen has a server run any texts in a transaction: where it is over
+// afterwards, that was seen, and where the server has run all of a text and it is not, nothing was.
 func TestNoTransactionEndsUnseen(t *testing.T) {
 	ctx := context.Background()
 	conn, err := pgx.Connect(ctx, postgrestest.New(t))

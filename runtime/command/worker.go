@@ -134,7 +134,8 @@ func probes(w *worker.Worker) http.Handler {
 	return mux
 }
 
-// metricsHandler serves the metrics, the segments held, which are too many for labels, and the calls that take long.
+// metricsHandler serves the metrics, the segments held, which are too many for labels, and the
+// calls that take long.
 func metricsHandler(registry *prometheus.Registry, w *worker.Worker) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))

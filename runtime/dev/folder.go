@@ -10,7 +10,8 @@ import (
 	"syscall"
 )
 
-// folder is .sluice: it holds the data of a PostgreSQL of dev's own, the folder's ID, and the URL of the database while dev runs.
+// folder is .sluice: it holds the data of a PostgreSQL of dev's own, the folder's ID, and the URL
+// of the database while dev runs.
 type folder struct {
 	path string
 	lock *os.File
@@ -34,7 +35,8 @@ func takeFolder(path string) (*folder, error) {
 	return &folder{path, lock}, nil
 }
 
-// installation returns the ID by which a database knows this folder's processors from those of other people's.
+// installation returns the ID by which a database knows this folder's processors from those of
+// other people's.
 func (f *folder) installation() (string, error) {
 	file := filepath.Join(f.path, "installation")
 	text, err := os.ReadFile(file)

@@ -38,7 +38,8 @@ type Options struct {
 	Buffer int
 	// Ahead is how many events a segment may have waiting when a read for others takes it along. 20,000 by default.
 	Ahead int
-	// Near is how many events apart segments may be to be read for together, going by how far apart the positions of events are, 10,000 by default.
+	// Near is how many events apart segments may be to be read for together, going by how far apart
+	// the positions of events are, 10,000 by default.
 	Near int64
 	// Readers is how many reads may run at once, 3 by default, at least 2: one is for segments near the tail alone, one for others.
 	Readers int

@@ -83,7 +83,8 @@ func (m *Member) Take(n, events int) {
 	}
 }
 
-// ReadAgain reads anew what has been delivered and not taken yet: an event could not be read, and may have been repaired.
+// ReadAgain reads anew what has been delivered and not taken yet: an event could not be read, and
+// may have been repaired.
 func (m *Member) ReadAgain() {
 	f := m.feed
 	f.mu.Lock()

@@ -109,7 +109,8 @@ func (f *Feed) freeReader(behind bool) bool {
 	return f.reading < f.options.Readers && same < f.options.Readers-1
 }
 
-// near is how many positions apart segments may be to be read for together. The caller holds the lock.
+// near is how many positions apart segments may be to be read for together. The caller holds the
+// lock.
 func (f *Feed) near() int64 { return f.spacing.of(f.options.Near) }
 
 // isNearTail reports whether a member is near the tail, as far as that is known. The caller holds the lock.

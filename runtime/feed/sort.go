@@ -104,7 +104,8 @@ func (x *index) give(event *eventsource.Event) {
 	}
 }
 
-// giveAll adds an event of an unknown sequence to all deliveries: every segment may be the one that has to wait for it.
+// giveAll adds an event of an unknown sequence to all deliveries: every segment may be the one that
+// has to wait for it.
 func (x *index) giveAll(event *eventsource.Event) {
 	for segment, places := range x.places {
 		if segment.Contains(event.Hash) {

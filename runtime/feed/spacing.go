@@ -8,15 +8,17 @@ import (
 	"github.com/sluice-project/sluice/segment"
 )
 
-// spacing is how many positions apart events stand, as they did lately. Positions may be the keys of a generator, of which four thousand million are given out in a
-// second: there segments that are a few events apart are far apart by their positions.
+// spacing is how many positions apart events stand, as they did lately. Positions may be the keys
+// of a generator, of which four thousand million are given out in a second: there segments that are
+// a few events apart are far apart by their positions.
 type spacing struct{ positions float64 }
 
 // spacingSamples is how many distances of a page are looked at.
 const spacingSamples = 15
 
-// learn takes note of a page that was read for some members. What counts is the median: a pause of a night is not how far apart events stand. A source may leave events out that the
-// members have no part in.
+// learn takes note of a page that was read for some members. What counts is the median: a pause of
+// a night is not how far apart events stand. A source may leave events out that the members have no
+// part in.
 func (s *spacing) learn(members []*Member, events []*eventsource.Event) {
 	if len(events) < 2 {
 		return

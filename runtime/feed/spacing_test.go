@@ -7,7 +7,8 @@ import (
 	"github.com/sluice-project/sluice/segment"
 )
 
-// TestSegmentsAreNearByEventsNotByPositions has events whose positions are keys of a generator, which gives out four thousand million in a second.
+// TestSegmentsAreNearByEventsNotByPositions has events whose positions are keys of a generator,
+// which gives out four thousand million in a second.
 func TestSegmentsAreNearByEventsNotByPositions(t *testing.T) {
 	const apart, day = int64(4e9), int64(86_400 * 4e9)
 	l := newLine(0)

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Turns are what feeds of several pods share, so that not too many of them read a backlog from one store at a time. One goroutine of
-// a feed uses them.
+// Turns are what feeds of several pods share, so that not too many of them read a backlog from one
+// store at a time. One goroutine of a feed uses them.
 type Turns interface {
 	// Take takes a turn where one is free; the feed has none.
 	Take(ctx context.Context) (bool, error)

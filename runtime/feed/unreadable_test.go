@@ -8,7 +8,8 @@ import (
 	"github.com/sluice-project/sluice/segment"
 )
 
-// TestAnEventWithoutAKeyGoesToEverySegmentThatMayHaveIt hands out an event of which some field cannot be read: to its own segment where its key is known, and otherwise to all, once.
+// TestAnEventWithoutAKeyGoesToEverySegmentThatMayHaveIt hands out an event of which some field
+// cannot be read: to its own segment where its key is known, and otherwise to all, once.
 func TestAnEventWithoutAKeyGoesToEverySegmentThatMayHaveIt(t *testing.T) {
 	layout, err := segment.Layout(4)
 	if err != nil {
@@ -69,7 +70,8 @@ func TestAnEventWithoutAKeyGoesToEverySegmentThatMayHaveIt(t *testing.T) {
 	}
 }
 
-// TestWhatWasNotTakenIsReadAgain takes some events, has one repaired that could not be read, and gets the rest: also where a read is under way.
+// TestWhatWasNotTakenIsReadAgain takes some events, has one repaired that could not be read, and
+// gets the rest: also where a read is under way.
 func TestWhatWasNotTakenIsReadAgain(t *testing.T) {
 	for _, during := range []bool{false, true} {
 		l := newLine(20)

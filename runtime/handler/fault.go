@@ -60,11 +60,12 @@ func Classify(err error) (tokenstore.FaultKind, string) {
 	return tokenstore.InfrastructureFault, "ConnectionFailed"
 }
 
-// timeLimits are the SQLSTATEs of the server's time limits: of a statement, of a transaction at rest, and of a transaction.
+// timeLimits are the SQLSTATEs of the server's time limits: of a statement, of a transaction at
+// rest, and of a transaction.
 var timeLimits = []string{"57014", "25P03", "25P04"}
 
-// ofHandler reports whether an error of the server is of the handler's statements, or of a constraint that its rows break at
-// the commit, and not of Sluice's own statements.
+// ofHandler reports whether an error of the server is of the handler's statements, or of a
+// constraint that its rows break at the commit, and not of Sluice's own statements.
 func ofHandler(err error) bool {
 	var user *UserError
 	var call *CallError
@@ -111,7 +112,8 @@ func classifyState(code string, ofHandler bool) (tokenstore.FaultKind, string) {
 	return tokenstore.EventFault, ReasonFailed
 }
 
-// Culprit returns the index of the one event of a batch that an error is of, where the handler has told it.
+// Culprit returns the index of the one event of a batch that an error is of, where the handler has
+// told it.
 func Culprit(err error, events []*Event) (index int, known bool) {
 	position, known := int64(0), len(events) == 1
 	var one *EventError
@@ -131,8 +133,8 @@ func Culprit(err error, events []*Event) (index int, known bool) {
 	return index, index >= 0
 }
 
-// SQLErrorOf returns PostgreSQL's part in an error, nil where it has none. What may hold data of events is in it only with
-// details.
+// SQLErrorOf returns PostgreSQL's part in an error, nil where it has none. What may hold data of
+// events is in it only with details.
 func SQLErrorOf(err error, details bool) *tokenstore.SQLError {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
@@ -146,7 +148,8 @@ func SQLErrorOf(err error, details bool) *tokenstore.SQLError {
 	return e
 }
 
-// BeforeCommit reports whether an error is of user's code that ran before a commit was sent: nothing has been committed.
+// BeforeCommit reports whether an error is of user's code that ran before a commit was sent:
+// nothing has been committed.
 func BeforeCommit(err error) bool {
 	var user *UserError
 	return errors.As(err, &user) || errors.Is(err, errConnection) || errors.Is(err, tokenstore.ErrSwallowed)
@@ -155,8 +158,8 @@ func BeforeCommit(err error) bool {
 // quotedValue is a value that PostgreSQL's message quotes, in the quotation marks of its languages.
 var quotedValue = regexp.MustCompile(`"[^"]*"|«[^»]*»|„[^“]*“|“[^”]*”`)
 
-// MessageOf returns an error's text for people. Values that PostgreSQL quotes from data that it cannot read (class 22) are in
-// it only with details.
+// MessageOf returns an error's text for people. Values that PostgreSQL quotes from data that it
+// cannot read (class 22) are in it only with details.
 func MessageOf(err error, details bool) string {
 	text := err.Error()
 	var pg *pgconn.PgError
@@ -172,8 +175,8 @@ func MessageOf(err error, details bool) string {
 // longestMessage is how many characters of an error's text are kept.
 const longestMessage = 2000
 
-// Printable makes a text of the user's code one that can be stored and shown: PostgreSQL and JSON take no NUL and nothing that is
-// not UTF-8, and it travels with every heartbeat.
+// Printable makes a text of the user's code one that can be stored and shown: PostgreSQL and JSON
+// take no NUL and nothing that is not UTF-8, and it travels with every heartbeat.
 func Printable(text string) string {
 	text = strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
 	if runes := []rune(text); len(runes) > longestMessage {

@@ -24,9 +24,11 @@ type Event = eventsource.Event
 // Transaction is the one that a batch is applied in. A handler calls one of its methods, once; when it returns, the
 // transaction has committed, the fence included.
 type Transaction interface {
-	// Pipeline sends statements, the fence and the commit in one round trip. None of the statements can end the transaction.
+	// Pipeline sends statements, the fence and the commit in one round trip. None of the statements
+	// can end the transaction.
 	Pipeline(ctx context.Context, queue func(*pgx.Batch) error) error
-	// Queue is Pipeline for statements of users' code: one that would end the transaction fails with tokenstore.ErrManagedTransaction.
+	// Queue is Pipeline for statements of users' code: one that would end the transaction fails
+	// with tokenstore.ErrManagedTransaction.
 	Queue(ctx context.Context, queue func(*pgx.Batch) error) error
 	// InTx gives work an open transaction and commits it, with the fence, when work has returned nil.
 	InTx(ctx context.Context, work func(pgx.Tx) error) error
@@ -179,7 +181,8 @@ func (h *queue) Apply(ctx context.Context, t Transaction, events []*Event) error
 	})
 }
 
-// ofUser makes errors of a statement that the user's code has queued, and of what it does with the result, the user's.
+// ofUser makes errors of a statement that the user's code has queued, and of what it does with the
+// result, the user's.
 func ofUser(read func(pgx.BatchResults) error) func(pgx.BatchResults) error {
 	return func(results pgx.BatchResults) error {
 		var err error
@@ -205,7 +208,8 @@ func values(events []*Event) []Event {
 	return all
 }
 
-// ended returns the error of a handler that has ended its transaction, though it may not say so itself.
+// ended returns the error of a handler that has ended its transaction, though it may not say so
+// itself.
 func ended(tx pgx.Tx) error {
 	if managed, ok := tx.(interface{ Ended() error }); ok {
 		return managed.Ended()
@@ -219,7 +223,8 @@ var errConnection = errors.New("the connection was lost")
 // ErrExited is the error of user's code that ended its goroutine.
 var ErrExited error = &UserError{Err: errors.New("the handler ended its goroutine by runtime.Goexit, as the Fatal and Skip methods of tests do: return an error instead")}
 
-// guard runs the user's code. What it returns is evidence against the event, unless the connection is gone.
+// guard runs the user's code. What it returns is evidence against the event, unless the connection
+// is gone.
 func guard(tx pgx.Tx, work func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

@@ -125,7 +125,8 @@ func (w *world) apply(h handler.Handler) error {
 
 const write = `INSERT INTO applied VALUES ($1)`
 
-// endings are the ways in which users' code can try to end its transaction, after it has written. Each returns what it is told.
+// endings are the ways in which users' code can try to end its transaction, after it has written.
+// Each returns what it is told.
 var endings = map[string]func(context.Context, pgx.Tx) error{
 	"tx.Commit":             func(ctx context.Context, tx pgx.Tx) error { return tx.Commit(ctx) },
 	"tx.Rollback":           func(ctx context.Context, tx pgx.Tx) error { return tx.Rollback(ctx) },
@@ -325,7 +326,8 @@ func sends(sql string) func(context.Context, pgx.Tx) error {
 	return func(ctx context.Context, tx pgx.Tx) error { _, err := tx.Exec(ctx, sql); return err }
 }
 
-// users are the places where users' code is given a transaction. Each is to fail where the code ends it, and to succeed otherwise.
+// users are the places where users' code is given a transaction. Each is to fail where the code
+// ends it, and to succeed otherwise.
 var users = map[string]func(w *world, code func(context.Context, pgx.Tx) error) error{
 	"Each": func(w *world, code func(context.Context, pgx.Tx) error) error {
 		return w.apply(handler.Each(func(ctx context.Context, tx pgx.Tx, _ handler.Event) error { return code(ctx, tx) }))
@@ -377,7 +379,8 @@ func (w *world) reset(h handler.Handler) error {
 	}
 }
 
-// refused checks that code has failed because it would have ended its transaction, without any trace.
+// refused checks that code has failed because it would have ended its transaction, without any
+// trace.
 func (w *world) refused(err error, version int64) {
 	w.t.Helper()
 	if !errors.Is(err, tokenstore.ErrManagedTransaction) || !strings.Contains(err.Error(), "return nil instead") {
@@ -513,7 +516,8 @@ func (w *world) of(t *testing.T) *world {
 
 func sendsOne(ctx context.Context, tx pgx.Tx) error { _, err := tx.Exec(ctx, write, 1); return err }
 
-// The usual idiom of pgx rolls back in any case, which does nothing after a commit. Here it must do nothing after an error.
+// The usual idiom of pgx rolls back in any case, which does nothing after a commit. Here it must do
+// nothing after an error.
 func TestADeferredRollbackLeavesTheErrorAsItIs(t *testing.T) {
 	broken := errors.New("no such account")
 	for user, run := range users {
@@ -534,7 +538,8 @@ func TestADeferredRollbackLeavesTheErrorAsItIs(t *testing.T) {
 	}
 }
 
-// The first of two events loses the transaction, and the error of the second must not be taken for the cause.
+// The first of two events loses the transaction, and the error of the second must not be taken for
+// the cause.
 func TestAnEventThatEndsTheTransactionIsNamed(t *testing.T) {
 	w := newWorld(t, 2)
 	handled := 0
@@ -611,7 +616,8 @@ func TestQueuedStatementsCannotEndTheTransaction(t *testing.T) {
 	}
 }
 
-// The server refuses a commit in a procedure that is called in a transaction block, which every batch is.
+// The server refuses a commit in a procedure that is called in a transaction block, which every
+// batch is.
 func TestAProcedureCannotEndTheTransaction(t *testing.T) {
 	w := newWorld(t, 2)
 	for name, h := range map[string]handler.Handler{
@@ -633,7 +639,8 @@ func TestAProcedureCannotEndTheTransaction(t *testing.T) {
 	}
 }
 
-// A handler that writes to the socket itself passes by whatever looks at statements. The fencing check sees that it has the transaction no more.
+// A handler that writes to the socket itself passes by whatever looks at statements. The fencing
+// check sees that it has the transaction no more.
 func TestTheFencingCheckKnowsItsTransaction(t *testing.T) {
 	w := newWorld(t, 2)
 	for _, sql := range []string{"ROLLBACK; BEGIN", "ROLLBACK AND CHAIN"} {

@@ -27,8 +27,9 @@ const (
 	askLimit = 2 * time.Second
 )
 
-// attempt is one try of a reset. The handlers are called in a goroutine of their own, which may never end: they may ignore their
-// context. Whoever began it learns from ended when it has, or was given up.
+// attempt is one try of a reset. The handlers are called in a goroutine of their own, which may
+// never end: they may ignore their context. Whoever began it learns from ended when it has, or was
+// given up.
 type attempt struct {
 	runner *Runner
 	replay tokenstore.Replay
@@ -152,7 +153,8 @@ func (a *attempt) reset(ctx context.Context, conn *pgx.Conn) error {
 	return r.Store.Reset(ctx, conn, r.Processor, a.replay, r.Source, start, postgres.ResetCall{Limit: a.limit, Handlers: a.handlers})
 }
 
-// handlers marks the try in the ledger, and runs the reset handlers in the order of the groups' names.
+// handlers marks the try in the ledger, and runs the reset handlers in the order of the groups'
+// names.
 func (a *attempt) handlers(ctx context.Context, tx pgx.Tx) error {
 	r := a.runner
 	attempts, failures, err := r.Store.MarkReset(ctx, a.replay, r.Self)
@@ -207,8 +209,8 @@ func (a *attempt) overdue(now time.Time) bool {
 	return a.limit > 0 && !a.since.IsZero() && now.Sub(a.since) > a.limit+limitGrace
 }
 
-// watch waits for the result, finds out meanwhile who holds the locks that the reset waits for, and gives a call up that does not
-// end.
+// watch waits for the result, finds out meanwhile who holds the locks that the reset waits for, and
+// gives a call up that does not end.
 func (a *attempt) watch(ctx context.Context, conn *pgx.Conn, result <-chan error) error {
 	pid := conn.PgConn().PID()
 	ticker := time.NewTicker(watchEvery)
@@ -265,7 +267,8 @@ func limitText(limit time.Duration) string {
 	return limit.String()
 }
 
-// abandon goes on without a call that does not end: it can commit nothing any more, since its connection is closed.
+// abandon goes on without a call that does not end: it can commit nothing any more, since its
+// connection is closed.
 func (a *attempt) abandon(conn *pgx.Conn, why error) error {
 	a.mu.Lock()
 	a.abandoned = true
@@ -317,7 +320,8 @@ func (r *Runner) Calls() map[string][]tokenstore.Call {
 	return calls
 }
 
-// known takes note of an attempt whose call is to be reported, and forgets those that have returned.
+// known takes note of an attempt whose call is to be reported, and forgets those that have
+// returned.
 func (r *Runner) known(a *attempt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -31,8 +31,8 @@ type situation struct {
 	view   tokenstore.View
 	groups map[string]bool // that this worker's definition has; true where there is a reset
 	paused func(group string) bool
-	// refused says why a replay cannot begin at a place; empty where it can. It is asked of those only that nothing else keeps from
-	// being reset.
+	// refused says why a replay cannot begin at a place; empty where it can. It is asked of those
+	// only that nothing else keeps from being reset.
 	refused func(place tokenstore.Place) (reason, problem string)
 }
 

@@ -72,8 +72,8 @@ const (
 	lastRetry  = 5 * time.Second
 )
 
-// Step does what is due, and returns when to look again at the latest; zero when nothing is under way. It does not wait for resets:
-// these run on, and have it called again when they have ended.
+// Step does what is due, and returns when to look again at the latest; zero when nothing is under
+// way. It does not wait for resets: these run on, and have it called again when they have ended.
 func (r *Runner) Step(ctx context.Context) (time.Duration, error) {
 	view, err := r.Directory.View(ctx, r.Processor)
 	if errors.Is(err, tokenstore.ErrNoProcessor) {
@@ -113,7 +113,8 @@ func (r *Runner) Step(ctx context.Context) (time.Duration, error) {
 	return again, failed
 }
 
-// cancelResets ends those resets that nobody wants any more, whichever worker runs them: that one may hang.
+// cancelResets ends those resets that nobody wants any more, whichever worker runs them: that one
+// may hang.
 func (r *Runner) cancelResets(ctx context.Context, replays []tokenstore.Replay) error {
 	var failed error
 	for _, replay := range replays {
@@ -139,7 +140,8 @@ func (r *Runner) forget(replays []tokenstore.Replay) {
 	}
 }
 
-// settleAll settles what has ended of this worker's tries, where another worker carries replays out by now.
+// settleAll settles what has ended of this worker's tries, where another worker carries replays out
+// by now.
 func (r *Runner) settleAll(ctx context.Context) error {
 	var failed error
 	for _, p := range r.resets {
@@ -218,7 +220,8 @@ func (r *Runner) refused(ctx context.Context, place tokenstore.Place) (reason, p
 	return tokenstore.ReplayWaitsForStore, "the start position cannot be looked up; it is tried again: " + err.Error()
 }
 
-// cancel ends a replay before its reset has committed. If the reset commits at this moment, nothing happens.
+// cancel ends a replay before its reset has committed. If the reset commits at this moment, nothing
+// happens.
 func (r *Runner) cancel(ctx context.Context, replay tokenstore.Replay) error {
 	r.Log.Info("cancelling a replay before its reset has committed", "replay", replay.ID)
 	if p := r.resets[replay.Number]; p != nil && p.attempt != nil {
@@ -272,7 +275,8 @@ func (r *Runner) reset(ctx context.Context, replay tokenstore.Replay) (time.Dura
 	return waitEvery, nil
 }
 
-// settle takes note of how a try has ended. Where that cannot be written, it is settled again later.
+// settle takes note of how a try has ended. Where that cannot be written, it is settled again
+// later.
 func (r *Runner) settle(ctx context.Context, p *progress) (time.Duration, error) {
 	a := p.attempt
 	verdict := judge(a.outcome())

@@ -134,8 +134,9 @@ func times(n int) string {
 	return fmt.Sprintf("%d times", n)
 }
 
-// unavailable reports whether an error of a statement tells of the server rather than of the statement. A connection that ended in
-// a call of the handlers does not count: they may have ended it themselves.
+// unavailable reports whether an error of a statement tells of the server rather than of the
+// statement. A connection that ended in a call of the handlers does not count: they may have ended
+// it themselves.
 func unavailable(err error) bool {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) || len(pg.Code) < 2 {

@@ -57,7 +57,8 @@ type group struct {
 	tokens     map[uint32]tokenstore.Token
 }
 
-// of returns the group as another owner, or the same one, has it. What the former owner's workers are writing is fenced.
+// of returns the group as another owner, or the same one, has it. What the former owner's workers
+// are writing is fenced.
 func (g *group) of(owner tokenstore.Owner) *group {
 	next := *g
 	next.owner, next.retired = owner, false

@@ -98,7 +98,8 @@ func (p *processor) admits(installation string) bool {
 	return p.Installation == "" || p.Installation == installation || installation == "" && !p.takenOver
 }
 
-// endOthers ends a processor's workers of other installations; after it was taken from one, those too that do not know theirs.
+// endOthers ends a processor's workers of other installations; after it was taken from one, those
+// too that do not know theirs.
 func (d *Database) endOthers(p *processor, taken bool) {
 	for _, w := range d.workers {
 		if w.processor != p.Name || w.State == tokenstore.Ended || w.Installation == p.Installation || w.Installation == "" && !taken {

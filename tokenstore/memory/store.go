@@ -73,7 +73,8 @@ func (s Store) Declare(_ context.Context, owner tokenstore.Owner, groups []token
 	return nil
 }
 
-// declared is a group as it is once its owner, who may have it, declares it; nothing has changed yet.
+// declared is a group as it is once its owner, who may have it, declares it; nothing has changed
+// yet.
 func (s Store) declared(owner tokenstore.Owner, wanted tokenstore.Group, requested []tokenstore.ReplayRequest, start func(string) (tokenstore.Progress, error)) (*group, bool, error) {
 	wanted.Sequencing = cmp.Or(wanted.Sequencing, segment.PerStream.String())
 	next := &group{owner: owner, Group: wanted, tokens: map[uint32]tokenstore.Token{}}

@@ -21,7 +21,8 @@ func (b Blocker) String() string {
 	return fmt.Sprintf("pid %d, application %q, %s, whose transaction began at %s", b.PID, b.Application, b.State, b.Since.UTC().Format(time.TimeOnly))
 }
 
-// Blocked names those that somebody waits for: the first one, and how many more there are. It is empty for none.
+// Blocked names those that somebody waits for: the first one, and how many more there are. It is
+// empty for none.
 func Blocked(by []Blocker) string {
 	switch len(by) {
 	case 0:
@@ -43,7 +44,8 @@ func blockers(ctx context.Context, pool *pgxpool.Pool, pid uint32) ([]Blocker, e
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[Blocker])
 }
 
-// A lockWatch finds out who holds the locks that a backend waits for, while it waits: afterwards nobody can tell.
+// A lockWatch finds out who holds the locks that a backend waits for, while it waits: afterwards
+// nobody can tell.
 type lockWatch struct {
 	stop context.CancelFunc
 	done chan struct{}
@@ -99,7 +101,8 @@ func readHolders(ctx context.Context, pool *pgxpool.Pool, name string) ([]Blocke
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[Blocker])
 }
 
-// terminateHolder ends the backend that holds the advisory lock of a name, and returns how many there were.
+// terminateHolder ends the backend that holds the advisory lock of a name, and returns how many
+// there were.
 func terminateHolder(ctx context.Context, pool *pgxpool.Pool, name string) (ended int, err error) {
 	err = pool.QueryRow(ctx, `SELECT count(*) FILTER (WHERE pg_terminate_backend(a.pid))`+holders+` AND a.usename = current_user`, name).Scan(&ended)
 	return ended, err

@@ -11,14 +11,16 @@ import (
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
-// Whatever users' statements leave in a session is taken back before the connection goes to the pool: settings, the role,
-// advisory locks, LISTEN, cursors and temporary tables. A batch that commits is cleaned behind its commit, in the same round trip. What cleaning
-// cannot take back, or a cleaning that fails, closes the connection.
+// Whatever users' statements leave in a session is taken back before the connection goes to the
+// pool: settings, the role, advisory locks, LISTEN, cursors and temporary tables. A batch that
+// commits is cleaned behind its commit, in the same round trip. What cleaning cannot take back, or
+// a cleaning that fails, closes the connection.
 
 // cleaning takes a session back to what it was when it was made.
 const cleaning = `SELECT {{schema}}.clean_session(), pg_catalog.pg_advisory_unlock_all()`
 
-// commitWith sends a batch with the commit and the cleaning behind it. Its error is that of what comes before the cleaning.
+// commitWith sends a batch with the commit and the cleaning behind it. Its error is that of what
+// comes before the cleaning.
 func commitWith(ctx context.Context, conn *pgx.Conn, guard *guard, batch *pgx.Batch, clean string) error {
 	committed := false
 	batch.Queue(commitText).Fn = func(results pgx.BatchResults) error {
@@ -48,8 +50,8 @@ func ofCommit(err error) error {
 	return err
 }
 
-// takeBack takes a connection from users' code after a batch that has succeeded, or failed with an error: it is clean afterwards, or
-// closed. What has not been committed is undone.
+// takeBack takes a connection from users' code after a batch that has succeeded, or failed with an
+// error: it is clean afterwards, or closed. What has not been committed is undone.
 func takeBack(ctx context.Context, conn *pgx.Conn, guard *guard, clean string, err error) {
 	switch {
 	case conn.IsClosed() && guard.refusal() == nil: // pgx is closing it, or it was hijacked
@@ -74,14 +76,15 @@ func takeBack(ctx context.Context, conn *pgx.Conn, guard *guard, clean string, e
 // closePatience is how long pgx may take to cancel what runs and to tell the server of the end.
 const closePatience = time.Second
 
-// abandon ends a connection with its transaction at once. pgx would wait for the server, which may not
-// have been told of the end.
+// abandon ends a connection with its transaction at once. pgx would wait for the server, which may
+// not have been told of the end.
 func abandon(conn *pgx.Conn, guard *guard) {
 	shut(conn)
 	_ = guard.socket.Close() // it may be closed already
 }
 
-// aboutPrepared reports whether an error says that the session's prepared statements are not those that are believed to be there.
+// aboutPrepared reports whether an error says that the session's prepared statements are not those
+// that are believed to be there.
 func aboutPrepared(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && (pg.Code == "26000" || pg.Code == "42P05")

@@ -14,8 +14,9 @@ import (
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
-// leaks are what a statement can leave in a session, each with a query that is true where it is there. The functions do it where the text of
-// a statement does not show it. Some break the batch that they are in.
+// leaks are what a statement can leave in a session, each with a query that is true where it is
+// there. The functions do it where the text of a statement does not show it. Some break the batch
+// that they are in.
 var leaks = map[string]struct {
 	sql, there string
 	breaks     bool
@@ -76,8 +77,8 @@ func leaky(t *testing.T) (*postgres.Store, *pgxpool.Pool, postgres.Options) {
 	return store, pool, o
 }
 
-// TestNothingIsLeftForTheNextHandler has a handler leave something, in each way in which a batch can end, and looks for it on the connection
-// that the next one gets.
+// TestNothingIsLeftForTheNextHandler has a handler leave something, in each way in which a batch
+// can end, and looks for it on the connection that the next one gets.
 func TestNothingIsLeftForTheNextHandler(t *testing.T) {
 	store, pool, o := leaky(t)
 	ctx := t.Context()

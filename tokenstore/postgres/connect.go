@@ -31,8 +31,8 @@ type Target struct {
 	TLS            *tls.Config // nil connects in the clear, or as PreferTLS says
 	PreferTLS      bool        // encrypt where the server can, without verifying it, as libpq's sslmode=prefer does
 	ConnectTimeout time.Duration
-	// Attributes is libpq's target_session_attrs: any, read-write or primary. Of a name with several addresses, the first is taken whose
-	// server has them. Empty is any.
+	// Attributes is libpq's target_session_attrs: any, read-write or primary. Of a name with
+	// several addresses, the first is taken whose server has them. Empty is any.
 	Attributes string
 	// ChannelBinding is libpq's channel_binding: disable, prefer or require. Empty is prefer.
 	ChannelBinding string
@@ -135,8 +135,9 @@ func has(name string, check pgconn.ValidateConnectFunc) pgconn.ValidateConnectFu
 	}
 }
 
-// session returns the settings of every connection: databases and roles have defaults of their own, and the proof that
-// nothing is applied twice needs READ COMMITTED. search_path is none of them: a name without a schema means in a handler what it means in psql.
+// session returns the settings of every connection: databases and roles have defaults of their own,
+// and the proof that nothing is applied twice needs READ COMMITTED. search_path is none of them: a
+// name without a schema means in a handler what it means in psql.
 func (o Options) session() map[string]string {
 	settings := map[string]string{
 		"application_name":                    o.Application,
@@ -163,7 +164,8 @@ func (o Options) session() map[string]string {
 	return settings
 }
 
-// connectApart makes a connection of its own with a pool's options, for what must not touch those that others use.
+// connectApart makes a connection of its own with a pool's options, for what must not touch those
+// that others use.
 func connectApart(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
 	config := pool.Config()
 	if config.BeforeConnect != nil {

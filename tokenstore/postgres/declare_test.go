@@ -8,7 +8,8 @@ import (
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
-// TestAPlaceIsLookedForOutsideOfTheTransaction has the search for where a group starts see that nobody's transaction is open meanwhile: it may take as long as it likes.
+// TestAPlaceIsLookedForOutsideOfTheTransaction has the search for where a group starts see that
+// nobody's transaction is open meanwhile: it may take as long as it likes.
 func TestAPlaceIsLookedForOutsideOfTheTransaction(t *testing.T) {
 	pool := migrated(t)
 	store := postgres.NewStore(pool, postgres.DefaultSchema)

@@ -14,8 +14,8 @@ import (
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
-// holdsLock is true for a worker w that holds a session lock. In session_lock older workers find those alone whose lock has the
-// key of theirs; of the others they see the lease.
+// holdsLock is true for a worker w that holds a session lock. In session_lock older workers find
+// those alone whose lock has the key of theirs; of the others they see the lease.
 const holdsLock = `(w.session_lock OR w.lock_class IS NOT NULL)`
 
 // alive is true for a worker w whose lease runs and which, where it holds a session lock, still holds it: the lock of a
@@ -102,8 +102,8 @@ func (d *Directory) declareRow(ctx context.Context, tx pgx.Tx, p tokenstore.Proc
 	return tag.RowsAffected() == 1, err
 }
 
-// endOthers ends a processor's workers of other installations; after it was taken from one, those too that do not know theirs.
-// Their connections are left to those who claim their segments.
+// endOthers ends a processor's workers of other installations; after it was taken from one, those
+// too that do not know theirs. Their connections are left to those who claim their segments.
 func (d *Directory) endOthers(ctx context.Context, tx pgx.Tx, owner tokenstore.Owner, taken bool) error {
 	_, err := tx.Exec(ctx, d.in(`WITH ended AS (
 		  UPDATE {{schema}}.worker SET state = 'Ended' WHERE processor = $1 AND state <> 'Ended' AND installation <> $2 AND (installation <> '' OR $3) RETURNING incarnation)
@@ -139,7 +139,8 @@ func (d *Directory) RemoveProcessor(ctx context.Context, owner tokenstore.Owner)
 	return nil
 }
 
-// Register implements tokenstore.Directory. The row's trigger lets workers in, so that it holds for older ones too.
+// Register implements tokenstore.Directory. The row's trigger lets workers in, so that it holds for
+// older ones too.
 func (d *Directory) Register(ctx context.Context, processor string, w tokenstore.Worker) error {
 	_, err := d.pool.Exec(ctx, d.in(`
 		INSERT INTO {{schema}}.worker (incarnation, nonce, processor, pod, definition, handlers, version, protocol, session_lock, state, lease_until,
@@ -157,7 +158,8 @@ func (d *Directory) Register(ctx context.Context, processor string, w tokenstore
 	return nil
 }
 
-// notAdmitted turns the error of the trigger that lets workers in into a *tokenstore.InstallationError.
+// notAdmitted turns the error of the trigger that lets workers in into a
+// *tokenstore.InstallationError.
 func notAdmitted(err error, processor, installation string) error {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "SL010" {

@@ -35,8 +35,8 @@ func (s *Store) failuresWhere(ctx context.Context, processor, condition string) 
 	})
 }
 
-// mine is the token of a key where it still has the caller's epoch and version. It is locked against whoever takes it from its
-// owner, and clears its failure, at this moment.
+// mine is the token of a key where it still has the caller's epoch and version. It is locked
+// against whoever takes it from its owner, and clears its failure, at this moment.
 const mine = `mine AS (SELECT tenant, group_name, segment FROM {{schema}}.token
 	WHERE tenant = $1 AND group_name = $2 AND segment = $3 AND epoch = $4 AND version = $5 FOR NO KEY UPDATE)`
 

@@ -24,24 +24,25 @@ import (
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
-// A transaction with users' statements begins and ends with these texts. The comments tell them from a user's own commands, so that
-// none of those is sent by the name of a prepared statement of Sluice's.
+// A transaction with users' statements begins and ends with these texts. The comments tell them
+// from a user's own commands, so that none of those is sent by the name of a prepared statement of
+// Sluice's.
 const (
 	beginText       = "begin /* sluice */"
 	beginDeferrable = "begin deferrable /* sluice */"
 	commitText      = "commit /* sluice */"
 )
 
-// guard stands between pgx and a connection's socket. While users' code has the connection, whatever
-// way it takes to it, the guard sends nothing that would begin or end a transaction.
+// guard stands between pgx and a connection's socket. While users' code has the connection,
+// whatever way it takes to it, the guard sends nothing that would begin or end a transaction.
 //
-// What must always hold: between hold and release the server gets no transaction control but Sluice's
-// own. A message that is refused closes the connection, since pgx cannot tell the server that the rest
-// of its request is not coming.
+// What must always hold: between hold and release the server gets no transaction control but
+// Sluice's own. A message that is refused closes the connection, since pgx cannot tell the server
+// that the rest of its request is not coming.
 //
-// What pgx's frontend writes goes through the guard, which looks into it. Anything else is written to
-// the socket, which refuses it from the first hold on: with TLS it is not known there what it is. The
-// functions of pgx that write to the socket are PgConn.ExecBatch and closing with TLS.
+// What pgx's frontend writes goes through the guard, which looks into it. Anything else is written
+// to the socket, which refuses it from the first hold on: with TLS it is not known there what it
+// is. The functions of pgx that write to the socket are PgConn.ExecBatch and closing with TLS.
 type guard struct {
 	mu      sync.Mutex // pgx closes a connection in a goroutine of its own
 	socket  *socket
@@ -77,8 +78,8 @@ func (s *socket) SetWriteDeadline(t time.Time) error {
 	return s.inner.SetWriteDeadline(t)
 }
 
-// Write implements net.Conn. It sends what TLS makes of what the guard lets pass, and everything on a
-// connection that users' code has never had.
+// Write implements net.Conn. It sends what TLS makes of what the guard lets pass, and everything on
+// a connection that users' code has never had.
 func (s *socket) Write(p []byte) (int, error) {
 	g := s.guard
 	if g.sending.Load() {
@@ -102,8 +103,8 @@ func (s *socket) Write(p []byte) (int, error) {
 // encrypts reports whether the connection has TLS.
 func (g *guard) encrypts() bool { return g.out != g.socket.inner }
 
-// isAlert reports whether a record of TLS can be an alert. TLS 1.3 encrypts the record's type, but no
-// shorter record has a whole message of PostgreSQL's in it.
+// isAlert reports whether a record of TLS can be an alert. TLS 1.3 encrypts the record's type, but
+// no shorter record has a whole message of PostgreSQL's in it.
 func isAlert(record []byte) bool {
 	const alert, longestAlert = 21, 24
 	return len(record) > 0 && record[0] == alert || len(record) <= longestAlert
@@ -279,7 +280,8 @@ func (g *guard) checkMessage(kind byte, body []byte) error {
 	return nil
 }
 
-// checkText refuses a text with transaction control in it that is not Sluice's, and remembers what prepared statement is.
+// checkText refuses a text with transaction control in it that is not Sluice's, and remembers what
+// prepared statement is.
 func (g *guard) checkText(name, text string) error {
 	delete(g.names, name)
 	if slices.Contains(g.ours, text) {

@@ -11,7 +11,8 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// BenchmarkGuard measures what the guard adds to the messages of a batch of one event, and to a COPY.
+// BenchmarkGuard measures what the guard adds to the messages of a batch of one event, and to a
+// COPY.
 func BenchmarkGuard(b *testing.B) {
 	frontend := func(buf []byte, err error) []byte {
 		if err != nil {

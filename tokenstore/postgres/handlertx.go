@@ -13,8 +13,9 @@ import (
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
-// handlerTx is the transaction of a handler. It begins together with its first statement and commits together with the fencing check,
-// so that neither costs a round trip of its own; where the handler has sent nothing, the check is all there is.
+// handlerTx is the transaction of a handler. It begins together with its first statement and
+// commits together with the fencing check, so that neither costs a round trip of its own; where the
+// handler has sent nothing, the check is all there is.
 type handlerTx struct {
 	ctx   context.Context // of the batch, for those methods of pgx.Tx that are given none
 	conn  *pgx.Conn
@@ -191,8 +192,8 @@ func (t *handlerTx) Conn() *pgx.Conn {
 // Commit implements pgx.Tx. It sends nothing: the batch fails.
 func (t *handlerTx) Commit(context.Context) error { return t.refuse("tx.Commit") }
 
-// Rollback implements pgx.Tx. It sends nothing: the handler's error undoes the batch, and without one the batch fails because of this
-// call.
+// Rollback implements pgx.Tx. It sends nothing: the handler's error undoes the batch, and without
+// one the batch fails because of this call.
 func (t *handlerTx) Rollback(context.Context) error { return t.refuse("tx.Rollback") }
 
 // refuse takes the transaction from a handler that would end it.
@@ -211,8 +212,8 @@ func (t *handlerTx) Ended() error {
 	return t.ended
 }
 
-// verdict is the error of a batch whose handler has returned err. A rollback that was deferred for the case of an error does no harm
-// then.
+// verdict is the error of a batch whose handler has returned err. A rollback that was deferred for
+// the case of an error does no harm then.
 func (t *handlerTx) verdict(err error) error {
 	ended := t.Ended()
 	switch {
@@ -228,8 +229,8 @@ func (t *handlerTx) verdict(err error) error {
 	return fmt.Errorf("%w (the handler returned: %v)", ended, err)
 }
 
-// commit sends the fencing check, the commit and the cleaning together. Users' code no longer has the transaction, but may have kept
-// the connection: it stays held.
+// commit sends the fencing check, the commit and the cleaning together. Users' code no longer has
+// the transaction, but may have kept the connection: it stays held.
 func (t *handlerTx) commit(queueFence func(*pgx.Batch, opening)) error {
 	batch := &pgx.Batch{}
 	if t.tx == nil {
@@ -245,7 +246,8 @@ func (t *handlerTx) commit(queueFence func(*pgx.Batch, opening)) error {
 // errUnfinished is the error of a handler that has not returned.
 var errUnfinished = errors.New("the handler has not returned")
 
-// end takes the connection back from a handler whose batch has ended with err, nil if it has committed.
+// end takes the connection back from a handler whose batch has ended with err, nil if it has
+// committed.
 func (t *handlerTx) end(err error) {
 	t.ended = pgx.ErrTxClosed
 	if t.tx == nil && !t.guard.spoilt() {

@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// TellOfLiveEvents tells all workers of the store that there are live events. Its transaction does not wait until it is on the
-// disk: that would take from those who handle them.
+// TellOfLiveEvents tells all workers of the store that there are live events. Its transaction does
+// not wait until it is on the disk: that would take from those who handle them.
 func (d *Directory) TellOfLiveEvents(ctx context.Context) error {
 	if _, err := d.pool.Exec(ctx, "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, '')", d.live); err != nil {
 		return fmt.Errorf("telling of live events: %w", err)

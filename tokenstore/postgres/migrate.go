@@ -163,7 +163,8 @@ type Meta struct {
 	// Elsewhere says that the tables were copied here from another database cluster: the transaction ids in tokens and
 	// events mean nothing here.
 	Elsewhere bool
-	// Home tells the store from every other one on the server, a copy of it included. ApplicationOf needs it.
+	// Home tells the store from every other one on the server, a copy of it included. ApplicationOf
+	// needs it.
 	Home string
 }
 

@@ -144,8 +144,8 @@ func (s *Store) disown(ctx context.Context, tx pgx.Tx, tokens []tokenstore.Token
 
 // ResetCall is one call of the reset handlers of a replay.
 type ResetCall struct {
-	// Limit is the time that the handlers have; 0 for none. The server ends what is idle, or what a statement does, for longer:
-	// the client may be frozen.
+	// Limit is the time that the handlers have; 0 for none. The server ends what is idle, or what a
+	// statement does, for longer: the client may be frozen.
 	Limit time.Duration
 	// Handlers runs them in the reset's transaction.
 	Handlers func(ctx context.Context, tx pgx.Tx) error
@@ -155,7 +155,8 @@ type ResetCall struct {
 // progress is start. It all commits or none of it. A *tokenstore.NotDueError says that the reset is not to go on: end it.
 // Errors of handlers come back as they are.
 //
-// The connection is ConnectApart's. Close it afterwards: what the handlers leave in the session reaches nobody else.
+// The connection is ConnectApart's. Close it afterwards: what the handlers leave in the session
+// reaches nobody else.
 func (s *Store) Reset(ctx context.Context, conn *pgx.Conn, processor string, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress, call ResetCall) error {
 	begin := opening{set: resetSettings(call.Limit)}.marked(named)
 	tx, err := newHandlerTx(ctx, conn, begin, s.cleaning)
@@ -187,8 +188,8 @@ func (s *Store) ConnectApart(ctx context.Context) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// resetSettings limit how long a transaction waits for a lock, works on a statement, and is idle; the latter two not at all where the
-// limit is 0.
+// resetSettings limit how long a transaction waits for a lock, works on a statement, and is idle;
+// the latter two not at all where the limit is 0.
 func resetSettings(limit time.Duration) []string {
 	return []string{
 		"pg_catalog.set_config('lock_timeout', '" + userLockTimeout + "', true)",
@@ -223,7 +224,8 @@ func (s *Store) reset(ctx context.Context, tx *handlerTx, processor string, r to
 	if _, err := own.Exec(ctx, "SELECT "+strings.Join(resetSettings(rewindLimit), ", ")); err != nil { // handlers may have changed them
 		return err
 	}
-	// The lock makes whoever ends the reset meanwhile wait: either that is seen here, or it comes after the commit.
+	// The lock makes whoever ends the reset meanwhile wait: either that is seen here, or it comes
+	// after the commit.
 	if err := s.stillDue(ctx, own, processor, r, "FOR NO KEY UPDATE"); err != nil {
 		return err
 	}
@@ -235,9 +237,10 @@ func (s *Store) resetLock(r tokenstore.Replay) string {
 	return lockName(s.schema, "replay", fmt.Sprint(r.Number))
 }
 
-// MarkReset notes that a worker is about to call the reset handlers, in a transaction of its own, so that the mark stays if the
-// worker ends in the call. A mark that is there already is from such a worker: the caller has the reset's lock. It is counted as
-// a failure of the reset. MarkReset returns the attempts and, of these, the failures so far.
+// MarkReset notes that a worker is about to call the reset handlers, in a transaction of its own,
+// so that the mark stays if the worker ends in the call. A mark that is there already is from such
+// a worker: the caller has the reset's lock. It is counted as a failure of the reset. MarkReset
+// returns the attempts and, of these, the failures so far.
 func (s *Store) MarkReset(ctx context.Context, r tokenstore.Replay, worker int64) (attempts, failures int, err error) {
 	err = s.pool.QueryRow(ctx, s.in(`UPDATE {{schema}}.replay SET calling = $2, attempts = attempts + (calling <> 0)::int, failures = failures + (calling <> 0)::int
 		WHERE number = $1 AND phase = 'Resetting' RETURNING attempts, failures`), r.Number, worker).Scan(&attempts, &failures)
@@ -250,8 +253,8 @@ func (s *Store) MarkReset(ctx context.Context, r tokenstore.Replay, worker int64
 	return attempts, failures, nil
 }
 
-// UnmarkReset notes that a worker's call of the reset handlers has ended without success: attempts and failures are added to
-// what is counted.
+// UnmarkReset notes that a worker's call of the reset handlers has ended without success: attempts
+// and failures are added to what is counted.
 func (s *Store) UnmarkReset(ctx context.Context, r tokenstore.Replay, worker int64, attempts, failures int) error {
 	_, err := s.pool.Exec(ctx, s.in(`UPDATE {{schema}}.replay SET calling = CASE calling WHEN $2 THEN 0 ELSE calling END, attempts = attempts + $3, failures = failures + $4
 		WHERE number = $1 AND phase = 'Resetting'`), r.Number, worker, attempts, failures)
@@ -261,7 +264,8 @@ func (s *Store) UnmarkReset(ctx context.Context, r tokenstore.Replay, worker int
 	return nil
 }
 
-// TerminateReset ends the backend that runs the reset handlers of a replay, whichever worker's it is, and reports whether there was one.
+// TerminateReset ends the backend that runs the reset handlers of a replay, whichever worker's it
+// is, and reports whether there was one.
 func (s *Store) TerminateReset(ctx context.Context, r tokenstore.Replay) (bool, error) {
 	n, err := terminateHolder(ctx, s.pool, s.resetLock(r))
 	if err != nil {
@@ -373,7 +377,8 @@ func (s *Store) Blockers(ctx context.Context, pid uint32) ([]Blocker, error) {
 	return blockers(ctx, s.pool, pid)
 }
 
-// Unblock ends those of the blockers that are workers of this store: BeginReset has fenced their batches off.
+// Unblock ends those of the blockers that are workers of this store: BeginReset has fenced their
+// batches off.
 func (s *Store) Unblock(ctx context.Context, blockers []Blocker) error {
 	pids := make([]int32, len(blockers))
 	for i, b := range blockers {

@@ -12,7 +12,8 @@ import (
 	"github.com/sluice-project/sluice/tokenstore/tokenstoretest"
 )
 
-// TestAResetThatWasEndedMeanwhileDoesNotCommit ends it while its handlers run, as another worker does when it is cancelled.
+// TestAResetThatWasEndedMeanwhileDoesNotCommit ends it while its handlers run, as another worker
+// does when it is cancelled.
 func TestAResetThatWasEndedMeanwhileDoesNotCommit(t *testing.T) {
 	ctx := t.Context()
 	_, pool := declaredProcessor(t)

@@ -76,15 +76,17 @@ func (s *Store) reshape(ctx context.Context, group string, segments []segment.Se
 	})
 }
 
-// queueBoth gives the failure of a segment that has been split, whose id the low half has, to the high half as well: of which half the
-// event is, is not known here. The other half forgets it with its next batch.
+// queueBoth gives the failure of a segment that has been split, whose id the low half has, to the
+// high half as well: of which half the event is, is not known here. The other half forgets it with
+// its next batch.
 func (s *Store) queueBoth(batch *pgx.Batch, low, high tokenstore.Key) {
 	batch.Queue(s.in(`INSERT INTO {{schema}}.failure
 		SELECT (jsonb_populate_record(f, jsonb_build_object('segment', $4::integer))).* FROM {{schema}}.failure f
 		WHERE tenant = $1 AND group_name = $2 AND segment = $3`), tenant, low.Group, low.Segment, high.Segment)
 }
 
-// queueFirst gives the low half, whose id the whole has, the failure of both halves that protocol.FirstFailure chooses.
+// queueFirst gives the low half, whose id the whole has, the failure of both halves that
+// protocol.FirstFailure chooses.
 func (s *Store) queueFirst(batch *pgx.Batch, group string, low, high segment.Segment) {
 	batch.Queue(s.in(`DELETE FROM {{schema}}.failure WHERE tenant = $1 AND group_name = $2 AND segment = (
 		  SELECT segment FROM {{schema}}.failure WHERE tenant = $1 AND group_name = $2 AND segment IN ($3, $4)

@@ -50,8 +50,8 @@ func placeIn(t *testing.T, name, database, schema string) place {
 	return p
 }
 
-// neighbours are a store, another one in the same database with the same id, and a copy of both in another database of the
-// server. In each, worker 7 holds its session lock and has a connection.
+// neighbours are a store, another one in the same database with the same id, and a copy of both in
+// another database of the server. In each, worker 7 holds its session lock and has a connection.
 func neighbours(t *testing.T) []place {
 	t.Helper()
 	database := postgrestest.New(t)
@@ -301,7 +301,8 @@ func TestMigrationsOfOneSchemaDoNotWaitForAnother(t *testing.T) {
 	}
 }
 
-// formerWorker is worker 7 of a runtime that is older than installations, with the lock and connection that it has.
+// formerWorker is worker 7 of a runtime that is older than installations, with the lock and
+// connection that it has.
 func formerWorker(t *testing.T, p place) (*pgx.Conn, *pgx.Conn) {
 	t.Helper()
 	exec(t, p.pool, `INSERT INTO `+p.schema+`.worker (incarnation, nonce, processor, pod, definition, handlers, version, protocol, session_lock, state, lease_until)
@@ -342,7 +343,8 @@ func TestWorkersOfTheLastVersionAreSeenWatchedAndEnded(t *testing.T) {
 	}
 }
 
-// TestFormerConnectionsAreLeftWhereTheyMayBeOtherStores: before stores had names, workers 7 of two schemas called theirs the same.
+// TestFormerConnectionsAreLeftWhereTheyMayBeOtherStores: before stores had names, workers 7 of two
+// schemas called theirs the same.
 func TestFormerConnectionsAreLeftWhereTheyMayBeOtherStores(t *testing.T) {
 	database := postgrestest.New(t)
 	a, b := placeIn(t, "a", database, "a"), placeIn(t, "b", database, "b")
@@ -358,7 +360,8 @@ func TestFormerConnectionsAreLeftWhereTheyMayBeOtherStores(t *testing.T) {
 	}
 }
 
-// TestWorkersOfTheLastVersionSeeTheLeaseOfNewOnes: they look for a lock of their own key where session_lock says that there is one.
+// TestWorkersOfTheLastVersionSeeTheLeaseOfNewOnes: they look for a lock of their own key where
+// session_lock says that there is one.
 func TestWorkersOfTheLastVersionSeeTheLeaseOfNewOnes(t *testing.T) {
 	p := placeIn(t, "store", postgrestest.New(t), postgres.DefaultSchema)
 	declare(t, p.directory, "one")
@@ -384,7 +387,8 @@ func TestChannelsOfSchemasDiffer(t *testing.T) {
 	}
 }
 
-// TestSchemasWithLongNamesAreNotified: PostgreSQL refuses notifications on channels with names that it would cut.
+// TestSchemasWithLongNamesAreNotified: PostgreSQL refuses notifications on channels with names that
+// it would cut.
 func TestSchemasWithLongNamesAreNotified(t *testing.T) {
 	p := placeIn(t, "store", postgrestest.New(t), strings.Repeat("x", 63))
 	if err := p.directory.DeclareProcessor(t.Context(), tokenstore.Processor{Name: processor, Definition: "one", Replicas: 1, Live: []byte(`{}`)}); err != nil {

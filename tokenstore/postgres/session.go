@@ -38,8 +38,8 @@ func (s *Session) Incarnation(ctx context.Context, schema string) (int64, error)
 	return n, nil
 }
 
-// Lock takes the session lock of an incarnation of a schema's workers and reports whether it got it. It is held for as long as
-// the session lasts.
+// Lock takes the session lock of an incarnation of a schema's workers and reports whether it got
+// it. It is held for as long as the session lasts.
 func (s *Session) Lock(ctx context.Context, schema string, incarnation int64) (bool, error) {
 	var got bool
 	if err := s.conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1, $2)", sessionClass(schema), lockKey(incarnation)).Scan(&got); err != nil {

@@ -23,8 +23,8 @@ const unsyncedCommit = `set_config('synchronous_commit', 'off', true)`
 // A transaction that moves several tokens does not wait long for what holds one of them up: it fails, and its caller tries each alone.
 const shortPatience = `set_config('lock_timeout', '100ms', true)`
 
-// opening is what a transaction with users' statements begins with: settings for it alone, before the first of those statements, so
-// that what they say themselves counts.
+// opening is what a transaction with users' statements begins with: settings for it alone, before
+// the first of those statements, so that what they say themselves counts.
 type opening struct {
 	set  []string
 	mark mark
@@ -37,11 +37,12 @@ type mark int
 const (
 	// unmarked is a transaction that nobody but Sluice can end.
 	unmarked mark = iota
-	// deferrable is one that was begun as DEFERRABLE, which means nothing except to a SERIALIZABLE READ
-	// ONLY one, cannot be changed later on, and takes no statement of its own. It is for statements that
-	// users' code queues: those are all known before the first is sent.
+	// deferrable is one that was begun as DEFERRABLE, which means nothing except to a SERIALIZABLE
+	// READ ONLY one, cannot be changed later on, and takes no statement of its own. It is for
+	// statements that users' code queues: those are all known before the first is sent.
 	deferrable
-	// named is one with a random name among its settings. It is for users' code that has the connection.
+	// named is one with a random name among its settings. It is for users' code that has the
+	// connection.
 	named
 )
 
@@ -76,8 +77,9 @@ func (o opening) marked(m mark) opening {
 // serverGrace is how much longer than its context a transaction may go on in the server.
 const serverGrace = 5 * time.Second
 
-// limited has the server end the transaction some time after its context, also while its client is silent. The time is in whole
-// seconds, so that the statement is the same for all batches of a group.
+// limited has the server end the transaction some time after its context, also while its client is
+// silent. The time is in whole seconds, so that the statement is the same for all batches of a
+// group.
 func (o opening) limited(ctx context.Context) opening {
 	limit := time.Duration(0) // none
 	if deadline, there := ctx.Deadline(); there {
@@ -118,10 +120,12 @@ func unsynced(advances []tokenstore.Advance) bool {
 
 const (
 	fence = `SELECT {{schema}}.advance($1, $2, $3, $4, $5, $6, $7, $8)`
-	// markedFence is the fence where users' code has had the transaction, and may have ended it and begun another.
+	// markedFence is the fence where users' code has had the transaction, and may have ended it and
+	// begun another.
 	markedFence = `SELECT CASE WHEN {{known}} THEN {{schema}}.advance($1, $2, $3, $4, $5, $6, $7, $8) ELSE {{schema}}.foreign_transaction() END`
-	// syncAppended has a transaction wait for the disk after all where it has appended events: others may act on those before the server
-	// crashes, and the handler would append others in their place. max() over the expression of the index keeps the planner from reading the table.
+	// syncAppended has a transaction wait for the disk after all where it has appended events:
+	// others may act on those before the server crashes, and the handler would append others in
+	// their place. max() over the expression of the index keeps the planner from reading the table.
 	syncAppended = `, CASE WHEN (SELECT max(position + 0) FROM {{schema}}.event WHERE txid = pg_current_xact_id_if_assigned()) IS NOT NULL
 		AND current_setting('synchronous_commit') = 'off' THEN (SELECT set_config(name, reset_val, true) FROM pg_settings WHERE name = 'synchronous_commit') END`
 )

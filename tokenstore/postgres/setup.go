@@ -40,8 +40,8 @@ func (e *SetupRunsError) Error() string {
 	return fmt.Sprintf("another worker runs the setup of group %s: %s", e.Group, Blocked(e.By))
 }
 
-// userLockTimeout is how long the commands of a setup or a reset wait for a lock: whoever comes behind them in the queue, such as a
-// reader of the projection, waits as long.
+// userLockTimeout is how long the commands of a setup or a reset wait for a lock: whoever comes
+// behind them in the queue, such as a reader of the projection, waits as long.
 const userLockTimeout = "2s"
 
 // endPatience bounds the end of a setup whose context has ended.
@@ -68,12 +68,13 @@ func (e *SetupTimeoutError) Error() string {
 
 func (e *SetupTimeoutError) Unwrap() error { return e.Err }
 
-// SetupOnce runs the setup of a group's SQL handler unless it has been run for this definition. Workers that come at the
-// same time wait for each other for a moment; then it is a *SetupRunsError. A *SetupError is one of the user's commands. These end with
-// the context, or at their time limit, 0 for none, whatever they do: that is a *SetupTimeoutError.
+// SetupOnce runs the setup of a group's SQL handler unless it has been run for this definition.
+// Workers that come at the same time wait for each other for a moment; then it is a
+// *SetupRunsError. A *SetupError is one of the user's commands. These end with the context, or at
+// their time limit, 0 for none, whatever they do: that is a *SetupTimeoutError.
 //
-// It runs on a connection of its own, which is closed afterwards, in the transaction that records it: what the setup sets reaches
-// nobody else, and a setup that fails has done nothing.
+// It runs on a connection of its own, which is closed afterwards, in the transaction that records
+// it: what the setup sets reaches nobody else, and a setup that fails has done nothing.
 func (d *Directory) SetupOnce(ctx context.Context, processor, definition, group, sql string, limit time.Duration) error {
 	lock := lockName(d.schema, "setup", processor+"/"+group)
 	conn, err := connectApart(ctx, d.pool)

@@ -40,7 +40,8 @@ func NewStore(pool *pgxpool.Pool, schema string) *Store {
 // in fills the schema's name in.
 func (s *Store) in(sql string) string { return strings.ReplaceAll(sql, "{{schema}}", s.schema) }
 
-// Declare implements tokenstore.Store. Where groups start is asked before the transaction: looking for it may take long, and would keep locks and an idle transaction meanwhile.
+// Declare implements tokenstore.Store. Where groups start is asked before the transaction: looking
+// for it may take long, and would keep locks and an idle transaction meanwhile.
 func (s *Store) Declare(ctx context.Context, owner tokenstore.Owner, groups []tokenstore.Group, requested []tokenstore.ReplayRequest,
 	start func(string) (tokenstore.Progress, error)) error {
 	starts := map[string]tokenstore.Progress{}
@@ -55,7 +56,8 @@ func (s *Store) Declare(ctx context.Context, owner tokenstore.Owner, groups []to
 	}
 }
 
-// errNoStart says that a group has lost its tokens since it was asked where groups start that have none.
+// errNoStart says that a group has lost its tokens since it was asked where groups start that have
+// none.
 var errNoStart = errors.New("a group has lost its tokens meanwhile")
 
 // findStarts asks where those groups start that have no tokens.
@@ -114,8 +116,8 @@ func (s *Store) declareAll(ctx context.Context, owner tokenstore.Owner, groups [
 	})
 }
 
-// own makes groups the owner's, those too that are there only now, or says who has one of them, or the processor's name. Those
-// that it takes from somebody else are fenced.
+// own makes groups the owner's, those too that are there only now, or says who has one of them, or
+// the processor's name. Those that it takes from somebody else are fenced.
 func (s *Store) own(ctx context.Context, tx pgx.Tx, owner tokenstore.Owner, groups []tokenstore.Group) error {
 	n := len(groups)
 	names, segments, policies, hashes := make([]string, n), make([]int32, n), make([]string, n), make([]string, n)
@@ -157,7 +159,8 @@ func (s *Store) own(ctx context.Context, tx pgx.Tx, owner tokenstore.Owner, grou
 	return nil
 }
 
-// taken locks the rows of groups, and of all that the processor has, and returns those of the former that another owner had.
+// taken locks the rows of groups, and of all that the processor has, and returns those of the
+// former that another owner had.
 func (s *Store) taken(ctx context.Context, tx pgx.Tx, owner tokenstore.Owner, names []string) ([]string, error) {
 	rows, err := tx.Query(ctx, s.in(`SELECT name, processor, installation, retired_at IS NOT NULL FROM {{schema}}.processing_group
 		WHERE tenant = $1 AND (name = ANY ($2) OR processor = $3 AND retired_at IS NULL) ORDER BY name FOR NO KEY UPDATE`), tenant, names, owner.Processor)
@@ -183,7 +186,8 @@ func (s *Store) taken(ctx context.Context, tx pgx.Tx, owner tokenstore.Owner, na
 	return taken, rows.Err()
 }
 
-// declare creates the tokens of one group, which is the processor's, and reports whether there were none.
+// declare creates the tokens of one group, which is the processor's, and reports whether there were
+// none.
 func (s *Store) declare(ctx context.Context, tx pgx.Tx, processor string, g tokenstore.Group, requested []tokenstore.ReplayRequest,
 	starts map[string]tokenstore.Progress) (bool, error) {
 	var sequencing string
@@ -266,7 +270,8 @@ func (s *Store) Groups(ctx context.Context, processor string) ([]tokenstore.Grou
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[tokenstore.Group])
 }
 
-// fenced turns the SQLSTATEs of the fencing check into tokenstore.ErrFenced and tokenstore.ErrManagedTransaction.
+// fenced turns the SQLSTATEs of the fencing check into tokenstore.ErrFenced and
+// tokenstore.ErrManagedTransaction.
 func fenced(err error) error {
 	var pg *pgconn.PgError
 	switch {

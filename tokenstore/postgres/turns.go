@@ -9,10 +9,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Turns are taken by workers that read a backlog: of all workers of a store as many do so at a time as it has turns. A turn is an
-// advisory lock of a session of its own, so the server takes it back when the process ends or its connection is lost. Stores in
-// the same database have turns of their own: a frozen worker of one keeps its turn until that store's workers end its
-// connections.
+// Turns are taken by workers that read a backlog: of all workers of a store as many do so at a time
+// as it has turns. A turn is an advisory lock of a session of its own, so the server takes it back
+// when the process ends or its connection is lost. Stores in the same database have turns of their
+// own: a frozen worker of one keeps its turn until that store's workers end its connections.
 //
 // One goroutine may use it at a time.
 type Turns struct {
@@ -23,8 +23,9 @@ type Turns struct {
 	held    int32
 }
 
-// NewTurns returns the turns of a schema's store, which has count of them, at least 1. It connects when a turn is taken first.
-// Workers that count differently may go together, up to the larger count.
+// NewTurns returns the turns of a schema's store, which has count of them, at least 1. It connects
+// when a turn is taken first. Workers that count differently may go together, up to the larger
+// count.
 func NewTurns(o Options, schema string, count int) *Turns {
 	return &Turns{options: o, class: turnClass(schema), count: count}
 }

@@ -7,9 +7,9 @@ import (
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
-// LayoutError says that the segments of a group's tokens do not cover the hash space exactly once. No protocol step leads there:
-// somebody has written to the tokens. Nobody may handle events by such tokens, as some would be handled twice and out of order, or
-// by nobody.
+// LayoutError says that the segments of a group's tokens do not cover the hash space exactly once.
+// No protocol step leads there: somebody has written to the tokens. Nobody may handle events by
+// such tokens, as some would be handled twice and out of order, or by nobody.
 type LayoutError struct {
 	Group   string
 	Cause   error
@@ -22,7 +22,8 @@ func (e *LayoutError) Error() string {
 
 func (e *LayoutError) Unwrap() error { return e.Cause }
 
-// CheckLayouts returns what is wrong with the layouts of groups, by group; all of a group's tokens have to be among those given.
+// CheckLayouts returns what is wrong with the layouts of groups, by group; all of a group's tokens
+// have to be among those given.
 func CheckLayouts(tokens []tokenstore.Token) map[string]*LayoutError {
 	layouts := map[string][]segment.Segment{}
 	for _, t := range tokens {

@@ -62,8 +62,9 @@ func Whole(low, high tokenstore.Token) tokenstore.Token {
 	return Disowned(t)
 }
 
-// FirstFailure is the failure that a merge keeps of its halves' two: the one at the event that comes first. Both are at the same
-// event if a split has given its failure to both halves; then it is the one of the half that has tried more often.
+// FirstFailure is the failure that a merge keeps of its halves' two: the one at the event that
+// comes first. Both are at the same event if a split has given its failure to both halves; then it
+// is the one of the half that has tried more often.
 func FirstFailure(low, high tokenstore.Failure) tokenstore.Failure {
 	if high.Position < low.Position || high.Position == low.Position && high.Attempts > low.Attempts {
 		return high

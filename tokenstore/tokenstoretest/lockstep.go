@@ -156,7 +156,8 @@ func (m *lockstep) tokens() []tokenstore.Token {
 	return all
 }
 
-// owner is the processor mostly, and sometimes another one, as one of several installations, which may have consent.
+// owner is the processor mostly, and sometimes another one, as one of several installations, which
+// may have consent.
 func (m *lockstep) owner(t *rapid.T) tokenstore.Owner {
 	o := tokenstore.Owner{Processor: m.processor, Installation: m.installation(t)}
 	if rapid.IntRange(0, 5).Draw(t, "other processor") == 0 {

@@ -1,8 +1,10 @@
-// Compare says what a change costs: it builds two versions of Sluice, has them do the same work in turn, again and again, and compares the
-// CPU time of client and server together. The older version, the base, runs twice in each round: what these two runs differ by is noise.
+// Compare says what a change costs: it builds two versions of Sluice, has them do the same work in
+// turn, again and again, and compares the CPU time of client and server together. The older
+// version, the base, runs twice in each round: what these two runs differ by is noise.
 //
-// Both versions are driven from outside, by `migrate` and `dev` of a program that is built from the same source with each of them. Each has a
-// database of its own on one server, with the same events. After each run the projection is compared with the events.
+// Both versions are driven from outside, by `migrate` and `dev` of a program that is built from the
+// same source with each of them. Each has a database of its own on one server, with the same
+// events. After each run the projection is compared with the events.
 package main
 
 import (
@@ -143,7 +145,8 @@ func (b *bench) run(ctx context.Context) error {
 	return failed
 }
 
-// measure runs a scenario in rounds, after one that does not count. Each version comes first, second and last in turn.
+// measure runs a scenario in rounds, after one that does not count. Each version comes first,
+// second and last in turn.
 func (b *bench) measure(ctx context.Context, s scenario) (pairs, error) {
 	p := pairs{scenario: s.name}
 	series := []*[]float64{&p.base, &p.again, &p.changed}

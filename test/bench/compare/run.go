@@ -86,7 +86,8 @@ func (b *bench) add(ctx context.Context, name string, p programs) error {
 // cost is CPU time in µs an event.
 type cost struct{ client, server float64 }
 
-// once runs a scenario with a version. What the program does to start and to end counts too, for both alike.
+// once runs a scenario with a version. What the program does to start and to end counts too, for
+// both alike.
 func (b *bench) once(ctx context.Context, v version, s scenario) (c cost, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
@@ -191,7 +192,8 @@ func (b *bench) start(ctx context.Context, v version, table, text string) (*prog
 	return p, nil
 }
 
-// until waits until a question is answered by true. How often it asks is the same for both versions, and seldom enough to cost little.
+// until waits until a question is answered by true. How often it asks is the same for both
+// versions, and seldom enough to cost little.
 func (p *program) until(ctx context.Context, v version, question string) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()

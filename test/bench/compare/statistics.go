@@ -29,8 +29,8 @@ func quantile(sorted []float64, q float64) float64 {
 	return sorted[below] + (at-float64(below))*(sorted[above]-sorted[below])
 }
 
-// uncertainty is how far the median may be off, by the notches of box plots (McGill, Tukey and Larsen 1978): medians whose notches do not
-// overlap differ, with about 95 % confidence.
+// uncertainty is how far the median may be off, by the notches of box plots (McGill, Tukey and
+// Larsen 1978): medians whose notches do not overlap differ, with about 95 % confidence.
 func (s spread) uncertainty() float64 {
 	return 1.57 * (s.high - s.low) / math.Sqrt(float64(s.count))
 }

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// measured makes rounds of runs whose cost is off by chance, as all of a round are by how busy the machine is.
+// measured makes rounds of runs whose cost is off by chance, as all of a round are by how busy the
+// machine is.
 func measured(n int, change, noise float64) pairs {
 	chance := rand.New(rand.NewPCG(1, 2))
 	p := pairs{scenario: "test"}

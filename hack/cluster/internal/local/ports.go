@@ -67,8 +67,8 @@ func portsFree(addresses ...string) error {
 	return nil
 }
 
-// heldBy says whether processes of the control group listen on all the addresses. If anybody else listens on one, which is where its
-// users would be led, it returns an error that names them.
+// heldBy says whether processes of the control group listen on all the addresses. If anybody else
+// listens on one, which is where its users would be led, it returns an error that names them.
 func heldBy(group string, addresses ...string) (bool, error) {
 	all := true
 	var errs []error

@@ -189,7 +189,8 @@ func (c *Cluster) launchPostgres(ctx context.Context, p postgresAs, addresses []
 	return errors.Join(err, ctx.Err())
 }
 
-// onSocket are the arguments by which programs reach the server that is certainly the cluster's: by the socket in its folder.
+// onSocket are the arguments by which programs reach the server that is certainly the cluster's: by
+// the socket in its folder.
 func onSocket() []string {
 	return []string{"-h", filepath.Join(postgresDir(), "run"), "-p", strconv.Itoa(PostgresPort), "-U", "postgres"}
 }
@@ -205,7 +206,8 @@ func (p postgresAs) psql(ctx context.Context, sql string, target ...string) (str
 	return asUser(ctx, p.uid, p.gid, sql, filepath.Join(p.bin, "psql"), args...)
 }
 
-// verify asks the server who it is, by its socket and at each address that is given to users: the answers have to be the same.
+// verify asks the server who it is, by its socket and at each address that is given to users: the
+// answers have to be the same.
 func (p postgresAs) verify(ctx context.Context, addresses []string) error {
 	const whoAreYou = `select system_identifier, extract(epoch from pg_postmaster_start_time()) from pg_control_system()`
 	own, err := p.psql(ctx, whoAreYou, onSocket()...)

@@ -91,8 +91,8 @@ func (c cluster) removePostgres(ctx context.Context, kubeconfig string) error {
 	return err
 }
 
-// forwarded is how the host reaches a PostgreSQL that runs as a pod: through a forward that the caller runs. It refuses if anything
-// else listens where the forward has to.
+// forwarded is how the host reaches a PostgreSQL that runs as a pod: through a forward that the
+// caller runs. It refuses if anything else listens where the forward has to.
 func (c cluster) forwarded(kubeconfig string) (string, error) {
 	const address = "127.0.0.1:15432"
 	var taken *ports.InUseError

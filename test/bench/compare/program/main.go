@@ -1,4 +1,5 @@
-// Program is built from both versions that are compared, with this same source: it uses nothing but Sluice's public package.
+// Program is built from both versions that are compared, with this same source: it uses nothing but
+// Sluice's public package.
 package main
 
 import (

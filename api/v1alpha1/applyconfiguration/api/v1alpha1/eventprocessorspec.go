@@ -21,14 +21,15 @@ type EventProcessorSpecApplyConfiguration struct {
 	// deletionPolicy says what becomes of the processor's rows in the store when the processor is deleted: Retain keeps
 	// them, so that a processor created later goes on where this one stood; Delete drops them after the pods are gone.
 	DeletionPolicy *apiv1alpha1.DeletionPolicy `json:"deletionPolicy,omitempty"`
-	// lease is how long a worker keeps its segments without a heartbeat. Others take over after it where nothing else tells that
-	// the worker has ended. A live field.
+	// lease is how long a worker keeps its segments without a heartbeat. Others take over after it
+	// where nothing else tells that the worker has ended. A live field.
 	Lease *v1.Duration `json:"lease,omitempty"`
-	// errorDetails says whether conditions, events and logs show those details of an error that may hold data of events:
-	// PostgreSQL's detail and the values in its message. A live field.
+	// errorDetails says whether conditions, events and logs show those details of an error that may
+	// hold data of events: PostgreSQL's detail and the values in its message. A live field.
 	ErrorDetails *apiv1alpha1.ErrorDetails `json:"errorDetails,omitempty"`
-	// takeOverFrom are the processors whose processing groups this one may take over, as a GroupConflict names them. A group
-	// changes its owner only if it was retired or if its owner is in this list.
+	// takeOverFrom are the processors whose processing groups this one may take over, as a
+	// GroupConflict names them. A group changes its owner only if it was retired or if its owner is
+	// in this list.
 	TakeOverFrom []string `json:"takeOverFrom,omitempty"`
 	// store is the database that holds tokens and projections.
 	Store *StoreApplyConfiguration `json:"store,omitempty"`

@@ -26,8 +26,8 @@ type EventProcessorStatusApplyConfiguration struct {
 	Segments *SegmentCountsApplyConfiguration `json:"segments,omitempty"`
 	// lag is the largest lag of all groups; Unknown where that of a group is.
 	Lag *apiv1alpha1.Lag `json:"lag,omitempty"`
-	// asOf is since when the operator cannot read the store: segments and groups are as they were then. It is absent where
-	// they are up to date.
+	// asOf is since when the operator cannot read the store: segments and groups are as they were
+	// then. It is absent where they are up to date.
 	AsOf *metav1.Time `json:"asOf,omitempty"`
 	// storeID is the id of the store that the processor belongs to.
 	StoreID *string `json:"storeID,omitempty"`

@@ -11,9 +11,9 @@ import (
 //
 // PostgresTLS says how connections are encrypted.
 type PostgresTLSApplyConfiguration struct {
-	// mode is Disable (never encrypted), Require (encrypted, the server is not verified), VerifyCA (the server's
-	// certificate is) or VerifyFull (its name is, too). It goes before the URL's sslmode. Require with caSecretRef
-	// verifies as VerifyCA does.
+	// mode is Disable (never encrypted), Require (encrypted, the server is not verified), VerifyCA
+	// (the server's certificate is) or VerifyFull (its name is, too). It goes before the URL's
+	// sslmode. Require with caSecretRef verifies as VerifyCA does.
 	Mode *apiv1alpha1.TLSMode `json:"mode,omitempty"`
 	// caSecretRef names the PEM bundle of the authorities to trust; without it those of the image are.
 	CASecretRef *SecretKeyReferenceApplyConfiguration `json:"caSecretRef,omitempty"`

@@ -26,8 +26,9 @@ type ProcessingGroupApplyConfiguration struct {
 	// maxBatchSize is how many events at most are handled in one transaction. Batches grow towards it while there is a backlog,
 	// as long as they take less than a quarter of a second. A live field.
 	MaxBatchSize *int32 `json:"maxBatchSize,omitempty"`
-	// timeout is the time limit of a batch, its handler calls included, and of the handler's reset and setup. A handler's context
-	// ends with it, and its transaction cannot commit after it. 0s is for no limit, as a debugger needs it. A live field.
+	// timeout is the time limit of a batch, its handler calls included, and of the handler's reset
+	// and setup. A handler's context ends with it, and its transaction cannot commit after it. 0s
+	// is for no limit, as a debugger needs it. A live field.
 	Timeout *v1.Duration `json:"timeout,omitempty"`
 	// desiredState of this group; the processor's Paused goes before it. A live field.
 	DesiredState *apiv1alpha1.DesiredState `json:"desiredState,omitempty"`

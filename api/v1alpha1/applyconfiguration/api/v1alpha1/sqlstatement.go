@@ -7,7 +7,8 @@ package v1alpha1
 //
 // SQLStatement is one SQL command and the events that it is for.
 type SQLStatementApplyConfiguration struct {
-	// eventTypes are the types of the events that the statement is for. Without them it is for events of all types.
+	// eventTypes are the types of the events that the statement is for. Without them it is for
+	// events of all types.
 	EventTypes []string `json:"eventTypes,omitempty"`
 	// batch is carried out once a batch, over the events in the table expression events.
 	Batch *string `json:"batch,omitempty"`
