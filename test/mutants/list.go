@@ -44,7 +44,7 @@ var (
 	naming        = test{"./planner", "TestAPlanNamesAWorker", false}
 	layouts       = test{"./runtime/worker", "TestNobodyRunsWithALayout", false}
 	unended       = test{"./runtime/worker", "TestWhateverAHandlerDoesItsEventIsNamed/it_ends_its_connection", false}
-	whatever      = test{"./runtime/worker", "TestWhateverAHandlerDoesItsEventIsNamed", false}
+	finishing     = test{"./runtime/worker", "TestACallIsFinishedOnce", false}
 	hanging       = test{"./runtime/worker", "TestWhateverAHandlerDoesItsEventIsNamed/it_ignores_its_context", false}
 	clocks        = test{"./test/faults", "ByTheDatabasesClock", false}
 )
@@ -144,9 +144,9 @@ var mutants = []mutant{
 	{"a worker of an older definition adopts before those of the wanted one", []edit{{"runtime/worker/ownership.go", "return definition < wanted && slices.ContainsFunc", "return definition < 0 && slices.ContainsFunc"}}, rollouts},
 	{"a worker is ready by the deletion costs of a plan before it had its share", []edit{{"runtime/worker/standing.go", "r.plan == 0 || !slices.Equal", "r.plan == 0 || false && !slices.Equal"}}, rollouts},
 	{"a plan names workers that have not reported their groups", []edit{{"planner/planner.go", "w.Alive && len(w.Report.Groups) > 0 && standing", "w.Alive && standing"}}, naming},
-	{"an abandoned call goes on when it ends", []edit{{"runtime/worker/call.go", "	if !l.abandoned.end(c) {\n		return false\n	}\n	finish(err)", "	l.abandoned.end(c)\n	finish(err)"}}, whatever},
+	{"an abandoned call goes on when it ends", []edit{{"runtime/worker/call.go", "	if !l.abandoned.end(c) {\n		return false\n	}\n	finish(err)", "	l.abandoned.end(c)\n	finish(err)"}}, finishing},
 	{"a suspect segment's call has no mark", []edit{{"runtime/worker/suspect.go", "return l.store.Mark(ctx, s.Token.Epoch, s.Token.Version, m)", "return nil"}}, unended},
-	{"a call that ignores its context is waited for", []edit{{"runtime/worker/call.go", "case <-grace.C:", "case <-make(chan int):"}}, hanging},
+	{"a call that ignores its context is waited for", []edit{{"runtime/worker/call.go", "if !l.abandoned.add(g.name, c) {", "if c != nil {"}}, hanging},
 	{"the worker's clock says how long its lease runs", []edit{
 		{"tokenstore/postgres/directory.go", "SET lease_until = clock_timestamp() + $3::interval, state = $4", "SET lease_until = $3::timestamptz, state = $4"},
 		{"tokenstore/postgres/directory.go", "w.Incarnation, w.Nonce, tokenstore.TimingOf(w.Lease).Lease, w.State, w.Report,", "w.Incarnation, w.Nonce, time.Now().Add(tokenstore.Lease), w.State, w.Report,"},
