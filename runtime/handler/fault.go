@@ -19,6 +19,8 @@ const (
 	ReasonPanicked       = "HandlerPanicked"
 	ReasonExited         = "HandlerExited"
 	ReasonConnectionLost = "ConnectionLost"
+	ReasonServerError    = "ServerError"
+	ReasonReadOnly       = "ReadOnly"
 )
 
 // Classify says what an error of Apply is evidence against, with a reason in CamelCase.
@@ -34,6 +36,8 @@ func Classify(err error) (tokenstore.FaultKind, string) {
 	var user *UserError
 	inUserCode := errors.As(err, &user)
 	switch {
+	case NotCalled(err):
+		return tokenstore.InfrastructureFault, "ConnectionFailed"
 	case errors.Is(err, tokenstore.ErrManagedTransaction):
 		return tokenstore.DefinitionFault, "TransactionEnded"
 	case errors.Is(err, context.DeadlineExceeded):
@@ -96,7 +100,7 @@ func classifyState(code string, ofHandler bool) (tokenstore.FaultKind, string) {
 	case "SL003":
 		return tokenstore.DefinitionFault, "IsolationChanged"
 	case "25006":
-		return tokenstore.InfrastructureFault, "ReadOnly"
+		return tokenstore.InfrastructureFault, ReasonReadOnly
 	}
 	switch code[:2] {
 	case "42", "0A", "3F", "26":
@@ -104,10 +108,10 @@ func classifyState(code string, ofHandler bool) (tokenstore.FaultKind, string) {
 	case "40":
 		return tokenstore.ContentionFault, "TransactionRolledBack"
 	case "08", "28", "3D", "53", "58":
-		return tokenstore.InfrastructureFault, "ServerError"
+		return tokenstore.InfrastructureFault, ReasonServerError
 	}
 	if code[:3] == "57P" || !ofHandler {
-		return tokenstore.InfrastructureFault, "ServerError"
+		return tokenstore.InfrastructureFault, ReasonServerError
 	}
 	return tokenstore.EventFault, ReasonFailed
 }
@@ -148,11 +152,19 @@ func SQLErrorOf(err error, details bool) *tokenstore.SQLError {
 	return e
 }
 
-// BeforeCommit reports whether an error is of user's code that ran before a commit was sent:
-// nothing has been committed.
+// BeforeCommit reports whether an error is of user's code that ran before a commit was sent, or was
+// not called: nothing has been committed. Code that would have ended its transaction is refused
+// before anything is sent, also where the connection is closed then.
 func BeforeCommit(err error) bool {
 	var user *UserError
-	return errors.As(err, &user) || errors.Is(err, errConnection) || errors.Is(err, tokenstore.ErrSwallowed)
+	return errors.As(err, &user) || errors.Is(err, errConnection) || errors.Is(err, tokenstore.ErrSwallowed) ||
+		errors.Is(err, tokenstore.ErrManagedTransaction) || NotCalled(err)
+}
+
+// NotCalled reports whether an error is of a batch whose handler was not called.
+func NotCalled(err error) bool {
+	var user *UserError
+	return errors.Is(err, tokenstore.ErrNoConnection) && !errors.As(err, &user)
 }
 
 // quotedValue is a value that PostgreSQL's message quotes, in the quotation marks of its languages.

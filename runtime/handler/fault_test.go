@@ -65,6 +65,8 @@ func TestClassify(t *testing.T) {
 		"a transaction that took too long":            {fatal("25P04"), event, "HandlerTimedOut"},
 		"a connection that was closed at the limit":   {fmt.Errorf("%w: %w", errConnection, context.DeadlineExceeded), event, "HandlerTimedOut"},
 		"a pipeline that ran out of time":             {fmt.Errorf("timeout: %w", context.DeadlineExceeded), event, "HandlerTimedOut"},
+		"no connection in time":                       {fmt.Errorf("%w: %w", tokenstore.ErrNoConnection, context.DeadlineExceeded), infrastructure, "ConnectionFailed"},
+		"a user's code that says so":                  {user(fmt.Errorf("%w: %w", tokenstore.ErrNoConnection, context.DeadlineExceeded)), event, "HandlerTimedOut"},
 		"an error of the user's code":                 {user(errors.New("no such customer")), event, "HandlerFailed"},
 		"a panic":                                     {&UserError{Err: errors.New("nil map"), Stack: "goroutine 1"}, event, "HandlerPanicked"},
 		"a goroutine that was ended":                  {user(ErrExited), event, "HandlerExited"},
@@ -82,6 +84,26 @@ func TestClassify(t *testing.T) {
 	} {
 		if got, reason := Classify(fmt.Errorf("wrapped: %w", test.err)); got != test.want || reason != test.reason {
 			t.Errorf("%s: %s %s, want %s %s", name, got, reason, test.want, test.reason)
+		}
+	}
+}
+
+func TestBeforeCommitHoldsForUsersCode(t *testing.T) {
+	for name, test := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"an error of the user's code":                {&UserError{Err: errors.New("no")}, true},
+		"a connection that was lost in it":           {fmt.Errorf("%w: EOF", errConnection), true},
+		"a statement's error that was swallowed":     {tokenstore.ErrSwallowed, true},
+		"what would have ended the transaction":      {fmt.Errorf("COMMIT: %w", tokenstore.ErrManagedTransaction), true},
+		"a connection that was not to be had":        {fmt.Errorf("%w: %w", tokenstore.ErrNoConnection, context.DeadlineExceeded), true},
+		"a connection that was lost at any time":     {errors.New("unexpected EOF"), false},
+		"an answer to the commit":                    {&tokenstore.CommitError{Err: errors.New("no")}, false},
+		"a fencing check that has found a new owner": {tokenstore.ErrFenced, false},
+	} {
+		if got := BeforeCommit(fmt.Errorf("wrapped: %w", test.err)); got != test.want {
+			t.Errorf("%s: %t", name, got)
 		}
 	}
 }

@@ -169,34 +169,33 @@ func Queue(handle func(*pgx.Batch, []Event) error, eventTypes ...string) Handler
 }
 
 func (h *queue) Apply(ctx context.Context, t Transaction, events []*Event) error {
+	users := &pgx.Batch{}
+	if err := guard(nil, func() error { return h.handle(users, values(events)) }); err != nil {
+		return err
+	}
+	// Whoever reads a result may refuse it: the commit must not be on its way then.
+	if slices.ContainsFunc(users.QueuedQueries, func(q *pgx.QueuedQuery) bool { return q.Fn != nil }) {
+		return t.InTx(ctx, func(tx pgx.Tx) error {
+			return guard(tx, func() error { return tx.SendBatch(ctx, users).Close() })
+		})
+	}
 	return t.Queue(ctx, func(batch *pgx.Batch) error {
-		before := batch.Len()
-		if err := guard(nil, func() error { return h.handle(batch, values(events)) }); err != nil {
-			return err
+		for _, query := range users.QueuedQueries {
+			query.Fn = ofUser
 		}
-		for _, query := range batch.QueuedQueries[before:] {
-			query.Fn = ofUser(query.Fn)
-		}
+		batch.QueuedQueries = append(batch.QueuedQueries, users.QueuedQueries...)
 		return nil
 	})
 }
 
-// ofUser makes errors of a statement that the user's code has queued, and of what it does with the
-// result, the user's.
-func ofUser(read func(pgx.BatchResults) error) func(pgx.BatchResults) error {
-	return func(results pgx.BatchResults) error {
-		var err error
-		if read != nil {
-			err = guard(nil, func() error { return read(results) })
-		} else {
-			_, err = results.Exec()
-		}
-		var server *pgconn.PgError
-		if errors.As(err, &server) {
-			return &UserError{Err: err}
-		}
-		return err
+// ofUser makes the error of a statement that the user's code has queued the user's.
+func ofUser(results pgx.BatchResults) error {
+	_, err := results.Exec()
+	var server *pgconn.PgError
+	if errors.As(err, &server) {
+		return &UserError{Err: err}
 	}
+	return err
 }
 
 // values are events for users' code, which may do with them as it likes.
@@ -240,6 +239,18 @@ func guard(tx pgx.Tx, work func() error) (err error) {
 	case tx != nil && tx.Conn().IsClosed():
 		return fmt.Errorf("%w: %w", errConnection, err)
 	default:
-		return &UserError{Err: err}
+		return userError(err)
 	}
+}
+
+// userError is an error that the user's code has returned. One that panics when it is asked for its
+// text, as a nil pointer in an error does, must not do so again wherever it is reported.
+func userError(returned error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &UserError{Err: fmt.Errorf("the handler returned a %T whose text cannot be had: %v", returned, p), Stack: string(debug.Stack())}
+		}
+	}()
+	_ = returned.Error()
+	return &UserError{Err: returned}
 }

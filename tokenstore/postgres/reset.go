@@ -169,14 +169,14 @@ func (s *Store) Reset(ctx context.Context, conn *pgx.Conn, processor string, r t
 	err = s.reset(ctx, tx, processor, r, n, start, call)
 	tx.ended = pgx.ErrTxClosed
 	if err == nil {
-		err = tx.commit(func(batch *pgx.Batch, start opening) { batch.Queue(s.in(unlessForeign), start.name) })
+		err = tx.commit(func(batch *pgx.Batch, start opening) { batch.Queue(s.in(unlessForeign), start.name).Fn = ofFence })
 	}
 	tx.guard.release()
 	if err != nil && !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
 		_, rollback := conn.PgConn().Exec(ctx, "rollback").ReadAll() // now, not when the server notices that the connection is closed
 		err = errors.Join(err, rollback)
 	}
-	return fenced(err)
+	return err
 }
 
 // ConnectApart makes a connection for a reset.

@@ -270,6 +270,13 @@ func (s *Store) Groups(ctx context.Context, processor string) ([]tokenstore.Grou
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[tokenstore.Group])
 }
 
+// ofFence reads the answer of the fencing check. No other statement's answer says that a batch is
+// fenced off: users' statements can raise the same SQLSTATEs.
+func ofFence(results pgx.BatchResults) error {
+	_, err := results.Exec()
+	return fenced(err)
+}
+
 // fenced turns the SQLSTATEs of the fencing check into tokenstore.ErrFenced and
 // tokenstore.ErrManagedTransaction.
 func fenced(err error) error {

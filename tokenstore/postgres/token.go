@@ -131,13 +131,13 @@ func (s *Store) pipeline(ctx context.Context, advances []tokenstore.Advance, sta
 		start = start.marked(unmarked)
 		start.queue(batch)
 		s.queueFence(batch, advances, start)
-		return fenced(s.pool.SendBatch(ctx, batch).Close()) // which are one transaction
+		return s.pool.SendBatch(ctx, batch).Close() // which are one transaction
 	}
 	batch.Queue(start.begin())
 	start.queue(batch)
 	batch.QueuedQueries = append(batch.QueuedQueries, users.QueuedQueries...)
 	s.queueFence(batch, advances, start)
-	return fenced(s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+	return s.withConn(ctx, func(conn *pgxpool.Conn) error {
 		guard, err := guardOf(conn.Conn())
 		if err != nil {
 			return err
@@ -151,13 +151,13 @@ func (s *Store) pipeline(ctx context.Context, advances []tokenstore.Advance, sta
 		}
 		takeBack(ctx, conn.Conn(), guard, s.cleaning, err)
 		return err
-	}))
+	})
 }
 
 // InTx runs a batch in a transaction: the handler's writes are what work does. Errors are those of
 // Queue, and what work returned.
 func (s *Store) InTx(ctx context.Context, advances []tokenstore.Advance, work func(pgx.Tx) error) error {
-	return fenced(s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) (err error) {
+	return s.withConn(ctx, func(conn *pgxpool.Conn) (err error) {
 		tx, err := newHandlerTx(ctx, conn.Conn(), openingOf(advances).marked(named).limited(ctx), s.cleaning)
 		if err != nil {
 			return err
@@ -168,7 +168,17 @@ func (s *Store) InTx(ctx context.Context, advances []tokenstore.Advance, work fu
 			return err
 		}
 		return tx.commit(func(batch *pgx.Batch, start opening) { s.queueFence(batch, advances, start) })
-	}))
+	})
+}
+
+// withConn gives work a connection.
+func (s *Store) withConn(ctx context.Context, work func(*pgxpool.Conn) error) error {
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("%w: %w", tokenstore.ErrNoConnection, err)
+	}
+	defer conn.Release()
+	return work(conn)
 }
 
 // queueFence adds the statements that move the tokens, after everything else.
@@ -187,7 +197,7 @@ func (s *Store) queueFence(batch *pgx.Batch, advances []tokenstore.Advance, star
 	if start.mark == named {
 		arguments = append(arguments, start.name)
 	}
-	batch.Queue(s.in(fenceOf(advances, start.mark)), arguments...)
+	batch.Queue(s.in(fenceOf(advances, start.mark)), arguments...).Fn = ofFence
 	for _, a := range advances {
 		if a.WasParted || len(a.Parts) > 1 {
 			s.queueParts(batch, a.Key, a.Parts)
