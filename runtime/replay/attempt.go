@@ -34,6 +34,7 @@ type attempt struct {
 	runner *Runner
 	replay tokenstore.Replay
 	limit  time.Duration // 0 for none
+	nth    int           // of this worker's tries in a row, from 1
 	cancel context.CancelFunc
 	ended  chan struct{}
 
@@ -52,8 +53,8 @@ type attempt struct {
 	running   bool      // the goroutine that calls them
 }
 
-func (r *Runner) try(ctx context.Context, replay tokenstore.Replay) *attempt {
-	a := &attempt{runner: r, replay: replay, limit: r.limit(replay), ended: make(chan struct{}), running: true}
+func (r *Runner) try(ctx context.Context, replay tokenstore.Replay, nth int) *attempt {
+	a := &attempt{runner: r, replay: replay, limit: r.limit(replay), nth: nth, ended: make(chan struct{}), running: true}
 	ctx, a.cancel = context.WithCancel(ctx)
 	go a.run(ctx)
 	return a
@@ -248,16 +249,29 @@ func (a *attempt) explain(ctx context.Context, pid uint32) error {
 	}
 	if len(blockers) > 0 {
 		a.blockers = blockers
-		return store.Explain(ctx, a.replay, tokenstore.ReplayWaitsForLocks, blockedText(blockers))
+		return store.Explain(ctx, a.replay, tokenstore.ReplayWaitsForLocks, a.blockedText())
 	}
 	a.mu.Lock()
-	since, number := a.since, a.number
+	since := a.since
 	a.mu.Unlock()
 	if since.IsZero() || time.Since(since) < tokenstore.LongCall {
 		return nil
 	}
 	return store.Explain(ctx, a.replay, tokenstore.ReplayResetRuns, fmt.Sprintf("the reset of %s has been running since %s (attempt %d, time limit %s)",
-		named(a.replay.Groups), since.UTC().Format(time.RFC3339), number, limitText(a.limit)))
+		named(a.replay.Groups), since.UTC().Format(time.RFC3339), a.tries(), limitText(a.limit)))
+}
+
+// tries is how often the reset has been tried, this time included: by this worker, or by others
+// that have called its handlers.
+func (a *attempt) tries() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return max(a.nth, a.number)
+}
+
+func (a *attempt) blockedText() string {
+	return fmt.Sprintf("the reset of %s (attempt %d) waits for locks held by %s: end it, or wait; the reset is tried again",
+		named(a.replay.Groups), a.tries(), postgres.Blocked(a.blockers))
 }
 
 func limitText(limit time.Duration) string {
@@ -293,9 +307,10 @@ func (a *attempt) report(now time.Time) (tokenstore.Call, bool) {
 
 // outcome is what the attempt, which has ended, came to.
 func (a *attempt) outcome() outcome {
+	tries := a.tries()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := outcome{groups: a.replay.Groups, err: a.err, called: a.called, failures: a.failures}
+	o := outcome{groups: a.replay.Groups, err: a.err, called: a.called, failures: a.failures, tries: tries}
 	if a.stopped && a.err != nil {
 		o.err = errStopped
 	}

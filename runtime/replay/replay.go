@@ -270,7 +270,7 @@ func (r *Runner) reset(ctx context.Context, replay tokenstore.Replay) (time.Dura
 	if wait := time.Until(p.notBefore); wait > 0 {
 		return wait, nil
 	}
-	p.attempt = r.try(context.WithoutCancel(ctx), replay) // Close ends it
+	p.attempt = r.try(context.WithoutCancel(ctx), replay, p.waits+1) // Close ends it
 	r.known(p.attempt)
 	return waitEvery, nil
 }
@@ -319,7 +319,7 @@ func (r *Runner) conclude(ctx context.Context, a *attempt, v verdict, backoff ti
 	case putOff:
 		return waitEvery, r.Store.EndReset(ctx, a.replay, tokenstore.ReplayPending, v.reason, v.message)
 	case giveWay:
-		return backoff, r.giveWay(ctx, a.replay, a.blockers)
+		return backoff, r.giveWay(ctx, a, v)
 	case fail:
 		r.Log.Error("a reset failed; the groups go on where they were", "replay", a.replay.ID, "error", a.err, "stack", stackOf(a.err))
 		return 0, r.Store.EndReset(ctx, a.replay, tokenstore.ReplayFailed, v.reason, v.message)
@@ -342,18 +342,14 @@ func (r *Runner) bury(ctx context.Context) error {
 }
 
 // giveWay names who holds the locks, and ends workers among them: their batches are fenced off already.
-func (r *Runner) giveWay(ctx context.Context, replay tokenstore.Replay, blockers []postgres.Blocker) error {
-	if err := r.Store.Unblock(ctx, blockers); err != nil {
+func (r *Runner) giveWay(ctx context.Context, a *attempt, v verdict) error {
+	if err := r.Store.Unblock(ctx, a.blockers); err != nil {
 		return err
 	}
-	return r.Store.Explain(ctx, replay, tokenstore.ReplayWaitsForLocks, blockedText(blockers))
-}
-
-func blockedText(blockers []postgres.Blocker) string {
-	if len(blockers) == 0 {
-		return "the reset waits for locks that others hold; it is tried again"
+	if len(a.blockers) > 0 {
+		v.message = a.blockedText()
 	}
-	return "the reset waits for locks held by " + postgres.Blocked(blockers) + ": end it, or wait; the reset is tried again"
+	return r.Store.Explain(ctx, a.replay, v.reason, v.message)
 }
 
 // contended reports whether an error tells of locks that somebody else has.

@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -76,6 +74,7 @@ type outcome struct {
 	err      error
 	called   bool // it had come as far as to call the handlers
 	failures int  // of the tries before it
+	tries    int  // how many there have been, with it
 }
 
 // judge says what follows from how a try ended.
@@ -83,25 +82,30 @@ func judge(o outcome) verdict {
 	err := o.err
 	var wait *tokenstore.NotDueError
 	var place *eventsource.PlaceError
-	kind, _ := handler.Classify(err)
+	kind, evidence := handler.Classify(err)
+	if !errors.As(err, new(*handler.UserError)) { // which may wrap anything
+		errors.As(err, &wait)
+		errors.As(err, &place)
+	}
 	switch {
 	case err == nil:
 		return verdict{course: done}
-	case errors.Is(err, errStopped), errors.As(err, &wait) && wait.Reason == tokenstore.ReplayMoved:
+	case errors.Is(err, errStopped), wait != nil && wait.Reason == tokenstore.ReplayMoved:
 		return verdict{course: leave}
-	case errors.As(err, &wait) && wait.Reason == tokenstore.ReplayCancelledMeanwhile:
+	case wait != nil && wait.Reason == tokenstore.ReplayCancelledMeanwhile:
 		return verdict{course: cancelled}
-	case errors.As(err, &wait):
+	case wait != nil:
 		return verdict{course: putOff, reason: wait.Reason, message: wait.Message}
-	case errors.As(err, &place): // since it was asked first, events have been deleted
+	case place != nil: // since it was asked first, events have been deleted
 		return verdict{course: putOff, reason: tokenstore.ReplayPlaceInvalid, message: place.Problem}
 	case kind == tokenstore.ContentionFault:
-		return verdict{course: giveWay}
+		return verdict{course: giveWay, reason: tokenstore.ReplayWaitsForLocks,
+			message: fmt.Sprintf("the reset of %s (attempt %d) met another transaction, and is tried again: %v", named(o.groups), o.tries, err)}
 	case errors.Is(err, errWorkersEnded):
 		return verdict{course: fail, reason: tokenstore.ReplayResetHandlerFails, message: fmt.Sprintf("the reset of %s failed %s: %v", named(o.groups), times(mostFailures), err)}
-	case !o.called || unavailable(err):
+	case !o.called, kind == tokenstore.InfrastructureFault && slices.Contains(ofTheServer, evidence):
 		return verdict{course: retry, reason: tokenstore.ReplayWaitsForStore,
-			message: fmt.Sprintf("the database does not let the reset of %s run, which is tried again: %v", named(o.groups), err)}
+			message: fmt.Sprintf("the database does not let the reset of %s run (attempt %d), which is tried again: %v", named(o.groups), o.tries, err)}
 	}
 	tries, most := o.failures+1, mostFailures
 	var late *timeLimitError
@@ -134,16 +138,10 @@ func times(n int) string {
 	return fmt.Sprintf("%d times", n)
 }
 
-// unavailable reports whether an error of a statement tells of the server rather than of the
-// statement. A connection that ended in a call of the handlers does not count: they may have ended
-// it themselves.
-func unavailable(err error) bool {
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) || len(pg.Code) < 2 {
-		return false
-	}
-	return slices.Contains([]string{"08", "28", "3D", "53", "58"}, pg.Code[:2]) || pg.Code == "57P03" || pg.Code == "25006"
-}
+// ofTheServer are the reasons with which a server has answered that it cannot run a statement,
+// rather than that the statement is wrong. A connection that ended in a call of the handlers is
+// none: they may have ended it themselves.
+var ofTheServer = []string{handler.ReasonServerError, handler.ReasonReadOnly}
 
 // overran gives the error of handlers whose context has ended because of the time limit its reason.
 func overran(ctx context.Context, limit time.Duration, err error) error {
