@@ -64,6 +64,34 @@ func TestDegradedSaysWhatStandsStillAndWhy(t *testing.T) {
 	}
 }
 
+func TestHandlerValidSaysWhatStandsStillAndWhy(t *testing.T) {
+	fault := func(change func(*stores.Fault)) stores.Fault {
+		f := failing(4, "ERROR: relation does not exist")
+		f.Kind, f.Reason, f.SQL = tokenstore.DefinitionFault, "TableMissing", &tokenstore.SQLError{State: "42P01", Position: 12}
+		change(&f)
+		return f
+	}
+	for name, tc := range map[string]struct {
+		fault stores.Fault
+		want  string
+	}{
+		"a statement": {fault(func(*stores.Fault) {}), "False/StatementInvalid: group view, segment 3, event at position 1042 (type OrderPlaced, stream order-7)," +
+			" 2 or more attempts: TableMissing: ERROR: relation does not exist [SQLSTATE 42P01, at character 12]"},
+		"a setup": {stores.Fault{Group: "view", Kind: tokenstore.DefinitionFault, Refused: true, Reason: "SetupFailed", Message: "handler.sql.setup: no", Attempts: 1},
+			"False/SetupFailed: group view, 1 attempt: SetupFailed: handler.sql.setup: no"},
+		"what no setup gets by": {stores.Fault{Group: "view", Kind: tokenstore.InfrastructureFault, Refused: true, Reason: "ServerError", Message: "no", Attempts: 1},
+			"Unknown/Unknown: group view, 1 attempt: ServerError: no"},
+	} {
+		c := handlerValid(healthy(t, func(s *scope) {
+			tc.fault.Definition = s.desired.ID
+			s.store.Facts.Faults = []stores.Fault{tc.fault}
+		}))
+		if diff := cmp.Diff(tc.want, fmt.Sprintf("%s/%s: %s", c.Status, c.Reason, c.Message)); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
 // writes counts how often a status is written while time goes on, each second once.
 func writes(t *testing.T, seconds int, at func(s *scope, second int)) (count int) {
 	t.Helper()
@@ -88,6 +116,17 @@ func TestStatusIsWrittenSeldomWhileAnEventFails(t *testing.T) {
 	// An attempt a second for an hour: 1, 2, 5, 10, 20, 50, 100, 200, 500, 1,000, 2,000 attempts.
 	got := writes(t, 3600, func(s *scope, second int) {
 		s.store.Facts.Faults = []stores.Fault{failing(second+1, fmt.Sprintf("dial 10.0.0.1:%d: no route", 40000+second))}
+	})
+	if got > 11 {
+		t.Errorf("the status is written %d times in an hour", got)
+	}
+}
+
+func TestStatusIsWrittenSeldomWhileAStatementIsInvalid(t *testing.T) {
+	got := writes(t, 3600, func(s *scope, second int) {
+		f := failing(second+1, fmt.Sprintf("relation t_%d does not exist", second))
+		f.Kind, f.Definition = tokenstore.DefinitionFault, s.desired.ID
+		s.store.Facts.Faults = []stores.Fault{f}
 	})
 	if got > 11 {
 		t.Errorf("the status is written %d times in an hour", got)

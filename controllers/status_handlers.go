@@ -20,7 +20,8 @@ func handlerValid(s *scope) metav1.Condition {
 	facts := s.store.Facts
 	for _, fault := range facts.Faults {
 		if fault.Definition == s.desired.ID && speaksAgainstDefinition(fault) && !aboutSequencing(fault) {
-			c.Status, c.Reason, c.Message = metav1.ConditionFalse, handlerReason(fault.Reason), short(fmt.Sprintf("group %s: %s", fault.Group, fault.Message))
+			c.Status, c.Reason = metav1.ConditionFalse, handlerReason(fault.Reason)
+			c.Message = faultText([]stores.Fault{fault}, s.message(v1alpha1.ConditionHandlerValid, c.Reason))
 			return c
 		}
 	}
@@ -62,13 +63,14 @@ func setupWait(s *scope) *verdict {
 		if f.Definition != s.desired.ID || !waits(f) {
 			continue
 		}
-		v := &verdict{reason: v1alpha1.ReasonUnknown, message: short(fmt.Sprintf("group %s: %s", f.Group, f.Message))}
+		v := &verdict{reason: v1alpha1.ReasonUnknown}
 		switch f.Reason {
 		case v1alpha1.ReasonSetupRuns:
 			v.reason = f.Reason
 		case lockNotAvailable:
 			v.reason = v1alpha1.ReasonWaitingForLocks
 		}
+		v.message = faultText([]stores.Fault{f}, s.message(v1alpha1.ConditionHandlerValid, v.reason))
 		return v
 	}
 	return nil
@@ -195,7 +197,7 @@ func faultHead(f stores.Fault) string {
 	if f.Segment != nil {
 		text += fmt.Sprintf(", segment %d", *f.Segment)
 	}
-	if f.Kind == tokenstore.EventFault && f.Position > 0 {
+	if f.Position > 0 {
 		text += ", " + eventText(f.Position, f.Type, f.Stream)
 	}
 	switch {

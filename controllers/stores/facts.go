@@ -305,7 +305,8 @@ func faultsOf(outcome planner.Outcome) []Fault {
 	for _, f := range outcome.Failures {
 		if !reported[f.Key] {
 			segment := f.Segment
-			faults = append(faults, Fault{Group: f.Group, Kind: tokenstore.EventFault, Message: f.Message, Segment: &segment, Position: f.Position, Attempts: AtLeast(f.Attempts)})
+			faults = append(faults, Fault{Group: f.Group, Kind: tokenstore.EventFault, Reason: f.Reason, Message: f.Message, Segment: &segment,
+				Position: f.Position, Type: f.Type, Stream: f.Stream, Attempts: AtLeast(f.Attempts), SQL: f.SQL})
 		}
 	}
 	slices.SortStableFunc(faults, compareFaults)
@@ -352,7 +353,7 @@ func tellable(report tokenstore.GroupReport) bool {
 	if fault == nil {
 		return false
 	}
-	return report.Refused || stops(fault) || (fault.Kind == tokenstore.InfrastructureFault && fault.Lasted >= Grace.Seconds())
+	return report.Refused || stops(fault) || fault.Lasted >= Grace.Seconds()
 }
 
 func compareFaults(a, b Fault) int {

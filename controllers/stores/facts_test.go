@@ -78,7 +78,8 @@ func TestFaultsThatAreTold(t *testing.T) {
 	}{
 		"an event":                      {tokenstore.GroupReport{Fault: fault(tokenstore.EventFault, 0)}, true},
 		"a definition":                  {tokenstore.GroupReport{Fault: fault(tokenstore.DefinitionFault, 0)}, true},
-		"contention":                    {tokenstore.GroupReport{Fault: fault(tokenstore.ContentionFault, time.Hour)}, false},
+		"contention, a moment":          {tokenstore.GroupReport{Fault: fault(tokenstore.ContentionFault, time.Second)}, false},
+		"contention, for long":          {tokenstore.GroupReport{Fault: fault(tokenstore.ContentionFault, Grace)}, true},
 		"infrastructure, a moment":      {tokenstore.GroupReport{Fault: fault(tokenstore.InfrastructureFault, time.Second)}, false},
 		"infrastructure, for long":      {tokenstore.GroupReport{Fault: fault(tokenstore.InfrastructureFault, Grace)}, true},
 		"what keeps a worker from work": {tokenstore.GroupReport{Refused: true, Fault: fault(tokenstore.InfrastructureFault, 0)}, true},
@@ -102,14 +103,17 @@ func TestFailuresNobodyReportsAreTold(t *testing.T) {
 	one := uint32(1)
 	reported := tokenstore.Fault{Kind: tokenstore.EventFault, Message: "from the worker", Segment: &one}
 	outcome := planner.Outcome{
-		Failures: []tokenstore.Failure{{Key: seg(2), Position: 7, Attempts: 3, Message: "from the store"}, {Key: seg(1), Message: "the same"}},
-		View:     tokenstore.View{Workers: []tokenstore.Worker{worker(1, true, map[string]tokenstore.GroupReport{"view": {Fault: &reported}})}},
+		Failures: []tokenstore.Failure{{Key: seg(2), Position: 7, Attempts: 3, Reason: "HandlerFailed", Message: "from the store", Type: "OrderPlaced",
+			Stream: "order-7", SQL: &tokenstore.SQLError{State: "23505"}}, {Key: seg(1), Message: "the same"}},
+		View: tokenstore.View{Workers: []tokenstore.Worker{worker(1, true, map[string]tokenstore.GroupReport{"view": {Fault: &reported}})}},
 	}
-	var got []string
-	for _, f := range factsOf(outcome, nil, nil, now).Faults {
-		got = append(got, f.Message)
+	two := uint32(2)
+	want := []Fault{
+		{Group: "view", Definition: "d1", Kind: tokenstore.EventFault, Message: "from the worker", Segment: &one},
+		{Group: "view", Kind: tokenstore.EventFault, Reason: "HandlerFailed", Message: "from the store", Segment: &two, Position: 7, Type: "OrderPlaced",
+			Stream: "order-7", Attempts: 2, SQL: &tokenstore.SQLError{State: "23505"}},
 	}
-	if diff := cmp.Diff([]string{"from the worker", "from the store"}, got); diff != "" {
+	if diff := cmp.Diff(want, factsOf(outcome, nil, nil, now).Faults); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -4,6 +4,8 @@
 // What must always hold:
 //   - An attempt is counted only after it has failed, and only against a batch of one event.
 //   - Failures that are no evidence against an event count nothing.
+//   - An event that always fails is found: whatever counts against an event or the definition is tried again with fewer events,
+//     until one is alone.
 //   - No failure is tried again without a wait but those that make the next batch smaller, which ends after few steps.
 package failure
 
@@ -74,16 +76,17 @@ func Decide(f Failed, p Policy, random func() float64) Decision {
 	case f.Unknown:
 		return Decision{Reclaim, jittered(Backoff(infrastructureMin, infrastructureMax, f.Repeats+1), random)}
 	}
+	several := f.Events > 1
 	switch f.Kind {
-	case tokenstore.EventFault:
+	case tokenstore.EventFault, tokenstore.DefinitionFault: // which may be one of a statement that few events reach
 		switch {
-		case f.Events == 1:
-			return Decision{Count, jittered(Backoff(p.Initial, p.Max, f.Attempts+1), random)}
-		case f.Culprit >= 0:
+		case several && f.Culprit >= 0:
 			return Decision{Action: Isolate}
+		case several:
+			return Decision{Action: Halve}
+		case f.Kind == tokenstore.EventFault:
+			return Decision{Count, jittered(Backoff(p.Initial, p.Max, f.Attempts+1), random)}
 		}
-		return Decision{Action: Halve}
-	case tokenstore.DefinitionFault:
 		return Decision{Retry, jittered(Backoff(p.Initial, p.Max, f.Repeats+1), random)}
 	case tokenstore.ContentionFault:
 		return Decision{Shrink, jittered(Backoff(contentionWait*2, contentionMax, max(1, f.Repeats-quickContentions)), random)}

@@ -27,8 +27,10 @@ func TestDecide(t *testing.T) {
 		"one of several fails":                   {failure.Failed{Kind: tokenstore.EventFault, Events: 8, Culprit: -1}, failure.Decision{Action: failure.Halve}},
 		"one of several fails, and is known":     {failure.Failed{Kind: tokenstore.EventFault, Events: 8, Culprit: 0}, failure.Decision{Action: failure.Isolate}},
 		"a batch that may have committed":        {failure.Failed{Kind: tokenstore.EventFault, Events: 1, Unknown: true}, failure.Decision{Action: failure.Reclaim}},
-		"the definition fails":                   {failure.Failed{Kind: tokenstore.DefinitionFault, Events: 8}, failure.Decision{Action: failure.Retry, Wait: time.Second}},
-		"the definition fails again":             {failure.Failed{Kind: tokenstore.DefinitionFault, Events: 8, Repeats: 1}, failure.Decision{Action: failure.Retry, Wait: 2 * time.Second}},
+		"the definition fails":                   {failure.Failed{Kind: tokenstore.DefinitionFault, Events: 1}, failure.Decision{Action: failure.Retry, Wait: time.Second}},
+		"the definition fails again":             {failure.Failed{Kind: tokenstore.DefinitionFault, Events: 1, Repeats: 1}, failure.Decision{Action: failure.Retry, Wait: 2 * time.Second}},
+		"the definition fails at one of several": {failure.Failed{Kind: tokenstore.DefinitionFault, Events: 8, Culprit: -1}, failure.Decision{Action: failure.Halve}},
+		"the definition fails, and at which":     {failure.Failed{Kind: tokenstore.DefinitionFault, Events: 8, Culprit: 3}, failure.Decision{Action: failure.Isolate}},
 		"others are in the way":                  {failure.Failed{Kind: tokenstore.ContentionFault, Events: 8}, failure.Decision{Action: failure.Shrink, Wait: 40 * time.Millisecond}},
 		"others are in the way for long":         {failure.Failed{Kind: tokenstore.ContentionFault, Events: 1, Repeats: 7}, failure.Decision{Action: failure.Shrink, Wait: 80 * time.Millisecond}},
 		"the server fails":                       {failure.Failed{Kind: tokenstore.InfrastructureFault, Events: 8}, failure.Decision{Action: failure.Retry, Wait: 100 * time.Millisecond}},
@@ -61,6 +63,10 @@ func TestDecideCountsOnlySingleEventsAndNeverSpins(t *testing.T) {
 			t.Errorf("%+v goes on without another claim", f)
 		}
 		smaller := (d.Action == failure.Halve || d.Action == failure.Isolate) && f.Events > 1
+		blames := f.Kind == tokenstore.EventFault || f.Kind == tokenstore.DefinitionFault
+		if blames && !f.Unknown && f.Events > 1 && !smaller {
+			t.Errorf("%+v is tried again as it is: nobody learns at which event", f)
+		}
 		if d.Wait < 10*time.Millisecond*3/4 && !smaller && !(f.Unknown && f.Kind == tokenstore.EventFault) {
 			t.Errorf("%+v is tried again after %s", f, d.Wait)
 		}

@@ -68,7 +68,7 @@ func mayHaveCommitted(err error) bool {
 func (l *life) failed(ctx context.Context, s *segmentRun, b batch, c *call, err error) (again bool) {
 	s.goAlone(len(b.events))
 	switch {
-	case errors.Is(err, tokenstore.ErrFenced):
+	case errors.Is(err, tokenstore.ErrFenced) && !handler.BeforeCommit(err): // users' code can return the same error
 		l.metrics.fenced(s.group.name)
 		l.log.Info("a batch was fenced off: its segment was claimed, split or merged meanwhile", "group", s.group.name, "segment", s.Token.Segment)
 		l.lose(s)
@@ -82,7 +82,7 @@ func (l *life) failed(ctx context.Context, s *segmentRun, b batch, c *call, err 
 		return false
 	}
 	f := l.failingOf(s, b, c, err)
-	if f.fault.Kind == tokenstore.InfrastructureFault && !f.unknown && postgres.IsLost(err) {
+	if f.fault.Kind == tokenstore.InfrastructureFault && !f.unknown && postgres.IsLost(err) && !handler.NotCalled(err) {
 		f.unknown = true // it was lost before the commit: the segment is claimed again all the same, as it may be the event's doing
 	}
 	defer s.readAgain(b)
@@ -110,6 +110,12 @@ func (l *life) decide(ctx context.Context, s *segmentRun, f failing) (again bool
 	case failure.Reclaim:
 		l.log.Warn("a batch's outcome is unknown; claiming the segment again", "group", s.group.name, "segment", s.Token.Segment,
 			"position", f.event.position, "reason", f.fault.Reason, "wait", d.Wait.String(), "error", f.fault.Message)
+		if f.fault.Kind != tokenstore.EventFault { // an event's attempts are counted later
+			f.fault.Attempts = s.triesOf(f.fault) + 1
+		}
+		if was := s.fault; was != nil && was.Kind == f.fault.Kind {
+			f.fault.Since = was.Since
+		}
 		l.remember(s, f, d.Wait)
 		l.lose(s)
 		return false
@@ -119,11 +125,22 @@ func (l *life) decide(ctx context.Context, s *segmentRun, f failing) (again bool
 	}
 	s.repeats++
 	if f.fault.Kind == tokenstore.DefinitionFault {
+		s.size.failed(1) // it goes on alone, also where others have come meanwhile
 		l.speaksAgainst(s, 0, f.fault.Message)
 	}
 	l.unmark(ctx, s)
+	f.fault.Attempts = s.triesOf(f.fault) + 1
 	l.pause(s, f.fault, d.Wait)
 	return false
+}
+
+// triesOf returns how often in a row the same kind of failure has stopped the segment at an event:
+// no store counts those that are not the event's.
+func (s *segmentRun) triesOf(f tokenstore.Fault) int {
+	if s.fault == nil || s.fault.Kind != f.Kind || s.fault.Position != f.Position {
+		return 0
+	}
+	return s.fault.Attempts
 }
 
 // search takes note that an event of a batch of several fails, for reports, while it is looked for.
@@ -183,8 +200,8 @@ func (l *life) backoffOf(group string) (initial, longest time.Duration) {
 // pause keeps a segment from running for a time, and says why.
 func (l *life) pause(s *segmentRun, fault tokenstore.Fault, wait time.Duration) {
 	l.mu.Lock()
-	if s.fault != nil && s.fault.Kind == fault.Kind && (s.fault.Position == fault.Position || s.fault.Attempts == 0) {
-		fault.Since = s.fault.Since
+	if was := s.fault; was != nil && was.Kind == fault.Kind && (fault.Kind != tokenstore.EventFault || was.Position == fault.Position || was.Attempts == 0) {
+		fault.Since = was.Since
 	}
 	first := s.fault == nil || s.fault.Message != fault.Message
 	s.fault, s.notBefore = &fault, time.Now().Add(wait)

@@ -32,7 +32,7 @@ type group struct {
 	fault *tokenstore.Fault // why it is not fit
 	wait  backoff
 
-	attempts   int       // to make it fit that have failed in a row, those that only lacked a lock left out
+	attempts   int       // to make it fit that have failed in a row
 	contended  time.Time // since when all tries have lacked a lock
 	setUpSince time.Time // since when one is under way; zero where none is
 
@@ -114,7 +114,7 @@ func (l *life) prepareGroup(ctx context.Context, g *group, turns chan struct{}) 
 		if ctx.Err() != nil {
 			return
 		}
-		if l.judge(g, err) {
+		if l.judge(g, err, l.showsDetails()) {
 			l.news.Store(true)
 			l.look()
 		}
@@ -207,7 +207,7 @@ func (e *notRegisteredError) Error() string {
 }
 
 // judge takes note of whether a group is fit, and reports whether that is news.
-func (l *life) judge(g *group, err error) (changed bool) {
+func (l *life) judge(g *group, err error, details bool) (changed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err == nil {
@@ -218,7 +218,10 @@ func (l *life) judge(g *group, err error) (changed bool) {
 		g.attempts, g.contended = 0, time.Time{}
 		return true
 	}
-	fault := unfit(err)
+	fault := unfit(err, details)
+	if fault.Reason != setupRuns { // it was not tried
+		g.attempts++
+	}
 	if fault.Kind == tokenstore.ContentionFault {
 		if g.contended.IsZero() {
 			g.contended = time.Now()
@@ -228,7 +231,7 @@ func (l *life) judge(g *group, err error) (changed bool) {
 		}
 		fault.Since = g.contended
 	} else {
-		g.attempts, g.contended = g.attempts+1, time.Time{}
+		g.contended = time.Time{}
 	}
 	fault.Attempts = g.attempts
 	if g.fault != nil {
@@ -242,8 +245,11 @@ func (l *life) judge(g *group, err error) (changed bool) {
 	return changed
 }
 
+// setupRuns is the reason of a group that waits for another worker's setup.
+const setupRuns = "SetupRuns"
+
 // unfit says why a group is not fit.
-func unfit(err error) tokenstore.Fault {
+func unfit(err error, details bool) tokenstore.Fault {
 	kind, reason := handler.Classify(err)
 	var missing *notRegisteredError
 	var statement *handler.StatementError
@@ -255,14 +261,14 @@ func unfit(err error) tokenstore.Fault {
 	case errors.As(err, &statement):
 		kind, reason = tokenstore.DefinitionFault, "StatementInvalid"
 	case errors.As(err, &running):
-		kind, reason = tokenstore.ContentionFault, "SetupRuns"
+		kind, reason = tokenstore.ContentionFault, setupRuns
 	case errors.As(err, &late):
 		kind, reason = tokenstore.DefinitionFault, "SetupTimedOut"
 	}
 	if kind == tokenstore.EventFault || kind == tokenstore.InfrastructureFault && errors.As(err, new(*postgres.SetupError)) { // there was no event: the setup failed
 		kind, reason = tokenstore.DefinitionFault, "SetupFailed"
 	}
-	return tokenstore.Fault{Kind: kind, Reason: reason, Message: handler.Printable(err.Error()), Since: time.Now()}
+	return tokenstore.Fault{Kind: kind, Reason: reason, Message: handler.MessageOf(err, details), SQL: handler.SQLErrorOf(err, details), Since: time.Now()}
 }
 
 // refused reports whether segments of a group must not be claimed.

@@ -40,10 +40,10 @@ func (w *Worker) Holdings() []Holding {
 	return []Holding{}
 }
 
-// holding describes a segment. The caller holds the life's lock.
-func (s *segmentRun) holding() Holding {
+// holding describes a segment at a time. The caller holds the life's lock.
+func (s *segmentRun) holding(now time.Time) Holding {
 	h := Holding{Group: s.group.name, Segment: s.Token.Segment, Mask: s.Token.Mask, Position: s.Token.Parts[0].Progress.Position}
-	if f := s.fault; f != nil && f.Kind != tokenstore.ContentionFault {
+	if f := s.fault; f != nil && !passes(f, now) {
 		h.Blocked = &Blocked{Kind: f.Kind, Reason: f.Reason, Position: f.Position, Type: f.Type, Stream: f.Stream, Attempts: f.Attempts, Since: f.Since}
 		if e := f.SQL; e != nil {
 			h.Blocked.SQLState, h.Blocked.Object = e.State, cmp.Or(e.Constraint, e.Column, e.Table)
@@ -82,9 +82,9 @@ func (w *Worker) showCalls(report tokenstore.Report) {
 
 // show makes the segments held known to Holdings. The caller holds the lock.
 func (l *life) show() {
-	held := make([]Holding, 0, len(l.segments))
+	held, now := make([]Holding, 0, len(l.segments)), time.Now()
 	for _, s := range l.segments {
-		held = append(held, s.holding())
+		held = append(held, s.holding(now))
 	}
 	slices.SortFunc(held, func(a, b Holding) int {
 		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.Segment, b.Segment))

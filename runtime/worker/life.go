@@ -147,7 +147,7 @@ func (l *life) checkStore(ctx context.Context, session *postgres.Session) (postg
 
 func (l *life) openPools() (err error) {
 	control, data := l.connection(l.application), l.connection(l.application)
-	control.MaxConns, data.MaxConns = 3, int32(l.options.Executors)+readers+1 // nobody waits for one
+	control.MaxConns, data.MaxConns = 3, int32(l.options.Executors)+readers+1+mostAbandoned // nobody waits for one: abandoned calls keep theirs
 	if l.control, err = postgres.Open(control); err != nil {
 		return err
 	}
