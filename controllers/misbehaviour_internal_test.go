@@ -4,351 +4,601 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
+	"io"
+	"net"
 	"runtime"
+	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
-	"k8s.io/apimachinery/pkg/types"
+	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/sluice-project/sluice/controllers/desired"
-	"github.com/sluice-project/sluice/controllers/stores"
-	"github.com/sluice-project/sluice/definition"
-	eventpostgres "github.com/sluice-project/sluice/eventsource/postgres"
-	"github.com/sluice-project/sluice/internal/postgrestest"
-	"github.com/sluice-project/sluice/runtime/access"
 	"github.com/sluice-project/sluice/runtime/handler"
-	"github.com/sluice-project/sluice/runtime/worker"
-	"github.com/sluice-project/sluice/tokenstore/postgres"
-	"github.com/sluice-project/sluice/tokenstore/postgres/connection"
+	"github.com/sluice-project/sluice/tokenstore"
 )
 
-// misbehaving is a processor whose group calls misbehaves at events of the type Bad. The operator's stores declare, plan and
-// observe it, and one worker handles it.
-type misbehaving struct {
-	t    *testing.T
-	pool *pgxpool.Pool
-	log  *eventpostgres.Log
-	spec definition.Spec
-	key  types.NamespacedName
+// place is where a group can misbehave.
+type place string
 
-	stores *stores.Stores
-}
-
-// calls is the group that misbehaves, with a handler of Go; fine is one that does not.
 const (
-	calls = `
-  - name: calls
-    segments: 1
-    timeout: 500ms
-    onError: {backoff: {initial: 100ms, max: 400ms}}
-    handler: {type: Go}`
-	fine = `
-  - name: fine
-    segments: 2
-    handler:
-      type: SQL
-      sql:
-        setup: CREATE TABLE IF NOT EXISTS fine (position bigint PRIMARY KEY)
-        statements:
-        - {eventTypes: [Good, Bad], batch: INSERT INTO fine SELECT position FROM events}`
+	sqlEach, sqlBatch, sqlSetup, sqlReset place = "SQL each", "SQL batch", "SQL setup", "SQL reset"
+	goEach, goSet, goQueue, goReset       place = "Go each", "Go set", "Go queue", "Go reset"
 )
 
-// sqlCalls is the group calls with a statement for events of the type Bad.
-func sqlCalls(bad string) string {
-	return `
-  - name: calls
-    segments: 1
-    timeout: 500ms
-    onError: {backoff: {initial: 100ms, max: 400ms}}
+// expectation is what a condition has to say of a group that misbehaves at an event.
+type expectation struct {
+	condition, reason string
+	passing           bool // it counts against nothing, so that nobody looks for the event; a condition has it all the same
+}
+
+func ofEvent(reason string) expectation {
+	return expectation{condition: "Degraded=True SegmentBlocked", reason: reason}
+}
+
+func passing(reason string) expectation {
+	return expectation{condition: "Degraded=True SegmentBlocked", reason: reason, passing: true}
+}
+
+func ofDefinition(condition, reason string) expectation {
+	return expectation{condition: "HandlerValid=False " + condition, reason: reason}
+}
+
+// misbehaviour is what a group does until it is mended.
+type misbehaviour struct {
+	sql       string // in a function of the database, which the group calls
+	statement string // for an event, instead of one that calls the function
+	commands  string // of a setup or a reset, which nothing mends but an edit
+	do        func(ctx context.Context, r *row, tx pgx.Tx) error
+	queue     func(r *row, batch *pgx.Batch) error
+	want      expectation
+	says      string  // by setups and resets
+	often     bool    // the other group has to go on after many attempts, too
+	in        []place // where it makes a difference; everywhere that it can be, if there are none
+	not       []place
+	cause     func(r *row) // before it begins
+}
+
+// places are those where the group can misbehave so.
+func (m misbehaviour) places() (all []place) {
+	if m.in != nil {
+		return m.in
+	}
+	if m.sql != "" || m.statement != "" {
+		all = append(all, sqlEach, sqlBatch)
+	}
+	if m.sql != "" || m.commands != "" {
+		all = append(all, sqlSetup, sqlReset)
+	}
+	if m.do != nil {
+		all = append(all, goSet, goReset)
+	}
+	if m.do != nil || m.sql != "" {
+		all = append(all, goEach)
+	}
+	if m.queue != nil {
+		all = append(all, goQueue)
+	}
+	return slices.DeleteFunc(all, func(p place) bool { return slices.Contains(m.not, p) })
+}
+
+// raises is an error with a SQLSTATE.
+func raises(code string, want expectation, places ...place) misbehaviour {
+	return misbehaviour{sql: "RAISE EXCEPTION 'no' USING ERRCODE = '" + code + "'", want: want, says: code, in: append(places, sqlEach)}
+}
+
+// returns is an error of Go.
+func returns(err error, want expectation) misbehaviour {
+	return misbehaviour{do: func(context.Context, *row, pgx.Tx) error { return fmt.Errorf("asking: %w", err) }, want: want, says: "asking", in: []place{goEach}}
+}
+
+// sends is a statement of Go.
+func sends(sql string, want expectation, says string) misbehaviour {
+	return misbehaviour{do: func(ctx context.Context, r *row, tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, r.own(sql))
+		return err
+	}, want: want, says: says, not: []place{goSet}}
+}
+
+var (
+	failed   = ofEvent(handler.ReasonFailed)
+	timedOut = ofEvent(handler.ReasonTimedOut)
+	unended  = ofEvent("CallDidNotEnd")
+	ending   = ofDefinition("TransactionEnded", "TransactionEnded")
+	server   = passing(handler.ReasonServerError)
+	invalid  = func(reason string) expectation { return ofDefinition("StatementInvalid", reason) }
+)
+
+const instead = "return nil instead"
+
+// nilError panics when it is asked for its text.
+type nilError struct{ text string }
+
+func (e *nilError) Error() string { return e.text }
+
+// misbehaviours by what the group does.
+var misbehaviours = map[string]misbehaviour{
+	// Errors.
+	"divides by zero":       {sql: "PERFORM 1 / 0", want: failed, says: "22012"},
+	"raises an exception":   {sql: "RAISE EXCEPTION 'no'", want: failed, says: "P0001", in: []place{sqlEach, sqlBatch}},
+	"breaks a unique key":   {sql: "INSERT INTO public.once_{id} VALUES (1), (1)", want: failed, says: "once_{id}_pkey", in: []place{sqlEach, sqlBatch, sqlSetup, sqlReset}},
+	"breaks it at COMMIT":   {sql: "INSERT INTO public.late_{id} VALUES (1), (1)", want: failed, says: "late_{id}_i_key"},
+	"reads no number":       {sql: "PERFORM ('o' || 'ne')::int", want: failed, says: "22P02", in: []place{sqlEach}},
+	"says very much":        {sql: "RAISE EXCEPTION '%', repeat('no ', 100000)", want: failed, says: "no no no", in: []place{sqlEach, sqlSetup, sqlReset}},
+	"raises SL001":          raises("SL001", failed, sqlReset), // which is the fence's
+	"raises 21000":          raises("21000", failed),
+	"raises 54000":          raises("54000", failed),
+	"raises AC001":          raises("AC001", failed),
+	"raises XX000":          raises("XX000", failed),
+	"names a missing table": {sql: "PERFORM FROM public.missing_{id}", want: invalid("TableMissing"), says: "42P01", in: []place{sqlEach, sqlBatch, sqlSetup, sqlReset}},
+	"is left by its table": {statement: "INSERT INTO public.b_{id} SELECT 1 FROM {events}", want: invalid("TableMissing"), cause: func(r *row) {
+		r.exec(`ALTER TABLE b_{id} RENAME TO gone_{id}`)
+		r.undo = append(r.undo, `ALTER TABLE gone_{id} RENAME TO b_{id}`)
+	}},
+	"is left by its column": {statement: "INSERT INTO public.b_{id} (i) SELECT 1 FROM {events}", want: invalid("ColumnMissing"), cause: func(r *row) {
+		r.exec(`ALTER TABLE b_{id} RENAME i TO gone`)
+		r.undo = append(r.undo, `ALTER TABLE b_{id} RENAME gone TO i`)
+	}},
+	"names a missing column":     {sql: "PERFORM nothing FROM public.seen_{id}", want: invalid("ColumnMissing"), says: "42703", in: []place{sqlEach, sqlReset}},
+	"calls a missing function":   {sql: "PERFORM nothing()", want: invalid("StatementInvalid"), says: "42883", in: []place{sqlEach}},
+	"is no SQL":                  {sql: "EXECUTE 'SELEKT 1'", want: invalid("SyntaxError"), says: "42601", in: []place{sqlEach, sqlReset}},
+	"has no rights":              {sql: "SET LOCAL ROLE nobody; PERFORM FROM public.seen_{id}", want: invalid("PermissionDenied"), says: "42501", in: []place{sqlEach, sqlSetup, sqlReset, goEach}},
+	"looks elsewhere for tables": {sql: "PERFORM set_config('search_path', 'pg_temp', false), count(*) FROM public.a_{id}; EXECUTE 'SELECT FROM seen_{id}'", want: invalid("TableMissing"), says: "42P01", in: []place{sqlEach, sqlSetup}},
+	"raises 0A000":               raises("0A000", invalid("StatementInvalid")),
+	"raises 3F000":               raises("3F000", invalid("StatementInvalid")),
+	"raises 26000":               raises("26000", invalid("StatementInvalid"), sqlReset),
+	"returns an error":           {do: func(context.Context, *row, pgx.Tx) error { return errors.New("no") }, want: failed, says: "no", in: []place{goEach, goSet, goReset}},
+	"returns context.Canceled":   returns(context.Canceled, failed),
+	"returns that it is late":    returns(context.DeadlineExceeded, timedOut),
+	"returns io.EOF":             returns(io.EOF, failed),
+	"returns net.ErrClosed":      returns(net.ErrClosed, failed),
+	"returns pgx.ErrTxClosed":    returns(pgx.ErrTxClosed, failed),
+	"returns that it is fenced":  returns(tokenstore.ErrFenced, failed),
+	"returns that it is not due": {do: func(context.Context, *row, pgx.Tx) error {
+		return &tokenstore.NotDueError{Reason: tokenstore.ReplayMoved, Message: "no"}
+	},
+		want: failed, says: "no", in: []place{goEach, goReset}},
+	"returns another server's":    returns(&pgconn.PgError{Severity: "FATAL", Code: "57P01", Message: "no"}, unended),
+	"returns what is not text":    {do: func(context.Context, *row, pgx.Tx) error { return errors.New(strings.Repeat("no \x00\xff", 100_000)) }, want: failed, says: "no \uFFFD", in: []place{goEach, goReset}},
+	"returns nothing that speaks": {do: func(context.Context, *row, pgx.Tx) error { return (*nilError)(nil) }, want: ofEvent(handler.ReasonPanicked), says: "nilError", in: []place{goEach, goReset}},
+	"swallows an error": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
+		_, _ = tx.Exec(ctx, "SELECT 1 / 0")
+		return nil
+	}, want: failed, says: "return the statement's error", in: []place{goEach, goSet, goReset}},
+	"panics": {do: func(context.Context, *row, pgx.Tx) error { panic("no") }, queue: func(*row, *pgx.Batch) error { panic("no") },
+		want: ofEvent(handler.ReasonPanicked), says: "panicked"},
+	"follows a nil pointer": {do: func(context.Context, *row, pgx.Tx) error {
+		var r *row
+		r.calls.Add(1)
+		return nil
+	}, want: ofEvent(handler.ReasonPanicked), says: "nil pointer", in: []place{goEach}},
+	"calls Goexit": {do: func(context.Context, *row, pgx.Tx) error {
+		runtime.Goexit()
+		return nil
+	}, queue: func(*row, *pgx.Batch) error {
+		runtime.Goexit()
+		return nil
+	}, want: ofEvent(handler.ReasonExited), says: "Goexit"},
+	"queues what fails": {queue: func(_ *row, batch *pgx.Batch) error {
+		batch.Queue("SELECT 1 / 0")
+		return nil
+	}, want: failed},
+	"returns an error and queues": {queue: func(_ *row, batch *pgx.Batch) error {
+		batch.Queue("SELECT 1")
+		return errors.New("no")
+	}, want: failed},
+	"finds a result wrong": {queue: func(_ *row, batch *pgx.Batch) error {
+		batch.Queue("SELECT 1").Query(func(pgx.Rows) error { return errors.New("no") })
+		return nil
+	}, want: failed},
+
+	// Time.
+	"sleeps in a statement": {sql: "PERFORM pg_sleep(60)", want: timedOut, says: "time limit",
+		queue: func(_ *row, batch *pgx.Batch) error {
+			batch.Queue("SELECT pg_sleep(60)")
+			return nil
+		}},
+	"computes for long": {sql: "PERFORM count(*) FROM generate_series(1, 1000000000)", want: timedOut, says: "time limit", in: []place{sqlEach, sqlSetup}},
+	"waits for its context": {do: func(ctx context.Context, _ *row, _ pgx.Tx) error {
+		<-ctx.Done()
+		return ctx.Err()
+	}, want: timedOut, says: "time limit"},
+	"ignores its context": {do: func(ctx context.Context, r *row, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SELECT 1"); err != nil { // it keeps a connection
+			return err
+		}
+		<-r.mended
+		return nil
+	}, want: timedOut, says: "time limit", often: true},
+	"ignores it and spins": {do: func(_ context.Context, r *row, _ pgx.Tx) error {
+		for {
+			select {
+			case <-r.mended:
+				return nil
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}, want: timedOut, says: "time limit", in: []place{goEach}},
+	"sleeps in its transaction": {do: func(ctx context.Context, r *row, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SELECT 1"); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return nil
+	}, want: timedOut, says: ".", not: []place{goReset}}, // which may be done all the same
+	"lets the server end its rest": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET idle_in_transaction_session_timeout = '20ms'"); err != nil {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
+		_, err := tx.Exec(ctx, "SELECT 1")
+		return err
+	}, want: ofEvent("(HandlerTimedOut|CallDidNotEnd)"), says: ".", in: []place{goEach}},
+	"has a time limit of its own": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "SET statement_timeout = '20ms'")
+		if err == nil {
+			_, err = tx.Exec(ctx, "SELECT pg_sleep(60)")
+		}
+		return err
+	}, want: timedOut, says: "57014", in: []place{goEach}},
+	"gives a statement no time": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
+		short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+		defer cancel()
+		_, err := tx.Exec(short, "SELECT pg_sleep(60)")
+		return err
+	}, want: timedOut, says: ".", in: []place{goEach}},
+	"cancels its statement": {sql: "PERFORM pg_cancel_backend(pg_backend_pid()); PERFORM pg_sleep(60)", want: timedOut, says: "57014", in: []place{sqlEach, sqlSetup, goEach}},
+	"raises 57014":          raises("57014", timedOut, sqlReset),
+	"raises 25P03":          raises("25P03", timedOut),
+	"raises 25P04":          raises("25P04", timedOut),
+
+	// Others are in the way.
+	"waits for a lock": {sql: "LOCK TABLE public.a_{id}", want: timedOut, says: "(time limit|waits for locks)",
+		cause: func(r *row) { r.keep("LOCK TABLE a_{id}") }},
+	"waits for a lock but shortly": {sql: "SET LOCAL lock_timeout = '20ms'; LOCK TABLE public.a_{id}", want: passing("LockNotAvailable"), says: "(55P03|waits for locks)",
+		cause: func(r *row) { r.keep("LOCK TABLE a_{id}") }, in: []place{sqlEach, sqlSetup, sqlReset}},
+	"deadlocks": {sql: `SET LOCAL deadlock_timeout = '20ms'; LOCK TABLE public.a_{id};
+		WHILE NOT EXISTS (SELECT FROM pg_locks WHERE relation = 'public.a_{id}'::regclass AND NOT granted) LOOP PERFORM pg_sleep(0.005); END LOOP;
+		LOCK TABLE public.b_{id}`, want: passing("TransactionRolledBack"), says: "(40P01|waits for locks)",
+		cause: func(r *row) {
+			r.keep("SET deadlock_timeout = '1h'; LOCK TABLE b_{id}", "SAVEPOINT s", "LOCK TABLE a_{id}", "ROLLBACK TO s", "SELECT pg_sleep(0.005)")
+		}, in: []place{sqlEach, sqlSetup, sqlReset, goEach}},
+	"cannot be serialized":   raises("40001", passing("TransactionRolledBack"), sqlReset, sqlSetup),
+	"appends what conflicts": {sql: `PERFORM sluice.append('conflict-{id}', 77, '[{"type": "None", "data": {}}]')`, want: passing("AppendConflict"), says: "SL002", in: []place{sqlEach, sqlReset, goEach}},
+
+	// The server.
+	"finds the disk full":    raises("53100", server, sqlReset, sqlSetup),
+	"finds no connection":    raises("08006", server),
+	"finds a wrong password": raises("28P01", server),
+	"finds no database":      raises("3D000", server, sqlReset),
+	"finds the server down":  raises("57P03", server, sqlReset),
+	"finds a broken disk":    raises("58030", server),
+	"may only read":          {sql: "PERFORM set_config('transaction_read_only', 'on', true); INSERT INTO public.once_{id} VALUES (1)", want: passing(handler.ReasonReadOnly), says: "25006", in: []place{sqlEach, sqlSetup, sqlReset}},
+
+	// The connection.
+	"ends its backend": {sql: "PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(60)", want: unended, says: "."},
+	"ends those of the worker": {sql: `PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = current_setting('application_name') AND pid <> pg_backend_pid();
+		RAISE EXCEPTION 'no'`, want: ofEvent("(HandlerFailed|CallDidNotEnd)"), says: "P0001", in: []place{sqlEach, sqlSetup, sqlReset}},
+	"closes its connection": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error { return tx.Conn().Close(ctx) }, want: unended, says: "."},
+	"takes its connection away": {do: func(_ context.Context, _ *row, tx pgx.Tx) error {
+		taken, err := tx.Conn().PgConn().Hijack()
+		if err == nil {
+			err = taken.Conn.Close()
+		}
+		return err
+	}, want: unended, says: ".", in: []place{goEach, goReset}},
+	"leaves rows open": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
+		_, err := tx.Query(ctx, "SELECT generate_series(1, 100000)")
+		return err
+	}, want: failed, says: ".", in: []place{goEach, goReset}},
+	"leaves much behind": {do: func(ctx context.Context, r *row, tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, r.own("LISTEN here; SELECT pg_advisory_lock({id}); CREATE TEMPORARY TABLE left_{id} (); PREPARE left_{id} AS SELECT 1; SET search_path = nowhere; SET ROLE nobody; SELECT 1 / 0"))
+		return err
+	}, want: failed, says: "22012", in: []place{goEach, goReset}},
+
+	// The transaction.
+	"calls tx.Commit":   {do: func(ctx context.Context, _ *row, tx pgx.Tx) error { return tx.Commit(ctx) }, want: ending, says: instead, in: []place{goEach, goSet, goReset}},
+	"calls tx.Rollback": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error { _ = tx.Rollback(ctx); return nil }, want: ending, says: instead, in: []place{goEach, goReset}},
+	"sends COMMIT": {do: sends("COMMIT", ending, "").do, commands: "COMMIT", queue: func(_ *row, batch *pgx.Batch) error {
+		batch.Queue("COMMIT")
+		return nil
+	}, want: ending, says: "(" + instead + "|transaction)"},
+	"sends COMMIT and is silent": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
+		_, _ = tx.Exec(ctx, "COMMIT")
+		return nil
+	}, want: ending, says: instead, in: []place{goEach, goSet, goReset}},
+	"queries COMMIT": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, "COMMIT")
+		if err == nil {
+			rows.Close()
+			err = rows.Err()
+		}
+		return err
+	}, want: ending, says: instead, in: []place{goEach}},
+	"sends COMMIT in a batch": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
+		batch := &pgx.Batch{}
+		batch.Queue("SELECT 1")
+		batch.Queue("COMMIT")
+		return tx.SendBatch(ctx, batch).Close()
+	}, want: ending, says: instead, in: []place{goEach, goReset}},
+	"sends COMMIT on the connection": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
+		_, err := tx.Conn().Exec(ctx, "COMMIT")
+		return err
+	}, want: ending, says: instead, in: []place{goEach, goReset}},
+	"sends COMMIT below pgx": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
+		_, err := tx.Conn().PgConn().Exec(ctx, "/**/ commit").ReadAll()
+		return err
+	}, want: ending, says: instead, in: []place{goEach}},
+	"sends ROLLBACK and BEGIN":  sends("ROLLBACK; BEGIN", ending, instead),
+	"sends BEGIN":               {do: sends("BEGIN", ending, "").do, commands: "BEGIN", want: ending, says: "(" + instead + "|transaction)", not: []place{goReset}},
+	"prepares its transaction":  {do: sends("PREPARE TRANSACTION 'x'", ending, "").do, commands: "PREPARE TRANSACTION 'x'", want: ending, says: "(" + instead + "|transaction)", not: []place{goSet}},
+	"releases what is released": sends("SAVEPOINT outside; SAVEPOINT inside; RELEASE SAVEPOINT outside; RELEASE SAVEPOINT inside", failed, "3B001"),
+}
+
+// TestWhateverAHandlerDoes has groups misbehave, each in every place where it can. While the cause
+// is there, the operator has to name the group, the event or the setup or reset, the attempts and
+// the reason, the other group has to go on, and attempts must not spin. Without the cause
+// everything has to recover by itself, with each event handled once and in order.
+func TestWhateverAHandlerDoes(t *testing.T) {
+	st := newStage(t)
+	for name, m := range misbehaviours {
+		for _, p := range m.places() {
+			t.Run(name+"/"+string(p), func(t *testing.T) {
+				t.Parallel()
+				r := st.newRow(t)
+				if m.sql != "" {
+					r.misbehaves(r.own(m.sql))
+				}
+				switch p {
+				case sqlSetup:
+					r.judgeSetup(m)
+				case sqlReset, goReset:
+					r.judgeReset(m, p)
+				default:
+					r.judgeEvent(m, p)
+				}
+			})
+		}
+	}
+}
+
+const (
+	limit     = "1s" // of time
+	attempts  = `, ([2-9]|[1-9]\d+) or more attempts: `
+	many      = `, ([5-9]|[1-9]\d+) or more attempts: `
+	recording = `
+        - {eventTypes: [Good{id}, Bad{id}], each: INSERT INTO public.seen_{id} (position) SELECT position FROM event}`
+)
+
+// group is the processing group in a place, with a time limit.
+func (m misbehaviour) group(p place, timeout string) string {
+	text := `
+    timeout: ` + timeout
+	if strings.HasPrefix(string(p), "Go") {
+		return text + `
+    handler: {type: Go}`
+	}
+	commands := m.commands
+	if commands == "" {
+		commands = "SELECT public.bad_{id}()"
+	}
+	text += `
     handler:
       type: SQL
-      sql:
-        setup: CREATE TABLE IF NOT EXISTS mended (yes boolean)
-        statements:
-        - {eventTypes: [Good, Bad], each: INSERT INTO seen (position) SELECT position FROM event}
-        - eventTypes: [Bad]
-          each: |
-            ` + bad
-}
-
-func misbehave(t *testing.T, groups string, handle handler.Handler) *misbehaving {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	url := postgrestest.New(t)
-	target, err := access.FromURL(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	document, err := definition.ParseYAML([]byte(`
-apiVersion: sluice.dev/v1alpha1
-kind: EventProcessor
-metadata: {name: orders}
-spec:
-  store: {type: Postgres, postgres: {urlSecretRef: {name: db}}}
-  processingGroups:` + groups))
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := &misbehaving{t: t, spec: document.Spec, key: types.NamespacedName{Namespace: "shop", Name: "orders"}}
-	if m.pool, err = postgres.Open(postgres.Options{Target: target, Application: "test"}); err != nil {
-		t.Fatal(err)
-	}
-	m.log = eventpostgres.NewLog(m.pool, postgres.DefaultSchema)
-	err = m.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
-		_, err := postgres.Migrate(ctx, conn.Conn(), postgres.DefaultSchema)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.exec(`CREATE TABLE seen (n bigserial, position bigint NOT NULL)`)
-	m.stores = stores.New(stores.Options{
-		Secrets: func(string) connection.Secrets {
-			return func(context.Context, string, string) ([]byte, error) { return []byte(url), nil }
-		},
-		Source: func(pool *pgxpool.Pool, schema string, declared definition.Source) stores.Source {
-			return eventpostgres.Open(pool, schema, declared)
-		},
-		Changed: func(types.NamespacedName) {}, Planner: "operator/test", AllowLoopback: true, MaxSessions: 1, Log: logr.Discard(),
-	})
-	id := m.spec.Definition().ID()
-	m.stores.Want(m.key, stores.Wanted{Namespace: "shop", Name: "test/shop/orders", Generation: 1, Definition: id, Spec: m.spec})
-	handlers := map[string]handler.Handler{}
-	if handle != nil {
-		handlers["calls"] = handle
-	}
-	w := worker.New(worker.Options{Processor: "test/shop/orders", Pod: "a", Definition: m.spec.Definition(), DefinitionID: id, Handlers: handlers,
-		Target: target, Schema: postgres.DefaultSchema, Version: "test", CallGrace: 300 * time.Millisecond, Log: slog.New(slog.DiscardHandler)})
-	var running sync.WaitGroup
-	running.Go(func() { _ = m.stores.Start(ctx) })
-	running.Go(func() {
-		if err := w.Run(ctx); err != nil {
-			t.Errorf("the worker: %v", err)
+      sql:`
+	switch p {
+	case sqlSetup:
+		text += `
+        setup: "CREATE TABLE IF NOT EXISTS public.made_{id} (); ` + commands + `"
+        statements:` + recording
+	case sqlReset:
+		text += `
+        reset: "DELETE FROM public.seen_{id}; ` + commands + `"
+        statements:` + recording
+	case sqlEach:
+		bad := m.statement
+		if bad == "" {
+			bad = "SELECT public.bad_{id}() FROM {events}"
 		}
-	})
-	t.Cleanup(func() {
-		cancel()
-		running.Wait()
-		m.pool.Close()
-	})
-	return m
-}
-
-func (m *misbehaving) exec(sql string, args ...any) {
-	m.t.Helper()
-	if _, err := m.pool.Exec(context.Background(), sql, args...); err != nil {
-		m.t.Fatal(err)
-	}
-}
-
-func (m *misbehaving) append(stream string, kinds ...string) {
-	m.t.Helper()
-	var events []eventpostgres.NewEvent
-	for _, kind := range kinds {
-		events = append(events, eventpostgres.NewEvent{Type: kind, Data: map[string]int{"n": 1}})
-	}
-	if _, err := m.log.Append(context.Background(), stream, eventpostgres.Any, events...); err != nil {
-		m.t.Fatal(err)
-	}
-}
-
-// conditions are those that the operator would write now.
-func (m *misbehaving) conditions() (text string) {
-	s := healthy(m.t, func(s *scope) {
-		s.now = time.Now()
-		s.store = m.stores.Observe(m.key)
-		s.desired = desired.Processor{Object: s.desired.Object, Spec: m.spec, ID: m.spec.Definition().ID()}
-	})
-	for _, c := range statusOf(s).Conditions {
-		text += fmt.Sprintf("%s=%s %s: %s\n", c.Type, c.Status, c.Reason, c.Message)
+		text += `
+        statements:` + recording + `
+        - {eventTypes: [Bad{id}], each: "` + strings.ReplaceAll(bad, "{events}", "event") + `"}`
+	case sqlBatch:
+		calls := "CASE WHEN type = 'Bad{id}' THEN public.bad_{id}() = 1 ELSE true END"
+		bad := ""
+		if m.statement != "" {
+			calls, bad = "true", `
+        - {eventTypes: [Bad{id}], batch: "`+strings.ReplaceAll(m.statement, "{events}", "events")+`"}`
+		}
+		text += `
+        statements:
+        - {eventTypes: [Good{id}, Bad{id}], batch: "INSERT INTO public.seen_{id} (position) SELECT position FROM (SELECT * FROM events ORDER BY ordinal) AS e WHERE ` + calls + `"}` + bad
 	}
 	return text
 }
 
-// until waits for something to hold.
-func (m *misbehaving) until(what string, holds func() bool) {
-	m.t.Helper()
-	for deadline := time.Now().Add(40 * time.Second); !holds(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			m.t.Fatalf("waited 40 s for %s\n%s", what, m.conditions())
-		}
+// act is what a Go handler or reset does while it is not mended.
+func (m misbehaviour) act(ctx context.Context, r *row, tx pgx.Tx) error {
+	if m.do != nil {
+		return m.do(ctx, r, tx)
 	}
+	_, err := tx.Exec(ctx, r.own("SELECT public.bad_{id}()"))
+	return err
 }
 
-func (m *misbehaving) query(sql string, args ...any) (holds bool) {
-	return m.pool.QueryRow(context.Background(), sql, args...).Scan(&holds) == nil && holds
-}
-
-func (m *misbehaving) says(parts ...string) func() bool {
-	return func() bool {
-		for line := range strings.Lines(m.conditions()) {
-			all := true
-			for _, part := range parts {
-				all = all && strings.Contains(line, part)
+// handler is the group's in a place; nil for one of SQL.
+func (m misbehaviour) handler(r *row, p place) handler.Handler {
+	bad := r.own("Bad{id}")
+	wants := []string{bad, r.own("Good{id}")}
+	handle := func(ctx context.Context, tx pgx.Tx, e handler.Event) error {
+		if e.Type == bad && r.isBad() {
+			if err := m.act(ctx, r, tx); err != nil {
+				return err
 			}
-			if all {
-				return true
+		}
+		return r.record(ctx, tx, e)
+	}
+	switch p {
+	case goEach:
+		return handler.Each(handle, wants...)
+	case goSet:
+		return handler.Set(func(ctx context.Context, tx pgx.Tx, events []handler.Event) error {
+			for _, e := range events {
+				if err := handle(ctx, tx, e); err != nil {
+					return err
+				}
+			}
+			return nil
+		}, wants...)
+	case goQueue:
+		return handler.Queue(func(batch *pgx.Batch, events []handler.Event) error {
+			for _, e := range events {
+				if e.Type == bad && r.isBad() {
+					if err := m.queue(r, batch); err != nil {
+						return err
+					}
+				}
+				batch.Queue(r.own(`INSERT INTO public.seen_{id} (position) VALUES ($1)`), e.Position)
+			}
+			return nil
+		}, wants...)
+	case goReset:
+		return handler.WithReset(handler.Each(r.record, wants...), func(ctx context.Context, tx pgx.Tx, _ handler.Replay) error {
+			if _, err := tx.Exec(ctx, r.own(`DELETE FROM public.seen_{id}`)); err != nil {
+				return err
+			}
+			if r.isBad() {
+				return m.act(ctx, r, tx)
+			}
+			return nil
+		})
+	}
+	return nil
+}
+
+// begins has the cause begin to work.
+func (r *row) begins(m misbehaviour) {
+	if m.cause != nil {
+		m.cause(r)
+	}
+	r.began = time.Now()
+}
+
+func (r *row) judgeEvent(m misbehaviour, p place) {
+	r.start(m.group(p, limit), m.handler(r, p))
+	r.until(patience, "an owner", func() bool { return r.says("Available=True") })
+	r.begins(m)
+	r.append("bad", "Good", "Bad", "Good")
+	at := fmt.Sprintf(`segment 0, event at position %d \(type Bad{id}, stream bad-{id}\)`, r.bad())
+	attempts := attempts
+	if m.often {
+		attempts = many
+	}
+	r.until(reported, "a condition with "+m.want.reason, func() bool {
+		return r.says(m.want.condition, `group calls-{id}, `+at+attempts+m.want.reason+": ")
+	})
+	r.holds(m)
+	r.goesOn()
+	if r.query(`SELECT EXISTS (SELECT FROM seen_{id} WHERE position >= (SELECT position FROM sluice.event WHERE type = 'Bad{id}'))`) {
+		r.t.Error("the event that fails was handled, or one behind it")
+	}
+	if !m.want.passing && !r.query(`SELECT count(*) = 1 FROM seen_{id}`) {
+		r.t.Error("the event before the one that fails was not handled")
+	}
+	r.backsOff()
+	r.recovers()
+}
+
+// holds checks what the worker tells `kubectl sluice status`.
+func (r *row) holds(m misbehaviour) {
+	r.t.Helper()
+	position := r.bad()
+	r.until(patience, "the worker to name the event", func() bool {
+		for _, h := range r.worker.Load().Holdings() {
+			if b := h.Blocked; h.Group == r.own("calls-{id}") && b != nil {
+				return b.Position == position && b.Type == r.own("Bad{id}") && b.Stream == r.own("bad-{id}") && b.Attempts > 0 && b.Reason != ""
 			}
 		}
 		return false
-	}
-}
-
-// judge lets the group misbehave, and looks at what the operator says, at the other group, and at what becomes of the events when
-// the cause is gone.
-func (m *misbehaving) judge(mend func(), parts ...string) {
-	m.t.Helper()
-	m.append("bad", "Good", "Bad", "Good")
-	var position int64
-	if err := m.pool.QueryRow(context.Background(), `SELECT position FROM sluice.event WHERE type = 'Bad'`).Scan(&position); err != nil {
-		m.t.Fatal(err)
-	}
-	m.until("a condition with "+strings.Join(parts, ", "), m.says(append(parts, "group calls", fmt.Sprintf("position %d", position), "type Bad")...))
-	m.append("other", "Good", "Good")
-	m.until("the other group", func() bool { return m.query(`SELECT count(*) = 5 FROM fine`) })
-	if m.query(`SELECT count(*) > 1 FROM seen`) {
-		m.t.Error("events behind the one that fails were handled")
-	}
-	mend()
-	m.until("all events handled", func() bool {
-		return m.query(`SELECT (SELECT array_agg(position ORDER BY n) FROM seen) = (SELECT array_agg(position ORDER BY position) FROM sluice.event)`)
 	})
-	m.until("clear conditions", func() bool { return m.says("Degraded=False")() && m.says("HandlerValid=True")() })
 }
 
-func TestWhateverAHandlerDoesTheOperatorNamesItsEvent(t *testing.T) {
-	blocked := func(reason string) []string { return []string{"Degraded=True", "SegmentBlocked", "attempt", reason} }
-	state := func(code string) func(context.Context, pgx.Tx, <-chan struct{}) error {
-		return func(ctx context.Context, tx pgx.Tx, _ <-chan struct{}) error {
-			_, err := tx.Exec(ctx, "DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '"+code+"'; END $$")
-			return err
-		}
-	}
-	text := func(sql string) func(context.Context, pgx.Tx, <-chan struct{}) error {
-		return func(ctx context.Context, tx pgx.Tx, _ <-chan struct{}) error {
-			_, err := tx.Exec(ctx, sql)
-			return err
-		}
-	}
-	for name, test := range map[string]struct {
-		says []string
-		do   func(ctx context.Context, tx pgx.Tx, mended <-chan struct{}) error
-	}{
-		"fails":  {blocked("HandlerFailed"), func(context.Context, pgx.Tx, <-chan struct{}) error { return errors.New("no") }},
-		"panics": {blocked("HandlerPanicked"), func(context.Context, pgx.Tx, <-chan struct{}) error { panic("no") }},
-		"exits": {blocked("HandlerExited"), func(context.Context, pgx.Tx, <-chan struct{}) error {
-			runtime.Goexit()
-			return nil
-		}},
-		"waits for its context": {blocked("HandlerTimedOut"), func(ctx context.Context, _ pgx.Tx, _ <-chan struct{}) error {
-			<-ctx.Done()
-			return ctx.Err()
-		}},
-		"ignores its context": {blocked("HandlerTimedOut"), func(_ context.Context, _ pgx.Tx, mended <-chan struct{}) error {
-			<-mended
-			return nil
-		}},
-		"sleeps in a statement": {blocked("HandlerTimedOut"), text("SELECT pg_sleep(60)")},
-		"cancels by itself": {blocked("HandlerFailed"), func(ctx context.Context, _ pgx.Tx, _ <-chan struct{}) error {
-			return fmt.Errorf("asking: %w", context.Canceled)
-		}},
-		"ends its backend":         {blocked("CallDidNotEnd"), text("SELECT pg_terminate_backend(pg_backend_pid())")},
-		"raises 21000":             {blocked("HandlerFailed"), state("21000")},
-		"raises 54000":             {blocked("HandlerFailed"), state("54000")},
-		"raises a code of its own": {blocked("HandlerFailed"), state("AC001")},
-		"raises 57014":             {blocked("HandlerTimedOut"), state("57014")},
-		"swallows an error": {blocked("HandlerFailed"), func(ctx context.Context, tx pgx.Tx, _ <-chan struct{}) error {
-			_, _ = tx.Exec(ctx, "SELECT 1 / 0")
-			return nil
-		}},
-		"breaks a deferred constraint": {blocked("HandlerFailed"), text(`CREATE TEMPORARY TABLE IF NOT EXISTS one (n int UNIQUE DEFERRABLE INITIALLY DEFERRED) ON COMMIT DROP; INSERT INTO one VALUES (1), (1)`)},
-		"fails with a text of many bytes": {blocked("HandlerFailed"), func(context.Context, pgx.Tx, <-chan struct{}) error {
-			return errors.New(strings.Repeat("no \x00\xff", 100_000))
-		}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			mended := make(chan struct{})
-			mend := sync.OnceFunc(func() { close(mended) })
-			t.Cleanup(mend)
-			m := misbehave(t, calls+fine, handler.Each(func(ctx context.Context, tx pgx.Tx, e handler.Event) error {
-				select {
-				case <-mended:
-				default:
-					if e.Type == "Bad" {
-						if err := test.do(ctx, tx, mended); err != nil {
-							return err
-						}
-					}
-				}
-				_, err := tx.Exec(ctx, `INSERT INTO seen (position) VALUES ($1)`, e.Position)
-				return err
-			}, "Good", "Bad"))
-			m.judge(mend, test.says...)
-		})
-	}
-	for name, test := range map[string]struct {
-		says []string
-		bad  string // runs as long as there is no row in mended
-	}{
-		"a statement that divides by zero":  {blocked("HandlerFailed"), "(data ->> 'n')::int / 0"},
-		"a statement that sleeps":           {blocked("HandlerTimedOut"), "(SELECT 1 FROM pg_sleep(60))"},
-		"a statement that ends its backend": {blocked("CallDidNotEnd"), "(SELECT 1 FROM pg_terminate_backend(pg_backend_pid()))"},
-		"a statement with two rows":         {blocked("HandlerFailed"), "(SELECT 1 FROM generate_series(1, 2))"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			m := misbehave(t, sqlCalls("SELECT CASE WHEN NOT EXISTS (SELECT FROM mended) THEN "+test.bad+" END FROM event")+fine, nil)
-			m.judge(func() { m.exec(`INSERT INTO mended VALUES (true)`) }, test.says...)
-		})
+func (r *row) judgeSetup(m misbehaviour) {
+	r.begins(m)
+	r.append("bad", "Good", "Bad", "Good")
+	r.start(m.group(sqlSetup, limit), nil)
+	r.until(reported, "a condition with "+m.says, func() bool {
+		return r.says("HandlerValid=(False|Unknown)", `group calls-{id}`+attempts, `: handler\.sql\.setup: `, m.says)
+	})
+	r.goesOn()
+	r.backsOff()
+	if m.commands == "" {
+		r.recovers()
 	}
 }
 
-func TestAHandlerThatWouldEndItsTransactionIsNamed(t *testing.T) {
-	for name, do := range map[string]func(ctx context.Context, tx pgx.Tx) error{
-		"by tx.Commit":            func(ctx context.Context, tx pgx.Tx) error { return tx.Commit(ctx) },
-		"by a rollback and nil":   func(ctx context.Context, tx pgx.Tx) error { _ = tx.Rollback(ctx); return nil },
-		"by a COMMIT":             func(ctx context.Context, tx pgx.Tx) error { _, err := tx.Exec(ctx, "COMMIT"); return err },
-		"on the connection":       func(ctx context.Context, tx pgx.Tx) error { _, err := tx.Conn().Exec(ctx, "COMMIT"); return err },
-		"by ROLLBACK and a BEGIN": func(ctx context.Context, tx pgx.Tx) error { _, err := tx.Exec(ctx, "ROLLBACK; BEGIN"); return err },
-	} {
-		t.Run(name, func(t *testing.T) {
+func (r *row) judgeReset(m misbehaviour, p place) {
+	r.append("bad", "Good", "Bad", "Good")
+	r.start(m.group(p, limit), m.handler(r, p))
+	r.handled()
+	r.begins(m)
+	r.replay("first")
+	r.until(reported, "a condition with "+m.says, func() bool {
+		return r.says(`the reset of group calls-{id} (run )?(failed (once|twice|\d+ times)|\(attempt \d+\))`, m.says)
+	})
+	r.goesOn()
+	r.backsOff()
+	r.mend()
+	r.until(patience, "the end of the replay", func() bool { return r.phase("first").Ended() })
+	if r.phase("first") == tokenstore.ReplayFailed {
+		r.handled() // the group has gone on where it was
+		if m.commands != "" {
+			return
+		}
+		r.replay("again")
+		r.until(patience, "another replay", func() bool { return r.phase("again") == tokenstore.ReplayComplete })
+	}
+	r.recovers()
+}
+
+// TestWhateverTakesLongIsNamedAtOnce has nothing fail: nobody knows yet how it ends.
+func TestWhateverTakesLongIsNamedAtOnce(t *testing.T) {
+	st := newStage(t)
+	m := misbehaviour{sql: "WHILE NOT EXISTS (SELECT FROM public.mended WHERE id = {id}) LOOP PERFORM pg_sleep(0.02); END LOOP",
+		do: func(_ context.Context, r *row, _ pgx.Tx) error {
+			<-r.mended
+			return nil
+		}}
+	for _, p := range []place{sqlEach, sqlBatch, sqlSetup, sqlReset, goEach, goSet, goReset} {
+		t.Run(string(p), func(t *testing.T) {
 			t.Parallel()
-			mended := make(chan struct{})
-			mend := sync.OnceFunc(func() { close(mended) })
-			t.Cleanup(mend)
-			m := misbehave(t, calls+fine, handler.Each(func(ctx context.Context, tx pgx.Tx, e handler.Event) error {
-				_, err := tx.Exec(ctx, `INSERT INTO seen (position) VALUES ($1)`, e.Position)
-				if err != nil {
-					return err
-				}
-				select {
-				case <-mended:
-				default:
-					if e.Type == "Bad" {
-						return do(ctx, tx)
-					}
-				}
-				return nil
-			}, "Good", "Bad"))
-			m.append("bad", "Good", "Bad", "Good")
-			m.until("the definition to be named", m.says("HandlerValid=False", "TransactionEnded", "calls", "return nil instead"))
-			m.append("other", "Good", "Good")
-			m.until("the other group", func() bool { return m.query(`SELECT count(*) = 5 FROM fine`) })
-			if m.query(`SELECT EXISTS (SELECT FROM seen JOIN sluice.event USING (position) WHERE type = 'Bad')`) {
-				t.Error("the handler has committed")
+			r := st.newRow(t)
+			r.misbehaves(r.own(m.sql))
+			what := `a batch of group calls-{id}, segment 0, from the event at position \d+ \(type (Good|Bad){id}, stream bad-{id}\)`
+			reset := strings.HasSuffix(string(p), "reset")
+			if reset || p == sqlSetup {
+				r.append("bad", "Good", "Bad", "Good")
 			}
-			mend()
-			m.until("all events handled", func() bool {
-				return m.query(`SELECT (SELECT array_agg(position ORDER BY n) FROM seen) = (SELECT array_agg(position ORDER BY position) FROM sluice.event)`)
+			r.start(m.group(p, "0s"), m.handler(r, p))
+			switch {
+			case p == sqlSetup:
+				what = `the setup of group calls-{id}`
+			case reset:
+				what = `the reset of replay first of group calls-{id}`
+				r.handled()
+				r.replay("first")
+			default:
+				r.append("bad", "Good", "Bad", "Good")
+			}
+			r.until(reported, "the call in a condition", func() bool {
+				return r.says("Degraded=False CallRunning", what+`.*, has been running for more than (5|10|30)s in pod a`)
 			})
-			m.until("clear conditions", m.says("HandlerValid=True"))
+			if len(r.worker.Load().Calls()) != 1 {
+				t.Error("the worker does not name the call")
+			}
+			r.goesOn()
+			r.recovers()
 		})
 	}
 }

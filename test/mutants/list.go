@@ -46,6 +46,7 @@ var (
 	unended       = test{"./runtime/worker", "TestWhateverAHandlerDoesItsEventIsNamed/it_ends_its_connection", false}
 	finishing     = test{"./runtime/worker", "TestACallIsFinishedOnce", false}
 	hanging       = test{"./runtime/worker", "TestWhateverAHandlerDoesItsEventIsNamed/it_ignores_its_context", false}
+	misbehaving   = func(rows string) test { return test{"./controllers", "TestWhateverAHandlerDoes/" + rows, false} }
 	clocks        = test{"./test/faults", "ByTheDatabasesClock", false}
 )
 
@@ -161,4 +162,11 @@ var mutants = []mutant{
 	{"turns have no schema", []edit{{scopes, "classOf(\"turn/\" + schema)", "classOf(\"turn/\" + schema[:0])"}}, scoping},
 	{"locks of transactions have no schema", []edit{{scopes, "\"sluice/\" + schema + \"/\" + kind", "\"sluice/\" + schema[:0] + \"/\" + kind"}}, scoping},
 	{"connections of every store have the same name", []edit{{scopes, "concat_ws('/', h.store_id, h.tableoid, d.oid)", "concat_ws('/', h.store_id)"}}, scoping},
+	{"a batch of several is tried again whole when the definition fails", []edit{{"runtime/failure/failure.go", "case tokenstore.EventFault, tokenstore.DefinitionFault:", "case tokenstore.EventFault:"}}, test{"./runtime/failure", "TestDecide", true}},
+	{"users' code can say that its batch was fenced off", []edit{{"runtime/worker/failure.go", "errors.Is(err, tokenstore.ErrFenced) && !handler.BeforeCommit(err)", "errors.Is(err, tokenstore.ErrFenced)"}}, misbehaving("returns_that_it_is_fenced")},
+	{"users' statements can say that their batch was fenced off", []edit{{tokenSQL, "		takeBack(ctx, conn.Conn(), guard, s.cleaning, err)\n		return err\n", "		takeBack(ctx, conn.Conn(), guard, s.cleaning, err)\n		return fenced(err)\n"}}, misbehaving("raises_SL001/SQL_each")},
+	{"results are read when the commit is on its way", []edit{{"runtime/handler/handler.go", "func(q *pgx.QueuedQuery) bool { return q.Fn != nil }", "func(q *pgx.QueuedQuery) bool { return false }"}}, misbehaving("finds_a_result_wrong")},
+	{"a commit that was refused may have happened", []edit{{"runtime/handler/fault.go", " ||\n		errors.Is(err, tokenstore.ErrManagedTransaction) ||", " ||"}}, test{"./runtime/handler", "TestBeforeCommitHolds", false}},
+	{"abandoned calls keep other groups' connections", []edit{{"runtime/worker/life.go", "+readers+1+mostAbandoned", "+readers+1"}}, misbehaving("ignores_its_context/Go_set")},
+	{"contention that lasts is not reported", []edit{{"controllers/stores/facts.go", "stops(fault) || fault.Lasted", "stops(fault) || fault.Kind == tokenstore.InfrastructureFault && fault.Lasted"}}, misbehaving("cannot_be_serialized/SQL_each")},
 }
