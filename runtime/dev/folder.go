@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 type folder struct {
 	path string
 	lock *os.File
+	url  *os.File // locked while dev runs; nil until it is published
 }
 
 // takeFolder makes the folder where there is none, and takes it: one dev a folder.
@@ -32,7 +34,7 @@ func takeFolder(path string) (*folder, error) {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return nil, errors.Join(fmt.Errorf("another sluice dev runs with %s: end it, or run this one in another folder", path), lock.Close())
 	}
-	return &folder{path, lock}, nil
+	return &folder{path: path, lock: lock}, nil
 }
 
 // installation returns the ID by which a database knows this folder's processors from those of
@@ -55,11 +57,26 @@ func (f *folder) installation() (string, error) {
 
 func urlFile(path string) string { return filepath.Join(path, "url") }
 
-// publish writes the database's URL for other commands. It may hold a password.
+// publish writes the database's URL for other commands. It may hold a password. The file stays
+// locked until this process ends, however it ends: a URL without a lock was left behind, and
+// another server may listen there by now.
 func (f *folder) publish(url string) error {
-	if err := os.WriteFile(urlFile(f.path), []byte(url+"\n"), 0o600); err != nil {
+	file, err := os.OpenFile(urlFile(f.path), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
 		return fmt.Errorf("writing down the database's URL: %w", err)
 	}
+	// Others lock it only for as long as RunningURL takes.
+	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX)
+	if err == nil {
+		err = file.Truncate(0)
+	}
+	if err == nil {
+		_, err = file.WriteString(url + "\n")
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("writing down the database's URL: %w", err), file.Close())
+	}
+	f.url = file
 	return nil
 }
 
@@ -68,18 +85,35 @@ func (f *folder) release() error {
 	if errors.Is(err, os.ErrNotExist) {
 		err = nil
 	}
+	if f.url != nil {
+		err = errors.Join(err, f.url.Close())
+	}
 	return errors.Join(err, f.lock.Close())
 }
 
-// RunningURL returns the URL of the database of the dev that runs with a folder, by default that of the current one.
-func RunningURL(path string) (string, error) {
+// RunningURL returns the URL of the database of the dev that runs with a folder, by default that of
+// the current one. What a dev that was killed has left behind does not count.
+func RunningURL(path string) (_ string, err error) {
 	if path == "" {
 		path = ".sluice"
 	}
-	text, err := os.ReadFile(urlFile(path))
+	notRunning := errors.New("no database given, and no sluice dev runs in this folder: " +
+		"set --database-url or SLUICE_DATABASE_URL, or start sluice dev")
+	file, err := os.Open(urlFile(path))
 	if errors.Is(err, os.ErrNotExist) {
-		return "", errors.New("no database given, and no sluice dev runs in this folder: set --database-url or SLUICE_DATABASE_URL, or start sluice dev")
+		return "", notRunning
 	}
+	if err != nil {
+		return "", fmt.Errorf("looking for a running sluice dev: %w", err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	switch err := syscall.Flock(int(file.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); {
+	case err == nil:
+		return "", notRunning
+	case !errors.Is(err, syscall.EWOULDBLOCK):
+		return "", fmt.Errorf("looking for a running sluice dev: %w", err)
+	}
+	text, err := io.ReadAll(file)
 	if err != nil {
 		return "", fmt.Errorf("looking for a running sluice dev: %w", err)
 	}
