@@ -1,7 +1,7 @@
 # The whole of Sluice from a fresh clone; hack/demo says what it shows.
 .PHONY: demo demo-down
 
-demo: ## From a fresh clone to a running system: cluster, charts, payments, a crash, scaling
+demo: ## From a fresh clone to a running system: cluster, charts, payments, crashes, scaling
 	go run ./hack/demo
 
 demo-down: ## Remove what the demo made

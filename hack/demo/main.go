@@ -1,5 +1,7 @@
-// Demo brings a whole Sluice up on a cluster and shows it at work: payments are posted, a pod is crashed, the processor is
-// scaled, the view is corrected and replayed, a bad version is rolled out and back. It leaves everything running, with the commands to look further. `demo down` removes it.
+// Demo brings a whole Sluice up on a cluster and shows it at work. Payments are posted. One pod is killed
+// right after an append, another one in the middle of a batch. The processor is scaled, the view is
+// corrected and replayed, and a bad version is rolled out and back. Everything is left running, with the
+// commands to look further. `demo down` removes it.
 package main
 
 import (
@@ -50,6 +52,7 @@ func show(ctx context.Context) error {
 	}{
 		{"Payments are validated by Go code and listed by SQL", d.pay},
 		{"A pod dies right after it has accepted a payment", d.crash},
+		{"A pod dies in the middle of a projection's batch", d.crashInBatch},
 		{"Scaling moves no more segments than it has to", d.scale},
 		{"A correction of the view and its replay are one apply", d.replay},
 		{"A version that dies comes to nothing", d.breaks},

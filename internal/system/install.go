@@ -4,6 +4,7 @@ package system
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -111,36 +112,49 @@ func (s *System) StartDatabase(ctx context.Context) error {
 }
 
 // BuildImages builds the programs and brings their images to the cluster.
-func (s *System) BuildImages(ctx context.Context) error {
+func (s *System) BuildImages(ctx context.Context) (err error) {
+	refs, err := s.images(ctx, program{"sluice", "./cmd/sluice"}, program{"payments", "./examples/payments"})
+	if err == nil {
+		s.Images.Sluice, s.Images.Payments = refs[0], refs[1]
+	}
+	return err
+}
+
+// BuildImage builds a program, brings its image to the cluster and returns the image's name.
+func (s *System) BuildImage(ctx context.Context, name, path string) (ref string, err error) {
+	refs, err := s.images(ctx, program{name, path})
+	if err != nil {
+		return "", err
+	}
+	return refs[0], nil
+}
+
+// program is one of this module, with the name of its image.
+type program struct{ name, path string }
+
+// images brings an image of each program to the cluster, and returns their names.
+func (s *System) images(ctx context.Context, programs ...program) (refs []string, err error) {
 	dir, err := os.MkdirTemp("", "sluice-images-")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	args := []string{"image"}
-	for _, p := range []struct{ name, path string }{{"sluice", "./cmd/sluice"}, {"payments", "./examples/payments"}} {
-		program := filepath.Join(dir, p.name)
-		if _, err := s.Run(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, p.path); err != nil {
-			return err
+	for _, p := range programs {
+		file := filepath.Join(dir, p.name)
+		if _, err := s.Run(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", file, p.path); err != nil {
+			return nil, err
 		}
-		args = append(args, p.name+"="+program)
+		args = append(args, p.name+"="+file)
 	}
 	out, err := s.Cluster(ctx, args...)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, name := range strings.Fields(out) {
-		switch {
-		case strings.Contains(name, "/sluice:"):
-			s.Images.Sluice = name
-		case strings.Contains(name, "/payments:"):
-			s.Images.Payments = name
-		}
+	if refs = strings.Fields(out); len(refs) != len(programs) {
+		return nil, fmt.Errorf("hack/cluster image named %q", out)
 	}
-	if s.Images.Sluice == "" || s.Images.Payments == "" {
-		return fmt.Errorf("hack/cluster image named %q", out)
-	}
-	return nil
+	return refs, nil
 }
 
 // InstallChart installs or upgrades the operator in the namespace sluice-system.
@@ -183,8 +197,25 @@ func (s *System) Payments(url string) (string, error) {
 
 // Post posts a payment to the example through the API server, which works with every cluster.
 func (s *System) Post(ctx context.Context, namespace, amount, currency string) error {
-	body := fmt.Sprintf(`{"amount": %q, "currency": %q}`, amount, currency)
-	_, err := s.Kube.CoreV1().RESTClient().Post().AbsPath("/api/v1/namespaces/"+namespace+"/services/http:payments:http/proxy/payments").
-		SetHeader("Content-Type", "application/json").Body([]byte(body)).DoRaw(ctx)
+	_, err := s.post(ctx, namespace, "services/http:payments:http", amount, currency)
 	return err
+}
+
+// PostTo posts a payment to one pod of the example and returns the payment's id.
+func (s *System) PostTo(ctx context.Context, namespace, pod, amount, currency string) (id string, err error) {
+	return s.post(ctx, namespace, "pods/http:"+pod+":8080", amount, currency)
+}
+
+func (s *System) post(ctx context.Context, namespace, to, amount, currency string) (id string, err error) {
+	body := fmt.Sprintf(`{"amount": %q, "currency": %q}`, amount, currency)
+	answer, err := s.Kube.CoreV1().RESTClient().Post().AbsPath("/api/v1/namespaces/"+namespace+"/"+to+"/proxy/payments").
+		SetHeader("Content-Type", "application/json").Body([]byte(body)).DoRaw(ctx)
+	if err != nil {
+		return "", err
+	}
+	var posted struct{ ID string }
+	if err := json.Unmarshal(answer, &posted); err != nil {
+		return "", fmt.Errorf("reading the answer to a payment: %w", err)
+	}
+	return posted.ID, nil
 }
