@@ -2,6 +2,8 @@ package worker
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -191,6 +193,10 @@ func (l *life) apply(ctx context.Context, portions []portion, c *call, finish fi
 	calling := &portions[0].s.calling
 	calling.Store(c)
 	done := func(err error) {
+		var abandoned *AbandonedError // says so itself
+		if timeout > 0 && errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil && !errors.As(err, &abandoned) {
+			err = fmt.Errorf("the time limit of %s is over: %w", timeout, err)
+		}
 		cancel()
 		calling.Store(nil)
 		finish(err)
