@@ -73,6 +73,33 @@ func (w *world) seenOnce() {
 
 // TestWhateverAHandlerDoesItsEventIsNamed has a Go handler misbehave at one event, until the cause is gone. Meanwhile the event is named
 // in the store and in the report, the events before it are handled, those after it wait, and other groups go on.
+// TestACallThatHangsAtItsFirstEventIsNotSearched has a batch whose first event hangs. The handler tells
+// where it is, so the event is called alone next.
+func TestACallThatHangsAtItsFirstEventIsNotSearched(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, `
+  - name: view
+    segments: 1
+    timeout: 500ms
+    onError: {backoff: {initial: 1m, max: 1m}}
+    handler: {type: Go}`)
+	w.grace = 200 * time.Millisecond
+	hang := make(chan struct{})
+	t.Cleanup(func() { close(hang) })
+	var calls atomic.Int32
+	w.handlers = map[string]handler.Handler{"view": handler.Each(func(context.Context, pgx.Tx, handler.Event) error {
+		calls.Add(1)
+		<-hang
+		return nil
+	}, "Counted")}
+	w.appendAtOnce(16, 1)
+	w.start("a")
+	w.until("an attempt", `SELECT EXISTS (SELECT FROM sluice.failure WHERE attempts = 1)`)
+	if n := calls.Load(); n > 2 {
+		t.Errorf("the handler was called %d times until an attempt was counted", n)
+	}
+}
+
 func TestWhateverAHandlerDoesItsEventIsNamed(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

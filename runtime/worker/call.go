@@ -27,7 +27,7 @@ type call struct {
 	events  []*eventsource.Event
 	attempt int
 	began   time.Time
-	at      atomic.Int32 // index of the event that is being handled, as far as the handler tells
+	at      atomic.Int32 // number of the event that is being handled, from 1; 0 where the handler does not tell
 	ended   bool         // under the lock of abandonedCalls
 }
 
@@ -44,7 +44,7 @@ func (e *AbandonedError) Unwrap() error { return context.DeadlineExceeded }
 
 // report describes the call.
 func (c *call) report(now time.Time) tokenstore.Call {
-	event := c.events[c.at.Load()]
+	event := c.events[max(c.at.Load(), 1)-1]
 	return tokenstore.Call{Kind: tokenstore.BatchCall, Segment: &c.segment, Position: event.Position, Type: event.Type, Stream: event.StreamID,
 		Events: len(c.events), Attempt: c.attempt, Running: now.Sub(c.began).Seconds()}
 }

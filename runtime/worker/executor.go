@@ -217,7 +217,7 @@ var (
 )
 
 // At implements handler.Tracker.
-func (t transaction) At(index int) { t.call.at.Store(int32(index)) }
+func (t transaction) At(index int) { t.call.at.Store(int32(index + 1)) }
 
 func (t transaction) Pipeline(ctx context.Context, queue func(*pgx.Batch) error) error {
 	return t.store.Pipeline(ctx, t.advances, queue)

@@ -38,7 +38,7 @@ func (l *life) failingOf(s *segmentRun, b batch, c *call, err error) failing {
 	if index, known := handler.Culprit(err, b.events); known {
 		f.culprit = index
 	} else if at := int(c.at.Load()); errors.As(err, &abandoned) && at > 0 {
-		f.culprit = at
+		f.culprit = at - 1
 	}
 	first := b.events[max(f.culprit, 0)]
 	f.event = eventOf(first)
