@@ -71,8 +71,6 @@ func (w *world) seenOnce() {
 	}
 }
 
-// TestWhateverAHandlerDoesItsEventIsNamed has a Go handler misbehave at one event, until the cause is gone. Meanwhile the event is named
-// in the store and in the report, the events before it are handled, those after it wait, and other groups go on.
 // TestACallThatHangsAtItsFirstEventIsNotSearched has a batch whose first event hangs. The handler tells
 // where it is, so the event is called alone next.
 func TestACallThatHangsAtItsFirstEventIsNotSearched(t *testing.T) {
@@ -100,6 +98,9 @@ func TestACallThatHangsAtItsFirstEventIsNotSearched(t *testing.T) {
 	}
 }
 
+// TestWhateverAHandlerDoesItsEventIsNamed has a Go handler misbehave at one event, until the cause is
+// gone. Meanwhile the event is named in the store and in the report, the events before it are
+// handled, those after it wait, and other groups go on.
 func TestWhateverAHandlerDoesItsEventIsNamed(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

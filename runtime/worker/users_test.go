@@ -52,6 +52,8 @@ func TestAHandlerThatCommitsIsAFaultOfTheDefinition(t *testing.T) {
 			w.appendSome()
 			w.reports("TransactionEnded")
 			w.reports("return nil instead")
+			w.until("attempts that speak against the definition", `SELECT bool_or(quarantined_at IS NOT NULL) FROM sluice.definition`)
+			w.reports(`"attempts":`)
 			if n := w.count(`SELECT count(*) FROM stream_view`) + w.count(`SELECT count(*) FROM sluice.failure`); n != 0 {
 				t.Errorf("%d rows of events and of attempts are there", n)
 			}
