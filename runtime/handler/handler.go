@@ -191,6 +191,9 @@ func (h *queue) Apply(ctx context.Context, t Transaction, events []*Event) error
 // ofUser makes the error of a statement that the user's code has queued the user's.
 func ofUser(results pgx.BatchResults) error {
 	_, err := results.Exec()
+	if err == nil {
+		return nil
+	}
 	var server *pgconn.PgError
 	if errors.As(err, &server) {
 		return &UserError{Err: err}

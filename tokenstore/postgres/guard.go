@@ -271,9 +271,9 @@ func (g *guard) checkMessage(kind byte, body []byte) error {
 			g.remains = true
 		}
 		return g.checkText(name, text)
-	case 'B':
-		_, rest := cString(body) // the portal
-		if name, _ := cString(rest); g.names[name] && g.ours == nil {
+	case 'B': // one for each statement: it allocates nothing
+		_, rest, _ := bytes.Cut(body, []byte{0}) // the portal
+		if name, _, _ := bytes.Cut(rest, []byte{0}); g.ours == nil && g.names[string(name)] {
 			return managed("COMMIT")
 		}
 	}

@@ -112,10 +112,15 @@ func (s *Store) Queue(ctx context.Context, advances []tokenstore.Advance, queue 
 		if err := queue(batch); err != nil {
 			return err
 		}
+		looked := ""
 		for _, statement := range batch.QueuedQueries {
+			if statement.SQL == looked { // mostly the same string, which takes no time to compare
+				continue
+			}
 			if command := s.controls.in(statement.SQL); command != "" {
 				return managed(command)
 			}
+			looked = statement.SQL
 		}
 		return nil
 	})
