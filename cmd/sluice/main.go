@@ -12,8 +12,11 @@ func main() { command.Execute(rootCommand()) }
 // rootCommand has a subcommand a file.
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "sluice",
-		Short:         "Event processors for Kubernetes",
+		Use:   "sluice",
+		Short: "Event processors for Kubernetes",
+		Long: "Event processors for Kubernetes.\n\n" +
+			"To run a processor on this machine: sluice dev -f processor.yaml\n" +
+			"To see what is wrong on a cluster:  kubectl sluice status",
 		Version:       command.Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,

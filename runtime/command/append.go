@@ -29,7 +29,7 @@ func Append() *cobra.Command {
 	var f appendFlags
 	cmd := &cobra.Command{
 		Use:   "append STREAM TYPE [DATA]",
-		Short: "Append an event to a stream, or the events of a file to theirs",
+		Short: "Append an event to a stream, or the events of a file",
 		Long: "Append an event to a stream, or all events of a file or none, and print each stream's new version.\n" +
 			`A file has one event a line: {"stream": "order-1", "type": "OrderPlaced", "data": {"total": 12}, "metadata": {}}`,
 		Example: `  sluice append order-1 OrderPlaced '{"total": 12}' --expected-version none` + "\n  sluice append --file events.jsonl",

@@ -17,10 +17,11 @@ func Dev(handlers map[string]handler.Handler) *cobra.Command {
 	var version string
 	cmd := &cobra.Command{
 		Use:   "dev -f processor.yaml",
-		Short: "Run a processor here, without a cluster, and reload it on save",
-		Long: "Run an EventProcessor on this machine, from the file that is applied to a cluster: without a cluster and without root.\n" +
-			"Without --database-url it starts a PostgreSQL of its own, whose data are kept in .sluice/postgres below the current\n" +
-			"folder until --reset. Where this machine has no PostgreSQL, it is fetched by npm once. Saving the file takes effect at once.",
+		Short: "Run a processor on this machine and apply its file on each save",
+		Long: "Run an EventProcessor on this machine, from the same file that is applied to a cluster. It needs no cluster and no root.\n" +
+			"A change of the file takes effect when you save it.\n\n" +
+			"Without --database-url it starts a PostgreSQL of its own and keeps its data in .sluice/postgres of the current folder.\n" +
+			"If this machine has no PostgreSQL, it is fetched by npm once.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if version != "" && version != "npm" {
@@ -34,10 +35,10 @@ func Dev(handlers map[string]handler.Handler) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVarP(&o.Manifest, "file", "f", "processor.yaml", "file with the EventProcessor")
-	f.StringVar(&o.DatabaseURL, "database-url", os.Getenv(databaseURLVariable), "database to use in place of one of its own ("+databaseURLVariable+")")
-	f.BoolVar(&o.Reset, "reset", false, "delete the data of the PostgreSQL of its own first")
-	f.StringVar(&o.Events, "events", "", "file with events as JSON lines, followed as it grows; - for standard input")
-	f.StringVar(&version, "postgres-version", "", "npm: use the PostgreSQL from npm also where this machine has one")
+	f.StringVar(&o.DatabaseURL, "database-url", os.Getenv(databaseURLVariable), "database to use instead of a PostgreSQL of its own ("+databaseURLVariable+")")
+	f.BoolVar(&o.Reset, "reset", false, "first delete the data of its own PostgreSQL")
+	f.StringVar(&o.Events, "events", "", "append the events of this file (JSON lines), and follow it as it grows; - for standard input")
+	f.StringVar(&version, "postgres-version", "", "npm: use the PostgreSQL from npm even if this machine has one")
 	return cmd
 }
 

@@ -26,14 +26,18 @@ type importFlags struct {
 
 // Import is the command for progress that comes from other systems.
 func Import() *cobra.Command {
-	cmd := &cobra.Command{Use: "import", Short: "Take over the progress of another system's event processors", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "import", Short: "Import the progress of another system's event processors", Args: cobra.NoArgs}
 	var f importFlags
 	command := &cobra.Command{
 		Use:   "axon -f FILE --processor NAME",
 		Short: "Take over the tokens of an event processor of Axon Framework",
-		Long: "Take over the tokens of an event processor of Axon Framework as those of a processing group, which then handles each event that the processor has not\n" +
-			"handled, and no other. The store has to be there (sluice migrate), the table of events prepared (sluice source prepare), the processor stopped in every\n" +
-			"instance of the application, its dead letters processed or evicted, and the EventProcessor not applied yet; all that is missing is named at once. Afterwards Axon finds its tokens claimed by \"" + axon.Owner + "\", for good.",
+		Long: "Take over the tokens of an event processor of Axon Framework. The processing group then handles each event that the\n" +
+			"processor has not handled, and no other. Before:\n\n" +
+			"  - create the store (sluice migrate) and prepare the table of events (sluice source prepare)\n" +
+			"  - have Axon process or evict the processor's dead letters\n" +
+			"  - stop the processor in every instance of the application\n" +
+			"  - do not apply the EventProcessor yet\n\n" +
+			"All that is missing is reported at once. Afterwards Axon finds its tokens claimed by \"" + axon.Owner + "\", for good.",
 		Example: "  sluice import axon -f cards.yaml --processor com.example.cards --group card-balances",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
@@ -41,7 +45,7 @@ func Import() *cobra.Command {
 	f.database.add(command)
 	command.Flags().StringVarP(&f.file, "file", "f", "", "manifest of the EventProcessor")
 	command.Flags().StringVar(&f.processor, "processor", "", "name of Axon's event processor, as in the column processor_name")
-	command.Flags().StringVar(&f.group, "group", "", "processing group of the manifest; not needed where it has one")
+	command.Flags().StringVar(&f.group, "group", "", "processing group of the manifest; not needed if there is only one")
 	command.Flags().StringVar(&f.table, "token-table", "public.token_entry", "table of Axon's tokens, as schema.table")
 	command.Flags().StringVar(&f.end, "ended-node", "", "node that has ended without releasing its claims; make sure that it has")
 	command.Flags().BoolVar(&f.leaveDeadLetters, "leave-dead-letters", false, "take the tokens over although Axon has dead letters of the processor: they stay where they are, and nobody handles them")

@@ -26,8 +26,8 @@ func Migrate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "migrate",
 		Short: "Bring a store's tables up to date, or print the SQL that does",
-		Long: "Bring a store's tables up to date. Workers do so themselves, unless spec.store.postgres.migrations is Manual or their role may not.\n" +
-			"With --worker-role, tables belong to the role that migrates, and the workers' role gets what it needs and no more.",
+		Long: "Bring a store's tables up to date. Workers do this themselves, unless spec.store.postgres.migrations is Manual or their role may not.\n" +
+			"With --worker-role, the tables belong to the role that migrates, and the workers' role gets only the privileges that it needs.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.print {
@@ -38,8 +38,8 @@ func Migrate() *cobra.Command {
 	}
 	f.database.add(cmd)
 	cmd.Flags().BoolVar(&f.print, "print", false, "print the SQL of all steps for an empty database, and connect to nothing")
-	cmd.Flags().StringVar(&f.ownerRole, "owner-role", "", "role that is to own the tables: it is taken by SET ROLE, and has to exist")
-	cmd.Flags().StringVar(&f.workerRole, "worker-role", "", "role of the workers: it is granted what it needs, and has to exist")
+	cmd.Flags().StringVar(&f.ownerRole, "owner-role", "", "existing role that is to own the tables; taken by SET ROLE")
+	cmd.Flags().StringVar(&f.workerRole, "worker-role", "", "existing role of the workers, which is granted what workers need")
 	return cmd
 }
 

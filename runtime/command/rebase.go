@@ -25,11 +25,12 @@ func Rebase() *cobra.Command {
 	var f rebaseFlags
 	cmd := &cobra.Command{
 		Use:   "rebase",
-		Short: "Make a store that was restored from a dump one of the server that it is on now",
-		Long: "Make a store that was restored from a dump, or copied logically, one of the server that it is on now. Tokens and events hold transaction ids, which\n" +
-			"mean nothing on another server, so nothing runs there until they are replaced: each group goes on with exactly those events that it had not\n" +
-			"handled in the dump. No worker may use the store meanwhile, and no writer the tables. Where there were late events, or the server has not had the\n" +
-			"transactions yet, the tables of events are rewritten, which takes about as long as restoring them did.",
+		Short: "Adapt a store that was restored from a dump to its new server",
+		Long: "Adapt a store that was restored from a dump, or copied logically, to the server that it is on now. Tokens and events hold\n" +
+			"transaction ids, which mean nothing on another server. Nothing runs there until this command has replaced them. Each group\n" +
+			"then goes on with exactly those events that it had not handled in the dump.\n\n" +
+			"No worker may use the store meanwhile, and no writer the tables. The tables of events are rewritten if there were late\n" +
+			"events, or if the server has not reached their transaction ids yet. That takes about as long as restoring them did.",
 		Example: "  sluice rebase --database-url postgres://admin@db/app\n  sluice rebase -f outbox.yaml",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },

@@ -24,15 +24,15 @@ type sourceFlags struct {
 
 // Source is the command for tables that events are read from.
 func Source() *cobra.Command {
-	cmd := &cobra.Command{Use: "source", Short: "Prepare a table of your own, so that events can be read from it", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "source", Short: "Prepare a table of your own as a source of events", Args: cobra.NoArgs}
 	var f sourceFlags
 	prepare := &cobra.Command{
 		Use:   "prepare -f FILE",
-		Short: "Add the column and the index that a table needs to be read as a source of events",
+		Short: "Add the column and the index that a source of events needs",
 		Long: "Add the column and the index that the table of an EventProcessor's spec.source needs, and check whether it can be read.\n\n" +
-			"The column holds the transaction that inserted a row. It has a default, so writers that name their columns do not notice, and\n" +
-			"the table is not rewritten: adding it takes an exclusive lock for a moment, which is waited for in short attempts. The index is\n" +
-			"created beside writers. Both may be repeated: what is there is left alone.",
+			"The column holds the transaction that inserted a row. It has a default, so writers need not set it. The table is not\n" +
+			"rewritten. The new column needs an exclusive lock for a moment, for which the command waits in short attempts. The index\n" +
+			"is created while others write. The command may be repeated: it leaves alone what exists.",
 		Example: "  sluice source prepare -f payments.yaml --print\n  sluice source prepare -f payments.yaml --worker-role sluice_worker",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
@@ -40,7 +40,7 @@ func Source() *cobra.Command {
 	f.database.add(prepare)
 	prepare.Flags().StringVarP(&f.file, "file", "f", "", "manifest of the EventProcessor")
 	prepare.Flags().BoolVar(&f.print, "print", false, "print the SQL, and connect to nothing")
-	prepare.Flags().StringVar(&f.workerRole, "worker-role", "", "role of the workers: it is granted to read the table, and has to exist")
+	prepare.Flags().StringVar(&f.workerRole, "worker-role", "", "existing role of the workers, which is granted to read the table")
 	cmd.AddCommand(prepare)
 	return cmd
 }

@@ -32,7 +32,7 @@ func Worker(handlers map[string]handler.Handler) *cobra.Command {
 	var f workerFlags
 	cmd := &cobra.Command{
 		Use:   "worker",
-		Short: "Run in a pod: claim segments and process their events",
+		Short: "Run a worker (in a pod): claim segments and process their events",
 		Long: "Run in a pod: claim segments and process their events, until SIGTERM; then hand the segments over and exit.\n" +
 			"The operator sets everything by environment variables; each flag names its own.",
 		Args: cobra.NoArgs,

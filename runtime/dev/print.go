@@ -112,21 +112,34 @@ func faultText(b worker.Batch) (text string, worth bool) {
 	}
 	kind, reason := handler.Classify(b.Err)
 	what := explained(b.Err)
+	inGo := inGoHandler(b.Err)
 	switch kind {
 	case tokenstore.EventFault:
 		correct := "correct the handler and save"
+		if inGo {
+			correct = "correct the handler and start this program again"
+		}
 		var mapping *handler.MappingError
 		if errors.As(b.Err, &mapping) {
 			correct = "correct the row, the mapping or the handler, and save"
 		}
 		return fmt.Sprintf("%s: the event at position %d fails, its segment waits: %s\n%s; it is tried again until it succeeds", reason, b.Position, what, correct), b.Events == 1
 	case tokenstore.DefinitionFault:
+		if inGo {
+			return fmt.Sprintf("%s: %s\ncorrect the handler and start this program again", reason, what), true
+		}
 		return fmt.Sprintf("%s: %s\ncorrect the statement, or the table it needs, and save", reason, what), true
 	case tokenstore.ContentionFault:
 		return "", false
 	default:
 		return fmt.Sprintf("%s: %s\nit is tried again", reason, what), true
 	}
+}
+
+// inGoHandler reports whether the Go code of a handler failed: saving the manifest does not replace it.
+func inGoHandler(err error) bool {
+	_, is := errors.AsType[*handler.UserError](err)
+	return is || errors.Is(err, tokenstore.ErrManagedTransaction) // SQL that ends the transaction does not prepare
 }
 
 func counted(n int, what string) string {

@@ -30,7 +30,7 @@ func Segments() *cobra.Command {
 	var count int32
 	cmd := &cobra.Command{
 		Use:   "segments GROUP -p NAME [--count N]",
-		Short: "Show how many segments a group has, or set it; they split and merge while events flow",
+		Short: "Show or set the number of segments of a group",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("count") {
@@ -50,12 +50,12 @@ func Segments() *cobra.Command {
 
 // Pause is the command that keeps batches from beginning.
 func Pause() *cobra.Command {
-	return desiredState("pause NAME", "Let no batch begin; pods stay and keep their segments", v1alpha1.DesiredStatePaused)
+	return desiredState("pause NAME", "Pause a processor or a group: no batch begins, pods keep their segments", v1alpha1.DesiredStatePaused)
 }
 
 // Resume is the command that lets batches begin again.
 func Resume() *cobra.Command {
-	return desiredState("resume NAME", "Let batches begin again", v1alpha1.DesiredStateRunning)
+	return desiredState("resume NAME", "Resume a processor or a group", v1alpha1.DesiredStateRunning)
 }
 
 func desiredState(use, short string, state v1alpha1.DesiredState) *cobra.Command {

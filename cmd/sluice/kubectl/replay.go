@@ -31,9 +31,9 @@ func Replay() *cobra.Command {
 	var f replayFlags
 	cmd := &cobra.Command{
 		Use:   "replay NAME --group GROUP [--group GROUP …]",
-		Short: "Have groups handle their events again, and show how far they are",
+		Short: "Empty the projections of groups and handle their events again",
 		Long: "Create a Replay of groups of an EventProcessor, and follow it until it is complete. Its reset empties the groups'\n" +
-			"projections. Ctrl-C stops following; the replay goes on. With --follow and --id, follow one that is there.\n\n" +
+			"projections. Ctrl-C stops following, and the replay goes on. --follow with --id follows an existing one.\n\n" +
 			"To replay together with a correction of the handler, set spec.replay in the manifest instead.",
 		Example: "  kubectl sluice replay payments --group payments-view --tell why=rounding\n" +
 			"  kubectl sluice replay payments --group payments-view --from timestamp=2026-11-01T00:00:00Z\n" +
@@ -50,9 +50,9 @@ func Replay() *cobra.Command {
 	f.cluster.add(cmd)
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.groups, "group", nil, "processing group to replay; may be repeated")
-	flags.StringVar(&f.from, "from", "earliest", "where to go back to: earliest, latest, position=N or timestamp=TIME (RFC 3339)")
+	flags.StringVar(&f.from, "from", "earliest", "start position: earliest, latest, position=N or timestamp=TIME (RFC 3339)")
 	flags.StringToStringVar(&f.told, "tell", nil, "context for handlers, key=value; may be repeated")
-	flags.StringVar(&f.id, "id", "", "id of the replay; an id runs once in the life of a store (default: date and time)")
+	flags.StringVar(&f.id, "id", "", "id of the replay; each id runs once in a store (default: date and time)")
 	flags.BoolVar(&f.noWait, "no-wait", false, "create the Replay and do not follow it")
 	flags.BoolVar(&f.follow, "follow", false, "create nothing: follow the replay that --id names")
 	return cmd

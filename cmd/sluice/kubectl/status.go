@@ -28,9 +28,9 @@ func Status() *cobra.Command {
 	var f statusFlags
 	cmd := &cobra.Command{
 		Use:   "status [NAME]",
-		Short: "Show who owns what, how far, how fast, and what is wrong",
-		Long: "Show an EventProcessor, or all of a namespace: what is wrong first, then its groups, who owns which segments, and\n" +
-			"segments that stand still. Pods are asked through the API server, which takes the verb get of pods/proxy.",
+		Short: "Show EventProcessors of a cluster: what is wrong, groups, lag, owners",
+		Long: "Show an EventProcessor, or all of a namespace: what is wrong, its groups, the owners of segments, calls that run\n" +
+			"for long, and blocked segments. Figures of pods come through the API server. This needs the verb get of pods/proxy.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := f.cluster.connect()
@@ -41,8 +41,8 @@ func Status() *cobra.Command {
 		},
 	}
 	f.cluster.add(cmd)
-	cmd.Flags().BoolVarP(&f.everywhere, "all-namespaces", "A", false, "processors of all namespaces")
-	cmd.Flags().BoolVarP(&f.watch, "watch", "w", false, "show again every 2 s")
+	cmd.Flags().BoolVarP(&f.everywhere, "all-namespaces", "A", false, "show processors of all namespaces")
+	cmd.Flags().BoolVarP(&f.watch, "watch", "w", false, "refresh every 2 s")
 	return cmd
 }
 
