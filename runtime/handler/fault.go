@@ -44,7 +44,7 @@ func Classify(err error) (tokenstore.FaultKind, string) {
 		return tokenstore.EventFault, ReasonTimedOut
 	case errors.As(err, &pg) && slices.Contains(timeLimits, pg.Code):
 		return tokenstore.EventFault, ReasonTimedOut
-	case pg != nil && (pg.Severity == "FATAL" || pg.Severity == "PANIC"):
+	case pg != nil && (pg.Severity == "FATAL" || pg.Severity == "PANIC") && !Elsewhere(err):
 		return tokenstore.InfrastructureFault, "ConnectionEnded"
 	case pg != nil:
 		return classifyState(pg.Code, ofHandler(err))
@@ -62,6 +62,13 @@ func Classify(err error) (tokenstore.FaultKind, string) {
 		return tokenstore.EventFault, ReasonFailed
 	}
 	return tokenstore.InfrastructureFault, "ConnectionFailed"
+}
+
+// Elsewhere reports whether an error is of user's code whose transaction's connection has outlived
+// it: a server or a connection of the code's own may have failed, but not those of the batch.
+func Elsewhere(err error) bool {
+	var user *UserError
+	return errors.As(err, &user) && user.Elsewhere
 }
 
 // timeLimits are the SQLSTATEs of the server's time limits: of a statement, of a transaction at

@@ -58,6 +58,7 @@ func TestClassify(t *testing.T) {
 		"a server that shuts down":                    {statement("57P01"), infrastructure, "ServerError"},
 		"a backend that was ended":                    {fatal("57P01"), infrastructure, "ConnectionEnded"},
 		"a wrong password":                            {fatal("28P01"), infrastructure, "ConnectionEnded"},
+		"a wrong password for another server":         {&UserError{Err: fatal("28P01"), Elsewhere: true}, infrastructure, "ServerError"},
 		"a connection that is gone":                   {errors.New("unexpected EOF"), infrastructure, "ConnectionFailed"},
 		"a lost connection in the user's code":        {fmt.Errorf("%w: EOF", errConnection), infrastructure, "ConnectionLost"},
 		"a statement that ran out of time":            {statement("57014"), event, "HandlerTimedOut"},

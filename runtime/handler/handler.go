@@ -47,6 +47,8 @@ type Handler interface {
 type UserError struct {
 	Err   error
 	Stack string // of a panic
+	// Elsewhere says that the transaction's connection has outlived it: where it tells of a lost one, that is another.
+	Elsewhere bool
 }
 
 func (e *UserError) Error() string { return e.Err.Error() }
@@ -242,18 +244,18 @@ func guard(tx pgx.Tx, work func() error) (err error) {
 	case tx != nil && tx.Conn().IsClosed():
 		return fmt.Errorf("%w: %w", errConnection, err)
 	default:
-		return userError(err)
+		return userError(err, tx != nil)
 	}
 }
 
 // userError is an error that the user's code has returned. One that panics when it is asked for its
 // text, as a nil pointer in an error does, must not do so again wherever it is reported.
-func userError(returned error) (err error) {
+func userError(returned error, elsewhere bool) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = &UserError{Err: fmt.Errorf("the handler returned a %T whose text cannot be had: %v", returned, p), Stack: string(debug.Stack())}
 		}
 	}()
 	_ = returned.Error()
-	return &UserError{Err: returned}
+	return &UserError{Err: returned, Elsewhere: elsewhere}
 }

@@ -433,3 +433,32 @@ func TestAnEventThatNobodyWantsAnyMoreBlocksNothing(t *testing.T) {
 	w.until("the events around it", `SELECT count(*) = 2 FROM seen`)
 	w.until("no failure", `SELECT count(*) = 0 FROM sluice.failure`)
 }
+
+// TestAnotherServerThatFailsIsNotTakenForTheStore has a handler fail to connect to a database of its own: what is reported says so, and the
+// segment is not claimed again as if the batch's connection had been lost.
+func TestAnotherServerThatFailsIsNotTakenForTheStore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, goGroup)
+	w.makeSeen()
+	var mended atomic.Bool
+	w.handlers = map[string]handler.Handler{"calls": handler.Each(func(ctx context.Context, tx pgx.Tx, e handler.Event) error {
+		if e.Type == "Bad" && !mended.Load() {
+			other := tx.Conn().Config().Copy()
+			other.Database = "not_there"
+			_, err := pgx.ConnectConfig(ctx, other)
+			return err
+		}
+		return record(ctx, tx, e)
+	})}
+	w.start("a")
+	w.until("an owner", `SELECT bool_and(owner <> 0) FROM sluice.token`)
+	epoch := w.count(`SELECT epoch FROM sluice.token`)
+	position := w.bad()
+	w.until("the report", `SELECT EXISTS (SELECT FROM sluice.worker WHERE report #>> '{groups,calls,fault,reason}' = 'ServerError'
+		AND (report #>> '{groups,calls,fault,position}')::bigint = $1 AND report #>> '{groups,calls,fault,message}' LIKE '%not_there%')`, position)
+	if got := w.count(`SELECT epoch FROM sluice.token`); got != epoch || w.count(`SELECT count(*) FROM sluice.failure`) != 0 {
+		t.Errorf("the segment was claimed %d times more", got-epoch)
+	}
+	mended.Store(true)
+	w.seenOnce()
+}

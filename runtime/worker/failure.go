@@ -64,6 +64,9 @@ func mayHaveCommitted(err error) bool {
 	return errors.As(err, &abandoned) || !handler.BeforeCommit(err) && postgres.IsLost(err)
 }
 
+// isLost reports whether an error tells that the batch's connection was lost.
+func isLost(err error) bool { return postgres.IsLost(err) && !handler.Elsewhere(err) }
+
 // failed decides what happens after a batch that did not commit, and reports whether to go on at once.
 func (l *life) failed(ctx context.Context, s *segmentRun, b batch, c *call, err error) (again bool) {
 	s.goAlone(len(b.events))
@@ -82,7 +85,7 @@ func (l *life) failed(ctx context.Context, s *segmentRun, b batch, c *call, err 
 		return false
 	}
 	f := l.failingOf(s, b, c, err)
-	if f.fault.Kind == tokenstore.InfrastructureFault && !f.unknown && postgres.IsLost(err) && !handler.NotCalled(err) {
+	if f.fault.Kind == tokenstore.InfrastructureFault && !f.unknown && isLost(err) && !handler.NotCalled(err) {
 		f.unknown = true // it was lost before the commit: the segment is claimed again all the same, as it may be the event's doing
 	}
 	defer s.readAgain(b)

@@ -9,7 +9,6 @@ import (
 
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/tokenstore"
-	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // Segments near the tail have few events each, so that a transaction costs more than what is done in it. Where the segments of a
@@ -120,7 +119,7 @@ func segmentsOf(portions []portion) []*segmentRun {
 func (l *life) part(ctx context.Context, portions []portion, err error) {
 	kind, reason := classify(err)
 	fenced := errors.Is(err, tokenstore.ErrFenced)
-	unknown := !fenced && kind == tokenstore.InfrastructureFault && postgres.IsLost(err) && ctx.Err() == nil
+	unknown := !fenced && kind == tokenstore.InfrastructureFault && isLost(err) && ctx.Err() == nil
 	group := portions[0].s.group.name
 	if unknown {
 		l.log.Warn("a shared batch's outcome is unknown; claiming its segments again", "group", group, "segments", len(portions), "error", err)
