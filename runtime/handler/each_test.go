@@ -2,10 +2,12 @@ package handler
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -40,4 +42,37 @@ func TestTheEventThatFailsIsNamed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestWhatAHandlerWritesIntoItsEventsNobodyElseSees has handlers write into all that they are given: the events stay as they are, for other
+// groups and for the next attempt.
+func TestWhatAHandlerWritesIntoItsEventsNobodyElseSees(t *testing.T) {
+	spoil := func(e *Event) {
+		copy(e.Data, "XX")
+		copy(e.Metadata, "XX")
+		_ = append(e.Data, "XX"...)
+		e.Replay.ID, e.Replay.Context["because"] = "XX", "XX"
+		e.Type = "XX"
+	}
+	for name, h := range map[string]Handler{
+		"Each":  Each(func(_ context.Context, _ pgx.Tx, e Event) error { spoil(&e); return nil }),
+		"Set":   Set(func(_ context.Context, _ pgx.Tx, all []Event) error { spoil(&all[0]); return nil }),
+		"Queue": Queue(func(_ *pgx.Batch, all []Event) error { spoil(&all[0]); return errors.New("no") }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			given := func() *Event {
+				return &Event{Position: 1, Type: "Paid", Data: json.RawMessage(`{}`), Metadata: json.RawMessage(`[]`),
+					Replay: &Replay{ID: "fix", Context: map[string]string{"because": "why"}}}
+			}
+			event := given()
+			_ = h.Apply(t.Context(), undone{}, []*Event{event}) // what becomes of it does not matter
+			if diff := cmp.Diff(given(), event); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func (undone) Queue(_ context.Context, queue func(*pgx.Batch) error) error {
+	return queue(&pgx.Batch{})
 }

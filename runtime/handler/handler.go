@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"slices"
 
@@ -100,7 +101,7 @@ func (h *each) Apply(ctx context.Context, t Transaction, events []*Event) error 
 			for i := range events {
 				event = events[i]
 				handling(t, i)
-				if err := h.handle(ctx, tx, *event); err != nil {
+				if err := h.handle(ctx, tx, own(event)); err != nil {
 					return err
 				}
 				if err := ended(tx); err != nil {
@@ -207,9 +208,28 @@ func ofUser(results pgx.BatchResults) error {
 func values(events []*Event) []Event {
 	all := make([]Event, len(events))
 	for i, e := range events {
-		all[i] = *e
+		all[i] = own(e)
 	}
 	return all
+}
+
+// own is an event whose parts nobody else has: the user's code may write into them, and into what
+// it appends to them.
+func own(e *Event) Event {
+	v := *e
+	parts := make([]byte, 0, len(e.Data)+len(e.Metadata))
+	if e.Data != nil {
+		parts = append(parts, e.Data...)
+		v.Data = slices.Clip(parts)
+	}
+	if e.Metadata != nil {
+		parts = append(parts, e.Metadata...)
+		v.Metadata = slices.Clip(parts[len(v.Data):])
+	}
+	if e.Replay != nil {
+		v.Replay = &Replay{ID: e.Replay.ID, Context: maps.Clone(e.Replay.Context)}
+	}
+	return v
 }
 
 // ended returns the error of a handler that has ended its transaction, though it may not say so
