@@ -23,7 +23,8 @@ func (l *life) delivered(key tokenstore.Key) {
 	}
 }
 
-// execute runs batches until the queue is closed, and calls ended then. Another goroutine goes on in its place when a call hangs.
+// execute runs batches until the queue is closed, or a stand-in has its place, and calls ended then. Another goroutine goes on in
+// its place when a call hangs.
 func (l *life) execute(ctx context.Context, ended func()) {
 	for {
 		s, behind := l.runnable.pop()
@@ -31,19 +32,31 @@ func (l *life) execute(ctx context.Context, ended func()) {
 			ended()
 			return
 		}
-		began := time.Now()
+		turn := l.runnable.begin(s.group, behind)
 		if behind {
 			l.beginBacklog()
 		}
-		stepped := func() {
+		stepped := func() (goesOn bool) {
+			handed, counts := l.runnable.end(turn)
 			if behind {
-				l.endBacklog(time.Since(began))
+				l.endBacklog(time.Since(turn.began), counts)
+			}
+			return !handed
+		}
+		goOn := func() {
+			if stepped() {
+				l.execute(ctx, ended)
+			} else {
+				ended()
 			}
 		}
-		if l.take(s) && !l.step(ctx, s, !behind, func() { stepped(); l.execute(ctx, ended) }) {
+		if l.take(s) && !l.step(ctx, s, !behind, goOn) {
 			return
 		}
-		stepped()
+		if !stepped() {
+			ended()
+			return
+		}
 	}
 }
 

@@ -77,7 +77,7 @@ func (w *Worker) live(ctx context.Context) (lived bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	l := &life{Worker: w, runnable: runQueue{most: w.options.Executors - 1}, nudge: make(chan struct{}, 1), backlog: make(chan struct{}, 1), alive: make(chan struct{}, 1), replayNews: make(chan struct{}, 1), known: make(chan struct{}), epoch: time.Now(), segments: map[tokenstore.Key]*segmentRun{}, lost: map[tokenstore.Key]*lostBatch{}}
+	l := &life{Worker: w, runnable: runQueue{most: w.options.Executors - 1, executors: w.options.Executors}, nudge: make(chan struct{}, 1), backlog: make(chan struct{}, 1), alive: make(chan struct{}, 1), replayNews: make(chan struct{}, 1), known: make(chan struct{}), epoch: time.Now(), segments: map[tokenstore.Key]*segmentRun{}, lost: map[tokenstore.Key]*lostBatch{}}
 	defer l.close()
 	sessions := &sessionKeeper{life: l, session: session}
 	if err := l.begin(ctx, session); err != nil {
@@ -147,7 +147,8 @@ func (l *life) checkStore(ctx context.Context, session *postgres.Session) (postg
 
 func (l *life) openPools() (err error) {
 	control, data := l.connection(l.application), l.connection(l.application)
-	control.MaxConns, data.MaxConns = 3, int32(l.options.Executors)+readers+1+mostAbandoned // nobody waits for one: abandoned calls keep theirs
+	// Nobody waits for a connection, stand-ins neither. Abandoned calls keep theirs.
+	control.MaxConns, data.MaxConns = 3, 2*int32(l.options.Executors)+readers+1+mostAbandoned
 	if l.control, err = postgres.Open(control); err != nil {
 		return err
 	}
@@ -207,10 +208,14 @@ func (l *life) run(ctx context.Context, sessions *sessionKeeper) error {
 	running.Go(func() { l.watchWriters(parts) })
 	running.Go(func() { l.tellOfLive(parts) })
 	running.Go(func() { l.giveWay(parts) })
-	for range l.options.Executors {
+	begin := func() {
 		running.Add(1)
 		go l.execute(parts, running.Done)
 	}
+	for range l.options.Executors {
+		begin()
+	}
+	running.Go(func() { l.standIn(parts, begin) })
 	err := l.controlLoop(ctx)
 	stop(err)
 	l.runnable.close()

@@ -18,6 +18,12 @@ type runQueue struct {
 	more   sync.Cond
 	closed bool
 
+	turns      map[*turn]bool // that executors are at
+	executors  int            // how many there are without stand-ins; 0 for no limit
+	slow       map[*group]time.Time
+	slowly     int // turns of slow groups
+	substitute int // stand-ins at work
+
 	running int // of those with a backlog
 	most    int // that may run of them, at least 1
 	passed  int // how often one near the tail went before those that might have run
@@ -51,20 +57,21 @@ func (q *runQueue) pop() (s *segmentRun, behind bool) {
 	defer q.mu.Unlock()
 	q.init()
 	for !q.closed {
-		waits := len(q.behind) > 0 && q.running < max(q.most, 1)
+		behind := q.at(q.behind)
+		waits := behind >= 0 && q.running < max(q.most, 1)
 		if !waits {
 			q.passed = 0
 		}
-		if len(q.live) > 0 && q.passed < patience {
+		if live := q.at(q.live); live >= 0 && q.passed < patience {
 			if waits {
 				q.passed++
 			}
-			return q.first(&q.live), false
+			return q.remove(&q.live, live), false
 		}
 		if waits {
 			q.passed = 0
 			q.running++
-			return q.first(&q.behind), true
+			return q.remove(&q.behind, behind), true
 		}
 		q.more.Wait()
 	}
@@ -102,10 +109,22 @@ func (q *runQueue) doneAfter(rest time.Duration) {
 	time.AfterFunc(rest, q.done)
 }
 
-// first takes the first segment of one of the two queues, which is not empty. The caller holds the lock.
-func (q *runQueue) first(queue *[]*segmentRun) *segmentRun {
-	s := (*queue)[0]
-	*queue = (*queue)[1:]
+// at is the index of the first segment of a queue that may run; below 0 where none may. The caller holds the lock.
+func (q *runQueue) at(queue []*segmentRun) int {
+	if len(q.slow) == 0 || q.executors == 0 || q.slowly < q.executors {
+		return min(0, len(queue)-1)
+	}
+	return slices.IndexFunc(queue, func(s *segmentRun) bool { return !q.isSlow(s.group) })
+}
+
+// remove takes a segment from one of the two queues. The caller holds the lock.
+func (q *runQueue) remove(queue *[]*segmentRun, i int) *segmentRun {
+	s := (*queue)[i]
+	if i == 0 {
+		*queue = (*queue)[1:]
+	} else {
+		*queue = slices.Delete(*queue, i, i+1)
+	}
 	delete(q.queued, s)
 	return s
 }
@@ -121,6 +140,7 @@ func (q *runQueue) close() {
 func (q *runQueue) init() {
 	if q.queued == nil {
 		q.queued = map[*segmentRun]bool{}
+		q.slow = map[*group]time.Time{}
 		q.more.L = &q.mu
 	}
 }
