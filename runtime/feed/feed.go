@@ -98,9 +98,10 @@ type Feed struct {
 	spacing  spacing
 	refused  bool // the budget kept a read from beginning
 	reading  int
-	behind   int           // of these, reads for segments that are not near the tail
-	tail     int64         // the highest position up to which a read has found that there is no more
-	interval time.Duration // until the next look, when nothing wakes the feed before
+	reads    map[*read]bool // that run
+	behind   int            // of these, reads for segments that are not near the tail
+	tail     int64          // the highest position up to which a read has found that there is no more
+	interval time.Duration  // until the next look, when nothing wakes the feed before
 	wake     chan struct{}
 	running  sync.WaitGroup
 }
@@ -113,7 +114,7 @@ func New(source eventsource.Source, options Options, log *slog.Logger, deliver f
 	return &Feed{source: source, options: options, log: log, deliver: deliver, failed: failed, interval: fastest,
 		budget: budget{total: options.Memory, page: PageBytes(options.Memory)},
 		turn:   turn, tail: -1,
-		members: map[tokenstore.Key]*Member{}, wake: make(chan struct{}, 1)}
+		members: map[tokenstore.Key]*Member{}, reads: map[*read]bool{}, wake: make(chan struct{}, 1)}
 }
 
 // Add begins to read for a token, whose group takes its events by a sequencing. Only one member of a key may be there at a time.

@@ -15,6 +15,7 @@ type read struct {
 	coverages []eventsource.Coverage
 	limit     int  // events
 	behind    bool // its members are not near the tail
+	began     time.Time
 }
 
 // startReads begins a read for each cluster of members of which one has room, as far as readers are free and the budget allows it.
@@ -154,6 +155,8 @@ func (f *Feed) limit(members []*Member, bytes int64) int {
 
 // began takes note that a read begins.
 func (f *Feed) began(r *read) {
+	r.began = time.Now()
+	f.reads[r] = true
 	f.reading++
 	f.budget.begin()
 	if r.behind {
@@ -167,6 +170,7 @@ func (f *Feed) began(r *read) {
 
 // ended takes note that a read has ended.
 func (f *Feed) ended(r *read) {
+	delete(f.reads, r)
 	f.reading--
 	f.budget.end()
 	if r.behind {
@@ -197,6 +201,18 @@ func coverages(members []*Member) []eventsource.Coverage {
 		}
 	}
 	return all
+}
+
+// ReadingSince returns when the oldest of the reads that run has begun; the zero time where none runs.
+func (f *Feed) ReadingSince() (since time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for r := range f.reads {
+		if since.IsZero() || r.began.Before(since) {
+			since = r.began
+		}
+	}
+	return since
 }
 
 // segments are what the source may leave the rest out for: it knows the hashes of stream ids alone.

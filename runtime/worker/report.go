@@ -69,7 +69,7 @@ func (l *life) makeReport() tokenstore.Report {
 		report.Groups[name] = r
 	}
 	l.show()
-	if unread := lasting(l.unread.Load()); unread != nil {
+	if unread := lasting(cmp.Or(l.unread.Load(), l.waitsToRead(now))); unread != nil {
 		for name, r := range report.Groups {
 			if r.Fault == nil {
 				r.Fault = unread

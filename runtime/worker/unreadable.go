@@ -78,3 +78,17 @@ func (l *life) readFailed(err error) {
 		l.look()
 	}
 }
+
+// readShown is how long a read of events has to take until that is reported. A page takes milliseconds.
+const readShown = 10 * time.Second
+
+// waitsToRead is what is reported of a read that has not come back; nil where each does. It is not
+// ended, since it may be a large table that makes it slow.
+func (l *life) waitsToRead(now time.Time) *tokenstore.Fault {
+	since := l.feed.ReadingSince()
+	if since.IsZero() || now.Sub(since) < readShown {
+		return nil
+	}
+	return &tokenstore.Fault{Kind: tokenstore.InfrastructureFault, Reason: eventsUnreadable, Since: since,
+		Message: "the database has not answered a read of events: look in pg_stat_activity and pg_locks whether it waits for a lock on the table of events, such as that of an ALTER TABLE or a VACUUM FULL"}
+}

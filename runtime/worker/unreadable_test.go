@@ -2,9 +2,12 @@ package worker_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+
+	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 )
 
 const textOutbox = `CREATE TABLE outbox (id bigserial PRIMARY KEY, agg text NOT NULL, type text NOT NULL DEFAULT 'A', created timestamptz NOT NULL DEFAULT now(), payload text)`
@@ -116,4 +119,42 @@ func TestATableThatCannotBeReadIsTold(t *testing.T) {
 	if now := w.epochs(); now != epochs {
 		t.Errorf("epochs went from %d to %d", epochs, now)
 	}
+}
+
+// TestAReadThatDoesNotComeBackIsReported has somebody lock the table of events just when there are new ones: it is reported that events
+// cannot be read, and they are handled when the lock is gone.
+func TestAReadThatDoesNotComeBackIsReported(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	w := newWorld(t, "\n  - name: view\n    segments: 2"+view)
+	w.start("a")
+	w.appendTo(5, 1)
+	w.handled(5)
+	writer, err := w.begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.log.AppendTx(ctx, writer, "stream-0", eventspostgres.Any, eventspostgres.NewEvent{Type: "Counted", Data: map[string]int{"n": 2}}); err != nil {
+		t.Fatal(err)
+	}
+	locker, err := w.begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	locked := make(chan error, 1)
+	go func() {
+		_, err := locker.Exec(ctx, "LOCK TABLE sluice.event")
+		locked <- err
+	}()
+	w.until("a lock that is waited for", `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock')`)
+	if err := errors.Join(writer.Commit(ctx), <-locked); err != nil {
+		t.Fatal(err)
+	}
+	w.reports("has not answered a read of events")
+	w.until("the group", `SELECT bool_or(report #>> '{groups,view,fault,reason}' = 'EventsUnreadable') FROM sluice.worker`)
+	if err := locker.Rollback(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.handled(6)
+	w.until("no fault", `SELECT bool_and(report #> '{groups,view,fault}' IS NULL) FROM sluice.worker`)
 }
