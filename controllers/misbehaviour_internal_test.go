@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	eventpostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -601,4 +602,47 @@ func TestWhateverTakesLongIsNamedAtOnce(t *testing.T) {
 			r.recovers()
 		})
 	}
+}
+
+// TestAReadThatDoesNotComeBackIsReported has somebody lock the table of events just when there are
+// new ones: neither workers nor the operator can read them, and a condition says so in time.
+func TestAReadThatDoesNotComeBackIsReported(t *testing.T) {
+	ctx := t.Context()
+	r := newStage(t).newRow(t)
+	r.start("\n    handler: {type: Go}", handler.Each(r.record))
+	r.append("good", "Good")
+	r.handled()
+	begin := func() pgx.Tx {
+		tx, err := r.pool.Begin(ctx)
+		if err == nil {
+			_, err = tx.Exec(ctx, "SET LOCAL idle_in_transaction_session_timeout = 0")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tx
+	}
+	writer, locker, locked := begin(), begin(), make(chan error, 1)
+	late := eventpostgres.NewEvent{Type: r.own("Good{id}")}
+	if _, err := r.log.AppendTx(ctx, writer, "late", eventpostgres.Any, late); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_, err := locker.Exec(ctx, "LOCK TABLE sluice.event")
+		locked <- err
+	}()
+	r.until(patience, "a lock that is waited for", func() bool {
+		return r.query(`SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock')`)
+	})
+	if err := errors.Join(writer.Commit(ctx), <-locked); err != nil {
+		t.Fatal(err)
+	}
+	r.until(reported, "a condition", func() bool {
+		return r.says("Degraded=True", "group calls-{id}: EventsUnreadable")
+	})
+	if err := locker.Rollback(ctx); err != nil {
+		t.Fatal(err)
+	}
+	r.handled()
+	r.until(patience, "clear conditions", func() bool { return r.says("Degraded=False") })
 }

@@ -150,10 +150,14 @@ func (m *lagMemory) note(found lags, groups []tokenstore.Group, now time.Time) l
 	return reported
 }
 
+// lagPatience is how long the source may take to tell of the lags: what else a round has found is
+// told only afterwards.
+const lagPatience = 3 * time.Second
+
 // lags asks the source, in a time of its own: a round that took long has none left. What cannot be
 // read is logged when that is news.
 func (p *processor) lags(l *link, w Wanted, outcome planner.Outcome) lags {
-	ctx, cancel := context.WithTimeout(p.life, roundTimeout)
+	ctx, cancel := context.WithTimeout(p.life, lagPatience)
 	defer cancel()
 	source := p.options.Source(l.pool, w.store().Schema, w.Spec.Source)
 	found, err := lagsOf(outcome, func(after int64) (time.Duration, bool, error) { return source.Waiting(ctx, after) })

@@ -79,8 +79,9 @@ func (l *life) readFailed(err error) {
 	}
 }
 
-// readShown is how long a read of events has to take until that is reported. A page takes milliseconds.
-const readShown = 10 * time.Second
+// readShown is how long a read of events has to take until that is reported, as calls are. A page
+// takes milliseconds.
+const readShown = tokenstore.LongCall
 
 // waitsToRead is what is reported of a read that has not come back; nil where each does. It is not
 // ended, since it may be a large table that makes it slow.
