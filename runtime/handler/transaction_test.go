@@ -59,7 +59,12 @@ func newWorldAt(t *testing.T, url string, conns int32) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	w := &world{t, pool, postgres.NewStore(pool, postgres.DefaultSchema), postgres.NewDirectory(pool, postgres.DefaultSchema)}
+	batches, err := postgres.Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(batches.Close)
+	w := &world{t, pool, postgres.NewStoreWithBatches(pool, batches, postgres.DefaultSchema), postgres.NewDirectory(pool, postgres.DefaultSchema)}
 	w.exec(`CREATE TABLE applied (n int); CREATE PROCEDURE commits() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO applied VALUES (7); COMMIT; END $$`)
 	w.must(w.directory.DeclareProcessor(ctx, tokenstore.Processor{Name: processor, Definition: "d1", Replicas: 1, Live: []byte(`{}`)}))
 	w.must(w.store.Declare(ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: "view", Segments: 1}}, nil, func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, nil }))
@@ -612,6 +617,76 @@ func TestQueuedStatementsCannotEndTheTransaction(t *testing.T) {
 			if n := w.applied(); n != 1 {
 				t.Errorf("once it is corrected there are %d rows, want 1", n)
 			}
+		})
+	}
+}
+
+// A handler may keep its connection. After the batch there is no fencing check that could come behind
+// what it sends.
+func TestAHandlerCannotUseItsConnectionAfterItsBatch(t *testing.T) {
+	w := newWorld(t, 2)
+	var conn *pgx.Conn
+	var savepoint pgx.Tx
+	var large pgx.LargeObjects
+	for name, c := range map[string]struct {
+		keep func(context.Context, pgx.Tx) error
+		use  func(context.Context) error
+	}{
+		"the connection": {
+			func(_ context.Context, tx pgx.Tx) error { conn = tx.Conn(); return nil },
+			func(ctx context.Context) error { _, err := conn.Exec(ctx, write, 2); return err }},
+		"the connection below": {
+			func(_ context.Context, tx pgx.Tx) error { conn = tx.Conn(); return nil },
+			func(ctx context.Context) error {
+				return conn.PgConn().Exec(ctx, "INSERT INTO applied VALUES (2)").Close()
+			}},
+		"a transaction of its own": {
+			func(_ context.Context, tx pgx.Tx) error { conn = tx.Conn(); return nil },
+			func(ctx context.Context) error {
+				return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return sendsOne(ctx, tx) })
+			}},
+		"the connection of rows": {
+			func(ctx context.Context, tx pgx.Tx) error {
+				rows, err := tx.Query(ctx, "SELECT $1::int", 1)
+				if err != nil {
+					return err
+				}
+				conn = rows.Conn()
+				rows.Close()
+				return rows.Err()
+			},
+			func(ctx context.Context) error { _, err := conn.Exec(ctx, write, 2); return err }},
+		"a savepoint": {
+			func(ctx context.Context, tx pgx.Tx) (err error) { savepoint, err = tx.Begin(ctx); return err },
+			func(ctx context.Context) error { return sendsOne(ctx, savepoint) }},
+		"large objects": {
+			func(_ context.Context, tx pgx.Tx) error { large = tx.LargeObjects(); return nil },
+			func(ctx context.Context) error { _, err := large.Create(ctx, 4711); return err }},
+		"a batch that fails": {
+			func(_ context.Context, tx pgx.Tx) error { conn = tx.Conn(); return errors.New("no") },
+			func(ctx context.Context) error { _, err := conn.Exec(ctx, write, 2); return err }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := w.of(t)
+			failed := w.apply(handler.Set(func(ctx context.Context, tx pgx.Tx, _ []handler.Event) error {
+				if err := sendsOne(ctx, tx); err != nil {
+					return err
+				}
+				return c.keep(ctx, tx)
+			}))
+			before := w.applied()
+			if (failed == nil) != (before == 1) {
+				t.Fatalf("%d rows are there: %v", before, failed)
+			}
+			if err := c.use(t.Context()); err == nil {
+				t.Error("it can be used")
+			}
+			var objects int
+			w.must(w.pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_largeobject_metadata`).Scan(&objects))
+			if n := w.applied(); n != before || objects != 0 {
+				t.Errorf("%d rows and %d large objects are there", n, objects)
+			}
+			w.must(w.apply(handler.Set(func(ctx context.Context, tx pgx.Tx, _ []handler.Event) error { return sendsOne(ctx, tx) })))
 		})
 	}
 }

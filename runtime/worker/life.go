@@ -28,7 +28,8 @@ type life struct {
 
 	application string        // of its connections
 	control     *pgxpool.Pool // for the directory, so that a heartbeat never waits for a batch
-	data        *pgxpool.Pool
+	data        *pgxpool.Pool // for reading events and for tokens
+	batches     *pgxpool.Pool // for handlers
 	directory   *postgres.Directory
 	store       *postgres.Store
 	source      *eventspostgres.Source
@@ -146,19 +147,21 @@ func (l *life) checkStore(ctx context.Context, session *postgres.Session) (postg
 }
 
 func (l *life) openPools() (err error) {
-	control, data := l.connection(l.application), l.connection(l.application)
 	// Nobody waits for a connection, stand-ins neither. Abandoned calls keep theirs.
-	control.MaxConns, data.MaxConns = 3, 2*int32(l.options.Executors)+readers+1+mostAbandoned
-	if l.control, err = postgres.Open(control); err != nil {
-		return err
+	executors := 2 * int32(l.options.Executors)
+	for pool, most := range map[**pgxpool.Pool]int32{&l.control: 3, &l.data: executors + readers + 1, &l.batches: executors + mostAbandoned} {
+		options := l.connection(l.application)
+		options.MaxConns = most
+		if *pool, err = postgres.Open(options); err != nil {
+			return err
+		}
 	}
-	l.data, err = postgres.Open(data)
-	return err
+	return nil
 }
 
 func (l *life) openStores(ctx context.Context, locked bool) error {
 	l.directory = postgres.NewDirectory(l.control, l.options.Schema)
-	l.store = postgres.NewStore(l.data, l.options.Schema)
+	l.store = postgres.NewStoreWithBatches(l.data, l.batches, l.options.Schema)
 	source := eventspostgres.Open(l.data, l.options.Schema, l.options.Definition.Source)
 	if err := source.Check(ctx); err != nil {
 		return err
@@ -184,7 +187,7 @@ func (l *life) close() {
 			l.log.Warn("a last notification was not sent", "error", err)
 		}
 	}
-	for _, pool := range []*pgxpool.Pool{l.data, l.control} {
+	for _, pool := range []*pgxpool.Pool{l.data, l.batches, l.control} {
 		switch {
 		case pool == nil:
 		case l.abandoned.count() > 0: // they have connections, and closing waits for those

@@ -62,6 +62,7 @@ func takeBack(ctx context.Context, conn *pgx.Conn, guard *guard, clean string, e
 		return
 	}
 	guard.release()
+	defer guard.rest()
 	if err == nil {
 		return // it was cleaned behind the commit
 	}

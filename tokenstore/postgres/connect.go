@@ -69,6 +69,12 @@ func Open(o Options) (*pgxpool.Pool, error) {
 	config.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool { return p.IdleDuration > pingAfter }
 	config.ConnConfig.RuntimeParams = o.session()
 	config.BeforeConnect = o.aim
+	config.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) {
+		if g, there := guardBelow(conn.PgConn().Conn()); there {
+			g.wake()
+		}
+		return !conn.IsClosed(), nil
+	}
 	return pgxpool.NewWithConfig(context.Background(), config)
 }
 

@@ -51,6 +51,8 @@ type guard struct {
 	conn    *pgconn.PgConn
 	given   bool // users' code has had the connection
 	held    bool
+	begun   bool            // Sluice has sent something since hold
+	resting bool            // users' code has had the connection, and may have kept it
 	ours    []string        // those of Sluice's own texts that may pass
 	names   map[string]bool // of the prepared statements that are Sluice's begin and commit
 	partial []byte          // of a message that has not been written to its end
@@ -163,6 +165,22 @@ func (g *guard) hold() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.given, g.held, g.remains, g.refused = true, true, false, nil
+	g.begun = g.conn != nil && g.conn.TxStatus() != 'I'
+}
+
+// rest has the guard refuse what a handler sends that has kept the connection after its batch, until
+// Sluice uses the connection again.
+func (g *guard) rest() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.resting = true
+}
+
+// wake ends what rest has begun.
+func (g *guard) wake() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.resting = false
 }
 
 // release ends what hold has begun.
@@ -205,8 +223,15 @@ func (g *guard) own(work func(), texts ...string) {
 func (g *guard) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.held && g.ours == nil {
+	switch {
+	case g.ours != nil:
+		g.begun = true
+	case g.resting && !harmless(p):
+		return 0, managed("a statement on a connection whose batch has ended")
+	case !g.held:
 		return g.send(p)
+	case !g.begun && g.refused == nil && !harmless(p):
+		g.refused = managed("a statement before the transaction has begun")
 	}
 	if g.refused != nil {
 		if len(p) > 0 && p[0] == 'X' { // Terminate: the server is to undo the transaction at once
@@ -231,6 +256,12 @@ func (g *guard) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	return len(p), nil
+}
+
+// harmless reports whether a write does nothing to a transaction: it ends the connection, or is what
+// the pool asks a connection with before it gives it away.
+func harmless(p []byte) bool {
+	return len(p) > 0 && (p[0] == 'X' || p[0] == 'Q' && bytes.HasSuffix(p, []byte("-- ping\x00")))
 }
 
 // send passes on what may pass.

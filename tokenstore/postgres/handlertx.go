@@ -237,7 +237,9 @@ func (t *handlerTx) commit(queueFence func(*pgx.Batch, opening)) error {
 		start := t.start.marked(unmarked)
 		start.queue(batch)
 		queueFence(batch, start)
-		return t.conn.SendBatch(t.ctx, batch).Close() // which are one transaction
+		var results pgx.BatchResults
+		t.guard.own(func() { results = t.conn.SendBatch(t.ctx, batch) }, beginText)
+		return results.Close() // which are one transaction
 	}
 	queueFence(batch, t.start)
 	return commitWith(t.ctx, t.conn, t.guard, batch, t.clean)
@@ -252,6 +254,7 @@ func (t *handlerTx) end(err error) {
 	t.ended = pgx.ErrTxClosed
 	if t.tx == nil && !t.guard.spoilt() {
 		t.guard.release() // nothing was sent
+		t.guard.rest()
 		return
 	}
 	takeBack(t.ctx, t.conn, t.guard, t.clean, err)

@@ -20,7 +20,9 @@ const tenant = ""
 
 // Store is a tokenstore.Store in a schema of a PostgreSQL database.
 type Store struct {
-	pool   *pgxpool.Pool
+	pool    *pgxpool.Pool
+	batches *pgxpool.Pool // of the connections that users' code gets
+
 	schema string // quoted
 	notify string
 
@@ -32,7 +34,14 @@ var _ tokenstore.Store = (*Store)(nil)
 
 // NewStore returns the token store in a schema which Migrate has brought up to date.
 func NewStore(pool *pgxpool.Pool, schema string) *Store {
-	s := &Store{pool: pool, schema: quoted(schema), notify: Channel(schema)}
+	return NewStoreWithBatches(pool, pool, schema)
+}
+
+// NewStoreWithBatches returns a token store that gives users' code connections of a pool of their
+// own. A handler that keeps such a connection cannot use it after its batch: nothing but batches has
+// connections of that pool, and between batches they refuse to send anything.
+func NewStoreWithBatches(pool, batches *pgxpool.Pool, schema string) *Store {
+	s := &Store{pool: pool, batches: batches, schema: quoted(schema), notify: Channel(schema)}
 	s.cleaning = s.in(cleaning)
 	return s
 }

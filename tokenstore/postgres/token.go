@@ -178,7 +178,7 @@ func (s *Store) InTx(ctx context.Context, advances []tokenstore.Advance, work fu
 
 // withConn gives work a connection.
 func (s *Store) withConn(ctx context.Context, work func(*pgxpool.Conn) error) error {
-	conn, err := s.pool.Acquire(ctx)
+	conn, err := s.batches.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("%w: %w", tokenstore.ErrNoConnection, err)
 	}
