@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+
+	"github.com/sluice-project/sluice/runtime/handler"
 )
 
 // lines is a slog.Handler that writes what a worker warns of as readable lines, with what to do about it.
@@ -30,8 +32,9 @@ var advices = map[string]string{
 	"ColumnMissing":    "correct the column's name, or --reset where the setup has changed the table",
 }
 
-// Handle implements slog.Handler. Errors of a group go where the batches do; those of a segment are left out, since the
-// lines of batches tell of them.
+// Handle implements slog.Handler. Errors of a group go where the batches do. Those of a segment are left
+// out, since the lines of batches tell of them, except for one: that an event ends its calls is known
+// to the next owner only.
 func (l *lines) Handle(_ context.Context, r slog.Record) error {
 	values := map[string]string{}
 	var rest strings.Builder
@@ -43,10 +46,17 @@ func (l *lines) Handle(_ context.Context, r slog.Record) error {
 		fmt.Fprintf(&rest, " %s=%v", a.Key, a.Value)
 		return true
 	})
-	if group := values["group"]; group != "" && r.Level >= slog.LevelError {
-		if values["segment"] == "" {
-			l.printer.fault(group, groupFault(r.Message, values["reason"], values["error"]))
-		}
+	group, segment, reason := values["group"], values["segment"], values["reason"]
+	switch fails := r.Level >= slog.LevelError; {
+	case group == "" || !fails && reason == "": // what is not about a failure of a group
+	case reason == handler.ReasonUnended:
+		l.printer.fault(group+"/"+segment, fmt.Sprintf("%s: the event at position %s fails, its segment waits: %s\ncorrect the handler; it is tried again until it succeeds",
+			reason, values["position"], values["error"]))
+		return nil
+	case segment != "":
+		return nil
+	case fails:
+		l.printer.fault(group, groupFault(r.Message, reason, values["error"]))
 		return nil
 	}
 	line := r.Message + rest.String()

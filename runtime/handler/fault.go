@@ -14,10 +14,12 @@ import (
 
 // Reasons of faults that are the same for all handlers, in CamelCase for conditions.
 const (
-	ReasonTimedOut       = "HandlerTimedOut"
-	ReasonFailed         = "HandlerFailed"
-	ReasonPanicked       = "HandlerPanicked"
-	ReasonExited         = "HandlerExited"
+	ReasonTimedOut = "HandlerTimedOut"
+	ReasonFailed   = "HandlerFailed"
+	ReasonPanicked = "HandlerPanicked"
+	ReasonExited   = "HandlerExited"
+	// ReasonUnended is that of an event whose call ended the process, or its connection.
+	ReasonUnended        = "CallDidNotEnd"
 	ReasonConnectionLost = "ConnectionLost"
 	ReasonServerError    = "ServerError"
 	ReasonReadOnly       = "ReadOnly"

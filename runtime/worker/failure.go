@@ -180,12 +180,12 @@ func (l *life) count(ctx context.Context, s *segmentRun, f failing, wait time.Du
 	s.failure, s.marked = &failed, nil // to be counted on and cleared, also where it may have been stored
 	l.metrics.attempt(s.group.name)
 	l.speaksAgainst(s, fault.Position, fault.Message)
-	log := l.log.With("group", s.group.name, "segment", s.Token.Segment, "position", fault.Position, "type", fault.Type, "stream", fault.Stream,
-		"attempts", fault.Attempts, "retryIn", wait.Round(time.Millisecond).String(), "reason", fault.Reason, "error", fault.Message)
+	about := []any{"group", s.group.name, "segment", s.Token.Segment, "position", fault.Position, "type", fault.Type, "stream", fault.Stream,
+		"attempts", fault.Attempts, "retryIn", wait.Round(time.Millisecond).String(), "reason", fault.Reason, "error", fault.Message}
 	if f.stack != "" {
-		log = log.With("stack", f.stack)
+		about = append(about, "stack", f.stack)
 	}
-	log.Error("an event fails; its segment waits")
+	l.log.Error("an event fails; its segment waits", about...)
 	l.pause(s, fault, wait)
 	l.elsewhere.failed(s.key(), time.Now(), fault)
 	if fault.Reason != reasonUnended {
@@ -293,7 +293,7 @@ func (l *life) waitAfter(s *segmentRun, lost *lostBatch) {
 }
 
 // reasonUnended is the reason of an attempt that ended the worker's process, or its connection.
-const reasonUnended = "CallDidNotEnd"
+const reasonUnended = handler.ReasonUnended
 
 // unended is the failure of a call that did not end: the mark of it was found.
 func (l *life) unended(s *segmentRun, lost *lostBatch, mark tokenstore.Failure) failing {
