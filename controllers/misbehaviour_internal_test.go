@@ -160,7 +160,7 @@ var misbehaviours = map[string]misbehaviour{
 		return &tokenstore.NotDueError{Reason: tokenstore.ReplayMoved, Message: "no"}
 	},
 		want: failed, says: "no", in: []place{goEach, goReset}},
-	"returns another server's":    returns(&pgconn.PgError{Severity: "FATAL", Code: "57P01", Message: "no"}, unended),
+	"returns another server's":    returns(&pgconn.PgError{Severity: "FATAL", Code: "57P01", Message: "no"}, server),
 	"returns what is not text":    {do: func(context.Context, *row, pgx.Tx) error { return errors.New(strings.Repeat("no \x00\xff", 100_000)) }, want: failed, says: "no \uFFFD", in: []place{goEach, goReset}},
 	"returns nothing that speaks": {do: func(context.Context, *row, pgx.Tx) error { return (*nilError)(nil) }, want: ofEvent(handler.ReasonPanicked), says: "nilError", in: []place{goEach, goReset}},
 	"swallows an error": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {

@@ -621,6 +621,67 @@ func TestQueuedStatementsCannotEndTheTransaction(t *testing.T) {
 	}
 }
 
+// meddles is a statement that writes by the connection which it is given to be rewritten: before the
+// batch's transaction has begun, if it is the first.
+type meddles struct{}
+
+func (meddles) RewriteQuery(ctx context.Context, conn *pgx.Conn, _ string, _ []any) (string, []any, error) {
+	_, err := conn.Exec(ctx, write, 3)
+	return write, []any{1}, err
+}
+
+func TestNothingIsSentBeforeTheTransaction(t *testing.T) {
+	w := newWorld(t, 2)
+	for name, h := range map[string]handler.Handler{
+		"Set": handler.Set(func(ctx context.Context, tx pgx.Tx, _ []handler.Event) error {
+			_, err := tx.Exec(ctx, write, meddles{})
+			return err
+		}),
+		"a batch": handler.Set(func(ctx context.Context, tx pgx.Tx, _ []handler.Event) error {
+			b := &pgx.Batch{}
+			b.Queue(write, meddles{})
+			return tx.SendBatch(ctx, b).Close()
+		}),
+		"Queue": handler.Queue(func(b *pgx.Batch, _ []handler.Event) error { b.Queue(write, meddles{}); return nil }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := w.of(t)
+			version := w.token().Version
+			if err := w.apply(h); err == nil {
+				t.Error("it succeeds")
+			}
+			if n := w.applied(); n != 0 || w.token().Version != version {
+				t.Errorf("%d rows are there, the token has gone from version %d to %d", n, version, w.token().Version)
+			}
+			w.must(w.apply(handler.Set(func(ctx context.Context, tx pgx.Tx, _ []handler.Event) error { return sendsOne(ctx, tx) })))
+		})
+	}
+}
+
+// pgx asks for rows to copy in a goroutine of its own, where a panic would end the process.
+func TestRowsToCopyMayPanic(t *testing.T) {
+	w := newWorld(t, 2)
+	copies := func(rows func() ([]any, error)) handler.Handler {
+		return handler.Set(func(ctx context.Context, tx pgx.Tx, _ []handler.Event) error {
+			_, err := tx.CopyFrom(ctx, pgx.Identifier{"applied"}, []string{"n"}, pgx.CopyFromFunc(rows))
+			return err
+		})
+	}
+	if err := w.apply(copies(func() ([]any, error) { panic("no such row") })); err == nil || !strings.Contains(err.Error(), "panicked: no such row") {
+		t.Errorf("it says %v", err)
+	}
+	n := 0
+	w.must(w.apply(copies(func() ([]any, error) {
+		if n++; n > 3 {
+			return nil, nil
+		}
+		return []any{n}, nil
+	})))
+	if n := w.applied(); n != 3 {
+		t.Errorf("%d rows are there", n)
+	}
+}
+
 // A handler may keep its connection. After the batch there is no fencing check that could come behind
 // what it sends.
 func TestAHandlerCannotUseItsConnectionAfterItsBatch(t *testing.T) {

@@ -51,7 +51,7 @@ type guard struct {
 	conn    *pgconn.PgConn
 	given   bool // users' code has had the connection
 	held    bool
-	begun   bool            // Sluice has sent something since hold
+	begun   bool            // the transaction
 	resting bool            // users' code has had the connection, and may have kept it
 	ours    []string        // those of Sluice's own texts that may pass
 	names   map[string]bool // of the prepared statements that are Sluice's begin and commit
@@ -168,6 +168,13 @@ func (g *guard) hold() {
 	g.begun = g.conn != nil && g.conn.TxStatus() != 'I'
 }
 
+// begin lets pass what is a transaction without a beginning of its own.
+func (g *guard) begin() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.begun = true
+}
+
 // rest has the guard refuse what a handler sends that has kept the connection after its batch, until
 // Sluice uses the connection again.
 func (g *guard) rest() {
@@ -224,14 +231,11 @@ func (g *guard) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
-	case g.ours != nil:
-		g.begun = true
+	case g.held || g.ours != nil:
 	case g.resting && !harmless(p):
 		return 0, managed("a statement on a connection whose batch has ended")
-	case !g.held:
+	default:
 		return g.send(p)
-	case !g.begun && g.refused == nil && !harmless(p):
-		g.refused = managed("a statement before the transaction has begun")
 	}
 	if g.refused != nil {
 		if len(p) > 0 && p[0] == 'X' { // Terminate: the server is to undo the transaction at once
@@ -290,10 +294,17 @@ func (g *guard) check(messages []byte) (int, error) {
 	return n, nil
 }
 
+// errNotBegun refuses what users' code would have run before the batch has its transaction.
+var errNotBegun = managed("a statement before the transaction has begun")
+
 func (g *guard) checkMessage(kind byte, body []byte) error {
 	switch kind {
 	case 'Q':
 		text, _ := cString(body)
+		if !g.begun && !slices.Contains(g.ours, text) {
+			return errNotBegun
+		}
+		g.begun = true
 		return g.checkText("", text)
 	case 'P':
 		name, rest := cString(body)
@@ -304,8 +315,17 @@ func (g *guard) checkMessage(kind byte, body []byte) error {
 		return g.checkText(name, text)
 	case 'B': // one for each statement: it allocates nothing
 		_, rest, _ := bytes.Cut(body, []byte{0}) // the portal
-		if name, _, _ := bytes.Cut(rest, []byte{0}); g.ours == nil && g.names[string(name)] {
+		name, _, _ := bytes.Cut(rest, []byte{0})
+		switch ours := g.names[string(name)]; {
+		case ours && g.ours == nil:
 			return managed("COMMIT")
+		case !ours && !g.begun:
+			return errNotBegun
+		}
+		g.begun = true
+	case 'F':
+		if !g.begun {
+			return errNotBegun
 		}
 	}
 	return nil
@@ -316,7 +336,7 @@ func (g *guard) checkMessage(kind byte, body []byte) error {
 func (g *guard) checkText(name, text string) error {
 	delete(g.names, name)
 	if slices.Contains(g.ours, text) {
-		g.names[name] = name != ""
+		g.names[name] = true
 		return nil
 	}
 	if encoding := g.conn.ParameterStatus("client_encoding"); encoding != "UTF8" && !isASCII(text) {

@@ -1,9 +1,11 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -162,7 +164,40 @@ func (t *handlerTx) CopyFrom(ctx context.Context, table pgx.Identifier, columns 
 	if err != nil {
 		return 0, err
 	}
-	return tx.CopyFrom(ctx, table, columns, rows)
+	return tx.CopyFrom(ctx, table, columns, &copied{rows: rows})
+}
+
+// copied are rows that a handler makes. pgx asks for them in a goroutine of its own, where a panic
+// would end the process.
+type copied struct {
+	rows pgx.CopyFromSource
+	err  error // of a panic
+}
+
+func (c *copied) recovered() {
+	if p := recover(); p != nil {
+		c.err = fmt.Errorf("the rows to copy panicked: %v\n%s", p, debug.Stack())
+	}
+}
+
+// Next implements pgx.CopyFromSource.
+func (c *copied) Next() (more bool) {
+	defer c.recovered()
+	return c.rows.Next()
+}
+
+// Values implements pgx.CopyFromSource.
+func (c *copied) Values() (values []any, err error) {
+	defer func() { err = cmp.Or(c.err, err) }()
+	defer c.recovered()
+	return c.rows.Values()
+}
+
+// Err implements pgx.CopyFromSource.
+func (c *copied) Err() (err error) {
+	defer func() { err = cmp.Or(c.err, err) }()
+	defer c.recovered()
+	return c.rows.Err()
 }
 
 // Prepare implements pgx.Tx.
@@ -237,9 +272,8 @@ func (t *handlerTx) commit(queueFence func(*pgx.Batch, opening)) error {
 		start := t.start.marked(unmarked)
 		start.queue(batch)
 		queueFence(batch, start)
-		var results pgx.BatchResults
-		t.guard.own(func() { results = t.conn.SendBatch(t.ctx, batch) }, beginText)
-		return results.Close() // which are one transaction
+		t.guard.begin()
+		return t.conn.SendBatch(t.ctx, batch).Close() // which are one transaction
 	}
 	queueFence(batch, t.start)
 	return commitWith(t.ctx, t.conn, t.guard, batch, t.clean)
