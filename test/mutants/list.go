@@ -45,6 +45,7 @@ var (
 	layouts       = test{"./runtime/worker", "TestNobodyRunsWithALayout", false}
 	unended       = test{"./runtime/worker", "TestWhateverAHandlerDoesItsEventIsNamed/it_ends_its_connection", false}
 	keptConn      = test{"./runtime/handler", "TestAHandlerCannotUseItsConnectionAfterItsBatch", false}
+	notBegun      = test{"./runtime/handler", "TestNothingIsSentBeforeTheTransaction", false}
 	standsIn      = test{"./runtime/worker", "TestGroupsGoOnBesideCallsThatLast", false}
 	finishing     = test{"./runtime/worker", "TestACallIsFinishedOnce", false}
 	hanging       = test{"./runtime/worker", "TestWhateverAHandlerDoesItsEventIsNamed/it_ignores_its_context", false}
@@ -148,6 +149,7 @@ var mutants = []mutant{
 	{"a worker is ready by the deletion costs of a plan before it had its share", []edit{{"runtime/worker/standing.go", "r.plan == 0 || !slices.Equal", "r.plan == 0 || false && !slices.Equal"}}, rollouts},
 	{"a plan names workers that have not reported their groups", []edit{{"planner/planner.go", "w.Alive && len(w.Report.Groups) > 0 && standing", "w.Alive && standing"}}, naming},
 	{"a handler may use its connection after its batch", []edit{{"tokenstore/postgres/guard.go", "case g.resting && !harmless(p):", "case g.resting && len(p) == 0:"}}, keptConn},
+	{"users' code may write before its batch's transaction", []edit{{"tokenstore/postgres/guard.go", "case !ours && !g.begun:", "case !ours && g.conn == nil:"}}, notBegun},
 	{"executors whose calls last get no stand-in", []edit{{"runtime/worker/standin.go", "for range l.runnable.handOver(now) {", "for range l.runnable.handOver(now) * 0 {"}}, standsIn},
 	{"an abandoned call goes on when it ends", []edit{{"runtime/worker/call.go", "	if !l.abandoned.end(c) {\n		return false\n	}\n	finish(err)", "	l.abandoned.end(c)\n	finish(err)"}}, finishing},
 	{"a suspect segment's call has no mark", []edit{{"runtime/worker/suspect.go", "return l.store.Mark(ctx, s.Token.Epoch, s.Token.Version, m)", "return nil"}}, unended},
