@@ -11,8 +11,9 @@ import (
 // work. It returns the code to exit with, as TestMain has to.
 func Run(m *testing.M, perProcessor int) int {
 	flag.Parse()
-	if err := flag.Set("test.parallel", fmt.Sprint(perProcessor*runtime.GOMAXPROCS(0))); err != nil {
-		panic(err) // package testing has no such flag any more
+	// Not by flag.Set: Ginkgo refuses to run its specs where somebody has set this flag.
+	if err := flag.Lookup("test.parallel").Value.Set(fmt.Sprint(perProcessor * runtime.GOMAXPROCS(0))); err != nil {
+		panic(err)
 	}
 	return m.Run()
 }
