@@ -19,7 +19,7 @@ func (s *Source) ReadSQL() string {
 }
 
 // KeepPlan is what precedes it where pages follow one another.
-const KeepPlan = keepPlan
+var KeepPlan = keepPlan
 
 // Steps of a coverage, or its ranges, which gaps divide.
 func Steps(c eventsource.Coverage) int {

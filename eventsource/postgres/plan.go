@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -21,7 +23,26 @@ import (
 // as long as to read a page of few events. The statements that give pages are written so that their plan does not depend on parameters. Without
 // sequential scans it does not depend either on how full the table was when it was made: a session that began with an empty one would go on to read all of
 // it. What is switched off counts as dear, which is not to start the compiler.
-const keepPlan = `SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), set_config('jit', 'off', true), set_config('row_security', 'off', true)`
+var keepPlan = func() string {
+	var calls []string
+	for _, name := range slices.Sorted(maps.Keys(PageSettings())) {
+		calls = append(calls, fmt.Sprintf("set_config('%s', '%s', true)", name, PageSettings()[name]))
+	}
+	return "SELECT " + strings.Join(calls, ", ")
+}()
+
+// PageSettings are those of keepPlan, for a session that does nothing but read pages: see [Source.Through].
+func PageSettings() map[string]string {
+	return map[string]string{"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off", "row_security": "off"}
+}
+
+// Through returns the source with pages that are read through a pool whose sessions have the
+// [PageSettings], so that a page is one statement however closely pages follow one another.
+func (s *Source) Through(db DB) *Source {
+	through := *s
+	through.db, through.prepared = db, true
+	return &through
+}
 
 // refuseHiding has the server refuse the rest of its transaction where row level security would
 // hide rows, which no later page would find.
@@ -43,6 +64,7 @@ func (s *Source) readPage(ctx context.Context, k *known, p *pageBuilder, limit i
 	p.shape, p.fields = k.shape, k.fields
 	before := ""
 	switch {
+	case s.prepared:
 	case s.cadence.keepsPlan():
 		before = keepPlan
 	case s.guarded():

@@ -13,11 +13,13 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
-// planned are the ways in which PostgreSQL plans: for the parameters at hand, for any, and as it is told to where pages follow one another.
-var planned = []string{"force_custom_plan", "force_generic_plan", "kept"}
+// planned are the ways in which PostgreSQL plans: for the parameters at hand, for any, as it is told to
+// where pages follow one another, and in a session of its own for pages.
+var planned = []string{"force_custom_plan", "force_generic_plan", "kept", "in a session for pages"}
 
 // With a million events, a third of which belong to a writer that has not ended, each arm of a read uses the one index that is right for it:
 // whether PostgreSQL plans for the parameters at hand or for any, and whether it has counted the rows or believes that there are a thousand.
@@ -151,10 +153,15 @@ func explain(t *testing.T, url, mode, sql string, kinds []string, args []any) st
 		t.Fatal(err)
 	}
 	defer conn.Close(t.Context())
-	if mode == "kept" {
+	switch mode {
+	case "kept":
 		exec(t, conn, "BEGIN")
 		exec(t, conn, postgres.KeepPlan)
-	} else {
+	case "in a session for pages":
+		for name, value := range postgres.PageSettings() {
+			exec(t, conn, fmt.Sprintf("SET %s = %s", name, value))
+		}
+	default:
 		exec(t, conn, "SET plan_cache_mode = "+mode)
 	}
 	exec(t, conn, "PREPARE page ("+strings.Join(kinds, ", ")+") AS "+sql)
@@ -250,5 +257,41 @@ func TestAPlanThatIsKeptIsRightForAFullerTable(t *testing.T) {
 				t.Errorf("%d rows were looked at one after another, want each found by an index", n)
 			}
 		})
+	}
+}
+
+// alone is a database that fails the test for each statement that needs another one before it.
+type alone struct {
+	postgres.DB
+	t *testing.T
+}
+
+func (a alone) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	a.t.Errorf("%d statements were sent: %s", b.Len(), b.QueuedQueries[0].SQL)
+	return a.DB.SendBatch(ctx, b)
+}
+
+// TestAPageIsOneStatementInASessionForPages however closely pages follow one another.
+func TestAPageIsOneStatementInASessionForPages(t *testing.T) {
+	on := ownTable(t)
+	config := on.db.Config()
+	for name, value := range postgres.PageSettings() {
+		config.ConnConfig.RuntimeParams[name] = value
+	}
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	for i := range 5 {
+		if err := on.append(t.Context(), fmt.Sprint("stream-", i), 4); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := newReader(t, on.source.Through(alone{pool, t}), earliest, segment.Root)
+	for range 5 {
+		if n := len(r.next(4).Events); n != 4 {
+			t.Fatalf("%d events of 4", n)
+		}
 	}
 }

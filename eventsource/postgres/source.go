@@ -34,6 +34,7 @@ type querier interface {
 // proved of the gaps of a table that has no column of transactions.
 type Source struct {
 	db                  DB
+	prepared            bool // its sessions have the settings for pages
 	schema              string
 	events              mapping
 	checkSQL, oldestSQL string

@@ -28,7 +28,8 @@ type life struct {
 
 	application string        // of its connections
 	control     *pgxpool.Pool // for the directory, so that a heartbeat never waits for a batch
-	data        *pgxpool.Pool // for reading events and for tokens
+	data        *pgxpool.Pool // for tokens and the source
+	reading     *pgxpool.Pool // for pages of events
 	batches     *pgxpool.Pool // for handlers
 	directory   *postgres.Directory
 	store       *postgres.Store
@@ -149,9 +150,11 @@ func (l *life) checkStore(ctx context.Context, session *postgres.Session) (postg
 func (l *life) openPools() (err error) {
 	// Nobody waits for a connection, stand-ins neither. Abandoned calls keep theirs.
 	executors := 2 * int32(l.options.Executors)
-	for pool, most := range map[**pgxpool.Pool]int32{&l.control: 3, &l.data: executors + readers + 1, &l.batches: executors + mostAbandoned} {
+	for pool, most := range map[**pgxpool.Pool]int32{&l.control: 3, &l.data: executors + 1, &l.reading: readers + 1, &l.batches: executors + mostAbandoned} {
 		options := l.connection(l.application)
-		options.MaxConns = most
+		if options.MaxConns = most; pool == &l.reading {
+			options.Settings = eventspostgres.PageSettings()
+		}
 		if *pool, err = postgres.Open(options); err != nil {
 			return err
 		}
@@ -176,7 +179,7 @@ func (l *life) openStores(ctx context.Context, locked bool) error {
 	if l.needsNoContents() {
 		pages = source.WithoutContents()
 	}
-	l.pages = pages.WithPageBytes(feed.PageBytes(o.Memory))
+	l.pages = pages.Through(l.reading).WithPageBytes(feed.PageBytes(o.Memory))
 	l.feed = feed.New(l.pages, o, l.log, l.delivered, l.readFailed)
 	return nil
 }
@@ -187,7 +190,7 @@ func (l *life) close() {
 			l.log.Warn("a last notification was not sent", "error", err)
 		}
 	}
-	for _, pool := range []*pgxpool.Pool{l.data, l.batches, l.control} {
+	for _, pool := range []*pgxpool.Pool{l.data, l.reading, l.batches, l.control} {
 		switch {
 		case pool == nil:
 		case l.abandoned.count() > 0: // they have connections, and closing waits for those

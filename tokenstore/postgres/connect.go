@@ -48,6 +48,8 @@ type Options struct {
 	Dial pgconn.DialFunc
 	// MaxConns of a pool, 4 by default.
 	MaxConns int32
+	// Settings of its sessions, beside those that all have.
+	Settings map[string]string
 	// Keepalives makes server and client notice within about three seconds that the other's host is gone.
 	Keepalives bool
 }
@@ -161,6 +163,7 @@ func (o Options) session() map[string]string {
 		"client_min_messages":                 "warning",
 		"jit":                                 "off", // reads of pages are short, but their estimates are not
 	}
+	maps.Copy(settings, o.Settings)
 	if o.Keepalives {
 		maps.Copy(settings, map[string]string{
 			"tcp_keepalives_idle": "1", "tcp_keepalives_interval": "1", "tcp_keepalives_count": "3",
