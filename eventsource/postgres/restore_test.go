@@ -12,18 +12,16 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-project/sluice/internal/localpostgres"
+	"github.com/sluice-project/sluice/internal/postgrestest"
 )
 
 // restored dumps a database and restores it into a server: by pg_dump and pg_restore where they come with the server, and otherwise by what
 // these do with the data, a copy of one snapshot's rows and of the sequences, after prepare has made the tables.
 func restored(t *testing.T, from *pgxpool.Pool, server *localpostgres.Server, prepare func(url string)) (url string) {
 	t.Helper()
-	bin := os.Getenv("SLUICE_TEST_POSTGRES_BIN")
-	if bin == "" {
-		var err error
-		if bin, err = localpostgres.Find(); err != nil {
-			t.Fatal(err)
-		}
+	bin, err := postgrestest.BinDir()
+	if err != nil {
+		t.Fatal(err)
 	}
 	admin := session(t, server.URL("postgres"), "restore")
 	exec(t, admin, "CREATE DATABASE restored")

@@ -70,15 +70,21 @@ func startTestServer() (*localpostgres.Server, error) {
 	return startServer()
 }
 
+// BinDir is the folder of the programs of the PostgreSQL that tests use: the one that
+// SLUICE_TEST_POSTGRES_BIN names, or else the machine's.
+func BinDir() (string, error) {
+	if bin := os.Getenv("SLUICE_TEST_POSTGRES_BIN"); bin != "" {
+		return bin, nil
+	}
+	return localpostgres.Find()
+}
+
 // startServer starts a server on data that no other process has used: numbers of processes come
 // again.
 func startServer() (*localpostgres.Server, error) {
-	bin := os.Getenv("SLUICE_TEST_POSTGRES_BIN")
-	if bin == "" {
-		var err error
-		if bin, err = localpostgres.Find(); err != nil {
-			return nil, err
-		}
+	bin, err := BinDir()
+	if err != nil {
+		return nil, err
 	}
 	data, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", testDirPrefix, os.Getpid()))
 	if err != nil {

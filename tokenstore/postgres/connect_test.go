@@ -51,7 +51,7 @@ func TestConnectChecksTheAttributesOfTheServer(t *testing.T) {
 // standbyOf ends a server and starts one on its data that goes on in recovery.
 func standbyOf(t *testing.T, server *localpostgres.Server) *localpostgres.Server {
 	t.Helper()
-	bin, err := localpostgres.Find()
+	bin, err := postgrestest.BinDir()
 	if err != nil {
 		t.Fatal(err)
 	}
