@@ -349,7 +349,7 @@ func (r *row) goesOn() {
 	r.until(patience, "the other group", func() bool {
 		return r.query(`SELECT (SELECT count(*) FROM fine_{id}) = (SELECT count(*) FROM sluice.event WHERE type IN ('Good{id}', 'Bad{id}'))`)
 	})
-	if took := time.Since(began); took > 20*time.Second {
+	if took := time.Since(began); took > 10*time.Second {
 		r.t.Errorf("the other group took %s", took)
 	}
 }
