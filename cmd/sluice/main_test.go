@@ -122,8 +122,8 @@ func TestTheBinaryRunsAProcessorWithoutPrivileges(t *testing.T) {
 	}
 }
 
-// TestASecondInterruptEndsAtOnce has a statement that runs for longer than anybody waits. The URL that
-// is left behind is not used any more: it may be another server's by then.
+// TestASecondInterruptEndsAtOnce has a statement that runs for longer than anybody waits. The URL
+// that is left behind is not used any more: it may be another server's by then.
 func TestASecondInterruptEndsAtOnce(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()

@@ -26,9 +26,9 @@ func (s *session) target(ctx context.Context) (postgres.Target, string, error) {
 	return target, hex.EncodeToString(digest.Sum(nil)), err
 }
 
-// watchSecrets reports Secrets that were changed to what cannot be used. The session goes on by
-// what they were, so do workers, and nobody would notice before the next connection is made, which
-// may be by a new pod in the night.
+// watchSecrets reports a Secret that was changed to something unusable. Open connections still use
+// the old content. Without this check, the fault would show only when a new connection fails, such
+// as that of a new pod.
 func (s *session) watchSecrets(ctx context.Context, storeID string) {
 	usable := ""
 	if read := s.read.Load(); read != nil {

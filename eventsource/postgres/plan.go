@@ -31,7 +31,8 @@ var keepPlan = func() string {
 	return "SELECT " + strings.Join(calls, ", ")
 }()
 
-// PageSettings are those of keepPlan, for a session that does nothing but read pages: see [Source.Through].
+// PageSettings are those of keepPlan, for a session that does nothing but read pages: see
+// [Source.Through].
 func PageSettings() map[string]string {
 	return map[string]string{"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off", "row_security": "off"}
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
-// planned are the ways in which PostgreSQL plans: for the parameters at hand, for any, as it is told to
-// where pages follow one another, and in a session of its own for pages.
+// planned are the ways in which PostgreSQL plans: for the parameters at hand, for any, as it is
+// told to where pages follow one another, and in a session of its own for pages.
 var planned = []string{"force_custom_plan", "force_generic_plan", "kept", "in a session for pages"}
 
 // With a million events, a third of which belong to a writer that has not ended, each arm of a read uses the one index that is right for it:

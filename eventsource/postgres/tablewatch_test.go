@@ -122,8 +122,8 @@ func TestATableThatIsAlteredWhileItIsRead(t *testing.T) {
 	}
 }
 
-// A number out of a session's cache is below what others have used, and nobody has held the
-// sequence's lock since.
+// A session may insert with a number that its sequence cached earlier. The number is lower than
+// those of other sessions, and no open transaction holds the sequence's lock.
 func TestNumbersOutOfACacheAreNotLost(t *testing.T) {
 	on := serialTable(t)
 	exec(t, on.db, insertEvent)

@@ -18,9 +18,9 @@ const (
 	// slowAmount is the amount of the one payment that the view is slow to list.
 	slowAmount = "77.77"
 
-	// slow makes the first insert of that payment into the view take a minute. The sequence counts the
-	// transactions that have begun to insert it, since no rollback takes its numbers back. The table
-	// counts those that have committed.
+	// slow makes the first insert of that payment into the view take a minute. The sequence counts
+	// the transactions that have begun to insert it, since no rollback takes its numbers back. The
+	// table counts those that have committed.
 	slow = `
 		CREATE SEQUENCE demo_begun;
 		CREATE TABLE demo_committed (payment text NOT NULL);
@@ -39,8 +39,8 @@ const (
 		DROP SEQUENCE IF EXISTS demo_begun`
 )
 
-// crashInBatch kills the pod that owns a payment's segment of the view while it inserts the payment,
-// and shows that another pod finishes this batch, once.
+// crashInBatch kills the pod that owns a payment's segment of the view while it inserts the
+// payment, and shows that another pod finishes this batch, once.
 func (d *demo) crashInBatch(ctx context.Context) (err error) {
 	if _, err := d.Database.Exec(ctx, notSlow+";"+slow); err != nil { // a demo before may have been interrupted
 		return fmt.Errorf("making the view slow: %w", err)

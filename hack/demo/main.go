@@ -1,7 +1,7 @@
-// Demo brings a whole Sluice up on a cluster and shows it at work. Payments are posted. One pod is killed
-// right after an append, another one in the middle of a batch. The processor is scaled, the view is
-// corrected and replayed, and a bad version is rolled out and back. Everything is left running, with the
-// commands to look further. `demo down` removes it.
+// Demo brings a whole Sluice up on a cluster and shows it at work. Payments are posted. One pod is
+// killed right after an append, another one in the middle of a batch. The processor is scaled, the
+// view is corrected and replayed, and a bad version is rolled out and back. Everything is left
+// running, with the commands to look further. `demo down` removes it.
 package main
 
 import (

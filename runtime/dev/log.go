@@ -32,9 +32,9 @@ var advices = map[string]string{
 	"ColumnMissing":    "correct the column's name, or --reset where the setup has changed the table",
 }
 
-// Handle implements slog.Handler. Errors of a group go where the batches do. Those of a segment are left
-// out, since the lines of batches tell of them, except for one: that an event ends its calls is known
-// to the next owner only.
+// Handle implements slog.Handler. Errors of a group go where the batches do. Those of a segment are
+// left out, since the lines of batches tell of them, except for one: that an event ends its calls
+// is known to the next owner only.
 func (l *lines) Handle(_ context.Context, r slog.Record) error {
 	values := map[string]string{}
 	var rest strings.Builder

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestAFailureIsToldOnce has a worker log a failure of a segment, of which the line of its batch tells.
-// Nothing else tells that an event ends its calls.
+// TestAFailureIsToldOnce has a worker log a failure of a segment, of which the line of its batch
+// tells. Nothing else tells that an event ends its calls.
 func TestAFailureIsToldOnce(t *testing.T) {
 	for name, c := range map[string]struct {
 		level slog.Level

@@ -136,7 +136,8 @@ func faultText(b worker.Batch) (text string, worth bool) {
 	}
 }
 
-// inGoHandler reports whether the Go code of a handler failed: saving the manifest does not replace it.
+// inGoHandler reports whether the Go code of a handler failed: saving the manifest does not replace
+// it.
 func inGoHandler(err error) bool {
 	_, is := errors.AsType[*handler.UserError](err)
 	return is || errors.Is(err, tokenstore.ErrManagedTransaction) // SQL that ends the transaction does not prepare

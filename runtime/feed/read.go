@@ -203,7 +203,8 @@ func coverages(members []*Member) []eventsource.Coverage {
 	return all
 }
 
-// ReadingSince returns when the oldest of the reads that run has begun; the zero time where none runs.
+// ReadingSince returns when the oldest of the reads that run has begun; the zero time where none
+// runs.
 func (f *Feed) ReadingSince() (since time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

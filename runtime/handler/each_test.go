@@ -44,8 +44,8 @@ func TestTheEventThatFailsIsNamed(t *testing.T) {
 	}
 }
 
-// TestWhatAHandlerWritesIntoItsEventsNobodyElseSees has handlers write into all that they are given: the events stay as they are, for other
-// groups and for the next attempt.
+// TestWhatAHandlerWritesIntoItsEventsNobodyElseSees has handlers write into all that they are
+// given: the events stay as they are, for other groups and for the next attempt.
 func TestWhatAHandlerWritesIntoItsEventsNobodyElseSees(t *testing.T) {
 	spoil := func(e *Event) {
 		copy(e.Data, "XX")

@@ -48,7 +48,8 @@ type Handler interface {
 type UserError struct {
 	Err   error
 	Stack string // of a panic
-	// Elsewhere says that the transaction's connection has outlived it: where it tells of a lost one, that is another.
+	// Elsewhere says that the transaction's connection has outlived it: where it tells of a lost
+	// one, that is another.
 	Elsewhere bool
 }
 

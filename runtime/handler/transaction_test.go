@@ -621,8 +621,8 @@ func TestQueuedStatementsCannotEndTheTransaction(t *testing.T) {
 	}
 }
 
-// meddles is a statement that writes by the connection which it is given to be rewritten: before the
-// batch's transaction has begun, if it is the first.
+// meddles is a statement that writes by the connection which it is given to be rewritten: before
+// the batch's transaction has begun, if it is the first.
 type meddles struct{}
 
 func (meddles) RewriteQuery(ctx context.Context, conn *pgx.Conn, _ string, _ []any) (string, []any, error) {
@@ -682,8 +682,8 @@ func TestRowsToCopyMayPanic(t *testing.T) {
 	}
 }
 
-// A handler may keep its connection. After the batch there is no fencing check that could come behind
-// what it sends.
+// A handler may keep its connection. After the batch there is no fencing check that could come
+// behind what it sends.
 func TestAHandlerCannotUseItsConnectionAfterItsBatch(t *testing.T) {
 	w := newWorld(t, 2)
 	var conn *pgx.Conn

@@ -318,8 +318,8 @@ func (r *Runner) conclude(ctx context.Context, a *attempt, v verdict, backoff ti
 		return 0, r.cancel(ctx, a.replay)
 	case putOff:
 		return waitEvery, r.Store.EndReset(ctx, a.replay, tokenstore.ReplayPending, v.reason, v.message)
-	case giveWay:
-		return backoff, r.giveWay(ctx, a, v)
+	case lockBusy:
+		return backoff, r.endBlockers(ctx, a, v)
 	case fail:
 		r.Log.Error("a reset failed; the groups go on where they were", "replay", a.replay.ID, "error", a.err, "stack", stackOf(a.err))
 		return 0, r.Store.EndReset(ctx, a.replay, tokenstore.ReplayFailed, v.reason, v.message)
@@ -341,8 +341,9 @@ func (r *Runner) bury(ctx context.Context) error {
 	return err
 }
 
-// giveWay names who holds the locks, and ends workers among them: their batches are fenced off already.
-func (r *Runner) giveWay(ctx context.Context, a *attempt, v verdict) error {
+// endBlockers names who holds the locks, and ends workers among them: their batches are fenced off
+// already.
+func (r *Runner) endBlockers(ctx context.Context, a *attempt, v verdict) error {
 	if err := r.Store.Unblock(ctx, a.blockers); err != nil {
 		return err
 	}

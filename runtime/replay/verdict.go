@@ -27,7 +27,7 @@ const (
 	leave                   // somebody else has gone on with the replay, or will
 	cancelled               // nobody wants it any more
 	putOff                  // it is not due any more: it goes back to Pending
-	giveWay                 // somebody has a lock that it needs: again soon
+	lockBusy                // somebody has a lock that it needs: again soon
 	retry                   // again after a while; the try counts if it speaks against the reset
 	fail                    // the groups go on where they were
 )
@@ -99,7 +99,7 @@ func judge(o outcome) verdict {
 	case place != nil: // since it was asked first, events have been deleted
 		return verdict{course: putOff, reason: tokenstore.ReplayPlaceInvalid, message: place.Problem}
 	case kind == tokenstore.ContentionFault:
-		return verdict{course: giveWay, reason: tokenstore.ReplayWaitsForLocks,
+		return verdict{course: lockBusy, reason: tokenstore.ReplayWaitsForLocks,
 			message: fmt.Sprintf("the reset of %s (attempt %d) met another transaction, and is tried again: %v", named(o.groups), o.tries, err)}
 	case errors.Is(err, errWorkersEnded):
 		return verdict{course: fail, reason: tokenstore.ReplayResetHandlerFails, message: fmt.Sprintf("the reset of %s failed %s: %v", named(o.groups), times(mostFailures), err)}

@@ -38,8 +38,8 @@ func TestVerdictOfATry(t *testing.T) {
 		"it was cancelled":                   {&tokenstore.NotDueError{Reason: tokenstore.ReplayCancelledMeanwhile}, true, 0, cancelled, false},
 		"a pod of another definition came":   {&tokenstore.NotDueError{Reason: tokenstore.ReplayWaitsForRollout}, true, 0, putOff, false},
 		"its place was deleted":              {&eventsource.PlaceError{}, false, 0, putOff, false},
-		"a lock is not to be had":            {state("55P03"), true, 4, giveWay, false},
-		"a deadlock":                         {&handler.UserError{Err: state("40P01")}, true, 4, giveWay, false},
+		"a lock is not to be had":            {state("55P03"), true, 4, lockBusy, false},
+		"a deadlock":                         {&handler.UserError{Err: state("40P01")}, true, 4, lockBusy, false},
 		"the connection cannot be made":      {errors.New("refused"), false, 4, retry, false},
 		"the store lacks a table":            {state("42P01"), false, 4, retry, false},
 		"no room on the disk":                {statement("53100"), true, 4, retry, false},
@@ -65,7 +65,7 @@ func TestVerdictOfATry(t *testing.T) {
 		if (got.course == retry || got.course == fail) && !strings.Contains(got.message, "group view") {
 			t.Errorf("%s: %q does not name the group", name, got.message)
 		}
-		if (got.course == retry || got.course == fail || got.course == giveWay) && !attempts.MatchString(got.message) {
+		if (got.course == retry || got.course == fail || got.course == lockBusy) && !attempts.MatchString(got.message) {
 			t.Errorf("%s: %q does not say how often it was tried", name, got.message)
 		}
 	}

@@ -71,8 +71,8 @@ func (w *world) seenOnce() {
 	}
 }
 
-// TestACallThatHangsAtItsFirstEventIsNotSearched has a batch whose first event hangs. The handler tells
-// where it is, so the event is called alone next.
+// TestACallThatHangsAtItsFirstEventIsNotSearched has a batch whose first event hangs. The handler
+// tells where it is, so the event is called alone next.
 func TestACallThatHangsAtItsFirstEventIsNotSearched(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, `
@@ -98,8 +98,8 @@ func TestACallThatHangsAtItsFirstEventIsNotSearched(t *testing.T) {
 	}
 }
 
-// TestWhateverAHandlerDoesItsEventIsNamed has a Go handler misbehave at one event, until the cause is
-// gone. Meanwhile the event is named in the store and in the report, the events before it are
+// TestWhateverAHandlerDoesItsEventIsNamed has a Go handler misbehave at one event, until the cause
+// is gone. Meanwhile the event is named in the store and in the report, the events before it are
 // handled, those after it wait, and other groups go on.
 func TestWhateverAHandlerDoesItsEventIsNamed(t *testing.T) {
 	t.Parallel()
@@ -434,8 +434,9 @@ func TestAnEventThatNobodyWantsAnyMoreBlocksNothing(t *testing.T) {
 	w.until("no failure", `SELECT count(*) = 0 FROM sluice.failure`)
 }
 
-// TestAnotherServerThatFailsIsNotTakenForTheStore has a handler fail to connect to a database of its own: what is reported says so, and the
-// segment is not claimed again as if the batch's connection had been lost.
+// TestAnotherServerThatFailsIsNotTakenForTheStore has a handler fail to connect to a database of
+// its own: what is reported says so, and the segment is not claimed again as if the batch's
+// connection had been lost.
 func TestAnotherServerThatFailsIsNotTakenForTheStore(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, goGroup)

@@ -52,13 +52,14 @@ func (c *call) report(now time.Time) tokenstore.Call {
 // finish takes a call's error, nil for one that has committed.
 type finish func(error)
 
-// invoke has the handler handle a batch, and passes its error to finish. It reports whether the caller goes on.
+// invoke has the handler handle a batch, and passes its error to finish. It reports whether the
+// caller goes on.
 //
-// SQL handlers heed their context. Functions of the user's may not, or may end their goroutine. They
-// run in the caller's goroutine all the same, since handing each call to another one costs more than a
-// small batch may. If a function does not return soon after its context has ended, its call is
-// abandoned: finish and goOn then run in another goroutine, and the caller has to end when it gets
-// control back.
+// SQL handlers heed their context. Functions of the user's may not, or may end their goroutine.
+// They run in the caller's goroutine all the same, since handing each call to another one costs
+// more than a small batch may. If a function does not return soon after its context has ended, its
+// call is abandoned: finish and goOn then run in another goroutine, and the caller has to end when
+// it gets control back.
 func (l *life) invoke(ctx context.Context, g *group, t transaction, c *call, finish finish, goOn func()) bool {
 	if g.spec.Go == nil {
 		finish(g.handler.Apply(ctx, t, c.events))

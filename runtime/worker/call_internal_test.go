@@ -19,8 +19,8 @@ func (applies) Wants(string) bool { return true }
 
 func (a applies) Apply(context.Context, handler.Transaction, []*handler.Event) error { return a() }
 
-// TestACallIsFinishedOnceAndSomebodyGoesOn whatever the handler does: else a segment would be at work
-// for ever or for two, or an executor would be missing or one too many.
+// TestACallIsFinishedOnceAndSomebodyGoesOn whatever the handler does: else a segment would be at
+// work for ever or for two, or an executor would be missing or one too many.
 func TestACallIsFinishedOnceAndSomebodyGoesOn(t *testing.T) {
 	failed := errors.New("failed")
 	gate := make(chan struct{})

@@ -97,8 +97,8 @@ func (l *life) beginBacklog() {
 	}
 }
 
-// endBacklog has another segment with a backlog go on, at once or after a rest, unless one does that
-// already because the batch has lasted.
+// endBacklog has another segment with a backlog go on, at once or after a rest, unless one does
+// that already because the batch has lasted.
 func (l *life) endBacklog(took time.Duration, counts bool) {
 	if counts {
 		l.runnable.doneAfter(l.courtesy.rest(took, time.Now()))

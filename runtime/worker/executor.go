@@ -23,8 +23,8 @@ func (l *life) delivered(key tokenstore.Key) {
 	}
 }
 
-// execute runs batches until the queue is closed, or a stand-in has its place, and calls ended then. Another goroutine goes on in
-// its place when a call hangs.
+// execute runs batches until the queue is closed, or a stand-in has its place, and calls ended
+// then. Another goroutine goes on in its place when a call hangs.
 func (l *life) execute(ctx context.Context, ended func()) {
 	for {
 		s, behind := l.runnable.pop()
@@ -88,8 +88,8 @@ func (l *life) give(ctx context.Context, again bool, segments ...*segmentRun) {
 }
 
 // step applies one batch of a segment that was taken, in which others may share, or of others where
-// it has nothing, and gives them all back. It reports whether the caller goes on; else goOn does, in
-// another goroutine.
+// it has nothing, and gives them all back. It reports whether the caller goes on; else goOn does,
+// in another goroutine.
 func (l *life) step(ctx context.Context, first *segmentRun, live bool, goOn func()) bool {
 	portions := l.gather(ctx, first, live)
 	if len(portions) == 0 {
@@ -187,8 +187,9 @@ func (l *life) maxBatchSize(group string) int {
 	return l.settings.maxBatchSize(group)
 }
 
-// apply runs the handler within the group's time limit. It passes its error to finish: when that is nil, the handler's writes and the
-// tokens' moves have committed. It reports whether the caller goes on; else goOn does, in another goroutine.
+// apply runs the handler within the group's time limit. It passes its error to finish: when that is
+// nil, the handler's writes and the tokens' moves have committed. It reports whether the caller
+// goes on; else goOn does, in another goroutine.
 func (l *life) apply(ctx context.Context, portions []portion, c *call, finish finish, goOn func()) bool {
 	if err := unreadable(c.events); err != nil {
 		finish(err)

@@ -405,9 +405,10 @@ func (r *rollout) settled() bool {
 	return len(view.Assignments) == len(r.owner)
 }
 
-// Whoever is slow, Kubernetes is to remove pods that have nothing left, so that without faults each segment moves once. A pod that is
-// killed may cost a segment two moves more: it is adopted, or makes room for what was, and is evened out later. An operator that is
-// slower than costsWithin is not waited for.
+// Whoever is slow, Kubernetes is to remove pods that have nothing left, so that without faults each
+// segment moves once. A pod that is killed may cost a segment two moves more: it is adopted, or
+// makes room for what was, and is evened out later. An operator that is slower than costsWithin is
+// not waited for.
 func TestARolloutMovesEachSegmentOnceWhateverIsSlow(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var groups []tokenstore.Group

@@ -109,7 +109,8 @@ func (q *runQueue) doneAfter(rest time.Duration) {
 	time.AfterFunc(rest, q.done)
 }
 
-// at is the index of the first segment of a queue that may run; below 0 where none may. The caller holds the lock.
+// at is the index of the first segment of a queue that may run; below 0 where none may. The caller
+// holds the lock.
 func (q *runQueue) at(queue []*segmentRun) int {
 	if len(q.slow) == 0 || q.executors == 0 || q.slowly < q.executors {
 		return min(0, len(queue)-1)

@@ -6,7 +6,8 @@ import (
 )
 
 // Executors are few, and a call may take as long as its group's time limit lets it. So one that
-// lasts is left to its executor, and a stand-in goes on in the executor's place until the call ends.
+// lasts is left to its executor, and a stand-in goes on in the executor's place until the call
+// ends.
 //
 // What must hold: groups whose calls last have no more calls under way than there are executors,
 // however many segments they have, and each executor that such a call has gets a stand-in. So there
@@ -72,7 +73,8 @@ func (q *runQueue) end(t *turn) (handed, behind bool) {
 	return t.handed, t.behind
 }
 
-// handOver gives the places of those executors away whose turns last, and returns how many those are.
+// handOver gives the places of those executors away whose turns last, and returns how many those
+// are.
 func (q *runQueue) handOver(now time.Time) (places int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

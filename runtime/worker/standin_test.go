@@ -9,8 +9,8 @@ import (
 	"github.com/sluice-project/sluice/runtime/handler"
 )
 
-// TestGroupsGoOnBesideCallsThatLast has calls of a group last that has more segments than there are executors: another group goes on,
-// with a backlog and at the tail.
+// TestGroupsGoOnBesideCallsThatLast has calls of a group last that has more segments than there are
+// executors: another group goes on, with a backlog and at the tail.
 func TestGroupsGoOnBesideCallsThatLast(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, `

@@ -121,8 +121,8 @@ func TestATableThatCannotBeReadIsTold(t *testing.T) {
 	}
 }
 
-// TestAReadThatDoesNotComeBackIsReported has somebody lock the table of events just when there are new ones: it is reported that events
-// cannot be read, and they are handled when the lock is gone.
+// TestAReadThatDoesNotComeBackIsReported has somebody lock the table of events just when there are
+// new ones: it is reported that events cannot be read, and they are handled when the lock is gone.
 func TestAReadThatDoesNotComeBackIsReported(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

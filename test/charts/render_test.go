@@ -109,7 +109,8 @@ func TestRolesAreThoseOfConfig(t *testing.T) {
 	}
 }
 
-// TestTheDocsSayWhatTheOperatorMayDo has the table of docs/operations/operator.md be that of the role.
+// TestTheDocsSayWhatTheOperatorMayDo has the table of docs/operations/operator.md be that of the
+// role.
 func TestTheDocsSayWhatTheOperatorMayDo(t *testing.T) {
 	role, ok := decode(t, read(t, filepath.Join(rbac, "role.yaml"))).(*rbacv1.ClusterRole)
 	if !ok {

@@ -17,8 +17,8 @@ import (
 	"github.com/sluice-project/sluice/segment"
 )
 
-// misbehaviour is a processor of two groups: one of the same name, whose handler misbehaves at one event
-// until the cause is gone, and one beside it that does not.
+// misbehaviour is a processor of two groups: one of the same name, whose handler misbehaves at one
+// event until the cause is gone, and one beside it that does not.
 type misbehaviour struct {
 	name    string
 	handler string // of the group, where it is of SQL
@@ -64,8 +64,8 @@ func names() (all []string) {
 	return all
 }
 
-// bad is a handler whose statement evaluates an expression, which has to be true, for the events that are
-// to misbehave.
+// bad is a handler whose statement evaluates an expression, which has to be true, for the events
+// that are to misbehave.
 func bad(name, expression string) string {
 	return fmt.Sprintf(`
       type: SQL
@@ -128,8 +128,8 @@ func appendData(ctx context.Context, db *pgxpool.Pool, stream, data string) {
 	Expect(err).NotTo(HaveOccurred())
 }
 
-// ticking appends an event every 50 ms to one stream after the other, until the function that it returns
-// is called.
+// ticking appends an event every 50 ms to one stream after the other, until the function that it
+// returns is called.
 func ticking(ctx context.Context, db *pgxpool.Pool, streams []string) (stop func()) {
 	ticking, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup

@@ -175,8 +175,8 @@ func (g *guard) begin() {
 	g.begun = true
 }
 
-// rest has the guard refuse what a handler sends that has kept the connection after its batch, until
-// Sluice uses the connection again.
+// rest has the guard refuse what a handler sends that has kept the connection after its batch,
+// until Sluice uses the connection again.
 func (g *guard) rest() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -262,8 +262,8 @@ func (g *guard) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// harmless reports whether a write does nothing to a transaction: it ends the connection, or is what
-// the pool asks a connection with before it gives it away.
+// harmless reports whether a write does nothing to a transaction: it ends the connection, or is
+// what the pool asks a connection with before it gives it away.
 func harmless(p []byte) bool {
 	return len(p) > 0 && (p[0] == 'X' || p[0] == 'Q' && bytes.HasSuffix(p, []byte("-- ping\x00")))
 }

@@ -38,8 +38,8 @@ func NewStore(pool *pgxpool.Pool, schema string) *Store {
 }
 
 // NewStoreWithBatches returns a token store that gives users' code connections of a pool of their
-// own. A handler that keeps such a connection cannot use it after its batch: nothing but batches has
-// connections of that pool, and between batches they refuse to send anything.
+// own. A handler that keeps such a connection cannot use it after its batch: nothing but batches
+// has connections of that pool, and between batches they refuse to send anything.
 func NewStoreWithBatches(pool, batches *pgxpool.Pool, schema string) *Store {
 	s := &Store{pool: pool, batches: batches, schema: quoted(schema), notify: Channel(schema)}
 	s.cleaning = s.in(cleaning)

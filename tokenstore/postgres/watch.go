@@ -34,8 +34,8 @@ const (
 // OpenWatch connects. Those whom a session's end concerns are told on the schema's channel, with the processor's name.
 func OpenWatch(ctx context.Context, o Options, schema, processor string) (*Watch, error) {
 	conn, err := connect(ctx, o, func(config *pgx.ConnConfig) {
-		// Whoever no longer wants to wait ends the statement, not the connection. The statement ends by
-		// itself within watchFor, also if a busy server is late to cancel it.
+		// Whoever no longer wants to wait ends the statement, not the connection. The statement
+		// ends by itself within watchFor, also if a busy server is late to cancel it.
 		config.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxwatch.Handler {
 			return &pgconn.CancelRequestContextWatcherHandler{Conn: c, DeadlineDelay: 3 * watchFor}
 		}

@@ -1,5 +1,5 @@
-// Misbehave is a program whose handlers misbehave at some events, for the end-to-end tests. An event
-// says in its data at which handler: {"bad": "commits"}. A row in the table mended ends that.
+// Misbehave is a program whose handlers misbehave at some events, for the end-to-end tests. An
+// event says in its data at which handler: {"bad": "commits"}. A row in the table mended ends that.
 package main
 
 import (
@@ -27,8 +27,8 @@ type payload struct {
 	Seconds int    `json:"seconds"`
 }
 
-// misbehaving makes a handler that writes each event into the table seen, and misbehaves first at events
-// that say so.
+// misbehaving makes a handler that writes each event into the table seen, and misbehaves first at
+// events that say so.
 func misbehaving(name string, misbehave func(context.Context, pgx.Tx, payload) error) sluice.Handler {
 	return sluice.Each(func(ctx context.Context, tx pgx.Tx, e sluice.Event) error {
 		var p payload
