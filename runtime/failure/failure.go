@@ -21,6 +21,8 @@ type Failed struct {
 	Events int // in the batch, from 1
 	// Culprit is the index of the event that failed, where it is known; below 0 where it is not.
 	Culprit int
+	// TimedOut says that the batch ran out of time, so that each failure takes as long as the limit.
+	TimedOut bool
 	// Unknown says that the batch may have committed: nothing may be concluded before the segment was claimed again.
 	Unknown bool
 	// Attempts counted before at the first event of the batch.
@@ -47,6 +49,9 @@ const (
 	Isolate
 	// Halve searches the culprit: it tries again with half as many events.
 	Halve
+	// Single searches the culprit too, but handles the events of the batch one by one. It takes one
+	// more failure, where halving takes several.
+	Single
 	// Shrink tries again with half as many events, after the wait, since others are in the way of large transactions.
 	Shrink
 	// Count counts an attempt at the only event of the batch, and tries it again after the wait.
@@ -82,6 +87,8 @@ func Decide(f Failed, p Policy, random func() float64) Decision {
 		switch {
 		case several && f.Culprit >= 0:
 			return Decision{Action: Isolate}
+		case several && f.TimedOut:
+			return Decision{Action: Single}
 		case several:
 			return Decision{Action: Halve}
 		case f.Kind == tokenstore.EventFault:

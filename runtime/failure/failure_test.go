@@ -25,6 +25,8 @@ func TestDecide(t *testing.T) {
 		"one event fails again":                  {failure.Failed{Kind: tokenstore.EventFault, Events: 1, Attempts: 2}, failure.Decision{Action: failure.Count, Wait: 4 * time.Second}},
 		"one event fails often":                  {failure.Failed{Kind: tokenstore.EventFault, Events: 1, Attempts: 1000}, failure.Decision{Action: failure.Count, Wait: 10 * time.Second}},
 		"one of several fails":                   {failure.Failed{Kind: tokenstore.EventFault, Events: 8, Culprit: -1}, failure.Decision{Action: failure.Halve}},
+		"one of several hangs":                   {failure.Failed{Kind: tokenstore.EventFault, Events: 8, Culprit: -1, TimedOut: true}, failure.Decision{Action: failure.Single}},
+		"one of several hangs, and is known":     {failure.Failed{Kind: tokenstore.EventFault, Events: 8, Culprit: 2, TimedOut: true}, failure.Decision{Action: failure.Isolate}},
 		"one of several fails, and is known":     {failure.Failed{Kind: tokenstore.EventFault, Events: 8, Culprit: 0}, failure.Decision{Action: failure.Isolate}},
 		"a batch that may have committed":        {failure.Failed{Kind: tokenstore.EventFault, Events: 1, Unknown: true}, failure.Decision{Action: failure.Reclaim}},
 		"the definition fails":                   {failure.Failed{Kind: tokenstore.DefinitionFault, Events: 1}, failure.Decision{Action: failure.Retry, Wait: time.Second}},
@@ -48,7 +50,7 @@ func TestDecideCountsOnlySingleEventsAndNeverSpins(t *testing.T) {
 		f := failure.Failed{
 			Kind: rapid.SampledFrom([]tokenstore.FaultKind{tokenstore.EventFault, tokenstore.DefinitionFault, tokenstore.ContentionFault,
 				tokenstore.InfrastructureFault, "of a later version"}).Draw(t, "kind"),
-			Events: rapid.IntRange(1, 10000).Draw(t, "events"), Unknown: rapid.Bool().Draw(t, "unknown"),
+			Events: rapid.IntRange(1, 10000).Draw(t, "events"), Unknown: rapid.Bool().Draw(t, "unknown"), TimedOut: rapid.Bool().Draw(t, "timed out"),
 			Attempts: rapid.IntRange(0, 1<<30).Draw(t, "attempts"), Repeats: rapid.IntRange(0, 1<<30).Draw(t, "repeats"),
 		}
 		f.Culprit = rapid.IntRange(-1, f.Events-1).Draw(t, "culprit")
@@ -62,7 +64,7 @@ func TestDecideCountsOnlySingleEventsAndNeverSpins(t *testing.T) {
 		if f.Unknown && d.Action != failure.Reclaim {
 			t.Errorf("%+v goes on without another claim", f)
 		}
-		smaller := (d.Action == failure.Halve || d.Action == failure.Isolate) && f.Events > 1
+		smaller := (d.Action == failure.Halve || d.Action == failure.Isolate || d.Action == failure.Single) && f.Events > 1
 		blames := f.Kind == tokenstore.EventFault || f.Kind == tokenstore.DefinitionFault
 		if blames && !f.Unknown && f.Events > 1 && !smaller {
 			t.Errorf("%+v is tried again as it is: nobody learns at which event", f)

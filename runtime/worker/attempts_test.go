@@ -98,6 +98,54 @@ func TestACallThatHangsAtItsFirstEventIsNotSearched(t *testing.T) {
 	}
 }
 
+// TestAnEventThatHangsIsFoundAtTheSecondTimeLimit has one event of a batch hang, in handlers that do
+// not tell where they are: halving would take a time limit for each step.
+func TestAnEventThatHangsIsFoundAtTheSecondTimeLimit(t *testing.T) {
+	t.Parallel()
+	const events, culprit = 40, 29
+	hang := make(chan struct{})
+	t.Cleanup(func() { close(hang) })
+	for name, wait := range map[string]func(context.Context, pgx.Tx) error{
+		"a function that ignores its context": func(context.Context, pgx.Tx) error {
+			<-hang
+			return nil
+		},
+		"a function that heeds its context": func(ctx context.Context, _ pgx.Tx) error {
+			<-ctx.Done()
+			return ctx.Err()
+		},
+		"a statement": func(ctx context.Context, tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, "SELECT pg_sleep(60)")
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, `
+  - name: view
+    segments: 1
+    timeout: 500ms
+    onError: {backoff: {initial: 1m, max: 1m}}
+    handler: {type: Go}`)
+			w.grace = 200 * time.Millisecond
+			var hung atomic.Int32
+			w.handlers = map[string]handler.Handler{"view": handler.Set(func(ctx context.Context, tx pgx.Tx, batch []handler.Event) error {
+				if batch[0].Position <= culprit && culprit <= batch[len(batch)-1].Position {
+					hung.Add(1)
+					return wait(ctx, tx)
+				}
+				return nil
+			}, "Counted")}
+			w.appendAtOnce(events, 1)
+			w.start("a")
+			w.until("an attempt", fmt.Sprintf(`SELECT EXISTS (SELECT FROM sluice.failure WHERE position = %d AND attempts = 1)`, culprit))
+			if n := hung.Load(); n != 2 {
+				t.Errorf("%d calls ran out of time until an attempt was counted", n)
+			}
+		})
+	}
+}
+
 // TestWhateverAHandlerDoesItsEventIsNamed has a Go handler misbehave at one event, until the cause
 // is gone. Meanwhile the event is named in the store and in the report, the events before it are
 // handled, those after it wait, and other groups go on.

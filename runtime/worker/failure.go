@@ -96,6 +96,7 @@ func (l *life) failed(ctx context.Context, s *segmentRun, b batch, c *call, err 
 func (l *life) decide(ctx context.Context, s *segmentRun, f failing) (again bool) {
 	initial, longest := l.backoffOf(s.group.name)
 	d := failure.Decide(failure.Failed{Kind: f.fault.Kind, Events: f.events, Culprit: f.culprit, Unknown: f.unknown,
+		TimedOut: f.fault.Reason == handler.ReasonTimedOut,
 		Attempts: s.attemptsAt(f.event.position), Repeats: s.repeats}, failure.Policy{Initial: initial, Max: longest}, rand.Float64)
 	switch d.Action {
 	case failure.Count:
@@ -108,6 +109,10 @@ func (l *life) decide(ctx context.Context, s *segmentRun, f failing) (again bool
 		return true
 	case failure.Halve:
 		s.size.failed(f.events)
+		l.search(s, f)
+		return true
+	case failure.Single:
+		s.size.timedOut(f.events)
 		l.search(s, f)
 		return true
 	case failure.Reclaim:

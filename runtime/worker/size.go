@@ -15,8 +15,9 @@ const (
 // orders would deadlock again at once, and a deadlock costs the server a second to find.
 type batchSize struct {
 	limit   int
-	ceiling int // 0 for none
-	left    int // among so many events there is one that fails; 0 where none is looked for
+	ceiling int  // 0 for none
+	left    int  // among so many events there is one that fails; 0 where none is looked for
+	single  bool // it is looked for one by one, not by halving
 }
 
 // next is the size of the next batch, where the group's setting allows so many.
@@ -25,7 +26,10 @@ func (b *batchSize) next(largest int) int {
 	if b.ceiling > 0 {
 		n = min(n, b.ceiling)
 	}
-	if b.left > 0 {
+	switch {
+	case b.left > 0 && b.single:
+		n = 1
+	case b.left > 0:
 		n = min(n, b.left/2)
 	}
 	return max(n, 1)
@@ -59,6 +63,9 @@ func (b *batchSize) contended(events int) {
 	b.ceiling = b.limit
 }
 
-// failed takes note of a batch of several events in which one failed: the next ones look for it by halving. One that ran out of
-// time may have had too many.
-func (b *batchSize) failed(events int) { b.left = events }
+// failed takes note of a batch in which an event failed: the next ones look for it by halving.
+func (b *batchSize) failed(events int) { b.left, b.single = events, false }
+
+// timedOut takes note of a batch that ran out of time, as an event hangs, or as it had too many.
+// Each failure takes as long as the limit, so that the next batches have one event each.
+func (b *batchSize) timedOut(events int) { b.left, b.single = events, true }
