@@ -30,7 +30,8 @@ type group struct {
 	// Under the life's lock.
 	fit   bool              // its segments may be claimed: its handler is there, set up, and its statements prepare
 	fault *tokenstore.Fault // why it is not fit
-	wait  backoff
+	wait  backoff           // between tries that fail
+	lost  backoff           // between those that lose their connection by no fault of a setup
 
 	attempts   int       // to make it fit that have failed in a row
 	contended  time.Time // since when all tries have lacked a lock
@@ -52,11 +53,17 @@ func (l *life) needsNoContents() bool {
 	return true
 }
 
+func newGroup(spec definition.DefinedGroup) *group {
+	return &group{name: spec.Name, spec: spec.Handler, by: spec.Sequencing.Policy(), shares: spec.Handler.Rows == definition.RowsBySequence,
+		wait: backoff{initial: 500 * time.Millisecond, max: 15 * time.Second},
+		lost: backoff{initial: 100 * time.Millisecond, max: 5 * time.Second}}
+}
+
 func (l *life) newGroups() map[string]*group {
 	groups := map[string]*group{}
 	source := l.source.Declared(l.options.Definition.Source)
 	for _, spec := range l.options.Definition.Groups {
-		g := &group{name: spec.Name, spec: spec.Handler, by: spec.Sequencing.Policy(), shares: spec.Handler.Rows == definition.RowsBySequence, wait: backoff{initial: 500 * time.Millisecond, max: 15 * time.Second}}
+		g := newGroup(spec)
 		if spec.Handler.SQL != nil {
 			g.handler = handler.NewSQL(*spec.Handler.SQL, handler.Events{
 				Join: eventspostgres.JoinEvents(l.options.Schema, source), At: eventspostgres.EventsAt(l.options.Schema, source),
@@ -125,11 +132,17 @@ func (l *life) prepareGroup(ctx context.Context, g *group, turns chan struct{}) 
 	}
 }
 
-// waitAfter is how long to wait after a try that failed. One that waited for another worker has waited.
+// waitAfter is how long to wait after a try that failed. One that waited for another worker has
+// waited. What another group does to the server's connections must not keep this one waiting for
+// long.
 func (g *group) waitAfter(err error) time.Duration {
 	if errors.As(err, new(*postgres.SetupRunsError)) {
 		return setupPause
 	}
+	if kind, _ := handler.Classify(err); kind == tokenstore.InfrastructureFault && !errors.As(err, new(*postgres.SetupError)) {
+		return g.lost.next()
+	}
+	g.lost.reset()
 	return g.wait.next()
 }
 

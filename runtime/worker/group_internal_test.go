@@ -1,0 +1,41 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
+)
+
+// TestALostConnectionCountsNothingAgainstASetup has connections end again and again before a group's
+// setup begins, as another group's setup may do: the waits are those for a server, and a setup that
+// fails afterwards waits no longer than at first.
+func TestALostConnectionCountsNothingAgainstASetup(t *testing.T) {
+	ended := &pgconn.PgError{Severity: "FATAL", Code: "57P01", Message: "terminating connection"}
+	for name, test := range map[string]struct {
+		err  error
+		want []time.Duration
+	}{
+		"the connection is lost before": {fmt.Errorf("looking for the setup: %w", ended), []time.Duration{100e6, 200e6, 400e6, 800e6, 1600e6, 3200e6, 5e9, 5e9}},
+		"it is lost in the setup":       {&postgres.SetupError{Err: ended}, []time.Duration{500e6, 1e9, 2e9, 4e9, 8e9, 15e9, 15e9}},
+		"the setup fails":               {&postgres.SetupError{Err: errors.New("no")}, []time.Duration{500e6, 1e9, 2e9, 4e9, 8e9, 15e9, 15e9}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGroup(definition.DefinedGroup{Name: "view"})
+			for range 8 {
+				g.waitAfter(ended)
+			}
+			g.lost.reset()
+			for i, want := range test.want {
+				if got := g.waitAfter(test.err); got != want {
+					t.Errorf("after failure %d it waits for %s, want %s", i+1, got, want)
+				}
+			}
+		})
+	}
+}
