@@ -133,8 +133,9 @@ type knownLag struct {
 // effect than that.
 func (m *lagMemory) again() bool { return m.failed > 0 && m.failed <= lagTries }
 
-// note takes over what a look has found, and returns the lags to report: one that was not found
-// stays for as long as its metric.
+// note takes over what a look has found, and returns the lags to report. One that was not found is
+// reported for as long as its metric is, and grows by the second: an event that has waited since
+// the lag was known is older now, and later ones are younger than that, so it is an upper bound.
 func (m *lagMemory) note(found lags, groups []tokenstore.Group, now time.Time) lags {
 	reported, known := lags{}, map[string]knownLag{}
 	for _, group := range groups {
@@ -143,7 +144,7 @@ func (m *lagMemory) note(found lags, groups []tokenstore.Group, now time.Time) l
 			last, has = knownLag{seconds, now}, true
 		}
 		if has && now.Sub(last.at) < lagKept {
-			reported[group.Name], known[group.Name] = last.seconds, last
+			reported[group.Name], known[group.Name] = last.seconds+now.Sub(last.at).Seconds(), last
 		}
 	}
 	m.known = known

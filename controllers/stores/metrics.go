@@ -10,7 +10,7 @@ import (
 	"github.com/sluice-project/sluice/planner"
 )
 
-// lagKept is for how long a lag that was determined is exported. After that it is not known, and its series is not there: an
+// lagKept is for how long a lag that was determined is exported, growing with the time. After that it is not known, and its series is not there: an
 // autoscaler that reads none changes nothing, where 0 would have it scale in.
 const lagKept = 30 * time.Second
 
@@ -35,6 +35,7 @@ type groupSample struct {
 	Group
 	lag   float64   // seconds
 	lagAt time.Time // when it was determined; zero for never
+	stale bool      // the last look could not determine it
 
 	attempts int     // at the event that has failed most often
 	call     float64 // seconds for which the oldest call has been running
@@ -50,7 +51,7 @@ var (
 
 	ownedDesc     = describe("sluice_segments_owned", "Segments that a live worker owns.", groupLabels)
 	unownedDesc   = describe("sluice_segments_unowned", "Segments that no live worker owns.", groupLabels)
-	lagDesc       = describe("sluice_group_lag_seconds", "Age of the oldest event that has not been handled. Absent while it is not known.", groupLabels)
+	lagDesc       = describe("sluice_group_lag_seconds", "Age of the oldest event that has not been handled; an upper bound while events cannot be read. Absent after 30 s of that.", groupLabels)
 	lagAgeDesc    = describe("sluice_group_lag_age_seconds", "Time since the lag of the group was last determined.", groupLabels)
 	blockedDesc   = describe("sluice_group_blocked_segments", "Segments that stand still at an event, or wait for a valid definition.", groupLabels)
 	attemptsDesc  = describe("sluice_group_attempts", "Attempts at the event of the group that has failed most often and is not handled yet.", groupLabels)
@@ -103,7 +104,11 @@ func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 			}
 			age := now.Sub(g.lagAt)
 			emit(lagAgeDesc, prometheus.GaugeValue, age.Seconds(), g.Name)
-			if age < lagKept {
+			switch {
+			case age >= lagKept:
+			case g.stale || !s.reachable: // at most: as lagMemory has it
+				emit(lagDesc, prometheus.GaugeValue, g.lag+age.Seconds(), g.Name)
+			default:
 				emit(lagDesc, prometheus.GaugeValue, g.lag, g.Name)
 			}
 		}
@@ -133,7 +138,8 @@ func (m *Metrics) observe(key types.NamespacedName, o Observation, of *look, pla
 	for _, g := range o.Facts.Groups {
 		next := groupSample{Group: g, lag: before[g.Name].lag, lagAt: before[g.Name].lagAt,
 			attempts: attemptsAt(of.outcome, g.Name), call: longestCall(of.outcome, g.Name)}
-		if lag, known := of.lags[g.Name]; known {
+		lag, known := of.lags[g.Name]
+		if next.stale = !known; known {
 			next.lag, next.lagAt = lag, m.now()
 		}
 		s.groups = append(s.groups, next)
