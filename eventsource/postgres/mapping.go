@@ -193,6 +193,14 @@ func (m mapping) name() string {
 	return m.table.Name + "." + m.table.Columns.Position
 }
 
+// Relation is the table of a source's events, with its schema, quoted.
+func Relation(schema string, source definition.Source) string {
+	if source.Table == nil {
+		return pgx.Identifier{schema, "event"}.Sanitize()
+	}
+	return identifier(source.Table.Name)
+}
+
 // JoinEvents is a join that gives for each row r, by its position, the event e of a source, with the columns position, stream_id, type,
 // data, metadata and recorded_at. OFFSET 0 has the server look each position up: left to choose, it also takes a merge join for cheap,
 // which walks the index from the table's first event for each batch.
