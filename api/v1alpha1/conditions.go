@@ -11,13 +11,15 @@ const (
 	ConditionReconciling = "Reconciling"
 	// ConditionStalled is True when nothing but an edit helps, and absent otherwise (as kstatus reads it).
 	ConditionStalled = "Stalled"
-	// ConditionReplaying is True while a group is replaying.
+	// ConditionReplaying is True while a group handles events again.
 	ConditionReplaying = "Replaying"
-	// ConditionHandlerValid is True when statements prepare and the image has registered the handlers that the spec names.
+	// ConditionHandlerValid is True when PostgreSQL accepts the statements and the image has registered
+	// the handlers that the spec names.
 	ConditionHandlerValid = "HandlerValid"
 	// ConditionStoreReachable is True when the operator reaches the store, and False when workers cannot either.
 	ConditionStoreReachable = "StoreReachable"
-	// ConditionDegraded is True when a segment is blocked by an event, or a projection is incomplete.
+	// ConditionDegraded is True when something keeps segments from going on that does not end by
+	// itself, or a projection is incomplete. The first of its reasons that holds explains it.
 	ConditionDegraded = "Degraded"
 )
 
@@ -25,7 +27,8 @@ const (
 const (
 	// ReasonReady: the spec is in effect.
 	ReasonReady = "Ready"
-	// ReasonProgressing: the operator has begun to look at this generation.
+	// ReasonProgressing: the operator works on this generation; the message says what it waits for, or
+	// what the API server refuses for now.
 	ReasonProgressing = "Progressing"
 	// ReasonRollingOut: pods with the new template or definition are replacing the old ones.
 	ReasonRollingOut = "RollingOut"
@@ -35,7 +38,8 @@ const (
 	ReasonResegmenting = "Resegmenting"
 	// ReasonPaused: the processor is paused, as the spec asks.
 	ReasonPaused = "Paused"
-	// ReasonRolloutFailed: the new definition does not run; the old pods go on. (Stalled)
+	// ReasonRolloutFailed: the new definition failed before it had handled an event, or its pods did
+	// not become ready in time; the old pods go on. (Stalled)
 	ReasonRolloutFailed = "RolloutFailed"
 	// ReasonPodsNotReady: pods do not become ready; the message has the first pod's reason.
 	ReasonPodsNotReady = "PodsNotReady"
@@ -50,13 +54,14 @@ const (
 	// one is on the way or has to end first)
 	ReasonSequencingChanged = "SequencingChanged"
 	// ReasonLayoutInvalid: the segments of a group do not cover the hash space exactly once, so
-	// that nobody handles its events.
+	// that no worker handles its events. (Stalled)
 	ReasonLayoutInvalid = "LayoutInvalid"
 	// ReasonDeploymentScaledExternally: something other than the operator sets the Deployment's replicas. (Stalled)
 	ReasonDeploymentScaledExternally = "DeploymentScaledExternally"
 	// ReasonStoreChanged: the store is not the one of status.storeID. (Stalled)
 	ReasonStoreChanged = "StoreChanged"
-	// ReasonMigrationRequired: the store's tables are missing or too old, and migrations is Manual. (Stalled)
+	// ReasonMigrationRequired: the store's tables are missing or too old, and migrations is Manual.
+	// (Stalled, unless they are being migrated)
 	ReasonMigrationRequired = "MigrationRequired"
 	// ReasonDeleting: the processor is being deleted.
 	ReasonDeleting = "Deleting"
@@ -70,7 +75,8 @@ const (
 	ReasonSegmentsUnowned = "SegmentsUnowned"
 	// ReasonScaledToZero: replicas is 0.
 	ReasonScaledToZero = "ScaledToZero"
-	// ReasonUnknown: the operator cannot see who owns what. Also of HandlerValid, while no worker has reported.
+	// ReasonUnknown: the operator cannot see who owns what. Also of the other conditions, while the
+	// operator has not seen the store, and of HandlerValid, while no worker has reported.
 	ReasonUnknown = "Unknown"
 )
 
@@ -80,7 +86,7 @@ const (
 	ReasonValid = "Valid"
 	// ReasonNotRegistered: the image has not registered a Go handler that the spec names.
 	ReasonNotRegistered = "NotRegistered"
-	// ReasonStatementInvalid: a statement does not prepare, or failed because of what it says.
+	// ReasonStatementInvalid: PostgreSQL refuses a statement as it is written.
 	ReasonStatementInvalid = "StatementInvalid"
 	// ReasonSetupFailed: the setup of an SQL handler failed.
 	ReasonSetupFailed = "SetupFailed"
@@ -89,7 +95,7 @@ const (
 	// ReasonSetupRuns: a setup has been running for more than 5 s; the message says where and for
 	// how long. The status is Unknown. Also of Ready, while pods wait for it.
 	ReasonSetupRuns = "SetupRuns"
-	// ReasonTransactionEnded: a handler, setup or reset would have ended its transaction.
+	// ReasonTransactionEnded: a handler or setup tried to end its transaction.
 	ReasonTransactionEnded = "TransactionEnded"
 )
 
@@ -115,9 +121,11 @@ const (
 
 // Reasons of Degraded.
 const (
-	// ReasonHealthy: no segment is blocked.
+	// ReasonHealthy: none of the other reasons holds. The status is False.
 	ReasonHealthy = "Healthy"
-	// ReasonSegmentBlocked: an event keeps failing and its segment waits; the message has segment, event and error.
+	// ReasonSegmentBlocked: a segment waits since an event keeps failing, or since something else has
+	// stopped it for ten seconds, such as a lock or the database. The message has group, segment,
+	// event, attempts and error.
 	ReasonSegmentBlocked = "SegmentBlocked"
 	// ReasonProjectionIncomplete: a replay was abandoned after its reset.
 	ReasonProjectionIncomplete = "ProjectionIncomplete"
@@ -130,7 +138,8 @@ const (
 	// ReasonSecretUnusable: a Secret of the store was changed to what cannot be used. Connections
 	// that are open go on, new ones fail.
 	ReasonSecretUnusable = "SecretUnusable"
-	// ReasonWorkerUnfit: everything fails on one pod, and not elsewhere; it is given no segments.
+	// ReasonWorkerUnfit: everything fails on one pod. It gets no segments while another pod can have
+	// them.
 	ReasonWorkerUnfit = "WorkerUnfit"
 	// ReasonSettingsUnsupported: workers are older than the operator and do not know a live
 	// setting; they go on as before.
@@ -180,7 +189,8 @@ const (
 	ReasonNoReset = "NoReset"
 	// ReasonReplayDenied: a group says replay: Deny. (Accepted)
 	ReasonReplayDenied = "ReplayDenied"
-	// ReasonPlaceInvalid: the source has no such place to begin at. (Accepted; of a new group's initialPosition, Ready and Stalled)
+	// ReasonPlaceInvalid: the source has no such start position. (Accepted; of a new group's
+	// initialPosition, Ready and Stalled)
 	ReasonPlaceInvalid = "PlaceInvalid"
 	// ReasonSourceInvalid: the table of spec.source is not as it is declared, or not prepared. (Ready, Stalled)
 	ReasonSourceInvalid = "SourceInvalid"

@@ -50,8 +50,8 @@ type EventProcessorSpec struct {
 	// +kubebuilder:default=Running
 	DesiredState DesiredState `json:"desiredState,omitempty"`
 
-	// replicas is the number of pods that share the segments. A live field, also set by kubectl scale and by
-	// autoscalers.
+	// replicas is the number of pods that share the segments. It is also set by kubectl scale and by
+	// autoscalers. Pods are added or removed; those that stay are not restarted.
 	// +optional
 	// +kubebuilder:default=1
 	// +kubebuilder:validation:Minimum=0
@@ -63,8 +63,8 @@ type EventProcessorSpec struct {
 	// +kubebuilder:default=Retain
 	DeletionPolicy DeletionPolicy `json:"deletionPolicy,omitempty"`
 
-	// lease is how long a worker keeps its segments without a heartbeat. Others take over after it
-	// where nothing else tells that the worker has ended. A live field.
+	// lease is how long a worker keeps its segments without a heartbeat. After that, other workers
+	// take them over, unless something else has detected the worker's end before. A live field.
 	// +optional
 	// +kubebuilder:default="5s"
 	// +kubebuilder:validation:Type=string
@@ -105,8 +105,8 @@ type EventProcessorSpec struct {
 	// +kubebuilder:validation:MaxItems=32
 	ProcessingGroups []ProcessingGroup `json:"processingGroups"`
 
-	// replay asks for a replay of processing groups, once, with the handlers that this spec declares: a correction and its
-	// replay can be applied together. A live field.
+	// replay asks for a replay of processing groups, once, with the handlers that this spec declares:
+	// a correction and its replay can be applied together. It takes effect without a rollout.
 	// +optional
 	Replay *ReplayDeclaration `json:"replay,omitempty"`
 

@@ -50,8 +50,9 @@ type ProcessingGroup struct {
 	// +optional
 	// +kubebuilder:default=Running
 	DesiredState DesiredState `json:"desiredState,omitempty"`
-	// replay says whether the group may be replayed. Without a value it may if its handler has a reset. Allow lets a group be
-	// replayed whose handler has none and may see events twice; Deny refuses all replays. A live field.
+	// replay says whether the group may be replayed. Without a value it may if its handler has a
+	// reset. Allow is for a handler that has none and may see events twice. Deny refuses all replays.
+	// A change takes effect at once and does not concern workers.
 	// +optional
 	Replay ReplayPolicy `json:"replay,omitempty"`
 	// handler is what is done with an event. A definition field.
@@ -146,10 +147,12 @@ type MetadataSequencing struct {
 //
 // +kubebuilder:validation:XValidation:rule="self.type == 'Position' ? has(self.position) && !has(self.timestamp) : !has(self.position) && has(self.timestamp) == (self.type == 'Timestamp')",message="type Position needs position, type Timestamp needs timestamp, and the other types take neither"
 type InitialPosition struct {
-	// type is Earliest, the first event there is; Latest, the first event appended after the group was created; Position or Timestamp.
+	// type is Earliest, the first event there is; Latest, the first event appended after the group
+	// was created; Position or Timestamp.
 	// +required
 	Type InitialPositionType `json:"type"`
-	// position is where it begins, for type Position: the event at it, or the first one above, as the source writes positions.
+	// position is the start position, for type Position: the event at it, or the first one above, as
+	// the source writes positions.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
@@ -179,10 +182,11 @@ type Handler struct {
 	// type names the kind of handler.
 	// +required
 	Type HandlerType `json:"type"`
-	// rows says whose events the rows are of that the handler writes. BySequence is your word that each row is written for events of
-	// one sequence only, which with sequencing Stream is one stream: then the waiting events of several segments near the tail
-	// are handled together, in one transaction, which costs the database less. Shared, rows that several sequences write, such as a total of
-	// all: each segment has transactions of its own. A definition field.
+	// rows says whether events of different sequences may write the same row. With Shared they may,
+	// as for a total of all streams: each segment has transactions of its own. With BySequence you
+	// promise that no two sequences write the same row; with sequencing Stream, a sequence is a
+	// stream. Live segments of a worker then share a transaction, which costs the database less. A
+	// definition field.
 	// +optional
 	// +kubebuilder:default=Shared
 	Rows RowOwnership `json:"rows,omitempty"`
@@ -194,12 +198,12 @@ type Handler struct {
 	Go *GoHandler `json:"go,omitempty"`
 }
 
-// RowOwnership says whose events the rows are of that a handler writes.
+// RowOwnership says whether events of different sequences may write the same row.
 //
 // +kubebuilder:validation:Enum=Shared;BySequence
 type RowOwnership string
 
-// Whose the rows are.
+// Who writes a row.
 const (
 	RowsShared     RowOwnership = "Shared"
 	RowsBySequence RowOwnership = "BySequence"
@@ -218,13 +222,13 @@ const (
 
 // SQLHandler are statements that the runtime carries out in the store.
 type SQLHandler struct {
-	// setup is carried out once a definition, before its first claim, and has to be repeatable, such as CREATE TABLE IF
-	// NOT EXISTS.
+	// setup is carried out once for each definition, before its workers claim segments. It must be
+	// repeatable, such as CREATE TABLE IF NOT EXISTS.
 	// +optional
 	// +kubebuilder:validation:MaxLength=16384
 	// +kubebuilder:validation:XValidation:rule="self.matches('\\\\S')",message="must not be blank: write SQL or remove the field"
 	Setup string `json:"setup,omitempty"`
-	// reset empties the projection at the start of a replay, such as TRUNCATE payments.
+	// reset empties the projection at the start of a replay, such as DELETE FROM payments.
 	// +optional
 	// +kubebuilder:validation:MaxLength=16384
 	// +kubebuilder:validation:XValidation:rule="self.matches('\\\\S')",message="must not be blank: write SQL or remove the field"
@@ -251,12 +255,14 @@ type SQLStatement struct {
 	// +kubebuilder:validation:items:MaxLength=256
 	// +kubebuilder:validation:items:XValidation:rule="!self.contains('*')",message="must be a type's whole name, without *: name each type, or leave eventTypes out for events of all types"
 	EventTypes []string `json:"eventTypes,omitempty"`
-	// batch is carried out once a batch, over the events in the table expression events.
+	// batch is carried out once for each batch. It reads the batch's events from the table
+	// expression events.
 	// +optional
 	// +kubebuilder:validation:MaxLength=16384
 	// +kubebuilder:validation:XValidation:rule="self.matches('\\\\S')",message="must not be blank: write SQL or remove the field"
 	Batch string `json:"batch,omitempty"`
-	// each is carried out once an event, in order; events then holds that one event.
+	// each is carried out once for each event, in order. It reads that event from the table
+	// expression event.
 	// +optional
 	// +kubebuilder:validation:MaxLength=16384
 	// +kubebuilder:validation:XValidation:rule="self.matches('\\\\S')",message="must not be blank: write SQL or remove the field"
@@ -274,7 +280,8 @@ type GoHandler struct {
 
 // OnError says what happens when an event cannot be handled.
 type OnError struct {
-	// maxAttempts is how often an event is tried before then comes into effect.
+	// maxAttempts is the number of attempts at an event after which then applies. It has no effect
+	// with then: Block.
 	// +optional
 	// +kubebuilder:default=5
 	// +kubebuilder:validation:Minimum=1
@@ -284,7 +291,8 @@ type OnError struct {
 	// +optional
 	// +kubebuilder:default={initial: "1s", max: "1m0s"}
 	Backoff Backoff `json:"backoff,omitempty,omitzero"`
-	// then is what happens after maxAttempts: Block goes on trying every backoff.max, and the segment waits.
+	// then says what happens to an event that keeps failing. Block, the only choice, tries it again
+	// without end, with the waits of backoff. Its segment waits.
 	// +optional
 	// +kubebuilder:default=Block
 	Then OnErrorAction `json:"then,omitempty"`

@@ -168,7 +168,7 @@ const (
 
 // ReplayStatus is what was last observed of a Replay.
 type ReplayStatus struct {
-	// observedGeneration is the generation of the spec that the rest of the status speaks of.
+	// observedGeneration is the generation of the spec that the rest of the status is about.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 	// conditions are listed in docs/spec/replay.md.
@@ -179,7 +179,8 @@ type ReplayStatus struct {
 	// definition is the id of the processor's definition that the replay is bound to.
 	// +optional
 	Definition string `json:"definition,omitempty"`
-	// progress is the share of events handled again, in percent, in steps of 5.
+	// progress is the share of events handled again, in percent and in steps of 5. It is 100 only when
+	// the replay is complete.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=100

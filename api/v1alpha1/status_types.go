@@ -9,7 +9,7 @@ import (
 // EventProcessorStatus is what was last observed of an EventProcessor. It holds no positions: figures are written at
 // most every ten seconds, conditions at once.
 type EventProcessorStatus struct {
-	// observedGeneration is the generation of the spec that the rest of the status speaks of.
+	// observedGeneration is the generation of the spec that the rest of the status is about.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 	// conditions are listed in docs/spec/eventprocessor.md.
@@ -26,17 +26,17 @@ type EventProcessorStatus struct {
 	// segments counts the segments of all groups.
 	// +optional
 	Segments SegmentCounts `json:"segments,omitempty,omitzero"`
-	// lag is the largest lag of all groups; Unknown where that of a group is.
+	// lag is the largest lag of all groups; Unknown if that of a group is.
 	// +optional
 	Lag Lag `json:"lag,omitempty"`
 	// asOf is since when the operator cannot read the store: segments and groups are as they were
-	// then. It is absent where they are up to date.
+	// then. It is absent while they are up to date.
 	// +optional
 	AsOf *metav1.Time `json:"asOf,omitempty"`
 	// storeID is the id of the store that the processor belongs to.
 	// +optional
 	StoreID string `json:"storeID,omitempty"`
-	// definition is the id of the definition that is wanted: of template, handlers, source.
+	// definition is the id of the desired definition: of template, handlers and source.
 	// +optional
 	Definition string `json:"definition,omitempty"`
 	// runtime is the range of the runtime's versions in the pods.
@@ -47,8 +47,9 @@ type EventProcessorStatus struct {
 	// +listType=map
 	// +listMapKey=name
 	Groups []GroupStatus `json:"groups,omitempty"`
-	// openWriters are the oldest of the transactions that have written to the event table, or keep a gap open in a table that is read by
-	// its gaps, and have been open for ten seconds or longer, as workers see them. The events of each wait for its end, and no others do.
+	// openWriters are the five oldest transactions that have been open for ten seconds or longer and
+	// have written to the event table, or keep a gap open in a table that is read by its gaps. The
+	// events that a transaction has written wait for its end.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=5
@@ -115,10 +116,11 @@ type GroupStatus struct {
 	// state is what the group does.
 	// +optional
 	State GroupState `json:"state,omitempty"`
-	// lag is how old the oldest event is that has not been handled.
+	// lag is the age of the oldest event that has not been handled.
 	// +optional
 	Lag Lag `json:"lag,omitempty"`
-	// replayPercent is how much of a replay has been done, in steps of 5; absent outside of a replay.
+	// replayPercent is how much of a replay is done, in percent and in steps of 5; absent while no
+	// replay of the group runs.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=100
@@ -175,7 +177,8 @@ const (
 	GroupResetting GroupState = "Resetting"
 	// GroupPaused begins no batch.
 	GroupPaused GroupState = "Paused"
-	// GroupBlocked has a segment at least that waits for an event that keeps failing, or for a valid definition.
+	// GroupBlocked has a segment at least that waits for an event that keeps failing or for a valid
+	// definition, or its segments do not cover the hash space exactly once.
 	GroupBlocked GroupState = "Blocked"
 	// GroupUnowned has a segment at least that no worker has owned for a while: its events wait.
 	GroupUnowned GroupState = "Unowned"

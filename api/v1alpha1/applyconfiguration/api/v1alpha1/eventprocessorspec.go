@@ -15,14 +15,14 @@ import (
 type EventProcessorSpecApplyConfiguration struct {
 	// desiredState is Running, or Paused: pods stay and keep their segments, and no batch begins. A live field.
 	DesiredState *apiv1alpha1.DesiredState `json:"desiredState,omitempty"`
-	// replicas is the number of pods that share the segments. A live field, also set by kubectl scale and by
-	// autoscalers.
+	// replicas is the number of pods that share the segments. It is also set by kubectl scale and by
+	// autoscalers. Pods are added or removed; those that stay are not restarted.
 	Replicas *int32 `json:"replicas,omitempty"`
 	// deletionPolicy says what becomes of the processor's rows in the store when the processor is deleted: Retain keeps
 	// them, so that a processor created later goes on where this one stood; Delete drops them after the pods are gone.
 	DeletionPolicy *apiv1alpha1.DeletionPolicy `json:"deletionPolicy,omitempty"`
-	// lease is how long a worker keeps its segments without a heartbeat. Others take over after it
-	// where nothing else tells that the worker has ended. A live field.
+	// lease is how long a worker keeps its segments without a heartbeat. After that, other workers
+	// take them over, unless something else has detected the worker's end before. A live field.
 	Lease *v1.Duration `json:"lease,omitempty"`
 	// errorDetails says whether conditions, events and logs show those details of an error that may
 	// hold data of events: PostgreSQL's detail and the values in its message. A live field.
@@ -37,8 +37,8 @@ type EventProcessorSpecApplyConfiguration struct {
 	Source *SourceApplyConfiguration `json:"source,omitempty"`
 	// processingGroups are sets of handlers, each of which moves through the events with segments of its own.
 	ProcessingGroups []ProcessingGroupApplyConfiguration `json:"processingGroups,omitempty"`
-	// replay asks for a replay of processing groups, once, with the handlers that this spec declares: a correction and its
-	// replay can be applied together. A live field.
+	// replay asks for a replay of processing groups, once, with the handlers that this spec declares:
+	// a correction and its replay can be applied together. It takes effect without a rollout.
 	Replay *ReplayDeclarationApplyConfiguration `json:"replay,omitempty"`
 	// template is the pod to run, needed only for handlers of one's own: the container worker has the image with them.
 	// What it leaves open is filled in. A definition field.

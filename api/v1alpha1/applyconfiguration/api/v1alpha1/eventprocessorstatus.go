@@ -14,7 +14,7 @@ import (
 // EventProcessorStatus is what was last observed of an EventProcessor. It holds no positions: figures are written at
 // most every ten seconds, conditions at once.
 type EventProcessorStatusApplyConfiguration struct {
-	// observedGeneration is the generation of the spec that the rest of the status speaks of.
+	// observedGeneration is the generation of the spec that the rest of the status is about.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 	// conditions are listed in docs/spec/eventprocessor.md.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
@@ -24,21 +24,22 @@ type EventProcessorStatusApplyConfiguration struct {
 	Selector *string `json:"selector,omitempty"`
 	// segments counts the segments of all groups.
 	Segments *SegmentCountsApplyConfiguration `json:"segments,omitempty"`
-	// lag is the largest lag of all groups; Unknown where that of a group is.
+	// lag is the largest lag of all groups; Unknown if that of a group is.
 	Lag *apiv1alpha1.Lag `json:"lag,omitempty"`
 	// asOf is since when the operator cannot read the store: segments and groups are as they were
-	// then. It is absent where they are up to date.
+	// then. It is absent while they are up to date.
 	AsOf *metav1.Time `json:"asOf,omitempty"`
 	// storeID is the id of the store that the processor belongs to.
 	StoreID *string `json:"storeID,omitempty"`
-	// definition is the id of the definition that is wanted: of template, handlers, source.
+	// definition is the id of the desired definition: of template, handlers and source.
 	Definition *string `json:"definition,omitempty"`
 	// runtime is the range of the runtime's versions in the pods.
 	Runtime *RuntimeVersionsApplyConfiguration `json:"runtime,omitempty"`
 	// groups are the processing groups.
 	Groups []GroupStatusApplyConfiguration `json:"groups,omitempty"`
-	// openWriters are the oldest of the transactions that have written to the event table, or keep a gap open in a table that is read by
-	// its gaps, and have been open for ten seconds or longer, as workers see them. The events of each wait for its end, and no others do.
+	// openWriters are the five oldest transactions that have been open for ten seconds or longer and
+	// have written to the event table, or keep a gap open in a table that is read by its gaps. The
+	// events that a transaction has written wait for its end.
 	OpenWriters []OpenWriterApplyConfiguration `json:"openWriters,omitempty"`
 }
 

@@ -17,9 +17,10 @@ type GroupStatusApplyConfiguration struct {
 	Segments *int32 `json:"segments,omitempty"`
 	// state is what the group does.
 	State *apiv1alpha1.GroupState `json:"state,omitempty"`
-	// lag is how old the oldest event is that has not been handled.
+	// lag is the age of the oldest event that has not been handled.
 	Lag *apiv1alpha1.Lag `json:"lag,omitempty"`
-	// replayPercent is how much of a replay has been done, in steps of 5; absent outside of a replay.
+	// replayPercent is how much of a replay is done, in percent and in steps of 5; absent while no
+	// replay of the group runs.
 	ReplayPercent *int32 `json:"replayPercent,omitempty"`
 	// resegmenting is how far the group has come with splitting or merging its segments; absent
 	// where it has as many as the spec asks for.

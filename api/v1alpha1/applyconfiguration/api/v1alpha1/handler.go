@@ -13,10 +13,11 @@ import (
 type HandlerApplyConfiguration struct {
 	// type names the kind of handler.
 	Type *apiv1alpha1.HandlerType `json:"type,omitempty"`
-	// rows says whose events the rows are of that the handler writes. BySequence is your word that each row is written for events of
-	// one sequence only, which with sequencing Stream is one stream: then the waiting events of several segments near the tail
-	// are handled together, in one transaction, which costs the database less. Shared, rows that several sequences write, such as a total of
-	// all: each segment has transactions of its own. A definition field.
+	// rows says whether events of different sequences may write the same row. With Shared they may,
+	// as for a total of all streams: each segment has transactions of its own. With BySequence you
+	// promise that no two sequences write the same row; with sequencing Stream, a sequence is a
+	// stream. Live segments of a worker then share a transaction, which costs the database less. A
+	// definition field.
 	Rows *apiv1alpha1.RowOwnership `json:"rows,omitempty"`
 	// sql are statements that the runtime carries out in the store.
 	SQL *SQLHandlerApplyConfiguration `json:"sql,omitempty"`

@@ -12,9 +12,11 @@ import (
 //
 // InitialPosition is where a group begins.
 type InitialPositionApplyConfiguration struct {
-	// type is Earliest, the first event there is; Latest, the first event appended after the group was created; Position or Timestamp.
+	// type is Earliest, the first event there is; Latest, the first event appended after the group
+	// was created; Position or Timestamp.
 	Type *apiv1alpha1.InitialPositionType `json:"type,omitempty"`
-	// position is where it begins, for type Position: the event at it, or the first one above, as the source writes positions.
+	// position is the start position, for type Position: the event at it, or the first one above, as
+	// the source writes positions.
 	Position *string `json:"position,omitempty"`
 	// timestamp is when it begins, for type Timestamp: with the first event recorded then or later.
 	Timestamp *v1.Time `json:"timestamp,omitempty"`

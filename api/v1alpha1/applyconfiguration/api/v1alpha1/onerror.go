@@ -11,11 +11,13 @@ import (
 //
 // OnError says what happens when an event cannot be handled.
 type OnErrorApplyConfiguration struct {
-	// maxAttempts is how often an event is tried before then comes into effect.
+	// maxAttempts is the number of attempts at an event after which then applies. It has no effect
+	// with then: Block.
 	MaxAttempts *int32 `json:"maxAttempts,omitempty"`
 	// backoff is how long to wait between attempts.
 	Backoff *BackoffApplyConfiguration `json:"backoff,omitempty"`
-	// then is what happens after maxAttempts: Block goes on trying every backoff.max, and the segment waits.
+	// then says what happens to an event that keeps failing. Block, the only choice, tries it again
+	// without end, with the waits of backoff. Its segment waits.
 	Then *apiv1alpha1.OnErrorAction `json:"then,omitempty"`
 }
 

@@ -32,8 +32,9 @@ type ProcessingGroupApplyConfiguration struct {
 	Timeout *v1.Duration `json:"timeout,omitempty"`
 	// desiredState of this group; the processor's Paused goes before it. A live field.
 	DesiredState *apiv1alpha1.DesiredState `json:"desiredState,omitempty"`
-	// replay says whether the group may be replayed. Without a value it may if its handler has a reset. Allow lets a group be
-	// replayed whose handler has none and may see events twice; Deny refuses all replays. A live field.
+	// replay says whether the group may be replayed. Without a value it may if its handler has a
+	// reset. Allow is for a handler that has none and may see events twice. Deny refuses all replays.
+	// A change takes effect at once and does not concern workers.
 	Replay *apiv1alpha1.ReplayPolicy `json:"replay,omitempty"`
 	// handler is what is done with an event. A definition field.
 	Handler *HandlerApplyConfiguration `json:"handler,omitempty"`

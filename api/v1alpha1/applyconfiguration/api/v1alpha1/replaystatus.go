@@ -12,13 +12,14 @@ import (
 //
 // ReplayStatus is what was last observed of a Replay.
 type ReplayStatusApplyConfiguration struct {
-	// observedGeneration is the generation of the spec that the rest of the status speaks of.
+	// observedGeneration is the generation of the spec that the rest of the status is about.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 	// conditions are listed in docs/spec/replay.md.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// definition is the id of the processor's definition that the replay is bound to.
 	Definition *string `json:"definition,omitempty"`
-	// progress is the share of events handled again, in percent, in steps of 5.
+	// progress is the share of events handled again, in percent and in steps of 5. It is 100 only when
+	// the replay is complete.
 	Progress *int32 `json:"progress,omitempty"`
 	// events counts what the progress is of: positions, those that no event has included.
 	Events *ReplayEventsApplyConfiguration `json:"events,omitempty"`

@@ -7,10 +7,10 @@ package v1alpha1
 //
 // SQLHandler are statements that the runtime carries out in the store.
 type SQLHandlerApplyConfiguration struct {
-	// setup is carried out once a definition, before its first claim, and has to be repeatable, such as CREATE TABLE IF
-	// NOT EXISTS.
+	// setup is carried out once for each definition, before its workers claim segments. It must be
+	// repeatable, such as CREATE TABLE IF NOT EXISTS.
 	Setup *string `json:"setup,omitempty"`
-	// reset empties the projection at the start of a replay, such as TRUNCATE payments.
+	// reset empties the projection at the start of a replay, such as DELETE FROM payments.
 	Reset *string `json:"reset,omitempty"`
 	// statements are carried out for the events of their types.
 	Statements []SQLStatementApplyConfiguration `json:"statements,omitempty"`

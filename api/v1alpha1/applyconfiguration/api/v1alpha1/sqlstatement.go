@@ -10,9 +10,11 @@ type SQLStatementApplyConfiguration struct {
 	// eventTypes are the types of the events that the statement is for. Without them it is for
 	// events of all types.
 	EventTypes []string `json:"eventTypes,omitempty"`
-	// batch is carried out once a batch, over the events in the table expression events.
+	// batch is carried out once for each batch. It reads the batch's events from the table
+	// expression events.
 	Batch *string `json:"batch,omitempty"`
-	// each is carried out once an event, in order; events then holds that one event.
+	// each is carried out once for each event, in order. It reads that event from the table
+	// expression event.
 	Each *string `json:"each,omitempty"`
 }
 
