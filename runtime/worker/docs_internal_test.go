@@ -45,7 +45,7 @@ func TestTheDocsHaveEveryReasonOfAFault(t *testing.T) {
 var (
 	camelCase   = regexp.MustCompile(`^([A-Z][a-z]+)+$`)
 	faultKind   = regexp.MustCompile(`^(Event|Definition|Contention|Infrastructure)Fault$`)
-	namesReason = regexp.MustCompile(`^[rR]eason[A-Z]|^events?Unreadable$`)
+	namesReason = regexp.MustCompile(`^[rR]eason[A-Z]|^events?Unreadable$|^setupRuns$`)
 )
 
 // reasonsIn are the reasons of faults in a package's code: texts beside a kind of fault, and
