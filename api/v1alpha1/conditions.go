@@ -60,8 +60,8 @@ const (
 	ReasonDeploymentScaledExternally = "DeploymentScaledExternally"
 	// ReasonStoreChanged: the store is not the one of status.storeID. (Stalled)
 	ReasonStoreChanged = "StoreChanged"
-	// ReasonMigrationRequired: the store's tables are missing or too old, and migrations is Manual.
-	// (Stalled, unless they are being migrated)
+	// ReasonMigrationRequired: the store's tables are missing or too old, and migrations is Manual or
+	// the role may not create them. (Stalled, unless they are being migrated)
 	ReasonMigrationRequired = "MigrationRequired"
 	// ReasonDeleting: the processor is being deleted.
 	ReasonDeleting = "Deleting"

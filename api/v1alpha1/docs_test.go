@@ -107,7 +107,7 @@ func TestTheOperatorsGuideNamesReasonsThatThereAre(t *testing.T) {
 }
 
 // fine are reasons about which nobody has to do anything.
-var fine = []string{"Ready", "Paused", "Valid", "Unknown", "Reachable", "Healthy"}
+var fine = []string{"Ready", "Paused", "Valid", "Unknown", "Reachable", "Healthy", "AllSegmentsOwned", "ReplayRunning", "NotReplaying"}
 
 // TestEveryReasonIsUsed: a reason that nothing says any more is not to be waited for.
 func TestEveryReasonIsUsed(t *testing.T) {
