@@ -32,19 +32,19 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	}
 	return &metrics{
 		events:        counter("events_handled_total", "Events handled and committed.", "group"),
-		skippedEvents: counter("events_skipped_total", "Events that only moved a token, since no handler wants their type.", "group"),
+		skippedEvents: counter("events_skipped_total", "Events of types that the group does not handle; they only move a token.", "group"),
 		batches:       counter("batches_total", "Batches by outcome: Committed, Fenced or Failed.", "group", "outcome"),
 		busy:          counter("busy_seconds_total", "Time spent in batches.", "group"),
 		fences:        counter("fenced_batches_total", "Batches undone because their token had moved on.", "group"),
-		attempts:      counter("failed_attempts_total", "Attempts at an event that failed by itself.", "group"),
+		attempts:      counter("failed_attempts_total", "Attempts counted at events.", "group"),
 		segments:      gauge("segments_claimed", "Segments that this worker owns."),
 		lag:           gauge("lag_seconds", "Age of the oldest event that waits here."),
 		rate:          gauge("events_per_second", "Events handled a second, smoothed over some seconds."),
-		blocked:       gauge("segments_blocked", "Segments that stand still at an event."),
+		blocked:       gauge("segments_blocked", "Segments that wait at an event that fails."),
 		latency: f.NewHistogramVec(prometheus.HistogramOpts{Name: "sluice_event_latency_seconds",
 			Help:    "From the recording of a batch's last event to its commit here.",
 			Buckets: []float64{.002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60, 600}}, []string{"group"}),
-		takeovers: counter("takeovers_total", "Segments claimed from workers that had not released them, by what told of their end: "+
+		takeovers: counter("takeovers_total", "Segments claimed from workers that had not released them, by what detected their end: "+
 			"SessionLock, Lease or Operator.", "detector"),
 		readErrors: f.NewCounter(prometheus.CounterOpts{Name: "sluice_read_errors_total", Help: "Reads of events that failed."}),
 		openWriters: f.NewGauge(prometheus.GaugeOpts{Name: "sluice_open_writers",
@@ -56,7 +56,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		memoryLimit: f.NewGauge(prometheus.GaugeOpts{Name: "sluice_event_memory_limit_bytes",
 			Help: "The budget for these; near it, reads wait for handlers."}),
 		rest: f.NewGauge(prometheus.GaugeOpts{Name: "sluice_backlog_rest",
-			Help: "How many times as long as a batch of a backlog took it rests before the next one, as live batches would commit slowly beside it; 0 where it does not."}),
+			Help: "Pause before the next batch of a backlog, as a multiple of the last batch's time, while live batches would commit slowly; 0 without a pause."}),
 	}
 }
 
