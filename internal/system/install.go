@@ -132,6 +132,13 @@ func (s *System) BuildImage(ctx context.Context, name, path string) (ref string,
 // program is one of this module, with the name of its image.
 type program struct{ name, path string }
 
+// Build makes a program of this module, always with the same flags, so that nothing is compiled
+// twice.
+func (s *System) Build(ctx context.Context, file, path string) error {
+	_, err := s.Run(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", file, path)
+	return err
+}
+
 // images brings an image of each program to the cluster, and returns their names.
 func (s *System) images(ctx context.Context, programs ...program) (refs []string, err error) {
 	dir, err := os.MkdirTemp("", "sluice-images-")
@@ -142,7 +149,7 @@ func (s *System) images(ctx context.Context, programs ...program) (refs []string
 	args := []string{"image"}
 	for _, p := range programs {
 		file := filepath.Join(dir, p.name)
-		if _, err := s.Run(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", file, p.path); err != nil {
+		if err := s.Build(ctx, file, p.path); err != nil {
 			return nil, err
 		}
 		args = append(args, p.name+"="+file)

@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -166,7 +165,7 @@ func haveSeen(ctx context.Context, db *pgxpool.Pool) {
 }
 
 // judge waits until a condition and kubectl sluice status name what a processor fails at.
-func (m misbehaviour) judge(ctx context.Context, s *space, plugin, stream string, position int64, began time.Time) {
+func (m misbehaviour) judge(ctx context.Context, s *space, stream string, position int64, began time.Time) {
 	GinkgoHelper()
 	left := time.Until(began.Add(m.timeout + 30*time.Second))
 	condition, says, _ := strings.Cut(m.says, "=")
@@ -178,7 +177,7 @@ func (m misbehaviour) judge(ctx context.Context, s *space, plugin, stream string
 	GinkgoWriter.Printf("%s: %s after %s\n", m.name, s.condition(ctx, m.name, condition)(), named)
 	row := fmt.Sprintf(`(?m)^%s +0 +%d +Counted +%s +[0-9]+ +\S+ +%s`, m.name, position, stream, regexp.QuoteMeta(m.reason))
 	Eventually(ctx, func() (string, error) {
-		return sluice.Run(ctx, plugin, "status", m.name, "--namespace", s.namespace)
+		return s.plugin(ctx, "status", m.name)
 	}).WithTimeout(time.Until(began.Add(m.timeout + 30*time.Second))).WithPolling(time.Second).Should(And(
 		ContainSubstring(m.says), ContainSubstring(event), MatchRegexp(row)))
 	GinkgoWriter.Printf("%s: in kubectl sluice status after %s\n", m.name, time.Since(began))
@@ -209,8 +208,6 @@ var _ = Describe("Whatever a handler does", func() {
 		s.secret(ctx, s.url)
 		image, err := sluice.BuildImage(ctx, "misbehave", "./test/e2e/misbehave")
 		Expect(err).NotTo(HaveOccurred())
-		plugin := filepath.Join(GinkgoT().TempDir(), "kubectl-sluice")
-		Expect(sluice.Run(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", plugin, "./cmd/sluice")).Error().NotTo(HaveOccurred())
 		db := s.database(ctx)
 		Expect(db.Exec(ctx, `
 			CREATE TABLE seen (n bigserial, name text NOT NULL, position bigint NOT NULL, stream text NOT NULL,
@@ -247,7 +244,7 @@ var _ = Describe("Whatever a handler does", func() {
 			position := scan[int64](ctx, db, "SELECT min(position) FROM sluice.event WHERE stream_id = $1", stream)
 			judges.Go(func() {
 				defer GinkgoRecover()
-				m.judge(ctx, s, plugin, stream, position, began)
+				m.judge(ctx, s, stream, position, began)
 			})
 		}
 		judges.Wait()

@@ -70,17 +70,14 @@ var _ = Describe("A replay", func() {
 			return s.kubectl(ctx, "get", "eventprocessor", "view", "-o", `jsonpath={range .status.conditions[?(@.type=="Ready")]}{.status} since {.lastTransitionTime}{end}`)
 		}
 		ready := sinceWhen()
-		plugin := func(args ...string) (string, error) {
-			return sluice.Run(ctx, "go", append([]string{"run", "./cmd/sluice"}, append(args, "--namespace", s.namespace)...)...)
-		}
-		out, err := plugin("replay", "view", "--group", "view", "--tell", "why=test", "--id", "mine")
+		out, err := s.plugin(ctx, "replay", "view", "--group", "view", "--tell", "why=test", "--id", "mine")
 		Expect(err).NotTo(HaveOccurred())
 		Expect(out).To(And(ContainSubstring("replay view.mine of view created"), ContainSubstring("100 %"), ContainSubstring("ReplayComplete")))
 		haveFolded(ctx, db, 100)
 		Expect(sinceWhen()).To(And(Equal(ready), HavePrefix("True")), "a replay leaves Ready alone")
 		Expect(scan[string](ctx, db, "SELECT context ->> 'why' FROM sluice.replay")).To(Equal("test"))
-		_, err = plugin("replay", "view", "--group", "view", "--id", "mine")
+		_, err = s.plugin(ctx, "replay", "view", "--group", "view", "--id", "mine")
 		Expect(err).To(MatchError(ContainSubstring("an id runs once")))
-		Expect(plugin("status", "view")).To(ContainSubstring("view"))
+		Expect(s.plugin(ctx, "status", "view")).To(ContainSubstring("view"))
 	}, NodeTimeout(4*time.Minute))
 })

@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +31,17 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 		Expect(step(ctx)).To(Succeed())
 	}
 	DeferCleanup(sluice.Database.Close)
+	plugin = filepath.Join(GinkgoT().TempDir(), "kubectl-sluice")
+	Expect(sluice.Build(ctx, plugin, "./cmd/sluice")).To(Succeed()) // the images' program: only linked anew
 }, NodeTimeout(10*time.Minute))
+
+// plugin is kubectl's, as users install it.
+var plugin string
+
+// plugin runs it in the space's namespace.
+func (s *space) plugin(ctx context.Context, args ...string) (string, error) {
+	return sluice.Run(ctx, plugin, append(args, "--namespace", s.namespace)...)
+}
 
 // space is a spec's namespace with a database of its own.
 type space struct {
