@@ -658,6 +658,21 @@ func TestNothingIsSentBeforeTheTransaction(t *testing.T) {
 	}
 }
 
+// The first statements of a handler are sent together with Sluice's beginning. On a connection that
+// has committed before, pgx knows a prepared statement by the text of Sluice's commit.
+func TestTheFirstStatementsCannotBeSluicesCommit(t *testing.T) {
+	w := newWorld(t, 1)
+	w.must(w.apply(handler.Set(func(ctx context.Context, tx pgx.Tx, _ []handler.Event) error { return sendsOne(ctx, tx) })))
+	w = w.of(t)
+	version := w.token().Version
+	w.refused(w.apply(handler.Set(func(ctx context.Context, tx pgx.Tx, _ []handler.Event) error {
+		b := &pgx.Batch{}
+		b.Queue(write, 1)
+		b.Queue("commit /* sluice */")
+		return tx.SendBatch(ctx, b).Close()
+	})), version)
+}
+
 // pgx asks for rows to copy in a goroutine of its own, where a panic would end the process.
 func TestRowsToCopyMayPanic(t *testing.T) {
 	w := newWorld(t, 2)

@@ -32,7 +32,7 @@ func commitWith(ctx context.Context, conn *pgx.Conn, guard *guard, batch *pgx.Ba
 	}
 	batch.Queue(clean)
 	var results pgx.BatchResults
-	guard.own(func() { results = conn.SendBatch(ctx, batch) }, beginText, beginDeferrable, commitText)
+	guard.own(func() { results = conn.SendBatch(ctx, batch) }, beginText, beginDeferrable, commitText, clean)
 	err := results.Close()
 	if err != nil && committed {
 		shut(conn) // it is not clean
@@ -61,7 +61,6 @@ func takeBack(ctx context.Context, conn *pgx.Conn, guard *guard, clean string, e
 		abandon(conn, guard)
 		return
 	}
-	guard.release()
 	defer guard.rest()
 	if err == nil {
 		return // it was cleaned behind the commit
@@ -69,7 +68,9 @@ func takeBack(ctx context.Context, conn *pgx.Conn, guard *guard, clean string, e
 	if conn.PgConn().TxStatus() != 'I' {
 		clean = "rollback; " + clean
 	}
-	if _, err := conn.PgConn().Exec(ctx, clean).ReadAll(); err != nil {
+	// The guard goes on meanwhile: what a handler has left running must not commit before.
+	guard.own(func() { _, err = conn.PgConn().Exec(ctx, clean).ReadAll() }, clean)
+	if err != nil {
 		abandon(conn, guard)
 	}
 }

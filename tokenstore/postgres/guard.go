@@ -36,7 +36,7 @@ const (
 // guard stands between pgx and a connection's socket. While users' code has the connection,
 // whatever way it takes to it, the guard sends nothing that would begin or end a transaction.
 //
-// What must always hold: between hold and release the server gets no transaction control but
+// What must always hold: between hold and rest the server gets no transaction control but
 // Sluice's own. A message that is refused closes the connection, since pgx cannot tell the server
 // that the rest of its request is not coming.
 //
@@ -47,15 +47,16 @@ type guard struct {
 	mu      sync.Mutex // pgx closes a connection in a goroutine of its own
 	socket  *socket
 	out     io.Writer // the socket's inner connection, or the TLS connection over the socket
+	tls     bool      // out is the latter
 	sending atomic.Bool
 	conn    *pgconn.PgConn
 	given   bool // users' code has had the connection
 	held    bool
-	begun   bool            // the transaction
-	resting bool            // users' code has had the connection, and may have kept it
-	ours    []string        // those of Sluice's own texts that may pass
-	names   map[string]bool // of the prepared statements that are Sluice's begin and commit
-	partial []byte          // of a message that has not been written to its end
+	begun   bool              // the transaction, which has not been committed yet
+	resting bool              // users' code has had the connection, and may have kept it
+	ours    []string          // those of Sluice's own texts that may pass
+	names   map[string]string // texts, by name, of the prepared statements that were among ours
+	partial []byte            // of a message that has not been written to its end
 	refused error
 	remains bool // prepared statements are left, or are gone that pgx has prepared
 }
@@ -65,7 +66,7 @@ type guard struct {
 type socket struct {
 	inner  net.Conn
 	guard  *guard
-	ending atomic.Bool // TLS is about to say that it ends, for which it sets this deadline; pgx sets the other ones only
+	ending atomic.Bool // TLS is about to say that it ends: only for that a write deadline is set
 }
 
 func (s *socket) Read(p []byte) (int, error)        { return s.inner.Read(p) }
@@ -92,7 +93,7 @@ func (s *socket) Write(p []byte) (int, error) {
 	if !g.given {
 		return s.inner.Write(p)
 	}
-	if g.encrypts() && s.ending.Load() && isAlert(p) {
+	if g.tls && s.ending.Load() && isAlert(p) {
 		return len(p), nil // the server notices the end without
 	}
 	err := managed("a write past pgx's own messages, such as PgConn.ExecBatch (use tx.SendBatch)")
@@ -101,9 +102,6 @@ func (s *socket) Write(p []byte) (int, error) {
 	}
 	return 0, err
 }
-
-// encrypts reports whether the connection has TLS.
-func (g *guard) encrypts() bool { return g.out != g.socket.inner }
 
 // isAlert reports whether a record of TLS can be an alert. TLS 1.3 encrypts the record's type, but
 // no shorter record has a whole message of PostgreSQL's in it.
@@ -120,7 +118,7 @@ func watch(config *pgx.ConnConfig) {
 		if err != nil {
 			return nil, err
 		}
-		s := &socket{inner: inner, guard: &guard{names: map[string]bool{}}}
+		s := &socket{inner: inner, guard: &guard{names: map[string]string{}}}
 		s.guard.socket = s
 		return s, nil
 	}
@@ -129,8 +127,9 @@ func watch(config *pgx.ConnConfig) {
 		if !there {
 			return pgproto3.NewFrontend(r, w)
 		}
-		g.out = w
-		if w == io.Writer(g.socket) {
+		if _, g.tls = w.(*tls.Conn); g.tls {
+			g.out = w
+		} else {
 			g.out = g.socket.inner
 		}
 		return pgproto3.NewFrontend(r, g)
@@ -175,12 +174,19 @@ func (g *guard) begin() {
 	g.begun = true
 }
 
-// rest has the guard refuse what a handler sends that has kept the connection after its batch,
-// until Sluice uses the connection again.
+// release ends what hold has begun.
+func (g *guard) release() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.held = false
+}
+
+// rest is release for a connection that goes back to the pool. From then on the guard refuses what a handler sends that has kept
+// the connection after its batch, until Sluice uses the connection again.
 func (g *guard) rest() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.resting = true
+	g.held, g.resting = false, true
 }
 
 // wake ends what rest has begun.
@@ -188,13 +194,6 @@ func (g *guard) wake() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.resting = false
-}
-
-// release ends what hold has begun.
-func (g *guard) release() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.held = false
 }
 
 // refusal returns what was refused since hold.
@@ -262,15 +261,16 @@ func (g *guard) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// harmless reports whether a write does nothing to a transaction: it ends the connection, or is
-// what the pool asks a connection with before it gives it away.
-func harmless(p []byte) bool {
-	return len(p) > 0 && (p[0] == 'X' || p[0] == 'Q' && bytes.HasSuffix(p, []byte("-- ping\x00")))
-}
+// ping is the message that the pool asks a connection with before it gives it away.
+var ping = []byte("Q\x00\x00\x00\x0c-- ping\x00")
+
+// harmless reports whether a write does nothing to a transaction: it ends the connection, or is the
+// pool's ping.
+func harmless(p []byte) bool { return len(p) > 0 && p[0] == 'X' || bytes.Equal(p, ping) }
 
 // send passes on what may pass.
 func (g *guard) send(p []byte) (int, error) {
-	if g.encrypts() {
+	if g.tls {
 		g.sending.Store(true)
 		defer g.sending.Store(false)
 	}
@@ -294,17 +294,19 @@ func (g *guard) check(messages []byte) (int, error) {
 	return n, nil
 }
 
-// errNotBegun refuses what users' code would have run before the batch has its transaction.
-var errNotBegun = managed("a statement before the transaction has begun")
+// errNotBegun refuses what users' code would have run outside of the batch's transaction.
+var errNotBegun = managed("a statement before the transaction has begun, or after its commit")
 
 func (g *guard) checkMessage(kind byte, body []byte) error {
 	switch kind {
 	case 'Q':
 		text, _ := cString(body)
-		if !g.begun && !slices.Contains(g.ours, text) {
+		switch ours := slices.Contains(g.ours, text); {
+		case ours:
+			g.begun = begins(text)
+		case !g.begun:
 			return errNotBegun
 		}
-		g.begun = true
 		return g.checkText("", text)
 	case 'P':
 		name, rest := cString(body)
@@ -316,13 +318,15 @@ func (g *guard) checkMessage(kind byte, body []byte) error {
 	case 'B': // one for each statement: it allocates nothing
 		_, rest, _ := bytes.Cut(body, []byte{0}) // the portal
 		name, _, _ := bytes.Cut(rest, []byte{0})
-		switch ours := g.names[string(name)]; {
-		case ours && g.ours == nil:
-			return managed("COMMIT")
+		switch text, ours := g.names[string(name)]; {
 		case !ours && !g.begun:
 			return errNotBegun
+		case !ours:
+		case !slices.Contains(g.ours, text):
+			return managed(text)
+		default:
+			g.begun = begins(text)
 		}
-		g.begun = true
 	case 'F':
 		if !g.begun {
 			return errNotBegun
@@ -331,12 +335,16 @@ func (g *guard) checkMessage(kind byte, body []byte) error {
 	return nil
 }
 
+// begins reports whether one of Sluice's own texts begins a transaction. After the others, none is
+// under way: they commit or undo it, or clean the session.
+func begins(text string) bool { return strings.HasPrefix(text, "begin") }
+
 // checkText refuses a text with transaction control in it that is not Sluice's, and remembers what
 // prepared statement is.
 func (g *guard) checkText(name, text string) error {
 	delete(g.names, name)
 	if slices.Contains(g.ours, text) {
-		g.names[name] = true
+		g.names[name] = text
 		return nil
 	}
 	if encoding := g.conn.ParameterStatus("client_encoding"); encoding != "UTF8" && !isASCII(text) {

@@ -287,8 +287,7 @@ var errUnfinished = errors.New("the handler has not returned")
 func (t *handlerTx) end(err error) {
 	t.ended = pgx.ErrTxClosed
 	if t.tx == nil && !t.guard.spoilt() {
-		t.guard.release() // nothing was sent
-		t.guard.rest()
+		t.guard.rest() // nothing was sent
 		return
 	}
 	takeBack(t.ctx, t.conn, t.guard, t.clean, err)

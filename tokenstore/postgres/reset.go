@@ -171,10 +171,13 @@ func (s *Store) Reset(ctx context.Context, conn *pgx.Conn, processor string, r t
 	if err == nil {
 		err = tx.commit(func(batch *pgx.Batch, start opening) { batch.Queue(s.in(unlessForeign), start.name).Fn = ofFence })
 	}
-	tx.guard.release()
 	if err != nil && !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
-		_, rollback := conn.PgConn().Exec(ctx, "rollback").ReadAll() // now, not when the server notices that the connection is closed
-		err = errors.Join(err, rollback)
+		// Now, not when the server notices that the connection is closed.
+		const rollback = "rollback /* sluice */"
+		tx.guard.own(func() {
+			_, failed := conn.PgConn().Exec(ctx, rollback).ReadAll()
+			err = errors.Join(err, failed)
+		}, rollback)
 	}
 	return err
 }
