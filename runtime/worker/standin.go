@@ -73,8 +73,8 @@ func (q *runQueue) end(t *turn) (handed, behind bool) {
 	return t.handed, t.behind
 }
 
-// handOver gives the places of those executors away whose turns last, and returns how many those
-// are.
+// handOver gives away the places of those executors that are at a turn which lasts, or at one of a
+// slow group. It returns how many places those are.
 func (q *runQueue) handOver(now time.Time) (places int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -83,14 +83,16 @@ func (q *runQueue) handOver(now time.Time) (places int) {
 		return 0
 	}
 	for t := range q.turns {
-		if t.handed || q.substitute >= q.executors || !t.slow && now.Sub(t.began) < longTurn {
+		if now.Sub(t.began) >= longTurn {
+			q.slow[t.group] = now.Add(longestSlow)
+			if !t.slow {
+				t.slow = true
+				q.slowly++
+			}
+		}
+		if !t.slow || t.handed || q.substitute >= q.executors {
 			continue
 		}
-		if !t.slow {
-			t.slow = true
-			q.slowly++
-		}
-		q.slow[t.group] = now.Add(longestSlow)
 		if t.behind {
 			t.behind = false
 			q.running--
