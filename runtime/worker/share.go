@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -119,7 +120,7 @@ func segmentsOf(portions []portion) []*segmentRun {
 func (l *life) part(ctx context.Context, portions []portion, err error) {
 	kind, reason := classify(err)
 	fenced := errors.Is(err, tokenstore.ErrFenced)
-	unknown := !fenced && kind == tokenstore.InfrastructureFault && isLost(err) && ctx.Err() == nil
+	unknown := !fenced && kind == tokenstore.InfrastructureFault && isLost(err) && !handler.NotCalled(err) && ctx.Err() == nil
 	group := portions[0].s.group.name
 	if unknown {
 		l.log.Warn("a shared batch's outcome is unknown; claiming its segments again", "group", group, "segments", len(portions), "error", err)
