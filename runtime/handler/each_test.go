@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // undone is a transaction of nothing.
@@ -75,4 +76,14 @@ func TestWhatAHandlerWritesIntoItsEventsNobodyElseSees(t *testing.T) {
 
 func (undone) Queue(_ context.Context, queue func(*pgx.Batch) error) error {
 	return queue(&pgx.Batch{})
+}
+
+// TestALostConnectionOfCodeThatQueuesIsItsOwn: the function is called before its batch has one.
+func TestALostConnectionOfCodeThatQueuesIsItsOwn(t *testing.T) {
+	err := Queue(func(*pgx.Batch, []Event) error {
+		return &pgconn.PgError{Severity: "FATAL", Code: "57P01"}
+	}).Apply(t.Context(), undone{}, []*Event{{}})
+	if kind, reason := Classify(err); !Elsewhere(err) || reason != ReasonServerError {
+		t.Errorf("it is a %s, %s: %v", kind, reason, err)
+	}
 }

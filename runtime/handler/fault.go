@@ -66,8 +66,9 @@ func Classify(err error) (tokenstore.FaultKind, string) {
 	return tokenstore.InfrastructureFault, "ConnectionFailed"
 }
 
-// Elsewhere reports whether an error is of user's code whose transaction's connection has outlived
-// it: a server or a connection of the code's own may have failed, but not those of the batch.
+// Elsewhere reports whether an error is of user's code that has not lost its transaction's
+// connection: a server or a connection of the code's own may have failed, but not those of the
+// batch.
 func Elsewhere(err error) bool {
 	var user *UserError
 	return errors.As(err, &user) && user.Elsewhere

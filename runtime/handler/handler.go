@@ -48,8 +48,8 @@ type Handler interface {
 type UserError struct {
 	Err   error
 	Stack string // of a panic
-	// Elsewhere says that the transaction's connection has outlived it: where it tells of a lost
-	// one, that is another.
+	// Elsewhere says that the code returned it while the transaction's connection was open, or
+	// before there was one. If it tells of a lost connection, that is another.
 	Elsewhere bool
 }
 
@@ -248,8 +248,8 @@ var errConnection = errors.New("the connection was lost")
 // ErrExited is the error of user's code that ended its goroutine.
 var ErrExited error = &UserError{Err: errors.New("the handler ended its goroutine by runtime.Goexit, as the Fatal and Skip methods of tests do: return an error instead")}
 
-// guard runs the user's code. What it returns is evidence against the event, unless the connection
-// is gone.
+// guard runs the user's code, with its transaction or, for code that only queues, without one. What
+// it returns is evidence against the event, unless the transaction's connection is gone.
 func guard(tx pgx.Tx, work func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -265,18 +265,18 @@ func guard(tx pgx.Tx, work func() error) (err error) {
 	case tx != nil && tx.Conn().IsClosed():
 		return fmt.Errorf("%w: %w", errConnection, err)
 	default:
-		return userError(err, tx != nil)
+		return userError(err)
 	}
 }
 
 // userError is an error that the user's code has returned. One that panics when it is asked for its
 // text, as a nil pointer in an error does, must not do so again wherever it is reported.
-func userError(returned error, elsewhere bool) (err error) {
+func userError(returned error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = &UserError{Err: fmt.Errorf("the handler returned a %T whose text cannot be had: %v", returned, p), Stack: string(debug.Stack())}
 		}
 	}()
 	_ = returned.Error()
-	return &UserError{Err: returned, Elsewhere: elsewhere}
+	return &UserError{Err: returned, Elsewhere: true}
 }
