@@ -57,24 +57,23 @@ func (f *folder) installation() (string, error) {
 
 func urlFile(path string) string { return filepath.Join(path, "url") }
 
-// publish writes the database's URL for other commands. It may hold a password. The file stays
-// locked until this process ends, however it ends: a URL without a lock was left behind, and
-// another server may listen there by now.
+// publish writes the database's URL for other commands. It may hold a password. The file is locked
+// until this process ends, however it ends: a URL without a lock was left behind, and another
+// server may listen there by now. It gets its name when it is locked and complete.
 func (f *folder) publish(url string) error {
-	file, err := os.OpenFile(urlFile(f.path), os.O_CREATE|os.O_RDWR, 0o600)
+	file, err := os.CreateTemp(f.path, "url-*") // which only its owner may read
 	if err != nil {
 		return fmt.Errorf("writing down the database's URL: %w", err)
 	}
-	// Others lock it only for as long as RunningURL takes.
-	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX)
-	if err == nil {
-		err = file.Truncate(0)
-	}
+	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if err == nil {
 		_, err = file.WriteString(url + "\n")
 	}
+	if err == nil {
+		err = os.Rename(file.Name(), urlFile(f.path))
+	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("writing down the database's URL: %w", err), file.Close())
+		return errors.Join(fmt.Errorf("writing down the database's URL: %w", err), file.Close(), os.Remove(file.Name()))
 	}
 	f.url = file
 	return nil
