@@ -1,6 +1,9 @@
 package tokenstore
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 var (
 	// ErrFenced is returned where a token has another epoch or version than the caller believes: somebody else has claimed,
@@ -35,6 +38,15 @@ type CommitError struct{ Err error }
 
 func (e *CommitError) Error() string { return "committing: " + e.Err.Error() }
 func (e *CommitError) Unwrap() error { return e.Err }
+
+// PanicError is a panic of users' code outside of the handler's goroutine: pgx asks for rows to copy
+// in one of its own.
+type PanicError struct {
+	Value any
+	Stack string
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("the rows to copy panicked: %v", e.Value) }
 
 // ErrSwallowed is returned where a handler returned nil although one of its statements had failed,
 // which aborts its transaction. Nothing was committed.

@@ -44,7 +44,7 @@ func Classify(err error) (tokenstore.FaultKind, string) {
 		return tokenstore.DefinitionFault, "TransactionEnded"
 	case errors.Is(err, context.DeadlineExceeded):
 		return tokenstore.EventFault, ReasonTimedOut
-	case errors.As(err, &pg) && slices.Contains(timeLimits, pg.Code):
+	case errors.As(err, &pg) && slices.Contains(timeLimits, pg.Code) && pg.Routine != copyFailed:
 		return tokenstore.EventFault, ReasonTimedOut
 	case pg != nil && (pg.Severity == "FATAL" || pg.Severity == "PANIC") && !Elsewhere(err):
 		return tokenstore.InfrastructureFault, "ConnectionEnded"
@@ -77,6 +77,10 @@ func Elsewhere(err error) bool {
 // timeLimits are the SQLSTATEs of the server's time limits: of a statement, of a transaction at
 // rest, and of a transaction.
 var timeLimits = []string{"57014", "25P03", "25P04"}
+
+// copyFailed is the function of the server that has the SQLSTATE of a time limit for a COPY that its
+// client has ended.
+const copyFailed = "CopyGetData"
 
 // ofHandler reports whether an error of the server is of the handler's statements, or of a
 // constraint that its rows break at the commit, and not of Sluice's own statements.

@@ -278,5 +278,10 @@ func userError(returned error) (err error) {
 		}
 	}()
 	_ = returned.Error()
-	return &UserError{Err: returned, Elsewhere: true}
+	user := &UserError{Err: returned, Elsewhere: true}
+	var panicked *tokenstore.PanicError
+	if errors.As(returned, &panicked) {
+		user.Stack = panicked.Stack
+	}
+	return user
 }

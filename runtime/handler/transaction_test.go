@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -673,24 +674,63 @@ func TestTheFirstStatementsCannotBeSluicesCommit(t *testing.T) {
 	})), version)
 }
 
-// pgx asks for rows to copy in a goroutine of its own, where a panic would end the process.
-func TestRowsToCopyMayPanic(t *testing.T) {
+// pgx asks for rows to copy in a goroutine of its own, where a panic would end the process. What
+// stops them reaches the server first, which answers as it does if a statement is cancelled.
+func TestRowsToCopyMayFail(t *testing.T) {
 	w := newWorld(t, 2)
-	copies := func(rows func() ([]any, error)) handler.Handler {
-		return handler.Set(func(ctx context.Context, tx pgx.Tx, _ []handler.Event) error {
-			_, err := tx.CopyFrom(ctx, pgx.Identifier{"applied"}, []string{"n"}, pgx.CopyFromFunc(rows))
+	failed := errors.New("no such row")
+	copies := func(ctx context.Context, tx pgx.Tx, rows func() ([]any, error)) error {
+		_, err := tx.CopyFrom(ctx, pgx.Identifier{"applied"}, []string{"n"}, pgx.CopyFromFunc(rows))
+		return err
+	}
+	for name, c := range map[string]struct {
+		copy   func(context.Context, pgx.Tx) error
+		reason string
+	}{
+		"a panic": {func(ctx context.Context, tx pgx.Tx) error {
+			return copies(ctx, tx, func() ([]any, error) { panic(failed) })
+		}, handler.ReasonPanicked},
+		"a panic in a savepoint": {func(ctx context.Context, tx pgx.Tx) error {
+			return pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
+				return pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
+					return copies(ctx, tx, func() ([]any, error) { panic(failed) })
+				})
+			})
+		}, handler.ReasonPanicked},
+		"an error": {func(ctx context.Context, tx pgx.Tx) error {
+			return copies(ctx, tx, func() ([]any, error) { return nil, failed })
+		}, handler.ReasonFailed},
+		"an error of text": {func(ctx context.Context, tx pgx.Tx) error {
+			_, err := tx.Conn().PgConn().CopyFrom(ctx, iotest.ErrReader(failed), "COPY applied FROM STDIN")
 			return err
+		}, handler.ReasonFailed},
+		"a time limit": {func(ctx context.Context, tx pgx.Tx) error {
+			return copies(ctx, tx, func() ([]any, error) { return nil, context.DeadlineExceeded })
+		}, handler.ReasonTimedOut},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := w.of(t).apply(handler.Set(func(ctx context.Context, tx pgx.Tx, _ []handler.Event) error { return c.copy(ctx, tx) }))
+			if kind, reason := handler.Classify(err); kind != tokenstore.EventFault || reason != c.reason {
+				t.Errorf("it is an %s fault, %s: %v", kind, reason, err)
+			}
+			if err != nil && strings.Contains(err.Error(), "goroutine") {
+				t.Errorf("the stack is in the message: %v", err)
+			}
+			var user *handler.UserError
+			if errors.As(err, &user) && (user.Stack != "") != (c.reason == handler.ReasonPanicked) {
+				t.Errorf("the stack is %q", user.Stack)
+			}
 		})
 	}
-	if err := w.apply(copies(func() ([]any, error) { panic("no such row") })); err == nil || !strings.Contains(err.Error(), "panicked: no such row") {
-		t.Errorf("it says %v", err)
-	}
+	w = w.of(t)
 	n := 0
-	w.must(w.apply(copies(func() ([]any, error) {
-		if n++; n > 3 {
-			return nil, nil
-		}
-		return []any{n}, nil
+	w.must(w.apply(handler.Set(func(ctx context.Context, tx pgx.Tx, _ []handler.Event) error {
+		return copies(ctx, tx, func() ([]any, error) {
+			if n++; n > 3 {
+				return nil, nil
+			}
+			return []any{n}, nil
+		})
 	})))
 	if n := w.applied(); n != 3 {
 		t.Errorf("%d rows are there", n)

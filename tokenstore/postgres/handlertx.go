@@ -155,7 +155,7 @@ func (t *handlerTx) Begin(ctx context.Context) (pgx.Tx, error) {
 	if err != nil {
 		return nil, err
 	}
-	return tx.Begin(ctx)
+	return savepointIn(ctx, tx)
 }
 
 // CopyFrom implements pgx.Tx.
@@ -164,20 +164,56 @@ func (t *handlerTx) CopyFrom(ctx context.Context, table pgx.Identifier, columns 
 	if err != nil {
 		return 0, err
 	}
-	return tx.CopyFrom(ctx, table, columns, &copied{rows: rows})
+	return copyFrom(ctx, tx, table, columns, rows)
+}
+
+// copyFrom copies rows that a handler makes. If these fail, that is the error: the server is told of
+// it, and answers that the copy was cancelled.
+func copyFrom(ctx context.Context, tx pgx.Tx, table pgx.Identifier, columns []string, rows pgx.CopyFromSource) (int64, error) {
+	copied := &copied{rows: rows}
+	n, err := tx.CopyFrom(ctx, table, columns, copied)
+	if err != nil && copied.err != nil {
+		return n, copied.err
+	}
+	return n, err
+}
+
+// savepoint is a transaction within a handler's.
+type savepoint struct{ pgx.Tx }
+
+// Begin implements pgx.Tx.
+func (s savepoint) Begin(ctx context.Context) (pgx.Tx, error) { return savepointIn(ctx, s.Tx) }
+
+// CopyFrom implements pgx.Tx.
+func (s savepoint) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, rows pgx.CopyFromSource) (int64, error) {
+	return copyFrom(ctx, s.Tx, table, columns, rows)
+}
+
+func savepointIn(ctx context.Context, tx pgx.Tx) (pgx.Tx, error) {
+	inner, err := tx.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return savepoint{inner}, nil
 }
 
 // copied are rows that a handler makes. pgx asks for them in a goroutine of its own, where a panic
 // would end the process.
 type copied struct {
 	rows pgx.CopyFromSource
-	err  error // of a panic
+	err  error // of the rows; to be read when pgx has returned
 }
 
 func (c *copied) recovered() {
 	if p := recover(); p != nil {
-		c.err = fmt.Errorf("the rows to copy panicked: %v\n%s", p, debug.Stack())
+		c.err = &tokenstore.PanicError{Value: p, Stack: string(debug.Stack())}
 	}
+}
+
+// failed takes note of the rows' first error, and returns it.
+func (c *copied) failed(err error) error {
+	c.err = cmp.Or(c.err, err)
+	return c.err
 }
 
 // Next implements pgx.CopyFromSource.
@@ -188,14 +224,14 @@ func (c *copied) Next() (more bool) {
 
 // Values implements pgx.CopyFromSource.
 func (c *copied) Values() (values []any, err error) {
-	defer func() { err = cmp.Or(c.err, err) }()
+	defer func() { err = c.failed(err) }()
 	defer c.recovered()
 	return c.rows.Values()
 }
 
 // Err implements pgx.CopyFromSource.
 func (c *copied) Err() (err error) {
-	defer func() { err = cmp.Or(c.err, err) }()
+	defer func() { err = c.failed(err) }()
 	defer c.recovered()
 	return c.rows.Err()
 }
