@@ -15,8 +15,8 @@ var (
 	// the setup, and nothing of it without them.
 	ErrManagedTransaction = errors.New("Sluice ends this transaction: return nil instead of committing, an error instead of rolling back")
 
-	// ErrNoConnection is returned where a batch got no connection in time: nothing of it was sent,
-	// and no handler was called.
+	// ErrNoConnection is returned where a batch got no connection in time: nothing of it was sent.
+	// The handler was not called, except for code that only queues statements.
 	ErrNoConnection = errors.New("the batch got no connection to the database")
 
 	// ErrWorkerEnded is returned to a worker whose row says that it has ended or is gone; it has to register anew.

@@ -140,7 +140,8 @@ func faultText(b worker.Batch) (text string, worth bool) {
 // it.
 func inGoHandler(err error) bool {
 	_, is := errors.AsType[*handler.UserError](err)
-	return is || errors.Is(err, tokenstore.ErrManagedTransaction) // SQL that ends the transaction does not prepare
+	// Statements of SQL handlers that end the transaction are refused when they are prepared.
+	return is || errors.Is(err, tokenstore.ErrManagedTransaction)
 }
 
 func counted(n int, what string) string {

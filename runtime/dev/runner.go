@@ -195,7 +195,9 @@ func (r *runner) declare(ctx context.Context, m manifest, def definition.Definit
 	if err := store.Declare(ctx, owner, groups, replays, start); err != nil {
 		return err
 	}
-	live, err := json.Marshal(m.document.Spec.Live(time.Now().UnixNano()))
+	settings := m.document.Spec.Live(time.Now().UnixNano())
+	settings.ErrorDetails = definition.DetailsShown // whoever runs this may see the data
+	live, err := json.Marshal(settings)
 	if err != nil {
 		return fmt.Errorf("writing live settings: %w", err)
 	}

@@ -4,8 +4,8 @@
 // What must always hold:
 //   - An attempt is counted only after it has failed, and only against a batch of one event.
 //   - Failures that are no evidence against an event count nothing.
-//   - An event that always fails is found: whatever counts against an event or the definition is tried again with fewer events,
-//     until one is alone.
+//   - An event that always fails is found: whatever counts against an event or the definition is
+//     tried again with fewer events, until one is alone.
 //   - No failure is tried again without a wait but those that make the next batch smaller, which ends after few steps.
 package failure
 
@@ -83,7 +83,8 @@ func Decide(f Failed, p Policy, random func() float64) Decision {
 	}
 	several := f.Events > 1
 	switch f.Kind {
-	case tokenstore.EventFault, tokenstore.DefinitionFault: // which may be one of a statement that few events reach
+	// A fault of the definition may be in a statement that few events reach.
+	case tokenstore.EventFault, tokenstore.DefinitionFault:
 		switch {
 		case several && f.Culprit >= 0:
 			return Decision{Action: Isolate}

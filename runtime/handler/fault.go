@@ -175,7 +175,8 @@ func BeforeCommit(err error) bool {
 		errors.Is(err, tokenstore.ErrManagedTransaction) || NotCalled(err)
 }
 
-// NotCalled reports whether an error is of a batch whose handler was not called.
+// NotCalled reports whether an error is of a batch that got no connection: nothing was sent, and a
+// handler that writes by itself was not called.
 func NotCalled(err error) bool {
 	var user *UserError
 	return errors.Is(err, tokenstore.ErrNoConnection) && !errors.As(err, &user)

@@ -27,7 +27,7 @@ type call struct {
 	events  []*eventsource.Event
 	attempt int
 	began   time.Time
-	at      atomic.Int32 // number of the event that is being handled, from 1; 0 where the handler does not tell
+	at      atomic.Int32 // number of the event that is being handled, from 1; 0 if it is not known
 	ended   bool         // under the lock of abandonedCalls
 }
 

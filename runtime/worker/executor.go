@@ -23,8 +23,8 @@ func (l *life) delivered(key tokenstore.Key) {
 	}
 }
 
-// execute runs batches until the queue is closed, or a stand-in has its place, and calls ended
-// then. Another goroutine goes on in its place when a call hangs.
+// execute runs batches until the queue is closed or a stand-in has its place. Then it calls ended.
+// If a call hangs, another goroutine goes on in the place of this one, and calls ended instead.
 func (l *life) execute(ctx context.Context, ended func()) {
 	for {
 		s, behind := l.runnable.pop()
@@ -36,7 +36,7 @@ func (l *life) execute(ctx context.Context, ended func()) {
 		if behind {
 			l.beginBacklog()
 		}
-		stepped := func() (goesOn bool) {
+		endTurn := func() (goesOn bool) {
 			handed, counts := l.runnable.end(turn)
 			if behind {
 				l.endBacklog(time.Since(turn.began), counts)
@@ -44,7 +44,7 @@ func (l *life) execute(ctx context.Context, ended func()) {
 			return !handed
 		}
 		goOn := func() {
-			if stepped() {
+			if endTurn() {
 				l.execute(ctx, ended)
 			} else {
 				ended()
@@ -53,7 +53,7 @@ func (l *life) execute(ctx context.Context, ended func()) {
 		if l.take(s) && !l.step(ctx, s, !behind, goOn) {
 			return
 		}
-		if !stepped() {
+		if !endTurn() {
 			ended()
 			return
 		}

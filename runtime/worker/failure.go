@@ -71,7 +71,8 @@ func isLost(err error) bool { return postgres.IsLost(err) && !handler.Elsewhere(
 func (l *life) failed(ctx context.Context, s *segmentRun, b batch, c *call, err error) (again bool) {
 	s.goAlone(len(b.events))
 	switch {
-	case errors.Is(err, tokenstore.ErrFenced) && !handler.BeforeCommit(err): // users' code can return the same error
+	// Users' code can return the same error.
+	case errors.Is(err, tokenstore.ErrFenced) && !handler.BeforeCommit(err):
 		l.metrics.fenced(s.group.name)
 		l.log.Info("a batch was fenced off: its segment was claimed, split or merged meanwhile", "group", s.group.name, "segment", s.Token.Segment)
 		l.lose(s)

@@ -232,7 +232,7 @@ func (l *life) judge(g *group, err error, details bool) (changed bool) {
 		return true
 	}
 	fault := unfit(err, details)
-	if fault.Reason != setupRuns { // it was not tried
+	if fault.Reason != setupRuns { // else this worker has not tried
 		g.attempts++
 	}
 	if fault.Kind == tokenstore.ContentionFault {
@@ -252,7 +252,11 @@ func (l *life) judge(g *group, err error, details bool) (changed bool) {
 	}
 	changed = g.fault == nil || g.fault.Message != fault.Message
 	if changed {
-		l.log.Error("a group cannot be handled", "group", g.name, "reason", fault.Reason, "error", err)
+		told := any(fault.Message)
+		if details {
+			told = err // sluice dev explains it
+		}
+		l.log.Error("a group cannot be handled", "group", g.name, "reason", fault.Reason, "error", told)
 	}
 	g.fault = &fault
 	return changed

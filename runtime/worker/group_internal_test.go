@@ -1,8 +1,11 @@
 package worker
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,5 +40,18 @@ func TestALostConnectionCountsNothingAgainstASetup(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTheLogHasDataOfASetupOnlyWithDetails: PostgreSQL quotes a value that it cannot read.
+func TestTheLogHasDataOfASetupOnlyWithDetails(t *testing.T) {
+	err := &postgres.SetupError{Err: &pgconn.PgError{Code: "22P02", Message: `invalid input syntax for type integer: "Ada Lovelace"`}}
+	for _, details := range []bool{false, true} {
+		var out bytes.Buffer
+		l := &life{log: slog.New(slog.NewTextHandler(&out, nil))}
+		l.judge(newGroup(definition.DefinedGroup{Name: "view"}), err, details)
+		if told := out.String(); !strings.Contains(told, "invalid input syntax") || strings.Contains(told, "Lovelace") != details {
+			t.Errorf("with details %t it logs %s", details, told)
+		}
 	}
 }

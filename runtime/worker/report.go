@@ -121,7 +121,8 @@ func passes(fault *tokenstore.Fault, now time.Time) bool {
 	switch {
 	case fault.Kind == tokenstore.ContentionFault:
 		return now.Sub(fault.Since) < contentionShown
-	case (fault.Kind == tokenstore.EventFault || fault.Kind == tokenstore.DefinitionFault) && fault.Attempts == 0: // the event is looked for
+	// The event is looked for.
+	case (fault.Kind == tokenstore.EventFault || fault.Kind == tokenstore.DefinitionFault) && fault.Attempts == 0:
 		return now.Sub(fault.Since) < searchShown
 	}
 	return false

@@ -18,11 +18,11 @@ type runQueue struct {
 	more   sync.Cond
 	closed bool
 
-	turns      map[*turn]bool // that executors are at
-	executors  int            // how many there are without stand-ins; 0 for no limit
-	slow       map[*group]time.Time
-	slowly     int // turns of slow groups
-	substitute int // stand-ins at work
+	turns     map[*turn]bool       // that executors are at
+	executors int                  // how many there are without stand-ins; 0 for no limit
+	slow      map[*group]time.Time // until when groups count as slow
+	slowly    int                  // turns of slow groups
+	standIns  int                  // whose turns' executors have not come back
 
 	running int // of those with a backlog
 	most    int // that may run of them, at least 1
@@ -50,8 +50,8 @@ func (q *runQueue) push(s *segmentRun) {
 	q.more.Signal()
 }
 
-// pop waits for a segment, and reports whether it is one with a backlog, of which done has to be told when its batch has ended; no
-// segment when the queue was closed.
+// pop waits for a segment, and reports whether it is one with a backlog: then done has to follow when
+// its batch has ended, unless end says otherwise. There is no segment when the queue was closed.
 func (q *runQueue) pop() (s *segmentRun, behind bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -65,7 +65,7 @@ func (q *runQueue) end(t *turn) (handed, behind bool) {
 		q.slow[t.group] = time.Now().Add(min(took, longestSlow))
 	}
 	if t.handed {
-		q.substitute--
+		q.standIns--
 	}
 	if t.slow || t.handed {
 		q.more.Broadcast()
@@ -90,7 +90,7 @@ func (q *runQueue) handOver(now time.Time) (places int) {
 				q.slowly++
 			}
 		}
-		if !t.slow || t.handed || q.substitute >= q.executors {
+		if !t.slow || t.handed || q.standIns >= q.executors {
 			continue
 		}
 		if t.behind {
@@ -98,7 +98,7 @@ func (q *runQueue) handOver(now time.Time) (places int) {
 			q.running--
 		}
 		t.handed = true
-		q.substitute++
+		q.standIns++
 		places++
 	}
 	return places

@@ -146,7 +146,8 @@ func encrypt(ctx context.Context, target *postgres.Target, mode string, settings
 	switch {
 	case mode == "require" && config.RootCAs == nil:
 		config.InsecureSkipVerify = true
-	case mode == "require", mode == "verify-ca": // who names authorities wants them checked, also with require; libpq does so, too
+	// If authorities are named, require checks them, as libpq does.
+	case mode == "require", mode == "verify-ca":
 		config.InsecureSkipVerify = true // replaced by a check of all but the name
 		config.VerifyConnection = chainOnly(config.RootCAs)
 	}

@@ -1,12 +1,13 @@
--- advance does what it did, in fewer steps: most batches move one token, so there is nothing to put in order, and a token's row
--- is found and updated by one statement.
+-- advance does what it did, in fewer steps: most batches move one token, so there is nothing to put
+-- in order, and a token's row is found and updated by one statement.
 --
--- It is the fence: the last statement of every batch's transaction. It moves the tokens, or raises SL001 and with it undoes the
--- whole transaction, if any of them has another epoch or version than the caller believes. Tokens are locked in the order of
--- their keys.
+-- It is the fence: the last statement of every batch's transaction. It moves the tokens, or raises
+-- SL001 and with it undoes the whole transaction, if any of them has another epoch or version than
+-- the caller believes. Tokens are locked in the order of their keys.
 --
--- A token's row is looked for from the upper end of its index's entries, where the newest version stands: see 0008. If another
--- transaction moves the token meanwhile, the update waits for it and looks at the row again, which then has another version.
+-- A token's row is looked for from the upper end of its index's entries, where the newest version
+-- stands: see 0008. If another transaction moves the token meanwhile, the update waits for it and
+-- looks at the row again, which then has another version.
 CREATE OR REPLACE FUNCTION {{schema}}.advance(
   p_tenant text, p_groups text[], p_segments integer[], p_epochs bigint[], p_versions bigint[],
   p_positions bigint[], p_snapshots text[], p_release boolean[]) RETURNS void

@@ -1,5 +1,6 @@
--- hidden_events fails a batch whose statements may not have seen all of their events: row level security of the table of events
--- holds for the role that they have run as. Either it was enabled since the events were read, or a statement has changed the role.
+-- hidden_events fails a batch whose statements may not have seen all of their events: row level
+-- security of the table of events holds for the role that they have run as. Either it was enabled
+-- since the events were read, or a statement has changed the role.
 CREATE FUNCTION {{schema}}.hidden_events(p_table text) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
