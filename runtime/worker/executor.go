@@ -32,19 +32,19 @@ func (l *life) execute(ctx context.Context, ended func()) {
 			ended()
 			return
 		}
-		turn := l.runnable.begin(s.group, behind)
+		begun := l.runnable.begin(s.group, behind)
 		if behind {
 			l.beginBacklog()
 		}
-		endTurn := func() (goesOn bool) {
-			handed, counts := l.runnable.end(turn)
+		endExecution := func() (goesOn bool) {
+			handed, counts := l.runnable.end(begun)
 			if behind {
-				l.endBacklog(time.Since(turn.began), counts)
+				l.endBacklog(time.Since(begun.began), counts)
 			}
 			return !handed
 		}
 		goOn := func() {
-			if endTurn() {
+			if endExecution() {
 				l.execute(ctx, ended)
 			} else {
 				ended()
@@ -53,7 +53,7 @@ func (l *life) execute(ctx context.Context, ended func()) {
 		if l.take(s) && !l.step(ctx, s, !behind, goOn) {
 			return
 		}
-		if !endTurn() {
+		if !endExecution() {
 			ended()
 			return
 		}

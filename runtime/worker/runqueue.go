@@ -18,11 +18,11 @@ type runQueue struct {
 	more   sync.Cond
 	closed bool
 
-	turns     map[*turn]bool       // that executors are at
-	executors int                  // how many there are without stand-ins; 0 for no limit
-	slow      map[*group]time.Time // until when groups count as slow
-	slowly    int                  // turns of slow groups
-	standIns  int                  // whose turns' executors have not come back
+	executions map[*execution]bool  // under way
+	executors  int                  // how many there are without stand-ins; 0 for no limit
+	slow       map[*group]time.Time // until when groups count as slow
+	slowRuns   int                  // executions for slow groups
+	standIns   int                  // for executors that have not come back
 
 	running int // of those with a backlog
 	most    int // that may run of them, at least 1
@@ -112,7 +112,7 @@ func (q *runQueue) doneAfter(rest time.Duration) {
 // at is the index of the first segment of a queue that may run; below 0 where none may. The caller
 // holds the lock.
 func (q *runQueue) at(queue []*segmentRun) int {
-	if len(q.slow) == 0 || q.executors == 0 || q.slowly < q.executors {
+	if len(q.slow) == 0 || q.executors == 0 || q.slowRuns < q.executors {
 		return min(0, len(queue)-1)
 	}
 	return slices.IndexFunc(queue, func(s *segmentRun) bool { return !q.isSlow(s.group) })

@@ -13,20 +13,20 @@ import (
 // however many segments they have, and each executor that such a call has gets a stand-in. So there
 // is one for the segments of other groups.
 const (
-	// longTurn is how long a call takes at least that gets a stand-in.
-	longTurn = time.Second
-	// lookAtTurns is how often they are looked at.
-	lookAtTurns = longTurn / 4
+	// longExecution is how long an execution takes at least that gets a stand-in.
+	longExecution = time.Second
+	// lookAtExecutions is how often executions are looked at.
+	lookAtExecutions = longExecution / 4
 	// longestSlow is how long a group counts as slow at most after its last call that did last.
 	longestSlow = time.Minute
 )
 
-// turn is what an executor does with one segment.
-type turn struct {
+// execution is what an executor does with one segment.
+type execution struct {
 	group  *group
 	behind bool // it counts as one with a backlog
 	began  time.Time
-	slow   bool // it counts as one of a slow group
+	slow   bool // it counts as one for a slow group
 	handed bool // a stand-in has the executor's place
 }
 
@@ -36,45 +36,45 @@ func (q *runQueue) isSlow(g *group) bool {
 	return there && time.Now().Before(until)
 }
 
-// begin begins a turn.
-func (q *runQueue) begin(g *group, behind bool) *turn {
-	t := &turn{group: g, behind: behind, began: time.Now()}
+// begin begins an execution.
+func (q *runQueue) begin(g *group, behind bool) *execution {
+	e := &execution{group: g, behind: behind, began: time.Now()}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.turns == nil {
-		q.turns = map[*turn]bool{}
+	if q.executions == nil {
+		q.executions = map[*execution]bool{}
 	}
-	q.turns[t] = true
+	q.executions[e] = true
 	if len(q.slow) > 0 && q.isSlow(g) {
-		t.slow = true
-		q.slowly++
+		e.slow = true
+		q.slowRuns++
 	}
-	return t
+	return e
 }
 
-// end ends a turn, and reports whether a stand-in has the executor's place, and whether the turn
-// still counts as one with a backlog.
-func (q *runQueue) end(t *turn) (handed, behind bool) {
+// end ends an execution. It reports whether a stand-in has the executor's place, and whether the
+// execution still counts as one with a backlog.
+func (q *runQueue) end(e *execution) (handed, behind bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	delete(q.turns, t)
-	if t.slow {
-		q.slowly--
+	delete(q.executions, e)
+	if e.slow {
+		q.slowRuns--
 	}
-	if took := time.Since(t.began); took >= longTurn {
-		q.slow[t.group] = time.Now().Add(min(took, longestSlow))
+	if took := time.Since(e.began); took >= longExecution {
+		q.slow[e.group] = time.Now().Add(min(took, longestSlow))
 	}
-	if t.handed {
+	if e.handed {
 		q.standIns--
 	}
-	if t.slow || t.handed {
+	if e.slow || e.handed {
 		q.more.Broadcast()
 	}
-	return t.handed, t.behind
+	return e.handed, e.behind
 }
 
-// handOver gives away the places of those executors that are at a turn which lasts, or at one of a
-// slow group. It returns how many places those are.
+// handOver gives away the places of those executors whose execution lasts, or is for a slow group. It
+// returns how many places those are.
 func (q *runQueue) handOver(now time.Time) (places int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -82,22 +82,22 @@ func (q *runQueue) handOver(now time.Time) (places int) {
 	if q.closed {
 		return 0
 	}
-	for t := range q.turns {
-		if now.Sub(t.began) >= longTurn {
-			q.slow[t.group] = now.Add(longestSlow)
-			if !t.slow {
-				t.slow = true
-				q.slowly++
+	for e := range q.executions {
+		if now.Sub(e.began) >= longExecution {
+			q.slow[e.group] = now.Add(longestSlow)
+			if !e.slow {
+				e.slow = true
+				q.slowRuns++
 			}
 		}
-		if !t.slow || t.handed || q.standIns >= q.executors {
+		if !e.slow || e.handed || q.standIns >= q.executors {
 			continue
 		}
-		if t.behind {
-			t.behind = false
+		if e.behind {
+			e.behind = false
 			q.running--
 		}
-		t.handed = true
+		e.handed = true
 		q.standIns++
 		places++
 	}
@@ -106,7 +106,7 @@ func (q *runQueue) handOver(now time.Time) (places int) {
 
 // standIn has stand-ins go on in the places of executors whose calls last. begin begins one.
 func (l *life) standIn(ctx context.Context, begin func()) {
-	tick := time.NewTicker(lookAtTurns)
+	tick := time.NewTicker(lookAtExecutions)
 	defer tick.Stop()
 	for {
 		select {

@@ -14,7 +14,7 @@ func TestAGroupIsSlowWhileItsCallsLast(t *testing.T) {
 	for range 2 {
 		q.begin(slow, false)
 	}
-	now := time.Now().Add(longTurn)
+	now := time.Now().Add(longExecution)
 	if n := q.handOver(now); n != 2 {
 		t.Fatalf("%d places were handed over", n)
 	}
