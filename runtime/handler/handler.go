@@ -49,7 +49,7 @@ type UserError struct {
 	Err   error
 	Stack string // of a panic
 	// Elsewhere says that the code returned it while the transaction's connection was open, or
-	// before there was one. If it tells of a lost connection, that is another.
+	// before there was one. If it is about a lost connection, that is another.
 	Elsewhere bool
 }
 

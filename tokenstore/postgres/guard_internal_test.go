@@ -109,7 +109,7 @@ func TestTheGuardLetsOnlyThePingPassBetweenBatches(t *testing.T) {
 	}
 }
 
-// tapped is a network connection that tells what is written.
+// tapped is a network connection that passes what is written to tap first.
 type tapped struct {
 	net.Conn
 	tap func([]byte)

@@ -167,8 +167,8 @@ func (t *handlerTx) CopyFrom(ctx context.Context, table pgx.Identifier, columns 
 	return copyFrom(ctx, tx, table, columns, rows)
 }
 
-// copyFrom copies rows that a handler makes. If these fail, that is the error: the server is told of
-// it, and answers that the copy was cancelled.
+// copyFrom copies rows that a handler makes. If these fail, it returns their error: the server's
+// says only that the copy was cancelled.
 func copyFrom(ctx context.Context, tx pgx.Tx, table pgx.Identifier, columns []string, rows pgx.CopyFromSource) (int64, error) {
 	copied := &copied{rows: rows}
 	n, err := tx.CopyFrom(ctx, table, columns, copied)
