@@ -124,7 +124,7 @@ func TestAnEventThatHangsIsFoundAtTheSecondTimeLimit(t *testing.T) {
 			w := newWorld(t, `
   - name: view
     segments: 1
-    timeout: 500ms
+    timeout: 2s
     onError: {backoff: {initial: 1m, max: 1m}}
     handler: {type: Go}`)
 			w.grace = 200 * time.Millisecond

@@ -17,6 +17,7 @@ import (
 type failing struct {
 	fault   tokenstore.Fault
 	events  int
+	took    time.Duration
 	culprit int    // index of the event that failed; below 0 where it is not known
 	event   *event // the culprit, or the first of the batch
 	unknown bool   // the batch may have committed
@@ -33,7 +34,7 @@ type event struct {
 // failingOf describes a failed batch of a segment.
 func (l *life) failingOf(s *segmentRun, b batch, c *call, err error) failing {
 	kind, reason := classify(err)
-	f := failing{events: len(b.events), culprit: -1, unknown: mayHaveCommitted(err)}
+	f := failing{events: len(b.events), took: time.Since(c.began), culprit: -1, unknown: mayHaveCommitted(err)}
 	var abandoned *AbandonedError
 	if index, known := handler.Culprit(err, b.events); known {
 		f.culprit = index
@@ -113,7 +114,7 @@ func (l *life) decide(ctx context.Context, s *segmentRun, f failing) (again bool
 		l.search(s, f)
 		return true
 	case failure.Single:
-		s.size.timedOut(f.events)
+		s.size.timedOut(f.events, f.took)
 		l.search(s, f)
 		return true
 	case failure.Reclaim:

@@ -15,9 +15,13 @@ const (
 // orders would deadlock again at once, and a deadlock costs the server a second to find.
 type batchSize struct {
 	limit   int
-	ceiling int  // 0 for none
-	left    int  // among so many events there is one that fails; 0 where none is looked for
-	single  bool // it is looked for one by one, not by halving
+	ceiling int // 0 for none
+	left    int // among so many events there is one that fails; 0 where none is looked for
+
+	// After a batch that ran out of time.
+	most     int           // events in the next batch; 0 where it is looked for by halving
+	of       int           // events in that batch
+	patience time.Duration // that is left for batches of one event
 }
 
 // next is the size of the next batch, where the group's setting allows so many.
@@ -27,8 +31,8 @@ func (b *batchSize) next(largest int) int {
 		n = min(n, b.ceiling)
 	}
 	switch {
-	case b.left > 0 && b.single:
-		n = 1
+	case b.left > 0 && b.most > 0:
+		n = min(n, b.most)
 	case b.left > 0:
 		n = min(n, b.left/2)
 	}
@@ -37,8 +41,9 @@ func (b *batchSize) next(largest int) int {
 
 // committed takes note of a batch that has committed.
 func (b *batchSize) committed(events int, took time.Duration, largest int) {
-	if b.left > 0 { // in halves of what is left
+	if b.left > 0 {
 		b.left = max(0, b.left-events)
+		b.looked(took)
 		return
 	}
 	inTime := largest // that many events would have been handled in time, at this speed
@@ -63,9 +68,26 @@ func (b *batchSize) contended(events int) {
 	b.ceiling = b.limit
 }
 
+// looked takes note of a batch that has committed after one that ran out of time. When batches of
+// one event have taken as long as that one, another failure costs no more than they do: they grow.
+// If no event hangs, the batch had too many.
+func (b *batchSize) looked(took time.Duration) {
+	if b.most == 0 {
+		return
+	}
+	if b.patience -= took; b.patience < 0 && took <= batchTime {
+		b.most *= 2
+	}
+	if b.left == 0 {
+		b.limit, b.most = max(1, min(b.limit, b.of/2)), 0
+	}
+}
+
 // failed takes note of a batch in which an event failed: the next ones look for it by halving.
-func (b *batchSize) failed(events int) { b.left, b.single = events, false }
+func (b *batchSize) failed(events int) { b.left, b.most = events, 0 }
 
 // timedOut takes note of a batch that ran out of time, as an event hangs, or as it had too many.
 // Each failure takes as long as the limit, so that the next batches have one event each.
-func (b *batchSize) timedOut(events int) { b.left, b.single = events, true }
+func (b *batchSize) timedOut(events int, took time.Duration) {
+	b.left, b.most, b.of, b.patience = events, 1, events, took
+}

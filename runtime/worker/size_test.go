@@ -91,3 +91,66 @@ func TestBatchSizeFindsAFailingEventByHalving(t *testing.T) {
 		}
 	}
 }
+
+// A handler that needs more time for a batch than there is must not run out of time again and again.
+func TestBatchesThatRanOutOfTimeAreSmallerAfterwards(t *testing.T) {
+	const limit = 10 * time.Second
+	b := batchSize{limit: firstBatch}
+	failures := 0
+	for handled := 0; handled < 1000; {
+		n := b.next(5000)
+		if took := time.Duration(n) * time.Second; took <= limit {
+			b.committed(n, took, 5000)
+			handled += n
+		} else {
+			b.timedOut(n, limit)
+			failures++
+		}
+	}
+	if failures > 3 {
+		t.Errorf("batches of 1000 events ran out of time %d times", failures)
+	}
+}
+
+// One batch waited for something that is there again. A handler with a cost for each call must not be slow until all of the batch
+// is handled.
+func TestBatchesGrowAfterOneThatWaitedTillItsTimeWasOver(t *testing.T) {
+	const limit, events, perBatch = 10 * time.Second, 10000, 100 * time.Millisecond
+	b := batchSize{limit: events}
+	b.timedOut(events, limit)
+	took := time.Duration(0)
+	for handled := 0; handled < events; took += perBatch {
+		n := min(b.next(events), events-handled)
+		b.committed(n, perBatch, events)
+		handled += n
+	}
+	if took > 2*limit {
+		t.Errorf("%d events took %s after one time limit of %s", events, took, limit)
+	}
+	if got := b.run(2, 0, perBatch, events); got != events {
+		t.Errorf("two batches later there are %d events in one, want %d", got, events)
+	}
+}
+
+// While single events are quick the one that hangs is found at the next time limit.
+func TestAnEventThatHangsIsLookedForOneByOne(t *testing.T) {
+	const limit, events = 10 * time.Second, 2000
+	for _, culprit := range []int{0, 1, 7, events / 2, events - 1} {
+		b := batchSize{limit: events}
+		b.timedOut(events, limit)
+		for at := 0; at < culprit; at++ {
+			if n := b.next(events); n != 1 {
+				t.Fatalf("event %d is in a batch of %d", at, n)
+			}
+			b.committed(1, 4*time.Millisecond, events)
+		}
+		if n := b.next(events); n != 1 {
+			t.Fatalf("event %d, which hangs, is in a batch of %d", culprit, n)
+		}
+		b.failed(1)
+		b.committed(1, time.Millisecond, events)
+		if got := b.next(events); got != events {
+			t.Errorf("after event %d the next batch has %d events, want %d", culprit, got, events)
+		}
+	}
+}
