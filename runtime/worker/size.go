@@ -53,7 +53,7 @@ func (b *batchSize) committed(events int, took time.Duration, largest int) {
 	if took > batchTime {
 		b.limit = max(1, min(inTime, b.limit))
 	} else {
-		b.limit = min(max(b.limit, 1)*2, max(b.limit, inTime))
+		b.limit = min(max(b.limit, 1)*2, max(b.limit, inTime, min(events+1, largest))) // by one at least: most of it may be what a call costs
 	}
 	if b.ceiling > 0 {
 		if b.ceiling += max(1, b.ceiling/16); b.ceiling >= largest {

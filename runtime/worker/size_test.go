@@ -52,6 +52,14 @@ func TestBatchesComeBackAfterOneThatWaited(t *testing.T) {
 	}
 }
 
+// What each call costs must not keep batches at one event, where a failure has made them as small.
+func TestBatchesGrowFromOneEvent(t *testing.T) {
+	b := batchSize{limit: 1}
+	if got := b.run(60, time.Microsecond, 200*time.Millisecond, 5000); got != 5000 {
+		t.Errorf("after 60 batches of 200 ms there are %d events in one, want 5000", got)
+	}
+}
+
 func TestBatchesComeBackSlowlyAfterContention(t *testing.T) {
 	b := batchSize{limit: 4000}
 	b.contended(4000)
