@@ -193,21 +193,13 @@ func (m mapping) name() string {
 	return m.table.Name + "." + m.table.Columns.Position
 }
 
-// Relation is the table of a source's events, with its schema, quoted.
-func Relation(schema string, source definition.Source) string {
-	if source.Table == nil {
-		return pgx.Identifier{schema, "event"}.Sanitize()
-	}
-	return identifier(source.Table.Name)
-}
-
 // JoinEvents is a join that gives for each row r, by its position, the event e of a source, with the columns position, stream_id, type,
 // data, metadata and recorded_at. OFFSET 0 has the server look each position up: left to choose, it also takes a merge join for cheap,
 // which walks the index from the table's first event for each batch.
 func JoinEvents(schema string, source definition.Source) string {
 	// Lateral, because large objects are read by a volatile function: without it the server would read those of all rows.
 	rows, position := selectEvents(schema, source)
-	return fmt.Sprintf("CROSS JOIN LATERAL (%s WHERE %s = r.position OFFSET 0) AS e", rows, position)
+	return fmt.Sprintf("CROSS JOIN LATERAL (%s WHERE %s = r.position %s) AS e", rows, position, noneHidden(schema, source))
 }
 
 // EventsAt is the table e of the events of a source at the positions in the parameter $1, an array in ascending order, in that order and with
@@ -215,7 +207,21 @@ func JoinEvents(schema string, source definition.Source) string {
 // tell it which partitions to look into.
 func EventsAt(schema string, source definition.Source) string {
 	rows, position := selectEvents(schema, source)
-	return fmt.Sprintf("(%s WHERE %s BETWEEN ($1::bigint[])[1] AND ($1::bigint[])[cardinality($1::bigint[])] AND %[2]s = ANY ($1::bigint[]) ORDER BY %[2]s OFFSET 0) AS e", rows, position)
+	return fmt.Sprintf("(%s WHERE %s BETWEEN ($1::bigint[])[1] AND ($1::bigint[])[cardinality($1::bigint[])] AND %[2]s = ANY ($1::bigint[]) ORDER BY %[2]s %s) AS e",
+		rows, position, noneHidden(schema, source))
+}
+
+// noneHidden is OFFSET 0, which fails a statement if row level security may hide events from it: the
+// token would move past those. The page that the events were read with cannot tell. The table may
+// have been altered since, and other statements may have changed the role. A condition would be
+// left out where the planner knows that no row is to be seen.
+func noneHidden(schema string, source definition.Source) string {
+	table := pgx.Identifier{schema, "event"}.Sanitize()
+	if source.Table != nil {
+		table = identifier(source.Table.Name)
+	}
+	return fmt.Sprintf("OFFSET (SELECT CASE WHEN pg_catalog.row_security_active(%s::pg_catalog.regclass) THEN (%s.hidden_events(%[1]s) IS NULL)::integer ELSE 0 END)",
+		literal(table), pgx.Identifier{schema}.Sanitize())
 }
 
 // selectEvents selects the columns that SQL handlers see from the table t of a source, and returns its column of positions too.

@@ -405,7 +405,8 @@ func TestARowThatIsNotAsItsMappingSaysIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close(ctx)
-	if _, err := conn.Exec(ctx, `CREATE TABLE outbox (id bigint PRIMARY KEY, aggregate text, type text, body text, headers bytea, at text);
+	if _, err := conn.Exec(ctx, `CREATE SCHEMA sluice; CREATE FUNCTION sluice.hidden_events(text) RETURNS void STABLE LANGUAGE sql AS '';
+		CREATE TABLE outbox (id bigint PRIMARY KEY, aggregate text, type text, body text, headers bytea, at text);
 		INSERT INTO outbox VALUES (1, 'x', 'A', '<order/>', '{}', '2024-05-05'), (2, 'x', 'A', '{}', '\xff', '2024-05-05'), (3, 'x', 'A', '{"a": "\u0000"}', '{}', 'yesterday morning'), (4, 'x', 'A', '{}', '{}', '2024-05-05')`); err != nil {
 		t.Fatal(err)
 	}

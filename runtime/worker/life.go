@@ -164,7 +164,7 @@ func (l *life) openPools() (err error) {
 
 func (l *life) openStores(ctx context.Context, locked bool) error {
 	l.directory = postgres.NewDirectory(l.control, l.options.Schema)
-	l.store = postgres.NewStoreWithBatches(l.data, l.batches, l.options.Schema).Over(eventspostgres.Relation(l.options.Schema, l.options.Definition.Source))
+	l.store = postgres.NewStoreWithBatches(l.data, l.batches, l.options.Schema)
 	source := eventspostgres.Open(l.data, l.options.Schema, l.options.Definition.Source)
 	if err := source.Check(ctx); err != nil {
 		return err

@@ -37,9 +37,6 @@ type mark int
 const (
 	// unmarked is a transaction that nobody but Sluice can end.
 	unmarked mark = iota
-	// reading is one of statements of the definition. They cannot end it either, but they read the
-	// events themselves.
-	reading
 	// deferrable is one that was begun as DEFERRABLE, which means nothing except to a SERIALIZABLE
 	// READ ONLY one, cannot be changed later on, and takes no statement of its own. It is for
 	// statements that users' code queues: those are all known before the first is sent.
@@ -126,10 +123,6 @@ const (
 	// markedFence is the fence where users' code has had the transaction, and may have ended it and
 	// begun another.
 	markedFence = `SELECT CASE WHEN {{known}} THEN {{schema}}.advance($1, $2, $3, $4, $5, $6, $7, $8) ELSE {{schema}}.foreign_transaction() END`
-	// seen fails the transaction of statements that have their events from a table, if row level
-	// security may have hidden events from them: the token would move past those. The page that
-	// the events were read with cannot tell, as it was another statement, and its role another one.
-	seen = `, CASE WHEN pg_catalog.row_security_active({{events}}::pg_catalog.regclass) THEN {{schema}}.hidden_events({{events}}) END`
 	// syncAppended has a transaction wait for the disk after all where it has appended events:
 	// others may act on those before the server crashes, and the handler would append others in
 	// their place. max() over the expression of the index keeps the planner from reading the table.
@@ -146,8 +139,8 @@ var known = map[mark]string{
 // fenceOf returns the statement that moves the tokens.
 func fenceOf(advances []tokenstore.Advance, m mark) string {
 	text := fence
-	if condition := known[m]; condition != "" {
-		text = strings.ReplaceAll(markedFence, "{{known}}", condition)
+	if m != unmarked {
+		text = strings.ReplaceAll(markedFence, "{{known}}", known[m])
 	}
 	if unsynced(advances) {
 		text += syncAppended

@@ -26,7 +26,6 @@ type Store struct {
 	schema string // quoted
 	notify string
 
-	seen     string // fails statements from which row level security hides events
 	cleaning string // of a session
 	controls controls
 }
@@ -44,13 +43,6 @@ func NewStore(pool *pgxpool.Pool, schema string) *Store {
 func NewStoreWithBatches(pool, batches *pgxpool.Pool, schema string) *Store {
 	s := &Store{pool: pool, batches: batches, schema: quoted(schema), notify: Channel(schema)}
 	s.cleaning = s.in(cleaning)
-	return s.Over(s.schema + ".event")
-}
-
-// Over has the store know the table that SQL handlers have their events from, with its schema and
-// quoted, where that is not Sluice's own.
-func (s *Store) Over(events string) *Store {
-	s.seen = s.in(strings.ReplaceAll(seen, "{{events}}", literal(events)))
 	return s
 }
 

@@ -102,7 +102,7 @@ func (s *Store) Advance(ctx context.Context, advances []tokenstore.Advance) erro
 // ErrFenced says that nothing was written; an error for which IsLost holds leaves open whether the
 // batch has committed.
 func (s *Store) Pipeline(ctx context.Context, advances []tokenstore.Advance, queue func(*pgx.Batch) error) error {
-	return s.pipeline(ctx, advances, openingOf(advances).marked(reading), queue)
+	return s.pipeline(ctx, advances, openingOf(advances), queue)
 }
 
 // Queue is Pipeline for statements of users' code, which might end the transaction: those fail with
@@ -147,7 +147,7 @@ func (s *Store) pipeline(ctx context.Context, advances []tokenstore.Advance, sta
 		if err != nil {
 			return err
 		}
-		if start.mark == deferrable {
+		if start.mark != unmarked {
 			guard.hold()
 		}
 		err = commitWith(ctx, conn.Conn(), guard, batch, s.cleaning)
@@ -202,11 +202,7 @@ func (s *Store) queueFence(batch *pgx.Batch, advances []tokenstore.Advance, star
 	if start.mark == named {
 		arguments = append(arguments, start.name)
 	}
-	text := s.in(fenceOf(advances, start.mark))
-	if start.mark == reading {
-		text += s.seen
-	}
-	batch.Queue(text, arguments...).Fn = ofFence
+	batch.Queue(s.in(fenceOf(advances, start.mark)), arguments...).Fn = ofFence
 	for _, a := range advances {
 		if a.WasParted || len(a.Parts) > 1 {
 			s.queueParts(batch, a.Key, a.Parts)
