@@ -139,7 +139,7 @@ func (g *group) waitAfter(err error) time.Duration {
 	if errors.As(err, new(*postgres.SetupRunsError)) {
 		return setupPause
 	}
-	if kind, _ := handler.Classify(err); kind == tokenstore.InfrastructureFault && !errors.As(err, new(*postgres.SetupError)) {
+	if unfit(err, false).Kind == tokenstore.InfrastructureFault {
 		return g.lost.next()
 	}
 	g.lost.reset()
