@@ -54,7 +54,7 @@ var (
 )
 
 const (
-	fence    = "tokenstore/postgres/migrations/0013_advance.sql"
+	fence    = "tokenstore/postgres/migrations/0015_advance.sql"
 	tokenSQL = "tokenstore/postgres/token.go"
 	resetSQL = "tokenstore/postgres/reset.go"
 	reshapes = "tokenstore/postgres/reshape.go"
