@@ -29,12 +29,12 @@ func rolloutOf(s *scope) *verdict {
 	if status.Replicas == wanted && old == 0 && status.AvailableReplicas == wanted {
 		return nil
 	}
+	wait := setupWait(s)
 	progress := fmt.Sprintf("%d of %s are of the wanted definition and ready", min(status.UpdatedReplicas, status.AvailableReplicas), counted(int(wanted), "pod"))
 	switch {
 	case trouble != "":
 		return &verdict{reason: v1alpha1.ReasonPodsNotReady, message: trouble}
-	case setupWait(s) != nil && setupWait(s).reason != v1alpha1.ReasonUnknown:
-		wait := setupWait(s)
+	case wait != nil && wait.reason != v1alpha1.ReasonUnknown:
 		wait.message += "; " + progress
 		return wait
 	case old > 0:

@@ -41,21 +41,21 @@ func speaksAgainstDefinition(f stores.Fault) bool {
 	return f.Kind == tokenstore.DefinitionFault || f.Refused && !waits(f)
 }
 
-// waits reports whether a worker refuses a group only for as long as something else takes: a setup
-// that another worker runs, a lock, the database.
+// waits reports whether a worker refuses a group only until something else has ended: a setup in
+// another worker, a lock, or an outage of the database.
 func waits(f stores.Fault) bool {
 	return f.Refused && (f.Kind == tokenstore.ContentionFault || f.Kind == tokenstore.InfrastructureFault)
 }
 
-// lockNotAvailable is the reason of workers that a lock was not had in time.
+// lockNotAvailable is the reason that workers report if they do not get a lock in time.
 const lockNotAvailable = "LockNotAvailable"
 
-// setupWait is what workers of the wanted definition wait for before they can say anything of its
-// handlers; nil where that is nothing. A setup that runs goes first: what others say is that they
-// wait for it.
+// setupWait says why workers of the desired definition have not checked its handlers yet: a setup
+// runs, waits for locks, or cannot reach the database. It is nil if no worker waits. A running
+// setup comes first, because the other workers then only report that they wait for it.
 func setupWait(s *scope) *verdict {
 	for _, call := range s.store.Facts.Calls {
-		if call.Kind == tokenstore.SetupCall && !call.Abandoned {
+		if call.Definition == s.desired.ID && call.Kind == tokenstore.SetupCall && !call.Abandoned {
 			return &verdict{reason: v1alpha1.ReasonSetupRuns, message: callText(call)}
 		}
 	}

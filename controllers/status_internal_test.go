@@ -112,24 +112,25 @@ func TestConditions(t *testing.T) {
 			"False/WaitingForLocks True/AllSegmentsOwned Unknown/WaitingForLocks True/Reachable False/Healthy Reconciling"},
 		"a pod cannot connect": {[]func(*scope){fault(stores.Fault{Kind: tokenstore.InfrastructureFault, Reason: "ConnectionFailed", Definition: "wanted", Refused: true}), rollingOut},
 			"False/RollingOut True/AllSegmentsOwned Unknown/Unknown True/Reachable False/Healthy Reconciling"},
-		"an old pod waits":  {[]func(*scope){fault(stores.Fault{Kind: tokenstore.ContentionFault, Reason: "SetupRuns", Definition: "old", Refused: true})}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable False/Healthy"},
-		"old table missing": {[]func(*scope){fault(stores.Fault{Kind: tokenstore.DefinitionFault, Reason: "TableMissing", Definition: "old"})}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable False/Healthy"},
-		"event fails":       {[]func(*scope){fault(stores.Fault{Kind: tokenstore.EventFault, Definition: "wanted"})}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable True/SegmentBlocked"},
-		"Secret is wrong":   {[]func(*scope){func(s *scope) { s.store.Secrets = &stores.Problem{Reason: "AuthenticationFailed", Message: "m"} }}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable True/SecretUnusable"},
-		"newer settings":    {[]func(*scope){func(s *scope) { s.store.Facts.Workers[1].Unsupported = []string{"groups[view].onError.then: m"} }}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable True/SettingsUnsupported"},
-		"layout broken":     {[]func(*scope){func(s *scope) { s.store.Facts.Groups[0].Broken = "m" }}, "False/LayoutInvalid True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
-		"scaled to zero":    {[]func(*scope){scaledToZero}, "True/Ready False/ScaledToZero True/Valid True/Reachable False/Healthy"},
-		"paused":            {[]func(*scope){func(s *scope) { s.processor.Spec.DesiredState = "Paused" }}, "True/Paused True/AllSegmentsOwned True/Valid True/Reachable False/Healthy"},
-		"splitting":         {[]func(*scope){func(s *scope) { s.store.Facts.Groups[0].Wanted = 8 }}, "False/Resegmenting True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Reconciling"},
-		"not declared":      {[]func(*scope){func(s *scope) { s.store.Declared = 2 }, was("Ready", "True")}, "False/Progressing True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Reconciling"},
-		"rolling out":       {[]func(*scope){func(s *scope) { s.deployment.Status.UpdatedReplicas = 1 }}, "False/RollingOut True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Reconciling"},
-		"scaling out":       {[]func(*scope){func(s *scope) { s.deployment.Status.AvailableReplicas = 1 }}, "False/Scaling True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Reconciling"},
-		"applied just now":  {[]func(*scope){func(s *scope) { s.applied = 6 }, was("Ready", "True")}, "False/Progressing True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Reconciling"},
-		"rollout failed":    {[]func(*scope){deadline}, "False/RolloutFailed True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
-		"unowned, at first": {[]func(*scope){unowned(0)}, "True/Ready False/SegmentsUnowned True/Valid True/Reachable False/Healthy"},
-		"unowned, a moment": {[]func(*scope){unowned(0), was("Available", "True")}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable False/Healthy"},
-		"unowned, for long": {[]func(*scope){unowned(1), was("Available", "True")}, "True/Ready False/SegmentsUnowned True/Valid True/Reachable False/Healthy"},
-		"being deleted":     {[]func(*scope){func(s *scope) { s.processor.DeletionTimestamp = ptr.To(metav1.NewTime(now)) }, problem("ConnectionFailed")}, "False/Deleting Unknown/Unknown True/Valid False/ConnectionFailed False/Healthy Reconciling"},
+		"an old pod's setup runs": {[]func(*scope){oldSetupCall, rollingOut}, "False/RollingOut True/AllSegmentsOwned True/Valid True/Reachable False/CallRunning Reconciling"},
+		"an old pod waits":        {[]func(*scope){fault(stores.Fault{Kind: tokenstore.ContentionFault, Reason: "SetupRuns", Definition: "old", Refused: true})}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable False/Healthy"},
+		"old table missing":       {[]func(*scope){fault(stores.Fault{Kind: tokenstore.DefinitionFault, Reason: "TableMissing", Definition: "old"})}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable False/Healthy"},
+		"event fails":             {[]func(*scope){fault(stores.Fault{Kind: tokenstore.EventFault, Definition: "wanted"})}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable True/SegmentBlocked"},
+		"Secret is wrong":         {[]func(*scope){func(s *scope) { s.store.Secrets = &stores.Problem{Reason: "AuthenticationFailed", Message: "m"} }}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable True/SecretUnusable"},
+		"newer settings":          {[]func(*scope){func(s *scope) { s.store.Facts.Workers[1].Unsupported = []string{"groups[view].onError.then: m"} }}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable True/SettingsUnsupported"},
+		"layout broken":           {[]func(*scope){func(s *scope) { s.store.Facts.Groups[0].Broken = "m" }}, "False/LayoutInvalid True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
+		"scaled to zero":          {[]func(*scope){scaledToZero}, "True/Ready False/ScaledToZero True/Valid True/Reachable False/Healthy"},
+		"paused":                  {[]func(*scope){func(s *scope) { s.processor.Spec.DesiredState = "Paused" }}, "True/Paused True/AllSegmentsOwned True/Valid True/Reachable False/Healthy"},
+		"splitting":               {[]func(*scope){func(s *scope) { s.store.Facts.Groups[0].Wanted = 8 }}, "False/Resegmenting True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Reconciling"},
+		"not declared":            {[]func(*scope){func(s *scope) { s.store.Declared = 2 }, was("Ready", "True")}, "False/Progressing True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Reconciling"},
+		"rolling out":             {[]func(*scope){func(s *scope) { s.deployment.Status.UpdatedReplicas = 1 }}, "False/RollingOut True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Reconciling"},
+		"scaling out":             {[]func(*scope){func(s *scope) { s.deployment.Status.AvailableReplicas = 1 }}, "False/Scaling True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Reconciling"},
+		"applied just now":        {[]func(*scope){func(s *scope) { s.applied = 6 }, was("Ready", "True")}, "False/Progressing True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Reconciling"},
+		"rollout failed":          {[]func(*scope){deadline}, "False/RolloutFailed True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
+		"unowned, at first":       {[]func(*scope){unowned(0)}, "True/Ready False/SegmentsUnowned True/Valid True/Reachable False/Healthy"},
+		"unowned, a moment":       {[]func(*scope){unowned(0), was("Available", "True")}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable False/Healthy"},
+		"unowned, for long":       {[]func(*scope){unowned(1), was("Available", "True")}, "True/Ready False/SegmentsUnowned True/Valid True/Reachable False/Healthy"},
+		"being deleted":           {[]func(*scope){func(s *scope) { s.processor.DeletionTimestamp = ptr.To(metav1.NewTime(now)) }, problem("ConnectionFailed")}, "False/Deleting Unknown/Unknown True/Valid False/ConnectionFailed False/Healthy Reconciling"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -150,7 +151,13 @@ func rollingOut(s *scope) { s.deployment.Status.UpdatedReplicas = 1 }
 
 // setupCall has a pod run a setup.
 func setupCall(s *scope) {
-	s.store.Facts.Calls = []stores.Call{{Group: "view", Pod: "a", Age: 30 * time.Second, Call: tokenstore.Call{Kind: tokenstore.SetupCall}}}
+	s.store.Facts.Calls = []stores.Call{{Group: "view", Pod: "a", Definition: s.desired.ID, Age: 30 * time.Second, Call: tokenstore.Call{Kind: tokenstore.SetupCall}}}
+}
+
+// oldSetupCall has a pod of another definition run a setup.
+func oldSetupCall(s *scope) {
+	setupCall(s)
+	s.store.Facts.Calls[0].Definition = "old"
 }
 
 // resequencing has tokens of another sequencing than the spec's.

@@ -91,8 +91,9 @@ type Fault struct {
 
 // Call is a call of a handler, setup or reset that has been running for a while.
 type Call struct {
-	Group string
-	Pod   string
+	Group      string
+	Pod        string
+	Definition string // of the worker
 	tokenstore.Call
 	// Age is how long it has been running at least, in steps, so that not each second is news. Running is not set.
 	Age time.Duration
@@ -327,7 +328,7 @@ func callsOf(outcome planner.Outcome) []Call {
 		for group, report := range worker.Report.Groups {
 			for _, c := range report.Calls {
 				if age := ageOf(c.Running); worker.Alive && age > 0 {
-					call := Call{Group: group, Pod: worker.Pod, Call: c, Age: age}
+					call := Call{Group: group, Pod: worker.Pod, Definition: worker.Definition, Call: c, Age: age}
 					call.Running = 0
 					calls = append(calls, call)
 				}
