@@ -13,14 +13,15 @@ import (
 	"github.com/sluice-project/sluice/controllers/stores"
 )
 
-// figures sets what is counted. Where the store cannot be read, what was last seen stays, but for the lag: nobody knows it.
+// figures sets what is counted. While the store is not read, what was last seen stays, except for
+// the lag and the rate of splits and merges, which are unknown.
 func figures(s *scope, status *v1alpha1.EventProcessorStatus) {
 	s = withGrace(s)
 	status.Segments.Desired = desiredSegments(s)
 	if s.store.Seen {
 		setFigures(s, status)
 	}
-	if status.AsOf = asOf(s); status.AsOf != nil {
+	if status.AsOf = asOf(s, len(status.Groups) > 0); status.AsOf != nil {
 		status.Lag = v1alpha1.LagUnknown
 		for i := range status.Groups {
 			status.Groups[i].Lag = v1alpha1.LagUnknown
@@ -32,23 +33,23 @@ func figures(s *scope, status *v1alpha1.EventProcessorStatus) {
 	status.Segments.Summary = segmentsText(status)
 }
 
-// segmentsText says how many segments are owned of those that there are, and how many there are to
-// be where that differs.
+// segmentsText is owned/existing segments, such as 16/16, and 16/16->64 if the spec asks for another
+// number than exists.
 func segmentsText(status *v1alpha1.EventProcessorStatus) string {
-	var there int32
+	var existing int32
 	for _, group := range status.Groups {
-		there += group.Segments
+		existing += group.Segments
 	}
 	owned, desired := status.Segments.Owned, status.Segments.Desired
-	if there == 0 || there == desired {
+	if existing == 0 || existing == desired {
 		return fmt.Sprintf("%d/%d", owned, desired)
 	}
-	return fmt.Sprintf("%d/%d->%d", owned, there, desired)
+	return fmt.Sprintf("%d/%d->%d", owned, existing, desired)
 }
 
-// resegmenting is how far a group has come with splitting or merging its segments; nil where it
-// need not. How many steps there are in all is known from the status that was written last, so that
-// a new operator goes on counting.
+// resegmenting is how far a group has come with splitting or merging its segments; nil if it has as
+// many as the spec asks for. The total comes from the status that was written last, so that it
+// survives a restart of the operator.
 func resegmenting(s *scope, group stores.Group) *v1alpha1.Resegmenting {
 	left := int32(group.StepsLeft())
 	if left == 0 {
@@ -72,12 +73,14 @@ func resegmenting(s *scope, group stores.Group) *v1alpha1.Resegmenting {
 	return r
 }
 
-// asOf is since when the store cannot be read; nil where it can. Before the first look what was written holds.
-func asOf(s *scope) *metav1.Time {
+// asOf is since when the operator has not read the store; nil while it reads it. A new operator
+// keeps what was written until it has read the store for the first time. A processor that has no
+// figures yet has none of an earlier time, unless the store cannot be reached.
+func asOf(s *scope, figures bool) *metav1.Time {
 	if s.unseen() {
 		return s.processor.Status.AsOf
 	}
-	if p := s.store.Problem; p != nil && p.Hides() {
+	if p := s.store.Problem; p != nil && (p.Outage() || p.Blind && figures) {
 		if before := s.processor.Status.AsOf; before != nil {
 			return before
 		}

@@ -365,6 +365,15 @@ func TestAGroupsStateSaysWhatItDoes(t *testing.T) {
 
 func TestFiguresOfAStoreThatCannotBeReadSayOfWhenTheyAre(t *testing.T) {
 	before := statusOf(healthy(t))
+	migrating := healthy(t, blind("MigrationRequired"), func(s *scope) { s.store.Problem.Passes = true })
+	migrating.processor.Status = before
+	if status := statusOf(migrating); status.Lag != v1alpha1.LagUnknown || status.AsOf == nil {
+		t.Errorf("while the operator waits for a migration: lag %s, as of %v", status.Lag, status.AsOf)
+	}
+	created := healthy(t, blind("GroupConflict"), func(s *scope) { s.store.Seen, s.store.Facts = false, stores.Facts{} })
+	if status := statusOf(created); status.AsOf != nil {
+		t.Errorf("without any groups, figures are as of %s", status.AsOf)
+	}
 	down := healthy(t, problem("ConnectionFailed"))
 	down.processor.Status = before
 	status := statusOf(down)

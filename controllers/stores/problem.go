@@ -27,8 +27,8 @@ type Problem struct {
 	Since time.Time
 	// Passes says that no edit is needed: it is over when something else is.
 	Passes bool
-	// Blind says that the store is not looked at any more, so that what was seen last may not be
-	// so.
+	// Blind says that the operator does not read the store while the problem lasts. Its facts are
+	// those of its last look.
 	Blind bool
 	// NoTables says that the store has none of Sluice's tables.
 	NoTables bool
@@ -46,8 +46,8 @@ func (p *Problem) Outage() bool {
 	return true
 }
 
-// Hides reports whether nobody can tell what goes on in the store. A migration that goes on changes
-// nothing for the workers.
+// Hides reports whether the operator does not know any more who owns which segment. It is false
+// while a migration runs, because the workers keep their segments meanwhile.
 func (p *Problem) Hides() bool { return p.Outage() || p.Blind && !p.Passes }
 
 // migrating says that a migration goes on.
