@@ -35,7 +35,7 @@ type Group struct {
 	// Sequencing that its tokens have.
 	Sequencing string
 	Segments   int // that there are
-	// Pace at which they become as many as are wanted; zero where it is not known.
+	// Pace of the splits or merges that are left; zero while it is not known.
 	Pace    Pace
 	Owned   int // by workers that live
 	Moving  int // whose owner is not the assignee
@@ -52,8 +52,8 @@ type Group struct {
 // Unowned is the number of segments that no live worker owns.
 func (g Group) Unowned() int { return g.Segments - g.Owned }
 
-// StepsLeft is how many splits or merges the group lacks. Between two layouts each step changes the
-// number of segments by one.
+// StepsLeft is how many splits or merges are left until the group has the wanted number of segments.
+// Each of them changes the number by one.
 func (g Group) StepsLeft() int { return max(g.Wanted-g.Segments, g.Segments-g.Wanted) }
 
 // Worker is a worker that lives.

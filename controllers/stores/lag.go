@@ -113,13 +113,13 @@ func reportedLag(outcome planner.Outcome, group string) float64 {
 	return worst
 }
 
-// lagTries is how often in a row the lag is asked for again at once where it could not be had.
+// lagTries is how many rounds in a row read the lag again after it could not be read.
 const lagTries = 3
 
-// lagMemory is what is remembered of a processor's lags from look to look. Of the loop alone.
+// lagMemory keeps a processor's lags from one look to the next. Only the processor's loop uses it.
 type lagMemory struct {
 	known  map[string]knownLag // by group
-	unread string              // why events could not be read at the last look
+	unread string              // why events could not be read at the last look; empty if they could
 	failed int                 // looks in a row at which they could not
 }
 
@@ -128,15 +128,15 @@ type knownLag struct {
 	at      time.Time
 }
 
-// again reports whether the next round is to look rather than to renew: what could not be read for
-// a moment must not be unknown until the next look is due. What cannot be read at all has no more
-// effect than that.
-func (m *lagMemory) again() bool { return m.failed > 0 && m.failed <= lagTries }
+// retry reports whether the next round has to look at the store instead of only renewing the plan,
+// so that a short failure does not leave the lag unknown until the next look is due. After lagTries
+// failures it waits for that look: a lag that cannot be read for long causes no additional looks.
+func (m *lagMemory) retry() bool { return m.failed > 0 && m.failed <= lagTries }
 
-// note takes over what a look has found, and returns the lags to report. One that was not found is
-// reported for as long as its metric is, and grows by the second: an event that has waited since
-// the lag was known is older now, and later ones are younger than that, so it is an upper bound.
-func (m *lagMemory) note(found lags, groups []tokenstore.Group, now time.Time) lags {
+// update takes the lags that a look has read, and returns those to report. If the lag of a group was
+// not read, its last known lag plus the time since then is an upper bound: no waiting event can be
+// older. This bound is reported for lagKept.
+func (m *lagMemory) update(found lags, groups []tokenstore.Group, now time.Time) lags {
 	reported, known := lags{}, map[string]knownLag{}
 	for _, group := range groups {
 		last, has := m.known[group.Name]
@@ -151,12 +151,12 @@ func (m *lagMemory) note(found lags, groups []tokenstore.Group, now time.Time) l
 	return reported
 }
 
-// lagPatience is how long the source may take to tell of the lags: what else a round has found is
-// told only afterwards.
+// lagPatience is how long reading the lags may take. What else a round has found is published only
+// afterwards.
 const lagPatience = 3 * time.Second
 
-// lags asks the source, in a time of its own: a round that took long has none left. What cannot be
-// read is logged when that is news.
+// lags reads the lags. It has a time limit of its own, because a long round may have used up its
+// own. An error is logged once for as long as it stays the same.
 func (p *processor) lags(l *link, w Wanted, outcome planner.Outcome) lags {
 	ctx, cancel := context.WithTimeout(p.life, lagPatience)
 	defer cancel()

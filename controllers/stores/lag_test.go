@@ -143,7 +143,7 @@ func TestALagThatIsNotKnownIsAnUpperBound(t *testing.T) {
 		{2 * lagKept, nil, lags{}},
 		{2*lagKept + time.Second, lags{"view": 0}, lags{"view": 0}},
 	} {
-		if diff := cmp.Diff(look.want, m.note(look.found, groups, now.Add(look.after))); diff != "" {
+		if diff := cmp.Diff(look.want, m.update(look.found, groups, now.Add(look.after))); diff != "" {
 			t.Errorf("after %s: %s", look.after, diff)
 		}
 	}

@@ -10,8 +10,9 @@ import (
 	"github.com/sluice-project/sluice/planner"
 )
 
-// lagKept is for how long a lag that was determined is exported, growing with the time. After that it is not known, and its series is not there: an
-// autoscaler that reads none changes nothing, where 0 would have it scale in.
+// lagKept is for how long the last known lag is exported, plus its age, if no newer one can be read.
+// After that there is no series: an autoscaler that reads none changes nothing, but would scale in
+// if it read 0.
 const lagKept = 30 * time.Second
 
 // Metrics of the processors that this operator plans. They are what the last look at each has shown, so a group or a processor that
@@ -106,7 +107,7 @@ func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 			emit(lagAgeDesc, prometheus.GaugeValue, age.Seconds(), g.Name)
 			switch {
 			case age >= lagKept:
-			case g.stale || !s.reachable: // at most: as lagMemory has it
+			case g.stale || !s.reachable: // an upper bound: see [lagMemory.update]
 				emit(lagDesc, prometheus.GaugeValue, g.lag+age.Seconds(), g.Name)
 			default:
 				emit(lagDesc, prometheus.GaugeValue, g.lag, g.Name)

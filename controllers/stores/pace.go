@@ -5,32 +5,32 @@ import (
 )
 
 const (
-	// paceWindow is what a pace is taken over: splits and merges get slower the more segments there
-	// are.
+	// paceWindow bounds the time over which a pace is measured. Splits and merges get slower the
+	// more segments there are, so older measurements would mislead.
 	paceWindow = 30 * time.Second
-	// paceLeast is the least time that a pace is taken over.
+	// paceLeast is the shortest time over which a pace is measured.
 	paceLeast = 2 * time.Second
 )
 
 // Pace is how fast a group's segments are split or merged.
 type Pace struct {
 	PerMinute int       // 0 while it is not known
-	At        time.Time // when it was taken
+	At        time.Time // when it was measured
 }
 
-// paces remembers how many segments groups had, of those that are being split or merged. Of the
-// loop alone.
-type paces map[string][]shape
+// paces has the steps that were left at the last looks, by group, of the groups whose segments are
+// being split or merged. Only the processor's loop uses it.
+type paces map[string][]stepsLeft
 
-// shape is how many splits and merges a group lacks at a time.
-type shape struct {
+// stepsLeft is how many splits or merges a group had left at a time.
+type stepsLeft struct {
 	at     time.Time
 	wanted int
 	left   int
 }
 
-// note adds paces to what a look has found of groups.
-func (p *paces) note(groups []Group, now time.Time) {
+// add takes what a look has found, and sets the groups' paces.
+func (p *paces) add(groups []Group, now time.Time) {
 	next := paces{}
 	for i := range groups {
 		group := &groups[i]
@@ -43,15 +43,15 @@ func (p *paces) note(groups []Group, now time.Time) {
 				next[group.Name] = append(next[group.Name], before)
 			}
 		}
-		next[group.Name] = append(next[group.Name], shape{now, group.Wanted, left})
+		next[group.Name] = append(next[group.Name], stepsLeft{now, group.Wanted, left})
 		group.Pace = paceOf(next[group.Name])
 	}
 	*p = next
 }
 
-// paceOf is the pace over some shapes, the oldest first.
-func paceOf(shapes []shape) Pace {
-	first, last := shapes[0], shapes[len(shapes)-1]
+// paceOf is the pace over some measurements, the oldest first.
+func paceOf(all []stepsLeft) Pace {
+	first, last := all[0], all[len(all)-1]
 	took, done := last.at.Sub(first.at), first.left-last.left
 	if took < paceLeast || done <= 0 {
 		return Pace{}

@@ -32,7 +32,7 @@ func TestPaceOfSplitsAndMerges(t *testing.T) {
 		{186 * time.Second, 1000, 1000 + 1, 0}, // begins anew
 	} {
 		groups := []Group{{Name: "view", Segments: look.segments, Wanted: look.want}, {Name: "rests", Segments: 4, Wanted: 4}}
-		p.note(groups, now.Add(look.after))
+		p.add(groups, now.Add(look.after))
 		if got := groups[0].Pace.PerMinute; got != look.perMinute {
 			t.Errorf("after %s with %d of %d segments: %d a minute, want %d", look.after, look.segments, look.want, got, look.perMinute)
 		}

@@ -40,7 +40,7 @@ type processor struct {
 	gone   []string // pods
 	costed int64    // the newest plan for which pods have their deletion costs
 	known  Observation
-	secret *Problem // with the Secrets, while the session is open
+	secret *Problem // of the session: see [Observation.Secrets]
 	left   bool     // nobody wants it any more
 
 	// Of the loop alone.
@@ -118,13 +118,13 @@ func (p *processor) fail(problem Problem) {
 	p.publish(known, nil)
 }
 
-// secretsAre notes what is wrong with the Secrets of a session that is open; nil for nothing.
-func (p *processor) secretsAre(problem *Problem) {
+// setSecretProblem stores what is wrong with the Secrets of an open session; nil if nothing is.
+func (p *processor) setSecretProblem(problem *Problem) {
 	p.mu.Lock()
-	news := !p.left && !reflect.DeepEqual(p.known.Secrets, problem)
+	changed := !p.left && !reflect.DeepEqual(p.known.Secrets, problem)
 	p.secret, p.known.Secrets = problem, problem
 	p.mu.Unlock()
-	if news {
+	if changed {
 		p.options.Changed(p.key)
 	}
 }
@@ -224,7 +224,7 @@ func (p *processor) run(ctx context.Context, l *link, place string) {
 		if !goesOn {
 			return
 		}
-		due = woken || err != nil || p.lagged.again()
+		due = woken || err != nil || p.lagged.retry()
 	}
 }
 
@@ -361,9 +361,9 @@ func (p *processor) tellCosted(ctx context.Context, l *link, known tokenstore.Pr
 func (p *processor) tell(w Wanted, l *link, outcome planner.Outcome, replays []tokenstore.Replay, waits lags, refusal error) {
 	now := time.Now()
 	p.orphaned = orphans(p.orphaned, outcome, now)
-	o := Observation{StoreID: l.meta.StoreID, Seen: true, Facts: factsOf(outcome, p.orphaned, p.lagged.note(waits, outcome.Groups, now), now)}
+	o := Observation{StoreID: l.meta.StoreID, Seen: true, Facts: factsOf(outcome, p.orphaned, p.lagged.update(waits, outcome.Groups, now), now)}
 	o.Facts.Replays = replays
-	p.paces.note(o.Facts.Groups, now)
+	p.paces.add(o.Facts.Groups, now)
 	if refusal != nil {
 		problem := problemOf(refusal, "")
 		o.Problem = &problem

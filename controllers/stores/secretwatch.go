@@ -12,10 +12,10 @@ import (
 	"github.com/sluice-project/sluice/tokenstore/postgres/connection"
 )
 
-// secretsEvery is how often a session that is open looks whether its Secrets would still open one.
+// secretsEvery is how often an open session checks that its Secrets could still open one.
 const secretsEvery = 20 * time.Second
 
-// target is where the Secrets lead to now, with a digest of what they say.
+// target is the database that the Secrets name now, with a digest of their content.
 func (s *session) target(ctx context.Context) (postgres.Target, string, error) {
 	digest, secrets := sha256.New(), s.options.Secrets(s.key.namespace)
 	target, err := connection.Target(ctx, s.store, func(ctx context.Context, name, key string) ([]byte, error) {
@@ -55,14 +55,15 @@ func (s *session) watchSecrets(ctx context.Context, storeID string) {
 		case err == nil:
 			usable = digest
 			s.setUnusable(nil)
-		case target.Host != "" || errors.As(err, &missing) || errors.As(err, &invalid): // else the API server has not answered
+		case target.Host != "" || errors.As(err, &missing) || errors.As(err, &invalid):
+			// Any other error comes from the API server and says nothing about the Secrets.
 			problem := problemOf(err, placeOf(target))
 			s.setUnusable(&problem)
 		}
 	}
 }
 
-// try connects once, and looks whether it is the same store.
+// try connects once, and checks that it reaches the same store.
 func (s *session) try(ctx context.Context, target postgres.Target, storeID string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.options.ConnectTimeout)
 	defer cancel()
@@ -84,6 +85,6 @@ func (s *session) setUnusable(problem *Problem) {
 	s.unusable = problem
 	s.mu.Unlock()
 	for _, p := range s.current() {
-		p.secretsAre(problem)
+		p.setSecretProblem(problem)
 	}
 }

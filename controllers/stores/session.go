@@ -43,10 +43,10 @@ type session struct {
 	slots   *slots
 	cancel  func() // of run; guarded by Stores.mu
 	place   atomic.Pointer[string]
-	read    atomic.Pointer[string] // digest of what the Secrets said at the last connect
+	read    atomic.Pointer[string] // digest of the Secrets' content at the last connect
 
 	mu       sync.Mutex
-	unusable *Problem // with the Secrets as they are now, while the session is open by what they were
+	unusable *Problem // with the Secrets: see [Observation.Secrets]
 	problem  *Problem // nil while the session is open, and before the first attempt
 	members  map[*processor]struct{}
 	changed  chan struct{} // members have
@@ -63,7 +63,7 @@ func (s *session) add(p *processor) {
 	problem, unusable := s.problem, s.unusable
 	s.mu.Unlock()
 	signal(s.changed)
-	p.secretsAre(unusable)
+	p.setSecretProblem(unusable)
 	if problem != nil {
 		p.fail(*problem)
 	}

@@ -39,7 +39,7 @@ type Options struct {
 	ConnectTimeout time.Duration
 	// LongMigration is when a migration that goes on is reported, after 10 s by default.
 	LongMigration time.Duration
-	// SecretsEvery is how often a session that is open looks at its Secrets, 20 s by default.
+	// SecretsEvery is how often an open session checks its Secrets, 20 s by default.
 	SecretsEvery time.Duration
 	Metrics      *Metrics
 	Log          logr.Logger
@@ -78,8 +78,9 @@ func New(o Options) *Stores {
 type Observation struct {
 	// Problem is why the operator cannot do what it should; nil where it can, or has not tried.
 	Problem *Problem
-	// Secrets is what is wrong with the Secrets as they are now, where a session is open by what
-	// they were; nil for nothing.
+	// Secrets is what is wrong with the present content of the Secrets, although a session is open
+	// that used an earlier content; nil if nothing is wrong. It is kept if the session is lost,
+	// until one is open again.
 	Secrets *Problem
 	// StoreID is the store that was found and accepted.
 	StoreID string
