@@ -276,13 +276,13 @@ func TestResegmentingSaysHowFarItIs(t *testing.T) {
 		message       string
 		status        *v1alpha1.Resegmenting
 	}{
-		{"before the first split", 4, 1004, 0, "4/4->1004", "group view has 4 segments and is split into 1004: 0 of 1000 splits are done; the time left is not known yet",
+		{"before the first split", 4, 1004, 0, "4/4->1004", "group view has 4 segments and is split into 1004: 0 of 1000 splits are done, time left not known yet",
 			&v1alpha1.Resegmenting{To: 1004, Total: 1000}},
 		{"with a rate", 104, 1004, 6000, "104/104->1004", "group view has 104 segments and is split into 1004: 100 of 1000 splits are done, 100/s, about 9s left",
 			&v1alpha1.Resegmenting{To: 1004, Done: 100, Total: 1000, PerMinute: 6000, ETA: ptr.To(metav1.NewTime(now.Add(9 * time.Second)))}},
-		{"while it stands", 104, 1004, 0, "104/104->1004", "group view has 104 segments and is split into 1004: 100 of 1000 splits are done; the time left is not known yet",
+		{"while it stands", 104, 1004, 0, "104/104->1004", "group view has 104 segments and is split into 1004: 100 of 1000 splits are done, time left not known yet",
 			&v1alpha1.Resegmenting{To: 1004, Done: 100, Total: 1000}},
-		{"back", 104, 3, 0, "104/104->3", "group view has 104 segments and is merged into 3: 0 of 101 merges are done; the time left is not known yet",
+		{"back", 104, 3, 0, "104/104->3", "group view has 104 segments and is merged into 3: 0 of 101 merges are done, time left not known yet",
 			&v1alpha1.Resegmenting{To: 3, Total: 101}},
 		{"slowly", 53, 3, 10, "53/53->3", "group view has 53 segments and is merged into 3: 51 of 101 merges are done, 10/min, about 5m left",
 			&v1alpha1.Resegmenting{To: 3, Done: 51, Total: 101, PerMinute: 10, ETA: ptr.To(metav1.NewTime(now.Add(5 * time.Minute)))}},

@@ -3,10 +3,8 @@ package controllers
 import (
 	"fmt"
 	"strings"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
 	"github.com/sluice-project/sluice/controllers/stores"
@@ -166,15 +164,12 @@ func checkSegments(s *scope) *verdict {
 	return nil
 }
 
-// resegmentingText says how far a group has come, how fast, and for how long it goes on.
+// resegmentingText says how far a group has come, at which rate, and what time is left.
 func resegmentingText(s *scope, group stores.Group, r *v1alpha1.Resegmenting) string {
 	done, what := "split", "splits"
 	if group.Wanted < group.Segments {
 		done, what = "merged", "merges"
 	}
-	text := fmt.Sprintf("group %s has %s and is %s into %d: %d of %d %s are done", group.Name, counted(group.Segments, "segment"), done, r.To, r.Done, r.Total, what)
-	if r.ETA == nil {
-		return text + "; the time left is not known yet"
-	}
-	return text + fmt.Sprintf(", %s, about %s left", r.Rate(), duration.HumanDuration(max(r.ETA.Sub(s.now), time.Second)))
+	return fmt.Sprintf("group %s has %s and is %s into %d: %d of %d %s are done, %s",
+		group.Name, counted(group.Segments, "segment"), done, r.To, r.Done, r.Total, what, r.Forecast(s.now))
 }

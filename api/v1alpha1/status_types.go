@@ -2,8 +2,10 @@ package v1alpha1
 
 import (
 	"fmt"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/duration"
 )
 
 // EventProcessorStatus is what was last observed of an EventProcessor. It holds no positions: figures are written at
@@ -151,15 +153,16 @@ type Resegmenting struct {
 	ETA *metav1.Time `json:"eta,omitempty"`
 }
 
-// Rate is how many splits or merges are done in a time; empty while that is not known.
-func (r *Resegmenting) Rate() string {
-	switch {
-	case r.PerMinute == 0:
-		return ""
-	case r.PerMinute < 120:
-		return fmt.Sprintf("%d/min", r.PerMinute)
+// Forecast is the rate and the time left, such as "61/s, about 6m47s left".
+func (r *Resegmenting) Forecast(now time.Time) string {
+	if r.ETA == nil {
+		return "time left not known yet"
 	}
-	return fmt.Sprintf("%d/s", r.PerMinute/60)
+	rate := fmt.Sprintf("%d/min", r.PerMinute)
+	if r.PerMinute >= 120 {
+		rate = fmt.Sprintf("%d/s", r.PerMinute/60)
+	}
+	return fmt.Sprintf("%s, about %s left", rate, duration.HumanDuration(max(r.ETA.Sub(now), time.Second)))
 }
 
 // GroupState is what a group does.

@@ -76,14 +76,14 @@ spec:
 		Expect(err).To(MatchError(ContainSubstring(`"nobody" not found`)))
 	})
 
-	It("says when the operator was last heard of", func() {
+	It("says when the operator renewed its Lease last", func() {
 		applied("watched", "kubectl")
-		Expect(run(kubectl.Status(), "watched")).To(ContainSubstring("! there is no operator in this cluster that has a Lease"))
+		Expect(run(kubectl.Status(), "watched")).To(ContainSubstring("! no operator has a Lease in this cluster"))
 		lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: v1alpha1.OperatorLease},
 			Spec: coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: time.Now().Add(-5 * time.Hour)}}}
 		Expect(apiClient.Create(context.Background(), lease)).To(Succeed())
 		DeferCleanup(func() { Expect(apiClient.Delete(context.Background(), lease)).To(Succeed()) })
-		Expect(run(kubectl.Status(), "watched")).To(ContainSubstring("! the operator was last heard of 5h ago, by Lease default/sluice-operator.sluice.dev"))
+		Expect(run(kubectl.Status(), "watched")).To(ContainSubstring("! the operator renewed its Lease default/sluice-operator.sluice.dev 5h ago"))
 		lease.Spec.RenewTime = &metav1.MicroTime{Time: time.Now()}
 		Expect(apiClient.Update(context.Background(), lease)).To(Succeed())
 		Expect(run(kubectl.Status(), "watched")).NotTo(ContainSubstring("Lease"))

@@ -12,54 +12,53 @@ import (
 	"github.com/sluice-project/sluice/api/v1alpha1"
 )
 
-// silentAfter is how long an operator is not heard of until that is told. It renews its Lease every
-// two seconds, another replica has the Lease within 15 s, and clocks differ.
+// silentAfter is how old the Lease's last renewal has to be to be reported. An operator renews the
+// Lease every two seconds, another replica takes it over within 15 s, and clocks differ.
 const silentAfter = time.Minute
 
-// operatorSight is what was seen of operators.
-type operatorSight struct {
-	asked bool // their Leases could be read
-	// lease of the one that was heard of last, and when that was; empty where there is none.
-	lease string
-	heard time.Time
-	err   error // why nothing is known
+// operatorInfo is what the operators' Leases say.
+type operatorInfo struct {
+	known   bool      // the Leases could be read
+	lease   string    // namespace and name of the one that was renewed last; empty if there is none
+	renewed time.Time // when that was
+	err     error     // why the Leases could not be read, other than a missing right
 }
 
-// lookForOperator looks when an operator was last heard of. Which of several is a processor's
-// nobody can tell, so the one that was heard of last counts. Whoever may not read Leases of all
-// namespaces learns nothing.
-func (c *cluster) lookForOperator(ctx context.Context) (s operatorSight) {
+// queryOperator reads when an operator renewed its Lease last. Nothing says which of several
+// operators is responsible for a processor, so the latest renewal counts. A user without the right
+// to list the Leases of all namespaces gets no answer and no error.
+func (c *cluster) queryOperator(ctx context.Context) (o operatorInfo) {
 	leases, err := c.pods.CoordinationV1().Leases(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + v1alpha1.OperatorLease})
 	switch {
 	case apierrors.IsForbidden(err):
-		return s
+		return o
 	case err != nil:
-		s.err = fmt.Errorf("looking for the operator's Lease: %w", err)
-		return s
+		o.err = fmt.Errorf("reading the operator's Lease: %w", err)
+		return o
 	}
-	s.asked = true
+	o.known = true
 	for _, lease := range leases.Items {
-		heard := lease.CreationTimestamp.Time
+		renewed := lease.CreationTimestamp.Time
 		if lease.Spec.RenewTime != nil {
-			heard = lease.Spec.RenewTime.Time
+			renewed = lease.Spec.RenewTime.Time
 		}
-		if heard.After(s.heard) {
-			s.lease, s.heard = lease.Namespace+"/"+lease.Name, heard
+		if renewed.After(o.renewed) {
+			o.lease, o.renewed = lease.Namespace+"/"+lease.Name, renewed
 		}
 	}
-	return s
+	return o
 }
 
-// silence says that no operator keeps the status up to date; empty where one does, or nobody knows.
-func (s operatorSight) silence(now time.Time) string {
-	const outdated = "what follows of conditions, segments and lag may be outdated; pods go on without an operator"
+// warning says that no operator updates the status; empty if one does, or if that is not known.
+func (o operatorInfo) warning(now time.Time) string {
+	const outdated = "conditions, segments and lag below may be outdated; pods go on without an operator"
 	switch {
-	case !s.asked:
+	case !o.known:
 		return ""
-	case s.lease == "":
-		return "there is no operator in this cluster that has a Lease, so it is not installed, or runs without --leader-elect: " + outdated
-	case now.Sub(s.heard) < silentAfter:
+	case o.lease == "":
+		return "no operator has a Lease in this cluster: it is not installed, or it runs without --leader-elect; " + outdated
+	case now.Sub(o.renewed) < silentAfter:
 		return ""
 	}
-	return fmt.Sprintf("the operator was last heard of %s ago, by Lease %s: %s", duration.HumanDuration(now.Sub(s.heard)), s.lease, outdated)
+	return fmt.Sprintf("the operator renewed its Lease %s %s ago: %s", o.lease, duration.HumanDuration(now.Sub(o.renewed)), outdated)
 }

@@ -37,8 +37,8 @@ func head(out io.Writer, s sight) {
 		fmt.Fprintf(out, "   definition %s", p.Status.Definition)
 	}
 	fmt.Fprintln(out)
-	if silence := s.operator.silence(s.now); silence != "" {
-		fmt.Fprintf(out, "! %s\n", silence)
+	if warning := s.operator.warning(s.now); warning != "" {
+		fmt.Fprintf(out, "! %s\n", warning)
 	}
 	if p.Status.ObservedGeneration < p.Generation {
 		fmt.Fprintf(out, "! the operator has not looked at generation %d yet (last: %d): is it running?\n", p.Generation, p.Status.ObservedGeneration)
@@ -181,10 +181,11 @@ func (s sight) status(group string) v1alpha1.GroupStatus {
 	return v1alpha1.GroupStatus{}
 }
 
-// segmentsOf is how many segments a group has, and how many it is to have where that differs.
+// segmentsOf is how many segments a group has, such as 16, and 16->64 if the spec asks for another
+// number.
 func (s sight) segmentsOf(g v1alpha1.ProcessingGroup) string {
-	if there := s.status(g.Name).Segments; there > 0 && there != g.Segments {
-		return fmt.Sprintf("%d->%d", there, g.Segments)
+	if existing := s.status(g.Name).Segments; existing > 0 && existing != g.Segments {
+		return fmt.Sprintf("%d->%d", existing, g.Segments)
 	}
 	return fmt.Sprint(g.Segments)
 }
@@ -202,11 +203,7 @@ func (s sight) stateOf(group string) string {
 		if r.To < status.Segments {
 			what = "merges"
 		}
-		left := "time left not known yet"
-		if r.ETA != nil {
-			left = fmt.Sprintf("%s, about %s left", r.Rate(), duration.HumanDuration(max(r.ETA.Sub(s.now), time.Second)))
-		}
-		text += fmt.Sprintf(" (%d of %d %s, %s)", r.Done, r.Total, what, left)
+		text += fmt.Sprintf(" (%d of %d %s, %s)", r.Done, r.Total, what, r.Forecast(s.now))
 	}
 	return text
 }

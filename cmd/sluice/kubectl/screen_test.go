@@ -88,10 +88,10 @@ func TestScreens(t *testing.T) {
 	many.figures = map[string]figures{"validation": {claimed: 4}, "payments-view": {claimed: 24843}}
 
 	for name, s := range map[string]sight{
-		"operator-is-away":  {processor: payments(ready), pods: []podSight{one, two}, operator: operatorSight{asked: true, lease: "sluice-system/sluice-operator.sluice.dev", heard: now.Add(-3 * time.Hour)}},
-		"operator-is-there": {processor: payments(ready), pods: []podSight{one, two}, operator: operatorSight{asked: true, lease: "sluice-system/sluice-operator.sluice.dev", heard: now.Add(-10 * time.Second)}},
-		"no-operator":       {processor: payments(ready), pods: []podSight{one, two}, operator: operatorSight{asked: true}},
-		"operator-unknown":  {processor: payments(ready), pods: []podSight{one, two}, operator: operatorSight{err: errors.New("looking for the operator's Lease: no answer")}},
+		"operator-is-away":  {processor: payments(ready), pods: []podSight{one, two}, operator: operatorInfo{known: true, lease: "sluice-system/sluice-operator.sluice.dev", renewed: now.Add(-3 * time.Hour)}},
+		"operator-is-there": {processor: payments(ready), pods: []podSight{one, two}, operator: operatorInfo{known: true, lease: "sluice-system/sluice-operator.sluice.dev", renewed: now.Add(-10 * time.Second)}},
+		"no-operator":       {processor: payments(ready), pods: []podSight{one, two}, operator: operatorInfo{known: true}},
+		"operator-unknown":  {processor: payments(ready), pods: []podSight{one, two}, operator: operatorInfo{err: errors.New("reading the operator's Lease: no answer")}},
 		"resegmenting":      {processor: splitting, pods: []podSight{many}},
 		"open-writers":      {processor: waiting, pods: []podSight{one, two}},
 		"replaying":         {processor: replayed, pods: []podSight{one, two}, replays: []v1alpha1.Replay{*running, *refused}},

@@ -27,7 +27,7 @@ type sight struct {
 	pods      []podSight // by name
 	podsErr   error      // why there are none
 
-	operator operatorSight
+	operator operatorInfo
 
 	replays    []v1alpha1.Replay // that have not ended
 	replaysErr error

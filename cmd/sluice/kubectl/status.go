@@ -81,7 +81,7 @@ func (f *statusFlags) screens(ctx context.Context, c *cluster, args []string) (s
 		return fmt.Sprintf("no EventProcessor in namespace %s; -A looks everywhere\n", c.namespace), nil
 	}
 	var texts []string
-	operator := c.lookForOperator(ctx)
+	operator := c.queryOperator(ctx)
 	for _, p := range found {
 		seen := c.look(ctx, p)
 		seen.operator = operator
