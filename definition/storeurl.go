@@ -63,8 +63,8 @@ var settings = map[string]func(*StoreURL, string) error{
 	},
 }
 
-// instead says what to do in place of settings that are refused though they have a purpose. Of the
-// others in refusedByName there is nothing to say but to remove them.
+// instead says how to achieve the purpose of a setting that is refused. For those in refusedByName
+// the only advice is to remove them.
 var instead = map[string]string{
 	"application_name":          "Sluice names its connections itself, so that those of a worker that has ended can be found; remove it",
 	"fallback_application_name": "Sluice names its connections itself, so that those of a worker that has ended can be found; remove it",
@@ -85,9 +85,9 @@ var instead = map[string]string{
 	"load_balance_hosts":        "only one host is allowed; remove it",
 }
 
-// refusedByName are the other settings of libpq and pgx, and those of servers and other clients
-// that are often seen in URLs. An error names a setting only if it is in a list: any other name may
-// be a piece of a password.
+// refusedByName are the other settings of libpq and pgx, and common ones of servers and other
+// clients. An error names a setting only if it is in one of these lists: any other name may be a
+// part of a password.
 var refusedByName = []string{
 	// of libpq
 	"client_encoding", "gssdelegation", "gssencmode", "gsslib", "keepalives", "keepalives_count", "keepalives_idle",
@@ -203,10 +203,10 @@ func (u *StoreURL) setHost(value string) error {
 	return once(&u.Host, value)
 }
 
-// once sets what the URL says in only one of the places where it may stand.
+// once sets a value that a URL may have before or after its question mark, but not in both parts.
 func once(into *string, value string) error {
 	if *into != "" {
-		return errors.New("it stands in another place of the URL, too: remove one")
+		return errors.New("the URL sets it twice: remove one")
 	}
 	*into = value
 	return nil
@@ -218,7 +218,7 @@ func (u *StoreURL) setPort(value string) error {
 		return errors.New("the port must be a number from 1 to 65535")
 	}
 	if u.Port != 0 {
-		return errors.New("it stands in another place of the URL, too: remove one")
+		return errors.New("the URL sets it twice: remove one")
 	}
 	u.Port = uint16(port)
 	return nil

@@ -31,14 +31,14 @@ var keepPlan = func() string {
 	return "SELECT " + strings.Join(calls, ", ")
 }()
 
-// PageSettings are those of keepPlan, for a session that does nothing but read pages: see
-// [Source.Through].
+// PageSettings are the settings that keepPlan makes for one transaction. A session that only reads
+// events has them from the beginning: see [Source.Through].
 func PageSettings() map[string]string {
 	return map[string]string{"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off", "row_security": "off"}
 }
 
-// Through returns the source with pages that are read through a pool whose sessions have the
-// [PageSettings], so that a page is one statement however closely pages follow one another.
+// Through returns the source on a pool whose sessions have the [PageSettings]. A page is then one
+// statement, however closely pages follow one another.
 func (s *Source) Through(db DB) *Source {
 	through := *s
 	through.db, through.prepared = db, true

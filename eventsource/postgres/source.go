@@ -34,7 +34,7 @@ type querier interface {
 // proved of the gaps of a table that has no column of transactions.
 type Source struct {
 	db                  DB
-	prepared            bool // its sessions have the settings for pages
+	prepared            bool // db's sessions have the PageSettings
 	schema              string
 	events              mapping
 	checkSQL, oldestSQL string

@@ -63,8 +63,9 @@ type statements struct {
 
 // shapeOf is an expression for the table's shape: the versions of its rows in the catalogs, which
 // every ALTER, GRANT and TRUNCATE replaces, and VACUUM and ANALYZE do not. Names are resolved when
-// the statement is parsed, which holds the table's lock from there on. Each page computes it, so
-// the rows come in the order of indexes and are not put into text one by one.
+// the statement is parsed, which holds the table's lock from there on. Each page computes it, so it
+// has to be cheap: columns and defaults, of which there are many, come in the order of an index and
+// are put into text as one array.
 func shapeOf(m mapping, f *tableFacts) string {
 	parts := []string{"c.oid", "c.xmin",
 		"ARRAY(SELECT xmin FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 ORDER BY attnum)",

@@ -15,7 +15,7 @@ import (
 const (
 	view = "payments-view"
 
-	// slowAmount is the amount of the one payment that the view is slow to list.
+	// slowAmount is the amount of the payment whose insert into the view is slow.
 	slowAmount = "77.77"
 
 	// slow makes the first insert of that payment into the view take a minute. The sequence counts
@@ -39,10 +39,10 @@ const (
 		DROP SEQUENCE IF EXISTS demo_begun`
 )
 
-// crashInBatch kills the pod that owns a payment's segment of the view while it inserts the
-// payment, and shows that another pod finishes this batch, once.
+// crashInBatch posts a payment to the view and kills the pod that owns its segment during the
+// insert. It shows that another pod handles the batch again, and that it commits once.
 func (d *demo) crashInBatch(ctx context.Context) (err error) {
-	if _, err := d.Database.Exec(ctx, notSlow+";"+slow); err != nil { // a demo before may have been interrupted
+	if _, err := d.Database.Exec(ctx, notSlow+";"+slow); err != nil { // an earlier demo may have been interrupted
 		return fmt.Errorf("making the view slow: %w", err)
 	}
 	defer func() {
@@ -98,7 +98,7 @@ func (d *demo) crashInBatch(ctx context.Context) (err error) {
 	}
 	heir := owners[key]
 	if heir.Worker == victim.Worker || heir.Worker == 0 {
-		return fmt.Errorf("segment %d of %s is still owned by the worker that was killed", key.Segment, view)
+		return fmt.Errorf("no other pod has taken segment %d of %s over from %s", key.Segment, view, victim.Pod)
 	}
 	if b != (batch{begun: 2, committed: 1}) {
 		return fmt.Errorf("the batch was begun %d times and committed %d times, not twice and once", b.begun, b.committed)
@@ -119,7 +119,7 @@ func anyPod(owners system.Owners) string {
 	return ""
 }
 
-// segmentOf finds the view's segment to which a stream belongs.
+// segmentOf finds the view's segment that a stream belongs to.
 func (d *demo) segmentOf(ctx context.Context, stream string) (system.SegmentKey, error) {
 	rows, err := d.Database.Query(ctx, "SELECT segment, mask FROM sluice.token WHERE group_name = $1", view)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package docstest compares what the docs list with what the code has.
+// Package docstest reads lists from the docs and from code, for tests that compare the two.
 package docstest
 
 import (
@@ -11,7 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Section is a part of a document: from the heading to the next one of the same level or above.
+// Section is a part of a document: from a heading, such as "## Status", to the next one of the same
+// or a higher level.
 func Section(t testing.TB, file, heading string) string {
 	t.Helper()
 	data, err := os.ReadFile(file)
@@ -86,7 +87,7 @@ func Metrics(collectors ...prometheus.Collector) map[string]string {
 	return found
 }
 
-// Registry keeps what is registered.
+// Registry is a Prometheus registerer that lists the collectors.
 type Registry struct{ Collectors []prometheus.Collector }
 
 // Register implements prometheus.Registerer.

@@ -178,8 +178,8 @@ func initialise(ctx context.Context, o Options, account *account) error {
 	return nil
 }
 
-// environment is this process's, without the variables that PostgreSQL's programs read: those are
-// about other servers.
+// environment is this process's, without the variables that PostgreSQL's programs read: they are
+// meant for other servers.
 func environment() []string {
 	return slices.DeleteFunc(os.Environ(), func(variable string) bool { return strings.HasPrefix(variable, pgconfig.Prefix) })
 }

@@ -1,8 +1,8 @@
-// Package pgconfig makes configurations of connections that the process's environment has no say
-// in.
+// Package pgconfig makes configurations of connections that do not depend on the process's
+// environment.
 //
-// What must always hold: two processes that are given the same URL connect alike, whatever PG*
-// variables, service files and password files either of them has.
+// What must always hold: two processes with the same URL connect in the same way, whatever PG*
+// variables, service files and password files they have.
 package pgconfig
 
 import (
@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Prefix is that of the environment variables of PostgreSQL's clients and servers.
+// Prefix is the prefix of the environment variables of PostgreSQL's clients and servers.
 const Prefix = "PG"
 
 var base, errBase = parse()
@@ -28,10 +28,10 @@ func New() (*pgxpool.Config, error) {
 	return base.Copy(), nil
 }
 
-// parse has pgx make the configuration that all others are copies of. pgx reads PG* variables
-// whatever it is given: PGSERVICE, for example, makes it fail, and PGREQUIREAUTH refuses servers.
-// So the variables are put aside for the call. That is done while packages are initialised, before
-// anything else reads the environment.
+// parse makes the configuration that New copies. pgx reads PG* variables with any URL: PGSERVICE,
+// for example, makes it fail, and PGREQUIREAUTH makes it refuse servers. So parse unsets them during
+// the call. It runs while packages are initialised, before another goroutine can read the
+// environment.
 func parse() (config *pgxpool.Config, err error) {
 	restore, err := withoutVariables(Prefix)
 	if err != nil {

@@ -17,9 +17,9 @@ import (
 	"github.com/sluice-project/sluice/internal/localpostgres"
 )
 
-// StartTLS starts a server that the test has for itself, has it accept TLS, and returns its
-// certificate, PEM, which is its authority's, too. The role scram with the password secret is asked
-// for it by SCRAM. Where the server was built without TLS, the test is skipped.
+// StartTLS starts a server for this test only that accepts TLS, and returns the server's self-signed
+// certificate, PEM. The role scram, with the password secret, has to authenticate by SCRAM. If the
+// server was built without TLS, the test is skipped.
 func StartTLS(t testing.TB) (server *localpostgres.Server, authority string) {
 	t.Helper()
 	ctx := context.Background()
@@ -68,12 +68,12 @@ func accepts(server *localpostgres.Server) bool {
 	if err != nil {
 		return false
 	}
-	var on string
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return false
 	}
 	defer conn.Close(ctx)
+	var on string
 	return conn.QueryRow(ctx, "SHOW ssl").Scan(&on) == nil && on == "on"
 }
 

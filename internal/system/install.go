@@ -112,16 +112,17 @@ func (s *System) StartDatabase(ctx context.Context) error {
 }
 
 // BuildImages builds the programs and brings their images to the cluster.
-func (s *System) BuildImages(ctx context.Context) (err error) {
+func (s *System) BuildImages(ctx context.Context) error {
 	refs, err := s.images(ctx, program{"sluice", "./cmd/sluice"}, program{"payments", "./examples/payments"})
-	if err == nil {
-		s.Images.Sluice, s.Images.Payments = refs[0], refs[1]
+	if err != nil {
+		return err
 	}
-	return err
+	s.Images.Sluice, s.Images.Payments = refs[0], refs[1]
+	return nil
 }
 
 // BuildImage builds a program, brings its image to the cluster and returns the image's name.
-func (s *System) BuildImage(ctx context.Context, name, path string) (ref string, err error) {
+func (s *System) BuildImage(ctx context.Context, name, path string) (string, error) {
 	refs, err := s.images(ctx, program{name, path})
 	if err != nil {
 		return "", err
@@ -129,7 +130,7 @@ func (s *System) BuildImage(ctx context.Context, name, path string) (ref string,
 	return refs[0], nil
 }
 
-// program is one of this module, with the name of its image.
+// program is a main package of this module, with the name of its image.
 type program struct{ name, path string }
 
 // Build makes a program of this module, always with the same flags, so that nothing is compiled

@@ -1,5 +1,5 @@
-// Misbehave is a program whose handlers misbehave at some events, for the end-to-end tests. An
-// event says in its data at which handler: {"bad": "commits"}. A row in the table mended ends that.
+// Misbehave is a program for the end-to-end tests. Each of its handlers misbehaves at events whose
+// data name it, such as {"bad": "commits"}, until the table mended has a row with its name.
 package main
 
 import (
