@@ -20,18 +20,18 @@ import (
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
-// place is where a group can misbehave.
-type place string
+// callSite is the kind of call in which a group misbehaves.
+type callSite string
 
 const (
-	sqlEach, sqlBatch, sqlSetup, sqlReset place = "SQL each", "SQL batch", "SQL setup", "SQL reset"
-	goEach, goSet, goQueue, goReset       place = "Go each", "Go set", "Go queue", "Go reset"
+	sqlEach, sqlBatch, sqlSetup, sqlReset callSite = "SQL each", "SQL batch", "SQL setup", "SQL reset"
+	goEach, goSet, goQueue, goReset       callSite = "Go each", "Go set", "Go queue", "Go reset"
 )
 
 // expectation is what a condition has to say of a group that misbehaves at an event.
 type expectation struct {
 	condition, reason string
-	passing           bool // it counts against nothing, so that nobody looks for the event; a condition has it all the same
+	passing           bool // counts neither against the event nor the definition; a condition names it all the same
 }
 
 func ofEvent(reason string) expectation {
@@ -54,15 +54,15 @@ type misbehaviour struct {
 	do        func(ctx context.Context, r *row, tx pgx.Tx) error
 	queue     func(r *row, batch *pgx.Batch) error
 	want      expectation
-	says      string  // by setups and resets
-	often     bool    // the other group has to go on after many attempts, too
-	in        []place // where it makes a difference; everywhere that it can be, if there are none
-	not       []place
+	says      string     // by setups and resets
+	often     bool       // the other group has to go on after many attempts, too
+	in        []callSite // the calls to test; all that are possible, if empty
+	not       []callSite
 	cause     func(r *row) // before it begins
 }
 
-// places are those where the group can misbehave so.
-func (m misbehaviour) places() (all []place) {
+// sites are the calls in which the group can misbehave in this way.
+func (m misbehaviour) sites() (all []callSite) {
 	if m.in != nil {
 		return m.in
 	}
@@ -81,17 +81,17 @@ func (m misbehaviour) places() (all []place) {
 	if m.queue != nil {
 		all = append(all, goQueue)
 	}
-	return slices.DeleteFunc(all, func(p place) bool { return slices.Contains(m.not, p) })
+	return slices.DeleteFunc(all, func(p callSite) bool { return slices.Contains(m.not, p) })
 }
 
 // raises is an error with a SQLSTATE.
-func raises(code string, want expectation, places ...place) misbehaviour {
-	return misbehaviour{sql: "RAISE EXCEPTION 'no' USING ERRCODE = '" + code + "'", want: want, says: code, in: append(places, sqlEach)}
+func raises(code string, want expectation, sites ...callSite) misbehaviour {
+	return misbehaviour{sql: "RAISE EXCEPTION 'no' USING ERRCODE = '" + code + "'", want: want, says: code, in: append(sites, sqlEach)}
 }
 
 // returns is an error of Go.
 func returns(err error, want expectation) misbehaviour {
-	return misbehaviour{do: func(context.Context, *row, pgx.Tx) error { return fmt.Errorf("asking: %w", err) }, want: want, says: "asking", in: []place{goEach}}
+	return misbehaviour{do: func(context.Context, *row, pgx.Tx) error { return fmt.Errorf("asking: %w", err) }, want: want, says: "asking", in: []callSite{goEach}}
 }
 
 // sends is a statement of Go.
@@ -99,7 +99,7 @@ func sends(sql string, want expectation, says string) misbehaviour {
 	return misbehaviour{do: func(ctx context.Context, r *row, tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, r.own(sql))
 		return err
-	}, want: want, says: says, not: []place{goSet}}
+	}, want: want, says: says, not: []callSite{goSet}}
 }
 
 var (
@@ -122,17 +122,17 @@ func (e *nilError) Error() string { return e.text }
 var misbehaviours = map[string]misbehaviour{
 	// Errors.
 	"divides by zero":       {sql: "PERFORM 1 / 0", want: failed, says: "22012"},
-	"raises an exception":   {sql: "RAISE EXCEPTION 'no'", want: failed, says: "P0001", in: []place{sqlEach, sqlBatch}},
-	"breaks a unique key":   {sql: "INSERT INTO public.once_{id} VALUES (1), (1)", want: failed, says: "once_{id}_pkey", in: []place{sqlEach, sqlBatch, sqlSetup, sqlReset}},
+	"raises an exception":   {sql: "RAISE EXCEPTION 'no'", want: failed, says: "P0001", in: []callSite{sqlEach, sqlBatch}},
+	"breaks a unique key":   {sql: "INSERT INTO public.once_{id} VALUES (1), (1)", want: failed, says: "once_{id}_pkey", in: []callSite{sqlEach, sqlBatch, sqlSetup, sqlReset}},
 	"breaks it at COMMIT":   {sql: "INSERT INTO public.late_{id} VALUES (1), (1)", want: failed, says: "late_{id}_i_key"},
-	"reads no number":       {sql: "PERFORM ('o' || 'ne')::int", want: failed, says: "22P02", in: []place{sqlEach}},
-	"says very much":        {sql: "RAISE EXCEPTION '%', repeat('no ', 100000)", want: failed, says: "no no no", in: []place{sqlEach, sqlSetup, sqlReset}},
+	"reads no number":       {sql: "PERFORM ('o' || 'ne')::int", want: failed, says: "22P02", in: []callSite{sqlEach}},
+	"says very much":        {sql: "RAISE EXCEPTION '%', repeat('no ', 100000)", want: failed, says: "no no no", in: []callSite{sqlEach, sqlSetup, sqlReset}},
 	"raises SL001":          raises("SL001", failed, sqlReset), // which is the fence's
 	"raises 21000":          raises("21000", failed),
 	"raises 54000":          raises("54000", failed),
 	"raises AC001":          raises("AC001", failed),
 	"raises XX000":          raises("XX000", failed),
-	"names a missing table": {sql: "PERFORM FROM public.missing_{id}", want: invalid("TableMissing"), says: "42P01", in: []place{sqlEach, sqlBatch, sqlSetup, sqlReset}},
+	"names a missing table": {sql: "PERFORM FROM public.missing_{id}", want: invalid("TableMissing"), says: "42P01", in: []callSite{sqlEach, sqlBatch, sqlSetup, sqlReset}},
 	"is left by its table": {statement: "INSERT INTO public.b_{id} SELECT 1 FROM {events}", want: invalid("TableMissing"), cause: func(r *row) {
 		r.exec(`ALTER TABLE b_{id} RENAME TO gone_{id}`)
 		r.undo = append(r.undo, `ALTER TABLE gone_{id} RENAME TO b_{id}`)
@@ -141,15 +141,15 @@ var misbehaviours = map[string]misbehaviour{
 		r.exec(`ALTER TABLE b_{id} RENAME i TO gone`)
 		r.undo = append(r.undo, `ALTER TABLE b_{id} RENAME gone TO i`)
 	}},
-	"names a missing column":     {sql: "PERFORM nothing FROM public.seen_{id}", want: invalid("ColumnMissing"), says: "42703", in: []place{sqlEach, sqlReset}},
-	"calls a missing function":   {sql: "PERFORM nothing()", want: invalid("StatementInvalid"), says: "42883", in: []place{sqlEach}},
-	"is no SQL":                  {sql: "EXECUTE 'SELEKT 1'", want: invalid("SyntaxError"), says: "42601", in: []place{sqlEach, sqlReset}},
-	"has no rights":              {sql: "SET LOCAL ROLE nobody; PERFORM FROM public.seen_{id}", want: invalid("PermissionDenied"), says: "42501", in: []place{sqlEach, sqlSetup, sqlReset, goEach}},
-	"looks elsewhere for tables": {sql: "PERFORM set_config('search_path', 'pg_temp', false), count(*) FROM public.a_{id}; EXECUTE 'SELECT FROM seen_{id}'", want: invalid("TableMissing"), says: "42P01", in: []place{sqlEach, sqlSetup}},
+	"names a missing column":     {sql: "PERFORM nothing FROM public.seen_{id}", want: invalid("ColumnMissing"), says: "42703", in: []callSite{sqlEach, sqlReset}},
+	"calls a missing function":   {sql: "PERFORM nothing()", want: invalid("StatementInvalid"), says: "42883", in: []callSite{sqlEach}},
+	"is no SQL":                  {sql: "EXECUTE 'SELEKT 1'", want: invalid("SyntaxError"), says: "42601", in: []callSite{sqlEach, sqlReset}},
+	"has no rights":              {sql: "SET LOCAL ROLE nobody; PERFORM FROM public.seen_{id}", want: invalid("PermissionDenied"), says: "42501", in: []callSite{sqlEach, sqlSetup, sqlReset, goEach}},
+	"looks elsewhere for tables": {sql: "PERFORM set_config('search_path', 'pg_temp', false), count(*) FROM public.a_{id}; EXECUTE 'SELECT FROM seen_{id}'", want: invalid("TableMissing"), says: "42P01", in: []callSite{sqlEach, sqlSetup}},
 	"raises 0A000":               raises("0A000", invalid("StatementInvalid")),
 	"raises 3F000":               raises("3F000", invalid("StatementInvalid")),
 	"raises 26000":               raises("26000", invalid("StatementInvalid"), sqlReset),
-	"returns an error":           {do: func(context.Context, *row, pgx.Tx) error { return errors.New("no") }, want: failed, says: "no", in: []place{goEach, goSet, goReset}},
+	"returns an error":           {do: func(context.Context, *row, pgx.Tx) error { return errors.New("no") }, want: failed, says: "no", in: []callSite{goEach, goSet, goReset}},
 	"returns context.Canceled":   returns(context.Canceled, failed),
 	"returns that it is late":    returns(context.DeadlineExceeded, timedOut),
 	"returns io.EOF":             returns(io.EOF, failed),
@@ -159,21 +159,21 @@ var misbehaviours = map[string]misbehaviour{
 	"returns that it is not due": {do: func(context.Context, *row, pgx.Tx) error {
 		return &tokenstore.NotDueError{Reason: tokenstore.ReplayMoved, Message: "no"}
 	},
-		want: failed, says: "no", in: []place{goEach, goReset}},
+		want: failed, says: "no", in: []callSite{goEach, goReset}},
 	"returns another server's":    returns(&pgconn.PgError{Severity: "FATAL", Code: "57P01", Message: "no"}, server),
-	"returns what is not text":    {do: func(context.Context, *row, pgx.Tx) error { return errors.New(strings.Repeat("no \x00\xff", 100_000)) }, want: failed, says: "no \uFFFD", in: []place{goEach, goReset}},
-	"returns nothing that speaks": {do: func(context.Context, *row, pgx.Tx) error { return (*nilError)(nil) }, want: ofEvent(handler.ReasonPanicked), says: "nilError", in: []place{goEach, goReset}},
+	"returns what is not text":    {do: func(context.Context, *row, pgx.Tx) error { return errors.New(strings.Repeat("no \x00\xff", 100_000)) }, want: failed, says: "no \uFFFD", in: []callSite{goEach, goReset}},
+	"returns nothing that speaks": {do: func(context.Context, *row, pgx.Tx) error { return (*nilError)(nil) }, want: ofEvent(handler.ReasonPanicked), says: "nilError", in: []callSite{goEach, goReset}},
 	"swallows an error": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
 		_, _ = tx.Exec(ctx, "SELECT 1 / 0")
 		return nil
-	}, want: failed, says: "return the statement's error", in: []place{goEach, goSet, goReset}},
+	}, want: failed, says: "return the statement's error", in: []callSite{goEach, goSet, goReset}},
 	"panics": {do: func(context.Context, *row, pgx.Tx) error { panic("no") }, queue: func(*row, *pgx.Batch) error { panic("no") },
 		want: ofEvent(handler.ReasonPanicked), says: "panicked"},
 	"follows a nil pointer": {do: func(context.Context, *row, pgx.Tx) error {
 		var r *row
 		r.calls.Add(1)
 		return nil
-	}, want: ofEvent(handler.ReasonPanicked), says: "nil pointer", in: []place{goEach}},
+	}, want: ofEvent(handler.ReasonPanicked), says: "nil pointer", in: []callSite{goEach}},
 	"calls Goexit": {do: func(context.Context, *row, pgx.Tx) error {
 		runtime.Goexit()
 		return nil
@@ -200,7 +200,7 @@ var misbehaviours = map[string]misbehaviour{
 			batch.Queue("SELECT pg_sleep(60)")
 			return nil
 		}},
-	"computes for long": {sql: "PERFORM count(*) FROM generate_series(1, 1000000000)", want: timedOut, says: "time limit", in: []place{sqlEach, sqlSetup}},
+	"computes for long": {sql: "PERFORM count(*) FROM generate_series(1, 1000000000)", want: timedOut, says: "time limit", in: []callSite{sqlEach, sqlSetup}},
 	"waits for its context": {do: func(ctx context.Context, _ *row, _ pgx.Tx) error {
 		<-ctx.Done()
 		return ctx.Err()
@@ -220,14 +220,14 @@ var misbehaviours = map[string]misbehaviour{
 			case <-time.After(time.Millisecond):
 			}
 		}
-	}, want: timedOut, says: "time limit", in: []place{goEach}},
+	}, want: timedOut, says: "time limit", in: []callSite{goEach}},
 	"sleeps in its transaction": {do: func(ctx context.Context, r *row, tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SELECT 1"); err != nil {
 			return err
 		}
 		<-ctx.Done()
 		return nil
-	}, want: timedOut, says: ".", not: []place{goReset}}, // which may be done all the same
+	}, want: timedOut, says: ".", not: []callSite{goReset}}, // which may be done all the same
 	"lets the server end its rest": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SET idle_in_transaction_session_timeout = '20ms'"); err != nil {
 			return err
@@ -235,21 +235,21 @@ var misbehaviours = map[string]misbehaviour{
 		time.Sleep(100 * time.Millisecond)
 		_, err := tx.Exec(ctx, "SELECT 1")
 		return err
-	}, want: ofEvent("(HandlerTimedOut|CallDidNotEnd)"), says: ".", in: []place{goEach}},
+	}, want: ofEvent("(HandlerTimedOut|CallDidNotEnd)"), says: ".", in: []callSite{goEach}},
 	"has a time limit of its own": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, "SET statement_timeout = '20ms'")
 		if err == nil {
 			_, err = tx.Exec(ctx, "SELECT pg_sleep(60)")
 		}
 		return err
-	}, want: timedOut, says: "57014", in: []place{goEach}},
+	}, want: timedOut, says: "57014", in: []callSite{goEach}},
 	"gives a statement no time": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
 		short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 		defer cancel()
 		_, err := tx.Exec(short, "SELECT pg_sleep(60)")
 		return err
-	}, want: timedOut, says: ".", in: []place{goEach}},
-	"cancels its statement": {sql: "PERFORM pg_cancel_backend(pg_backend_pid()); PERFORM pg_sleep(60)", want: timedOut, says: "57014", in: []place{sqlEach, sqlSetup, goEach}},
+	}, want: timedOut, says: ".", in: []callSite{goEach}},
+	"cancels its statement": {sql: "PERFORM pg_cancel_backend(pg_backend_pid()); PERFORM pg_sleep(60)", want: timedOut, says: "57014", in: []callSite{sqlEach, sqlSetup, goEach}},
 	"raises 57014":          raises("57014", timedOut, sqlReset),
 	"raises 25P03":          raises("25P03", timedOut),
 	"raises 25P04":          raises("25P04", timedOut),
@@ -258,15 +258,15 @@ var misbehaviours = map[string]misbehaviour{
 	"waits for a lock": {sql: "LOCK TABLE public.a_{id}", want: timedOut, says: "(time limit|waits for locks)",
 		cause: func(r *row) { r.keep("LOCK TABLE a_{id}") }},
 	"waits for a lock but shortly": {sql: "SET LOCAL lock_timeout = '20ms'; LOCK TABLE public.a_{id}", want: passing("LockNotAvailable"), says: "(55P03|waits for locks)",
-		cause: func(r *row) { r.keep("LOCK TABLE a_{id}") }, in: []place{sqlEach, sqlSetup, sqlReset}},
+		cause: func(r *row) { r.keep("LOCK TABLE a_{id}") }, in: []callSite{sqlEach, sqlSetup, sqlReset}},
 	"deadlocks": {sql: `SET LOCAL deadlock_timeout = '20ms'; LOCK TABLE public.a_{id};
 		WHILE NOT EXISTS (SELECT FROM pg_locks WHERE relation = 'public.a_{id}'::regclass AND NOT granted) LOOP PERFORM pg_sleep(0.005); END LOOP;
 		LOCK TABLE public.b_{id}`, want: passing("TransactionRolledBack"), says: "(40P01|waits for locks)",
 		cause: func(r *row) {
 			r.keep("SET deadlock_timeout = '1h'; LOCK TABLE b_{id}", "SAVEPOINT s", "LOCK TABLE a_{id}", "ROLLBACK TO s", "SELECT pg_sleep(0.005)")
-		}, in: []place{sqlEach, sqlSetup, sqlReset, goEach}},
+		}, in: []callSite{sqlEach, sqlSetup, sqlReset, goEach}},
 	"cannot be serialized":   raises("40001", passing("TransactionRolledBack"), sqlReset, sqlSetup),
-	"appends what conflicts": {sql: `PERFORM sluice.append('conflict-{id}', 77, '[{"type": "None", "data": {}}]')`, want: passing("AppendConflict"), says: "SL002", in: []place{sqlEach, sqlReset, goEach}},
+	"appends what conflicts": {sql: `PERFORM sluice.append('conflict-{id}', 77, '[{"type": "None", "data": {}}]')`, want: passing("AppendConflict"), says: "SL002", in: []callSite{sqlEach, sqlReset, goEach}},
 
 	// The server.
 	"finds the disk full":    raises("53100", server, sqlReset, sqlSetup),
@@ -275,12 +275,12 @@ var misbehaviours = map[string]misbehaviour{
 	"finds no database":      raises("3D000", server, sqlReset),
 	"finds the server down":  raises("57P03", server, sqlReset),
 	"finds a broken disk":    raises("58030", server),
-	"may only read":          {sql: "PERFORM set_config('transaction_read_only', 'on', true); INSERT INTO public.once_{id} VALUES (1)", want: passing(handler.ReasonReadOnly), says: "25006", in: []place{sqlEach, sqlSetup, sqlReset}},
+	"may only read":          {sql: "PERFORM set_config('transaction_read_only', 'on', true); INSERT INTO public.once_{id} VALUES (1)", want: passing(handler.ReasonReadOnly), says: "25006", in: []callSite{sqlEach, sqlSetup, sqlReset}},
 
 	// The connection.
 	"ends its backend": {sql: "PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(60)", want: unended, says: "."},
 	"ends those of the worker": {sql: `PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = current_setting('application_name') AND pid <> pg_backend_pid();
-		RAISE EXCEPTION 'no'`, want: ofEvent("(HandlerFailed|CallDidNotEnd)"), says: "P0001", in: []place{sqlEach, sqlSetup, sqlReset}},
+		RAISE EXCEPTION 'no'`, want: ofEvent("(HandlerFailed|CallDidNotEnd)"), says: "P0001", in: []callSite{sqlEach, sqlSetup, sqlReset}},
 	"closes its connection": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error { return tx.Conn().Close(ctx) }, want: unended, says: "."},
 	"takes its connection away": {do: func(_ context.Context, _ *row, tx pgx.Tx) error {
 		taken, err := tx.Conn().PgConn().Hijack()
@@ -288,19 +288,19 @@ var misbehaviours = map[string]misbehaviour{
 			err = taken.Conn.Close()
 		}
 		return err
-	}, want: unended, says: ".", in: []place{goEach, goReset}},
+	}, want: unended, says: ".", in: []callSite{goEach, goReset}},
 	"leaves rows open": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
 		_, err := tx.Query(ctx, "SELECT generate_series(1, 100000)")
 		return err
-	}, want: failed, says: ".", in: []place{goEach, goReset}},
+	}, want: failed, says: ".", in: []callSite{goEach, goReset}},
 	"leaves much behind": {do: func(ctx context.Context, r *row, tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, r.own("LISTEN here; SELECT pg_advisory_lock({id}); CREATE TEMPORARY TABLE left_{id} (); PREPARE left_{id} AS SELECT 1; SET search_path = nowhere; SET ROLE nobody; SELECT 1 / 0"))
 		return err
-	}, want: failed, says: "22012", in: []place{goEach, goReset}},
+	}, want: failed, says: "22012", in: []callSite{goEach, goReset}},
 
 	// The transaction.
-	"calls tx.Commit":   {do: func(ctx context.Context, _ *row, tx pgx.Tx) error { return tx.Commit(ctx) }, want: ending, says: instead, in: []place{goEach, goSet, goReset}},
-	"calls tx.Rollback": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error { _ = tx.Rollback(ctx); return nil }, want: ending, says: instead, in: []place{goEach, goReset}},
+	"calls tx.Commit":   {do: func(ctx context.Context, _ *row, tx pgx.Tx) error { return tx.Commit(ctx) }, want: ending, says: instead, in: []callSite{goEach, goSet, goReset}},
+	"calls tx.Rollback": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error { _ = tx.Rollback(ctx); return nil }, want: ending, says: instead, in: []callSite{goEach, goReset}},
 	"sends COMMIT": {do: sends("COMMIT", ending, "").do, commands: "COMMIT", queue: func(_ *row, batch *pgx.Batch) error {
 		batch.Queue("COMMIT")
 		return nil
@@ -308,7 +308,7 @@ var misbehaviours = map[string]misbehaviour{
 	"sends COMMIT and is silent": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
 		_, _ = tx.Exec(ctx, "COMMIT")
 		return nil
-	}, want: ending, says: instead, in: []place{goEach, goSet, goReset}},
+	}, want: ending, says: instead, in: []callSite{goEach, goSet, goReset}},
 	"queries COMMIT": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, "COMMIT")
 		if err == nil {
@@ -316,35 +316,35 @@ var misbehaviours = map[string]misbehaviour{
 			err = rows.Err()
 		}
 		return err
-	}, want: ending, says: instead, in: []place{goEach}},
+	}, want: ending, says: instead, in: []callSite{goEach}},
 	"sends COMMIT in a batch": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
 		batch := &pgx.Batch{}
 		batch.Queue("SELECT 1")
 		batch.Queue("COMMIT")
 		return tx.SendBatch(ctx, batch).Close()
-	}, want: ending, says: instead, in: []place{goEach, goReset}},
+	}, want: ending, says: instead, in: []callSite{goEach, goReset}},
 	"sends COMMIT on the connection": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
 		_, err := tx.Conn().Exec(ctx, "COMMIT")
 		return err
-	}, want: ending, says: instead, in: []place{goEach, goReset}},
+	}, want: ending, says: instead, in: []callSite{goEach, goReset}},
 	"sends COMMIT below pgx": {do: func(ctx context.Context, _ *row, tx pgx.Tx) error {
 		_, err := tx.Conn().PgConn().Exec(ctx, "/**/ commit").ReadAll()
 		return err
-	}, want: ending, says: instead, in: []place{goEach}},
+	}, want: ending, says: instead, in: []callSite{goEach}},
 	"sends ROLLBACK and BEGIN":  sends("ROLLBACK; BEGIN", ending, instead),
-	"sends BEGIN":               {do: sends("BEGIN", ending, "").do, commands: "BEGIN", want: ending, says: "(" + instead + "|transaction)", not: []place{goReset}},
-	"prepares its transaction":  {do: sends("PREPARE TRANSACTION 'x'", ending, "").do, commands: "PREPARE TRANSACTION 'x'", want: ending, says: "(" + instead + "|transaction)", not: []place{goSet}},
+	"sends BEGIN":               {do: sends("BEGIN", ending, "").do, commands: "BEGIN", want: ending, says: "(" + instead + "|transaction)", not: []callSite{goReset}},
+	"prepares its transaction":  {do: sends("PREPARE TRANSACTION 'x'", ending, "").do, commands: "PREPARE TRANSACTION 'x'", want: ending, says: "(" + instead + "|transaction)", not: []callSite{goSet}},
 	"releases what is released": sends("SAVEPOINT outside; SAVEPOINT inside; RELEASE SAVEPOINT outside; RELEASE SAVEPOINT inside", failed, "3B001"),
 }
 
-// TestWhateverAHandlerDoes has groups misbehave, each in every place where it can. While the cause
-// is there, the operator has to name the group, the event or the setup or reset, the attempts and
+// TestWhateverAHandlerDoes has groups misbehave, each in every kind of call. While the cause lasts,
+// the operator has to name the group, the event or the setup or reset, the attempts and
 // the reason, the other group has to go on, and attempts must not spin. Without the cause
 // everything has to recover by itself, with each event handled once and in order.
 func TestWhateverAHandlerDoes(t *testing.T) {
 	st := newStage(t)
 	for name, m := range misbehaviours {
-		for _, p := range m.places() {
+		for _, p := range m.sites() {
 			t.Run(name+"/"+string(p), func(t *testing.T) {
 				t.Parallel()
 				r := st.newRow(t)
@@ -372,8 +372,8 @@ const (
         - {eventTypes: [Good{id}, Bad{id}], each: INSERT INTO public.seen_{id} (position) SELECT position FROM event}`
 )
 
-// group is the processing group in a place, with a time limit.
-func (m misbehaviour) group(p place, timeout string) string {
+// group is the manifest of the processing group, with a time limit.
+func (m misbehaviour) group(p callSite, timeout string) string {
 	text := `
     timeout: ` + timeout
 	if strings.HasPrefix(string(p), "Go") {
@@ -428,8 +428,8 @@ func (m misbehaviour) act(ctx context.Context, r *row, tx pgx.Tx) error {
 	return err
 }
 
-// handler is the group's in a place; nil for one of SQL.
-func (m misbehaviour) handler(r *row, p place) handler.Handler {
+// handler is the group's handler; nil for one of SQL.
+func (m misbehaviour) handler(r *row, p callSite) handler.Handler {
 	bad := r.own("Bad{id}")
 	wants := []string{bad, r.own("Good{id}")}
 	handle := func(ctx context.Context, tx pgx.Tx, e handler.Event) error {
@@ -486,7 +486,7 @@ func (r *row) begins(m misbehaviour) {
 	r.began = time.Now()
 }
 
-func (r *row) judgeEvent(m misbehaviour, p place) {
+func (r *row) judgeEvent(m misbehaviour, p callSite) {
 	r.start(m.group(p, limit), m.handler(r, p))
 	r.until(patience, "an owner", func() bool { return r.says("Available=True") })
 	r.begins(m)
@@ -511,7 +511,7 @@ func (r *row) judgeEvent(m misbehaviour, p place) {
 	r.recovers()
 }
 
-// holds checks what the worker tells `kubectl sluice status`.
+// holds checks what the worker reports to `kubectl sluice status`.
 func (r *row) holds(m misbehaviour) {
 	r.t.Helper()
 	position := r.bad()
@@ -539,7 +539,7 @@ func (r *row) judgeSetup(m misbehaviour) {
 	}
 }
 
-func (r *row) judgeReset(m misbehaviour, p place) {
+func (r *row) judgeReset(m misbehaviour, p callSite) {
 	r.append("bad", "Good", "Bad", "Good")
 	r.start(m.group(p, limit), m.handler(r, p))
 	r.handled()
@@ -563,7 +563,7 @@ func (r *row) judgeReset(m misbehaviour, p place) {
 	r.recovers()
 }
 
-// TestWhateverTakesLongIsNamedAtOnce has nothing fail: nobody knows yet how it ends.
+// TestWhateverTakesLongIsNamedAtOnce has calls that take long and do not fail.
 func TestWhateverTakesLongIsNamedAtOnce(t *testing.T) {
 	st := newStage(t)
 	m := misbehaviour{sql: "WHILE NOT EXISTS (SELECT FROM public.mended WHERE id = {id}) LOOP PERFORM pg_sleep(0.02); END LOOP",
@@ -571,7 +571,7 @@ func TestWhateverTakesLongIsNamedAtOnce(t *testing.T) {
 			<-r.mended
 			return nil
 		}}
-	for _, p := range []place{sqlEach, sqlBatch, sqlSetup, sqlReset, goEach, goSet, goReset} {
+	for _, p := range []callSite{sqlEach, sqlBatch, sqlSetup, sqlReset, goEach, goSet, goReset} {
 		t.Run(string(p), func(t *testing.T) {
 			t.Parallel()
 			r := st.newRow(t)
@@ -604,8 +604,8 @@ func TestWhateverTakesLongIsNamedAtOnce(t *testing.T) {
 	}
 }
 
-// TestAReadThatDoesNotComeBackIsReported has somebody lock the table of events just when there are
-// new ones: neither workers nor the operator can read them, and a condition says so in time.
+// TestAReadThatDoesNotComeBackIsReported locks the event table when there are new events. Neither
+// workers nor the operator can read them, and a condition says so in time.
 func TestAReadThatDoesNotComeBackIsReported(t *testing.T) {
 	ctx := t.Context()
 	r := newStage(t).newRow(t)

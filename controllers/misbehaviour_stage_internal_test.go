@@ -50,14 +50,14 @@ type stage struct {
 	pool   *pgxpool.Pool
 	log    *eventpostgres.Log
 	stores *stores.Stores
-	places chan struct{} // of rows that run, since each has connections of its own
+	slots  chan struct{} // for rows that run at once: each has connections of its own
 	rows   atomic.Int64
 }
 
 func newStage(t *testing.T) *stage {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	st := &stage{url: postgrestest.New(t), places: make(chan struct{}, 28)}
+	st := &stage{url: postgrestest.New(t), slots: make(chan struct{}, 28)}
 	target, err := access.FromURL(st.url)
 	if err != nil {
 		t.Fatal(err)
@@ -112,10 +112,10 @@ type row struct {
 	began   time.Time // to misbehave
 }
 
-// newRow waits for its place on the stage.
+// newRow waits for a slot.
 func (st *stage) newRow(t *testing.T) *row {
 	t.Helper()
-	st.places <- struct{}{}
+	st.slots <- struct{}{}
 	id := st.rows.Add(1)
 	r := &row{stage: st, t: t, id: id, key: types.NamespacedName{Namespace: "shop", Name: fmt.Sprintf("row-%d", id)}, mended: make(chan struct{})}
 	r.exec(`CREATE TABLE seen_{id} (n bigserial, position bigint NOT NULL);
@@ -124,7 +124,7 @@ func (st *stage) newRow(t *testing.T) *row {
 		CREATE TABLE a_{id} (i int); CREATE TABLE b_{id} (i int);
 		CREATE SEQUENCE calls_{id}`)
 	t.Cleanup(func() {
-		<-st.places
+		<-st.slots
 		r.exec(`DROP TABLE seen_{id}, once_{id}, late_{id}, a_{id}, b_{id}`)
 	})
 	return r

@@ -135,8 +135,8 @@ const (
 	// ReasonCallRunning: a call has been running for more than 5 s; the message says which. The
 	// status is False.
 	ReasonCallRunning = "CallRunning"
-	// ReasonSecretUnusable: a Secret of the store was changed to what cannot be used. Connections
-	// that are open go on, new ones fail.
+	// ReasonSecretUnusable: a Secret of the store was changed, and nobody can connect with its new
+	// content. Open connections go on, new ones fail.
 	ReasonSecretUnusable = "SecretUnusable"
 	// ReasonWorkerUnfit: everything fails on one pod. It gets no segments while another pod can have
 	// them.
@@ -157,7 +157,7 @@ const (
 	// ReasonWaitingForRollout: a replay waits until every worker runs the definition that it is bound to.
 	ReasonWaitingForRollout = "WaitingForRollout"
 	// ReasonWaitingForLocks: a reset waits for locks in the store; the message says whose. Also of
-	// HandlerValid and Ready, while a setup does.
+	// HandlerValid and Ready, while a setup waits for locks.
 	ReasonWaitingForLocks = "WaitingForLocks"
 	// ReasonWaitingForStore: the database does not let a replay begin or be reset. (Complete)
 	ReasonWaitingForStore = "WaitingForStore"

@@ -12,7 +12,8 @@ var GroupVersion = schema.GroupVersion{Group: "sluice.dev", Version: "v1alpha1"}
 // SchemeGroupVersion is GroupVersion under the name that the generated apply configurations use.
 var SchemeGroupVersion = GroupVersion
 
-// OperatorLease is the name of the Lease in its namespace that the operator renews while it works.
+// OperatorLease is the name of the Lease that the operator renews while it is the leader. It is in
+// the operator's namespace.
 const OperatorLease = "sluice-operator.sluice.dev"
 
 // AddToScheme makes the kinds of this package known to a scheme.

@@ -79,8 +79,8 @@ type OpenWriter struct {
 
 // SegmentCounts counts segments by state.
 type SegmentCounts struct {
-	// summary is owned and existing in one, such as 16/16, and where these are to become another
-	// number, that one too, such as 16/16->64.
+	// summary is owned/existing segments, such as 16/16, and 16/16->64 if the spec asks for another
+	// number than exists.
 	// +optional
 	Summary string `json:"summary,omitempty"`
 	// desired is the number of segments that the spec asks for.
@@ -127,8 +127,8 @@ type GroupStatus struct {
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=100
 	ReplayPercent *int32 `json:"replayPercent,omitempty"`
-	// resegmenting is how far the group has come with splitting or merging its segments; absent
-	// where it has as many as the spec asks for.
+	// resegmenting is how far the group has come with splitting or merging its segments; absent if
+	// it has as many as the spec asks for.
 	// +optional
 	Resegmenting *Resegmenting `json:"resegmenting,omitempty"`
 }
@@ -138,17 +138,17 @@ type Resegmenting struct {
 	// to is the number of segments that the group is to have.
 	// +optional
 	To int32 `json:"to,omitempty"`
-	// done is how many splits or merges have been done.
+	// done is the number of splits or merges that are done.
 	// +optional
 	Done int32 `json:"done,omitempty"`
-	// total is how many there are to do in all.
+	// total is the number of splits or merges to do, including those that are done.
 	// +optional
 	Total int32 `json:"total,omitempty"`
-	// perMinute is how many are done a minute, as of the last half minute; absent while that is not
-	// known.
+	// perMinute is how many are done in a minute, measured over the last 30 s; absent while it is
+	// not known.
 	// +optional
 	PerMinute int32 `json:"perMinute,omitempty"`
-	// eta is when all will be done at this rate; absent while there is none.
+	// eta is when all are done at this rate; absent while the rate is not known.
 	// +optional
 	ETA *metav1.Time `json:"eta,omitempty"`
 }

@@ -22,8 +22,8 @@ type GroupStatusApplyConfiguration struct {
 	// replayPercent is how much of a replay is done, in percent and in steps of 5; absent while no
 	// replay of the group runs.
 	ReplayPercent *int32 `json:"replayPercent,omitempty"`
-	// resegmenting is how far the group has come with splitting or merging its segments; absent
-	// where it has as many as the spec asks for.
+	// resegmenting is how far the group has come with splitting or merging its segments; absent if
+	// it has as many as the spec asks for.
 	Resegmenting *ResegmentingApplyConfiguration `json:"resegmenting,omitempty"`
 }
 

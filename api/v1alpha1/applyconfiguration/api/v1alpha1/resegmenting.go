@@ -13,14 +13,14 @@ import (
 type ResegmentingApplyConfiguration struct {
 	// to is the number of segments that the group is to have.
 	To *int32 `json:"to,omitempty"`
-	// done is how many splits or merges have been done.
+	// done is the number of splits or merges that are done.
 	Done *int32 `json:"done,omitempty"`
-	// total is how many there are to do in all.
+	// total is the number of splits or merges to do, including those that are done.
 	Total *int32 `json:"total,omitempty"`
-	// perMinute is how many are done a minute, as of the last half minute; absent while that is not
-	// known.
+	// perMinute is how many are done in a minute, measured over the last 30 s; absent while it is
+	// not known.
 	PerMinute *int32 `json:"perMinute,omitempty"`
-	// eta is when all will be done at this rate; absent while there is none.
+	// eta is when all are done at this rate; absent while the rate is not known.
 	ETA *v1.Time `json:"eta,omitempty"`
 }
 

@@ -7,8 +7,8 @@ package v1alpha1
 //
 // SegmentCounts counts segments by state.
 type SegmentCountsApplyConfiguration struct {
-	// summary is owned and existing in one, such as 16/16, and where these are to become another
-	// number, that one too, such as 16/16->64.
+	// summary is owned/existing segments, such as 16/16, and 16/16->64 if the spec asks for another
+	// number than exists.
 	Summary *string `json:"summary,omitempty"`
 	// desired is the number of segments that the spec asks for.
 	Desired *int32 `json:"desired,omitempty"`
