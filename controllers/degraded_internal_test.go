@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -151,6 +152,52 @@ func TestStatusIsWrittenSeldomWhileBatchesAreSlow(t *testing.T) {
 	})
 	if got > 6 {
 		t.Errorf("the status is written %d times in a minute", got)
+	}
+}
+
+// TestAFaultsTextIsThatOfTheLastAttempt also if everything else is as before: whoever has made one
+// table has to read which one is missing now. Numbers and addresses alone change nothing.
+func TestAFaultsTextIsThatOfTheLastAttempt(t *testing.T) {
+	for name, tc := range map[string]struct {
+		before, after string
+		changes       bool
+	}{
+		"another table":    {`relation "orders" does not exist`, `relation "payments" does not exist`, true},
+		"another end":      {"no", "no route", true},
+		"another port":     {"dial 10.0.0.1:4000: no route", "dial 10.0.0.1:41234: no route", false},
+		"another address":  {"panic at 0xc0001234ab", "panic at 0xc000ffff01", false},
+		"another request":  {"request 6f1c9d30-0a1b-4c2d-8e3f-1a2b3c4d5e6f", "request 0a1b2c3d-4e5f-4061-b728-293a4b5c6d7e", false},
+		"a long text":      {strings.Repeat("no 1 ", 400), strings.Repeat("no 2 ", 400), false},
+		"a long other one": {strings.Repeat("no 1 ", 400), strings.Repeat("yes 1 ", 400), true},
+	} {
+		at := func(message string) *scope {
+			return healthy(t, func(s *scope) {
+				f := failing(60, message)
+				f.Kind, f.Definition = tokenstore.DefinitionFault, s.desired.ID
+				s.store.Facts.Faults = []stores.Fault{f}
+			})
+		}
+		s := at(tc.after)
+		fresh := handlerValid(s).Message
+		s.processor.Status = statusOf(at(tc.before))
+		if again := statusOf(at(tc.before)); !cmp.Equal(s.processor.Status, again) {
+			t.Errorf("%s: the same attempt changes the status", name)
+		}
+		if got := handlerValid(s).Message; (got == fresh) != tc.changes {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
+
+func TestALongTextSaysThatThereAreOtherFaults(t *testing.T) {
+	s := healthy(t, func(s *scope) {
+		other := failing(1, "no")
+		other.Segment = ptr.To[uint32](4)
+		s.store.Facts.Faults = []stores.Fault{failing(1, strings.Repeat("no ", 1000)), other}
+	})
+	c := meta.FindStatusCondition(statusOf(s).Conditions, v1alpha1.ConditionDegraded)
+	if !strings.HasSuffix(c.Message, "… (and 1 or more others)") {
+		t.Error(c.Message)
 	}
 }
 

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -178,17 +179,39 @@ func unsupported(workers []stores.Worker) string {
 	return ""
 }
 
-// faultText names the first of some faults. An error's text may differ from one attempt to the next, by a time or an address in it; so
-// where the same has failed before, the text from before stays until the number of attempts has its next step.
+// faultText names the first of some faults. The text of an error may differ from one attempt to the
+// next in a number, a time or an address. So that not each attempt writes the status, the text from
+// before stays if nothing else differs, until the number of attempts reaches its next step.
 func faultText(faults []stores.Fault, before string) string {
 	head, tail := faultHead(faults[0]), ""
 	if more := stores.AtLeast(len(faults) - 1); more > 0 {
 		tail = fmt.Sprintf(" (and %d or more others)", more)
 	}
-	if strings.HasPrefix(before, head) && strings.HasSuffix(before, tail) && (tail != "" || !strings.HasSuffix(before, " or more others)")) {
+	text := cut(head+faults[0].Message+sqlText(faults[0].SQL), longestMessage-len(tail)) + tail
+	if strings.HasPrefix(before, head) && strings.HasSuffix(before, tail) && alike(strings.TrimSuffix(before, tail), strings.TrimSuffix(text, tail)) {
 		return before
 	}
-	return short(head+faults[0].Message+sqlText(faults[0].SQL)) + tail
+	return text
+}
+
+// hexDigits are the characters of numbers, addresses and UUIDs.
+const hexDigits = "0123456789abcdefABCDEF"
+
+var numbers = regexp.MustCompile("[" + hexDigits + "]*[0-9][" + hexDigits + "]*")
+
+// alike reports whether two texts differ in numbers at most. If both are cut, a longer number in one
+// of them has moved its end.
+func alike(a, b string) bool {
+	x, xCut := strings.CutSuffix(a, "…")
+	y, yCut := strings.CutSuffix(b, "…")
+	x, y = numbers.ReplaceAllString(x, "0"), numbers.ReplaceAllString(y, "0")
+	if xCut && yCut {
+		if len(x) > len(y) {
+			x, y = y, x
+		}
+		return strings.HasPrefix(y, strings.TrimRight(x, hexDigits))
+	}
+	return x == y && xCut == yCut
 }
 
 // faultHead says what fails, where, and how often it has.
@@ -251,11 +274,17 @@ func note(text string) string {
 	return strings.ToValidUTF8(text[:longest-len("…")], "") + "…"
 }
 
-// short keeps a message to what a screen shows; Kubernetes allows more, etcd should not have to.
-func short(text string) string {
-	const longest = 900
+// longestMessage is how long a condition's message may be, in characters, so that a screen shows it.
+// Kubernetes allows more, but etcd has to store it.
+const longestMessage = 900
+
+// short cuts a condition's message.
+func short(text string) string { return cut(text, longestMessage) }
+
+// cut shortens a text to some characters, of which the last says that it was cut.
+func cut(text string, longest int) string {
 	if runes := []rune(text); len(runes) > longest {
-		return string(runes[:longest]) + "…"
+		return string(runes[:longest-1]) + "…"
 	}
 	return text
 }
