@@ -319,8 +319,9 @@ func faultOf(group string, worker tokenstore.Worker, f tokenstore.Fault, refused
 		Segment: f.Segment, Position: f.Position, Type: f.Type, Stream: f.Stream, Attempts: AtLeast(f.Attempts), SQL: f.SQL}
 }
 
-// mostCalls is how many calls are told of.
-const mostCalls = 5
+// mostBatches is how many batches are reported that have been running for a while. Of setups and
+// resets all are: a group has one at a time.
+const mostBatches = 5
 
 func callsOf(outcome planner.Outcome) []Call {
 	var calls []Call
@@ -338,7 +339,14 @@ func callsOf(outcome planner.Outcome) []Call {
 	slices.SortFunc(calls, func(a, b Call) int {
 		return cmp.Or(-cmp.Compare(abandoned(a), abandoned(b)), -cmp.Compare(a.Age, b.Age), cmp.Compare(a.Group, b.Group), cmp.Compare(a.Position, b.Position), cmp.Compare(a.Pod, b.Pod))
 	})
-	return calls[:min(len(calls), mostCalls)]
+	batches := 0
+	return slices.DeleteFunc(calls, func(c Call) bool {
+		if c.Kind != tokenstore.BatchCall {
+			return false
+		}
+		batches++
+		return batches > mostBatches
+	})
 }
 
 func abandoned(c Call) int {

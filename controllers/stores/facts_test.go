@@ -99,6 +99,21 @@ func TestFaultsThatAreTold(t *testing.T) {
 	}
 }
 
+// TestASetupIsReportedBesideManyBatches that have been running for longer.
+func TestASetupIsReportedBesideManyBatches(t *testing.T) {
+	calls := []tokenstore.Call{{Kind: tokenstore.SetupCall, Running: 6}}
+	for i := range 2 * mostBatches {
+		calls = append(calls, tokenstore.Call{Kind: tokenstore.BatchCall, Position: int64(i + 1), Running: 100})
+	}
+	outcome := planner.Outcome{View: tokenstore.View{Workers: []tokenstore.Worker{
+		worker(1, true, map[string]tokenstore.GroupReport{"view": {Calls: calls}}),
+	}}}
+	got := factsOf(outcome, nil, nil, now).Calls
+	if len(got) != mostBatches+1 || got[0].Kind != tokenstore.BatchCall || got[mostBatches].Kind != tokenstore.SetupCall {
+		t.Errorf("got %+v", got)
+	}
+}
+
 func TestFailuresNobodyReportsAreTold(t *testing.T) {
 	one := uint32(1)
 	reported := tokenstore.Fault{Kind: tokenstore.EventFault, Message: "from the worker", Segment: &one}
