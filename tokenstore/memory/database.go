@@ -25,6 +25,7 @@ type Database struct {
 	groups     map[string]*group
 	failures   map[tokenstore.Key]tokenstore.Failure
 	ledger     []*entry
+	lastReplay int64 // number that was given to a replay last: none is given again
 	processors map[string]*processor
 	workers    map[int64]*workerRow
 	sessions   map[int64]bool // incarnations whose session lock is held

@@ -69,12 +69,9 @@ func (s Store) request(processor string, r tokenstore.ReplayRequest) {
 }
 
 func (s Store) add(processor string, r tokenstore.ReplayRequest) {
-	number := int64(1)
-	for _, e := range s.ledger {
-		number = max(number, e.Number+1)
-	}
+	s.lastReplay++
 	r.Rebind, r.Context, r.Unguarded = false, orEmpty(r.Context), append([]string{}, r.Unguarded...)
-	e := &entry{processor: processor, Replay: tokenstore.Replay{ReplayRequest: r, Number: number, Phase: tokenstore.ReplayPending, RequestedAt: s.now()}}
+	e := &entry{processor: processor, Replay: tokenstore.Replay{ReplayRequest: r, Number: s.lastReplay, Phase: tokenstore.ReplayPending, RequestedAt: s.now()}}
 	for _, other := range s.ledger {
 		if other.ID == r.ID && other.processor != processor && other.ResetAt != nil && overlap(other.Groups, r.Groups) {
 			s.end(e, tokenstore.ReplaySuperseded, tokenstore.ReplayRanElsewhere, fmt.Sprintf("it has run for processor %s, which had the groups before", other.processor))
@@ -133,6 +130,11 @@ func (s Store) Replays(_ context.Context, processor string) ([]tokenstore.Replay
 
 // dropReplays ends the replays of a processor whose tokens are being deleted. What has run has run.
 func (s Store) dropReplays(processor string) {
+	for _, g := range s.groups { // one that another processor has taken over meanwhile goes on where it was
+		if e := s.row(g.replay); e.processor == processor && e.Phase == tokenstore.ReplayResetting {
+			g.replay, g.resetting = 0, false
+		}
+	}
 	s.ledger = slices.DeleteFunc(s.ledger, func(e *entry) bool {
 		return e.processor == processor && (e.Phase == tokenstore.ReplayPending || e.Phase == tokenstore.ReplayResetting)
 	})

@@ -143,6 +143,9 @@ func (s *Store) dropReplays(ctx context.Context, tx pgx.Tx, processor string) er
 	for _, sql := range []string{
 		`DELETE FROM {{schema}}.replay_boundary b USING {{schema}}.processing_group g
 		  WHERE g.tenant = $1 AND g.processor = $2 AND b.tenant = g.tenant AND b.group_name = g.name`,
+		// A group that another processor has taken over in the middle of a reset goes on where it was.
+		`UPDATE {{schema}}.processing_group g SET replay = NULL, resetting = false FROM {{schema}}.replay r
+		  WHERE g.tenant = $1 AND g.replay = r.number AND r.processor = $2 AND r.phase = 'Resetting'`,
 		`DELETE FROM {{schema}}.replay r USING (SELECT $1::text) AS t WHERE r.processor = $2 AND r.phase IN ('Pending', 'Resetting')`,
 		`UPDATE {{schema}}.replay r SET phase = 'Abandoned', message = 'the processor and its tokens were deleted', ended_at = clock_timestamp()
 		  FROM {{schema}}.processing_group g WHERE g.tenant = $1 AND g.processor = $2 AND g.replay = r.number AND r.phase = 'Replaying'`,

@@ -50,6 +50,24 @@ var owners = map[string]func(*world){
 		}
 		w.turnedAway(mine, another) // whose operator goes on declaring
 	},
+	"a group that was taken over in the middle of a reset outlives the end of its former owner": func(w *world) {
+		w.own(mine)
+		w.declareRow(mine)
+		x := asked("x")
+		x.Definition = w.view().Processor.Definition
+		w.request(processor, x)
+		w.begin("x")
+		w.own(consents(another, mine.String()))
+		if got := w.claimAs(another, 2); len(got) != 0 {
+			w.Errorf("claimed in the middle of a reset: %v", short(got...))
+		}
+		w.must(w.Store.Drop(w.ctx, mine))
+		w.request(processor, asked("y")) // whatever number it has is not that of x
+		w.must(w.Store.EndReset(w.ctx, w.replay("y"), tokenstore.ReplayCancelled, tokenstore.ReplayCancelledMeanwhile, ""))
+		if got := w.claimAs(another, 2); len(got) != 1 {
+			w.Errorf("the new owner claims %v", short(got...))
+		}
+	},
 	"a processor of another installation with the same name is refused, and nothing is changed": func(w *world) {
 		w.own(mine)
 		w.declareRow(mine)
