@@ -24,6 +24,7 @@ import (
 	"github.com/sluice-project/sluice/definition"
 	eventpostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/runtime/worker"
@@ -222,7 +223,7 @@ func (r *row) want() {
 // replay asks for a replay of the group.
 func (r *row) replay(id string) {
 	groups := []string{r.own("calls-{id}")}
-	r.replays = append(r.replays, tokenstore.ReplayRequest{ID: id, Groups: groups, From: tokenstore.Place{Type: tokenstore.Earliest},
+	r.replays = append(r.replays, tokenstore.ReplayRequest{ID: id, Groups: groups, From: progress.StartPosition{Type: progress.Earliest},
 		Definition: r.spec.Definition().ID(), State: tokenstore.ReplayWanted, Sequencing: r.spec.Sequencings(groups)})
 	r.want()
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/sluice-project/sluice/api/v1alpha1"
 	"github.com/sluice-project/sluice/controllers/desired"
 	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -113,7 +114,7 @@ func requestOf(replay *v1alpha1.Replay, spec definition.Spec, wanted string) (to
 	if from.Timestamp != nil {
 		timestamp = from.Timestamp.UTC().Format("2006-01-02T15:04:05Z")
 	}
-	place, err := tokenstore.ParsePlace(string(from.Type), from.Position, timestamp)
+	place, err := progress.ParseStartPosition(string(from.Type), from.Position, timestamp)
 	if err != nil {
 		return tokenstore.ReplayRequest{}, err
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -17,7 +18,7 @@ func (s Spec) ReplayRequest() (tokenstore.ReplayRequest, bool, error) {
 	if at.Type == "" {
 		at.Type = Earliest
 	}
-	place, err := tokenstore.ParsePlace(at.Type, at.Position, at.Timestamp)
+	place, err := progress.ParseStartPosition(at.Type, at.Position, at.Timestamp)
 	if err != nil {
 		return tokenstore.ReplayRequest{}, false, fmt.Errorf("spec.replay.from.timestamp: %w", err)
 	}

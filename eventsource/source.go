@@ -13,8 +13,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
-	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // Event is one immutable fact in a stream.
@@ -61,8 +61,8 @@ type Coverage interface {
 	Covers(e *Event) bool
 	// Position up to which, roughly, events are covered.
 	Position() int64
-	// Progress is the coverage in the notation in which a token stores it.
-	Progress() tokenstore.Progress
+	// Progress is the coverage in the format in which a token stores it.
+	Progress() progress.Progress
 }
 
 // Page is what one read gave.
@@ -83,11 +83,11 @@ type Page struct {
 type Source interface {
 	// Start returns the progress of a token that has seen all before the place named that had been written when it was asked,
 	// and nothing else. A *PlaceError says that there is no such place.
-	Start(ctx context.Context, at tokenstore.Place) (tokenstore.Progress, error)
-	// Notation computes with progress in this source's notation.
-	tokenstore.Notation
-	// Parse reads a token's progress. An error says that it is not in this source's notation.
-	Parse(p tokenstore.Progress) (Coverage, error)
+	Start(ctx context.Context, at progress.StartPosition) (progress.Progress, error)
+	// Algebra computes with progress in this source's format.
+	progress.Algebra
+	// Parse reads a token's progress. An error says that it is not in this source's format.
+	Parse(p progress.Progress) (Coverage, error)
 	// Read returns the next events that any of the coverages lacks, at most limit, oldest position first. Only events of
 	// the segments are needed, an empty list means all; a page may hold others. A page may end before the limit, but not before
 	// its first event.
@@ -96,10 +96,10 @@ type Source interface {
 	Head(ctx context.Context) (int64, error)
 }
 
-// PlaceError says what is wrong with a place.
-type PlaceError struct{ Problem string }
+// StartPositionError says what is wrong with a place.
+type StartPositionError struct{ Problem string }
 
-func (e *PlaceError) Error() string { return e.Problem }
+func (e *StartPositionError) Error() string { return e.Problem }
 
 // ErrStale is wrapped where coverages in memory may speak of what the server has forgotten: a
 // connection was lost, or the server was started again. Start again from stored progress. Every

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
@@ -64,7 +65,7 @@ func newWorld(t *testing.T, segments int) (*world, *Planner) {
 
 func (w *world) want(segments int) {
 	w.t.Helper()
-	err := w.store.Declare(context.Background(), tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: "g", Segments: segments}}, nil, func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, nil })
+	err := w.store.Declare(context.Background(), tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: "g", Segments: segments}}, nil, func(string) (progress.Progress, error) { return progress.Progress{}, nil })
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -39,7 +40,7 @@ func newSequence(t *testing.T) *sequence {
 	w, p := newWorld(t, 1)
 	s := &sequence{world: w, planner: p, moved: map[tokenstore.Key]int{}}
 	err := w.store.Declare(context.Background(), tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: "mail", Segments: 4}, {Name: "view", Segments: 16}}, nil,
-		func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, nil })
+		func(string) (progress.Progress, error) { return progress.Progress{}, nil })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,50 +2,11 @@ package tokenstore
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
+
+	"github.com/sluice-project/sluice/progress"
 )
-
-// PlaceType names a kind of Place.
-type PlaceType string
-
-const (
-	Earliest    PlaceType = "Earliest"  // the oldest event
-	Latest      PlaceType = "Latest"    // the first event whose transaction ends after this was asked
-	AtPosition  PlaceType = "Position"  // the first event at the position or above it
-	AtTimestamp PlaceType = "Timestamp" // the first event recorded at the time or after it
-)
-
-// Place is where in its source a group begins, or goes back to.
-type Place struct {
-	Type      PlaceType `json:"type"`
-	Position  string    `json:"position,omitempty"` // of AtPosition, in the source's notation
-	Timestamp time.Time `json:"timestamp,omitzero"` // of AtTimestamp
-}
-
-// ParsePlace reads a place as manifests write it; the error says what is wrong.
-func ParsePlace(kind, position, timestamp string) (Place, error) {
-	place := Place{Type: PlaceType(kind), Position: position}
-	if timestamp != "" {
-		at, err := time.Parse(time.RFC3339, timestamp)
-		if err != nil {
-			return Place{}, fmt.Errorf("%q is not a time such as 2026-11-21T09:30:00Z", timestamp)
-		}
-		place.Timestamp = at
-	}
-	return place, nil
-}
-
-// Notation computes with progress as a source of events writes it. Errors say that a progress is not in its notation.
-type Notation interface {
-	// Union has been given what either has.
-	Union(a, b Progress) (Progress, error)
-	// Meet has been given what both have.
-	Meet(a, b Progress) (Progress, error)
-	// Contains reports whether a has been given all that b has.
-	Contains(a, b Progress) (bool, error)
-}
 
 // ReplayState is what is wanted of a replay.
 type ReplayState string
@@ -101,7 +62,7 @@ const (
 type ReplayRequest struct {
 	ID      string
 	Groups  []string
-	From    Place
+	From    progress.StartPosition
 	Context map[string]string // for the reset handlers and for handlers of replayed events
 	// Unguarded are those of the groups that may be replayed without a reset.
 	Unguarded []string
@@ -180,7 +141,7 @@ type Resets interface {
 	// projection lacks the rest until another replay of the groups is complete. Where the replay has changed a group's sequencing,
 	// tokens go to what all of the group had handled, and the replay still runs, ReplayAbandoning, until the group has handled again
 	// what only some of it had: Abandon has to be called again then.
-	Abandon(ctx context.Context, r Replay, n Notation) error
+	Abandon(ctx context.Context, r Replay, n progress.Algebra) error
 }
 
 // NotDueError says why a replay cannot go on now.
@@ -206,7 +167,7 @@ func Agreed(bound, wanted string, others []string) error {
 // the first time, if and only if the boundary that it belongs to has been given it. The boundaries of a group cover the hash
 // space exactly once; they do not depend on what its segments are meanwhile.
 type Boundary struct {
-	Part
+	progress.Part
 	Start int64 // position from which it is handled again
 	// Sequencing of the group before the reset: by its hashes the segment is meant. All of a group have the same.
 	Sequencing string

@@ -15,6 +15,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 )
 
@@ -24,30 +25,15 @@ type Key struct {
 	Segment uint32
 }
 
-// Progress is how far a part of a segment has come, in the notation of its event source.
-type Progress struct {
-	// Position up to which, roughly, events have been handled; sources order by it.
-	Position int64
-	// Snapshot is the rest of the source's notation; opaque here.
-	Snapshot string
-}
-
-// Part is a share of a segment with one progress. A token has one part, and more only after a merge of unequal halves,
-// until these have met.
-type Part struct {
-	Segment  segment.Segment
-	Progress Progress
-}
-
 // Token is what is known of a segment's progress and ownership.
 type Token struct {
 	Key
 	Mask       uint32
-	Parts      []Part // at least one; disjoint; together they are the segment
-	Generation int64  // grows with every reset
-	Epoch      int64  // grows with every claim, split, merge and reset
-	Version    int64  // grows with every write
-	Owner      int64  // incarnation of the worker that claimed it, 0 for nobody
+	Parts      []progress.Part // at least one; disjoint; together they are the segment
+	Generation int64           // grows with every reset
+	Epoch      int64           // grows with every claim, split, merge and reset
+	Version    int64           // grows with every write
+	Owner      int64           // incarnation of the worker that claimed it, 0 for nobody
 	// Least is the number of the oldest definition whose workers may claim it; math.MaxInt64 while its group is being reset.
 	Least int64
 	// Sequencing of its group, as segment.Sequencing writes it: by its hashes the segment is meant.
@@ -80,7 +66,7 @@ type Claim struct {
 type Advance struct {
 	Key
 	Epoch, Version int64
-	Parts          []Part
+	Parts          []progress.Part
 	WasParted      bool // the token had more than one part before
 	Release        bool // give up the ownership with this write
 	Recovers       bool // the event that the segment stood still at has been handled: its failure is deleted
@@ -130,7 +116,7 @@ type Store interface {
 	// *SequencingChangedError. start is asked once for each group that is created. Of the replays
 	// that are requested, those which are for nothing but groups created now are recorded as
 	// superseded.
-	Declare(ctx context.Context, owner Owner, groups []Group, requested []ReplayRequest, start func(group string) (Progress, error)) error
+	Declare(ctx context.Context, owner Owner, groups []Group, requested []ReplayRequest, start func(group string) (progress.Progress, error)) error
 
 	// Drop deletes the tokens of the owner's groups. Their epochs go on where they were when a
 	// group is declared again. Groups that another installation has under the same name stay.

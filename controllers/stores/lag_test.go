@@ -20,13 +20,14 @@ import (
 	"github.com/sluice-project/sluice/internal/pgproxy"
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/planner"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 func tokenAt(n uint32, owner, position int64) tokenstore.Token {
 	t := token(n, owner)
-	t.Parts = []tokenstore.Part{{Progress: tokenstore.Progress{Position: position}}}
+	t.Parts = []progress.Part{{Progress: progress.Progress{Position: position}}}
 	return t
 }
 

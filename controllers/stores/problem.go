@@ -69,7 +69,7 @@ func problemOf(err error, place string) Problem {
 		migration *postgres.MigrationRequiredError
 		protocol  *postgres.ProtocolError
 		conflict  *tokenstore.GroupConflictError
-		noPlace   *eventsource.PlaceError
+		noPlace   *eventsource.StartPositionError
 		unfit     *eventsource.InvalidError
 		searching *searchingError
 		sequence  *tokenstore.SequencingChangedError

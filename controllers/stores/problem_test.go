@@ -40,7 +40,7 @@ func TestProblemsByError(t *testing.T) {
 		"loopback":          {&RefusedAddressError{"127.0.0.1:5432"}, "OperatorCannotConnect", "127.0.0.1:5432"},
 		"group":             {&tokenstore.GroupConflictError{Group: "view", Owner: tokenstore.Owner{Processor: "c/n/p"}}, "GroupConflict", "c/n/p"},
 		"a table not ready": {&eventsource.InvalidError{Problem: "not prepared"}, "SourceInvalid", "spec.source: not prepared"},
-		"no such place":     {fmt.Errorf("finding where group view starts: %w", &eventsource.PlaceError{Problem: "too early"}), "PlaceInvalid", "group view starts: too early"},
+		"no such place":     {fmt.Errorf("finding where group view starts: %w", &eventsource.StartPositionError{Problem: "too early"}), "PlaceInvalid", "group view starts: too early"},
 		"sequencing":        {&tokenstore.SequencingChangedError{Group: "view", Recorded: "Stream/pg1", Wanted: "Stream/java"}, "SequencingChanged", "Stream/java"},
 		"other store":       {&storeChangedError{belongs: "a", found: "b"}, "StoreChanged", "expectedStoreID names the latter; pods that are still connected to the former go on"},
 		"copied store":      {&storeChangedError{belongs: "a", found: "a", elsewhere: true}, "StoreChanged", "pods that connect to the copy handle nothing"},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/planner"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 	"github.com/sluice-project/sluice/tokenstore/protocol"
@@ -410,16 +411,16 @@ func (p *processor) write(ctx context.Context, l *link, w Wanted) (refusal, err 
 			return nil, err
 		}
 	}
-	start := func(group string) (tokenstore.Progress, error) {
+	start := func(group string) (progress.Progress, error) {
 		place, err := w.initial(group)
 		if err != nil {
-			return tokenstore.Progress{}, err
+			return progress.Progress{}, err
 		}
-		return p.starts.find(p.life, ctx, group, place, func(ctx context.Context) (tokenstore.Progress, error) { return source.Start(ctx, place) })
+		return p.starts.find(p.life, ctx, group, place, func(ctx context.Context) (progress.Progress, error) { return source.Start(ctx, place) })
 	}
 	err = l.store.Declare(ctx, owner, w.groups(), w.Replays, start)
 	var conflict *tokenstore.GroupConflictError
-	var place *eventsource.PlaceError
+	var place *eventsource.StartPositionError
 	var changed *tokenstore.SequencingChangedError
 	var searching *searchingError
 	switch {

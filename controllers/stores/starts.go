@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/progress"
 )
 
 // starts looks for the places where groups start. That may take longer than a round, as for a time in a table that has no index of it: then a search goes on, and a
@@ -17,9 +17,9 @@ type starts struct {
 }
 
 type search struct {
-	place    tokenstore.Place
+	place    progress.StartPosition
 	done     chan struct{}
-	progress tokenstore.Progress
+	progress progress.Progress
 	err      error
 }
 
@@ -27,7 +27,7 @@ type search struct {
 const startPatience = 2 * time.Second
 
 // find waits for what a search finds, for a while. The search itself ends with life.
-func (s *starts) find(life, round context.Context, group string, place tokenstore.Place, look func(context.Context) (tokenstore.Progress, error)) (tokenstore.Progress, error) {
+func (s *starts) find(life, round context.Context, group string, place progress.StartPosition, look func(context.Context) (progress.Progress, error)) (progress.Progress, error) {
 	s.mu.Lock()
 	found := s.searches[group]
 	if found == nil || found.place != place {
@@ -46,9 +46,9 @@ func (s *starts) find(life, round context.Context, group string, place tokenstor
 	defer patience.Stop()
 	select {
 	case <-patience.C:
-		return tokenstore.Progress{}, &searchingError{group, place}
+		return progress.Progress{}, &searchingError{group, place}
 	case <-round.Done():
-		return tokenstore.Progress{}, &searchingError{group, place}
+		return progress.Progress{}, &searchingError{group, place}
 	case <-found.done:
 		s.mu.Lock()
 		if s.searches[group] == found {
@@ -62,7 +62,7 @@ func (s *starts) find(life, round context.Context, group string, place tokenstor
 // searchingError says what a group waits for.
 type searchingError struct {
 	group string
-	place tokenstore.Place
+	place progress.StartPosition
 }
 
 func (e *searchingError) Error() string {

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/progress"
 )
 
 // TestASearchForAStartOutlivesTheRoundThatBeganIt has a search take longer than rounds wait: those say what is waited for, and a later one has what it found.
@@ -14,20 +14,20 @@ func TestASearchForAStartOutlivesTheRoundThatBeganIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s starts
 		release, searches := make(chan struct{}), 0
-		find := func(at tokenstore.Place) (tokenstore.Progress, error) {
+		find := func(at progress.StartPosition) (progress.Progress, error) {
 			round, end := context.WithTimeout(t.Context(), roundTimeout)
 			defer end()
-			p, err := s.find(t.Context(), round, "view", at, func(ctx context.Context) (tokenstore.Progress, error) {
+			p, err := s.find(t.Context(), round, "view", at, func(ctx context.Context) (progress.Progress, error) {
 				searches++
 				<-release
-				return tokenstore.Progress{Position: 7, Snapshot: "8:8:"}, ctx.Err()
+				return progress.Progress{Position: 7, State: "8:8:"}, ctx.Err()
 			})
 			if round.Err() != nil {
 				t.Error("the round's time is over when it is told")
 			}
 			return p, err
 		}
-		at := tokenstore.Place{Type: tokenstore.AtTimestamp}
+		at := progress.StartPosition{Type: progress.AtTimestamp}
 		for range 3 {
 			var searching *searchingError
 			if _, err := find(at); !errors.As(err, &searching) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -72,18 +73,18 @@ func (w Wanted) groups() []tokenstore.Group {
 }
 
 // initial is where a group starts that has no tokens yet.
-func (w Wanted) initial(group string) (tokenstore.Place, error) {
+func (w Wanted) initial(group string) (progress.StartPosition, error) {
 	for i, g := range w.Spec.ProcessingGroups {
 		if g.Name == group {
 			at := g.InitialPosition
-			place, err := tokenstore.ParsePlace(at.Type, at.Position, at.Timestamp)
+			place, err := progress.ParseStartPosition(at.Type, at.Position, at.Timestamp)
 			if err != nil {
 				return place, fmt.Errorf("spec.processingGroups[%d].initialPosition.timestamp: %w", i, err)
 			}
 			return place, nil
 		}
 	}
-	return tokenstore.Place{Type: tokenstore.Earliest}, nil
+	return progress.StartPosition{Type: progress.Earliest}, nil
 }
 
 // accepts reports whether the processor may use a store: it is the one that it belongs to, or the one that the spec names.

@@ -5,7 +5,7 @@ import (
 	"slices"
 
 	"github.com/sluice-project/sluice/eventsource"
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/progress"
 )
 
 // union covers what either covers.
@@ -45,24 +45,24 @@ func (c *coverage) upTo(through int64) *coverage {
 	return cut
 }
 
-// Union implements tokenstore.Notation.
-func (s *Source) Union(a, b tokenstore.Progress) (tokenstore.Progress, error) {
+// Union implements progress.Algebra.
+func (s *Source) Union(a, b progress.Progress) (progress.Progress, error) {
 	if s.gaps != nil {
 		return s.combineGapped(a, b, ranges.union)
 	}
 	return s.combine(a, b, (*coverage).union)
 }
 
-// Meet implements tokenstore.Notation.
-func (s *Source) Meet(a, b tokenstore.Progress) (tokenstore.Progress, error) {
+// Intersect implements progress.Algebra.
+func (s *Source) Intersect(a, b progress.Progress) (progress.Progress, error) {
 	if s.gaps != nil {
 		return s.combineGapped(a, b, ranges.meet)
 	}
 	return s.combine(a, b, (*coverage).meet)
 }
 
-// Contains implements tokenstore.Notation.
-func (s *Source) Contains(a, b tokenstore.Progress) (bool, error) {
+// Contains implements progress.Algebra.
+func (s *Source) Contains(a, b progress.Progress) (bool, error) {
 	if s.gaps != nil {
 		return s.containsGapped(a, b)
 	}
@@ -77,21 +77,21 @@ func (s *Source) Contains(a, b tokenstore.Progress) (bool, error) {
 	return x.contains(y), nil
 }
 
-func (s *Source) combine(a, b tokenstore.Progress, with func(x, y *coverage) *coverage) (tokenstore.Progress, error) {
+func (s *Source) combine(a, b progress.Progress, with func(x, y *coverage) *coverage) (progress.Progress, error) {
 	x, err := s.parse(a)
 	if err != nil {
-		return tokenstore.Progress{}, err
+		return progress.Progress{}, err
 	}
 	y, err := s.parse(b)
 	if err != nil {
-		return tokenstore.Progress{}, err
+		return progress.Progress{}, err
 	}
 	return with(x, y).Progress(), nil
 }
 
 // parse reads progress in this source's table.
-func (s *Source) parse(p tokenstore.Progress) (*coverage, error) {
-	if isGapped(p.Snapshot) {
+func (s *Source) parse(p progress.Progress) (*coverage, error) {
+	if isGapped(p.State) {
 		return nil, &eventsource.InvalidError{Problem: "the group's tokens are progress of the time when spec.source.table.columns.transaction was not declared: take it out again, or declare a group with another name"}
 	}
 	c, err := parseProgress(p)

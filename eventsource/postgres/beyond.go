@@ -6,14 +6,14 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/eventsource"
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/progress"
 )
 
 // refuseBeyond returns a *eventsource.PlaceError for a position above the next one, or a time that
 // has not come. What is meant by it is not known: whoever starts there would get events from before
 // it.
-func (s *Source) refuseBeyond(ctx context.Context, at tokenstore.Place, first int64) error {
-	if at.Type == tokenstore.AtTimestamp {
+func (s *Source) refuseBeyond(ctx context.Context, at progress.StartPosition, first int64) error {
+	if at.Type == progress.AtTimestamp {
 		return s.refuseFuture(ctx, at.Timestamp)
 	}
 	head, err := s.Head(ctx)
@@ -21,8 +21,8 @@ func (s *Source) refuseBeyond(ctx context.Context, at tokenstore.Place, first in
 		return err
 	}
 	if first-1 > head {
-		return &eventsource.PlaceError{Problem: fmt.Sprintf("position %d is beyond the newest event, which is at position %d at most: choose the type %s for what comes from now on, or a position up to that one",
-			first, head, tokenstore.Latest)}
+		return &eventsource.StartPositionError{Problem: fmt.Sprintf("position %d is beyond the newest event, which is at position %d at most: choose the type %s for what comes from now on, or a position up to that one",
+			first, head, progress.Latest)}
 	}
 	return nil
 }
@@ -34,8 +34,8 @@ func (s *Source) refuseFuture(ctx context.Context, at time.Time) error {
 		return fmt.Errorf("asking for the database's time: %w", err)
 	}
 	if at.After(now) {
-		return &eventsource.PlaceError{Problem: fmt.Sprintf("%s is in the future, since the database's clock is at %s: choose the type %s for what comes from now on, or a time in the past",
-			at.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339), tokenstore.Latest)}
+		return &eventsource.StartPositionError{Problem: fmt.Sprintf("%s is in the future, since the database's clock is at %s: choose the type %s for what comes from now on, or a time in the past",
+			at.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339), progress.Latest)}
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/progress"
 )
 
 func TestCheck(t *testing.T) {
@@ -76,10 +76,10 @@ func TestAStandbyIsRefused(t *testing.T) {
 	if err := source.Check(t.Context()); !errors.Is(err, postgres.ErrStandby) {
 		t.Errorf("check: %v", err)
 	}
-	if _, err := source.Start(t.Context(), tokenstore.Place{Type: tokenstore.Latest}); !errors.Is(err, postgres.ErrStandby) {
+	if _, err := source.Start(t.Context(), progress.StartPosition{Type: progress.Latest}); !errors.Is(err, postgres.ErrStandby) {
 		t.Errorf("latest: %v", err)
 	}
-	c, err := source.Parse(tokenstore.Progress{})
+	c, err := source.Parse(progress.Progress{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func TestAppendersCanSetNeitherTransactionNorPosition(t *testing.T) {
 	if err := source.Check(t.Context()); err != nil {
 		t.Errorf("check: %v", err)
 	}
-	if n := len(newReader(t, source, tokenstore.Place{Type: tokenstore.Earliest}).next(10).Events); n != 3 {
+	if n := len(newReader(t, source, progress.StartPosition{Type: progress.Earliest}).next(10).Events); n != 3 {
 		t.Errorf("%d events", n)
 	}
 	if _, err := source.Head(t.Context()); err != nil {

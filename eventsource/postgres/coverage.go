@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/sluice-project/sluice/eventsource"
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/progress"
 )
 
 // step says that all events up to a position have been given that the snapshot sees.
@@ -77,9 +77,9 @@ func (c *coverage) contained(snapshot Snapshot) error {
 
 // Progress writes the coverage as the position and the snapshot of the highest step, followed by " through@snapshot" for
 // each lower one, from high to low. Before that stand the names of the table and of the position's column and a blank, where the table is not Sluice's own.
-func (c *coverage) Progress() tokenstore.Progress {
+func (c *coverage) Progress() progress.Progress {
 	if len(c.steps) == 0 {
-		return tokenstore.Progress{}
+		return progress.Progress{}
 	}
 	var b strings.Builder
 	if c.table != "" {
@@ -94,18 +94,18 @@ func (c *coverage) Progress() tokenstore.Progress {
 		}
 		b.WriteString(s.snapshot.String())
 	}
-	return tokenstore.Progress{Position: c.Position(), Snapshot: b.String()}
+	return progress.Progress{Position: c.Position(), State: b.String()}
 }
 
 // parseProgress reads what Progress writes, and nothing else. The error says what is wrong.
-func parseProgress(p tokenstore.Progress) (*coverage, error) {
-	if p.Position == 0 && p.Snapshot == "" {
+func parseProgress(p progress.Progress) (*coverage, error) {
+	if p.Position == 0 && p.State == "" {
 		return &coverage{}, nil
 	}
 	if p.Position <= 0 {
-		return nil, fmt.Errorf("progress: position %d with snapshot %q: only 0 without a snapshot and positions above 0 mean something", p.Position, p.Snapshot)
+		return nil, fmt.Errorf("progress: position %d with snapshot %q: only 0 without a snapshot and positions above 0 mean something", p.Position, p.State)
 	}
-	table, text := "", p.Snapshot
+	table, text := "", p.State
 	if first, rest, _ := strings.Cut(text, " "); !strings.Contains(first, ":") {
 		table, text = first, rest
 	}
@@ -116,7 +116,7 @@ func parseProgress(p tokenstore.Progress) (*coverage, error) {
 			number, rest, _ := strings.Cut(text, "@")
 			var err error
 			if through, err = parseThrough(number, steps[i-1].through); err != nil {
-				return nil, fmt.Errorf("progress %q, step %q: %w", p.Snapshot, text, err)
+				return nil, fmt.Errorf("progress %q, step %q: %w", p.State, text, err)
 			}
 			text = rest
 		}
@@ -125,7 +125,7 @@ func parseProgress(p tokenstore.Progress) (*coverage, error) {
 			return nil, fmt.Errorf("progress at position %d: %w", p.Position, err)
 		}
 		if i > 0 && (!snapshot.Contains(steps[i-1].snapshot) || snapshot.Equal(steps[i-1].snapshot)) {
-			return nil, fmt.Errorf("progress %q: the snapshot at %d does not see more than the one at %d", p.Snapshot, through, steps[i-1].through)
+			return nil, fmt.Errorf("progress %q: the snapshot at %d does not see more than the one at %d", p.State, through, steps[i-1].through)
 		}
 		steps = append(steps, step{through, snapshot})
 	}

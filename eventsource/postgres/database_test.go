@@ -11,8 +11,8 @@ import (
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
-	"github.com/sluice-project/sluice/tokenstore"
 	store "github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
@@ -76,7 +76,7 @@ type reader struct {
 	given    []*eventsource.Event // where a test notes them
 }
 
-func newReader(t testing.TB, source *postgres.Source, at tokenstore.Place, segments ...segment.Segment) *reader {
+func newReader(t testing.TB, source *postgres.Source, at progress.StartPosition, segments ...segment.Segment) *reader {
 	t.Helper()
 	progress, err := source.Start(t.Context(), at)
 	if err != nil {
@@ -87,7 +87,7 @@ func newReader(t testing.TB, source *postgres.Source, at tokenstore.Place, segme
 	return r
 }
 
-func (r *reader) resume(p tokenstore.Progress) {
+func (r *reader) resume(p progress.Progress) {
 	r.t.Helper()
 	var err error
 	if r.coverage, err = r.source.Parse(p); err != nil {

@@ -10,7 +10,7 @@ import (
 
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/eventsource/postgres"
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/progress"
 )
 
 // A page is the same in the binary format, which is decoded here, and in the text format, which a pooler may ask for and pgx decodes.
@@ -33,7 +33,7 @@ func TestAPageIsTheSameInBothFormats(t *testing.T) {
 	read := func(db *pgxpool.Pool) ([]*eventsource.Event, error) {
 		t.Helper()
 		source := postgres.NewSource(db, schema)
-		start, err := source.Parse(tokenstore.Progress{})
+		start, err := source.Parse(progress.Progress{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,7 +4,7 @@ import (
 	"strings"
 
 	"github.com/sluice-project/sluice/eventsource"
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/progress"
 )
 
 // upTo covers what c covers up to a position.
@@ -12,19 +12,19 @@ func (c *gapped) upTo(through int64) *gapped {
 	return &gapped{table: c.table, set: c.set.upTo(through)}
 }
 
-func (s *Source) combineGapped(a, b tokenstore.Progress, with func(x, y ranges) ranges) (tokenstore.Progress, error) {
+func (s *Source) combineGapped(a, b progress.Progress, with func(x, y ranges) ranges) (progress.Progress, error) {
 	x, err := s.parseGapped(a)
 	if err != nil {
-		return tokenstore.Progress{}, err
+		return progress.Progress{}, err
 	}
 	y, err := s.parseGapped(b)
 	if err != nil {
-		return tokenstore.Progress{}, err
+		return progress.Progress{}, err
 	}
 	return (&gapped{table: x.table, set: with(x.set, y.set)}).Progress(), nil
 }
 
-func (s *Source) containsGapped(a, b tokenstore.Progress) (bool, error) {
+func (s *Source) containsGapped(a, b progress.Progress) (bool, error) {
 	x, err := s.parseGapped(a)
 	if err != nil {
 		return false, err
@@ -37,8 +37,8 @@ func (s *Source) containsGapped(a, b tokenstore.Progress) (bool, error) {
 }
 
 // parseGapped reads progress in this source's table.
-func (s *Source) parseGapped(p tokenstore.Progress) (*gapped, error) {
-	if p.Snapshot != "" && !isGapped(p.Snapshot) {
+func (s *Source) parseGapped(p progress.Progress) (*gapped, error) {
+	if p.State != "" && !isGapped(p.State) {
 		return nil, &eventsource.InvalidError{Problem: "the group's tokens are progress by spec.source.table.columns.transaction, which is not declared any more: put it back, or declare a group with another name"}
 	}
 	c, err := parseGapped(p)

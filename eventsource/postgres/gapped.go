@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/eventsource"
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/progress"
 )
 
 // gapped is the coverage of a table whose rows do not tell their transaction: the set of the positions at which nothing is to be given any
@@ -38,25 +38,25 @@ const gapsWord = " gaps"
 
 // Progress writes the coverage as its highest position and "schema.table.column gaps", followed by a blank and the runs of positions,
 // where there are gaps; see writeRuns.
-func (c *gapped) Progress() tokenstore.Progress {
+func (c *gapped) Progress() progress.Progress {
 	if len(c.set) == 0 {
-		return tokenstore.Progress{}
+		return progress.Progress{}
 	}
 	text := c.table + gapsWord
 	if runs := writeRuns(c.set); runs != "" {
 		text += " " + runs
 	}
-	return tokenstore.Progress{Position: c.Position(), Snapshot: text}
+	return progress.Progress{Position: c.Position(), State: text}
 }
 
 // parseGapped reads what Progress writes, and nothing else.
-func parseGapped(p tokenstore.Progress) (*gapped, error) {
-	if p.Position == 0 && p.Snapshot == "" {
+func parseGapped(p progress.Progress) (*gapped, error) {
+	if p.Position == 0 && p.State == "" {
 		return &gapped{}, nil
 	}
-	table, runs, ok := strings.Cut(p.Snapshot, gapsWord)
+	table, runs, ok := strings.Cut(p.State, gapsWord)
 	if p.Position <= 0 || !ok || table == "" || strings.ContainsAny(table, " :") || runs != "" && runs[0] != ' ' {
-		return nil, fmt.Errorf("progress at position %d: %q is none of a table without a column of transactions", p.Position, p.Snapshot)
+		return nil, fmt.Errorf("progress at position %d: %q is none of a table without a column of transactions", p.Position, p.State)
 	}
 	set, err := parseRuns(p.Position, strings.TrimPrefix(runs, " "))
 	if err != nil {
@@ -64,7 +64,7 @@ func parseGapped(p tokenstore.Progress) (*gapped, error) {
 	}
 	c := &gapped{table: table, set: set}
 	if c.Progress() != p {
-		return nil, fmt.Errorf("progress at position %d: %q is not written as it would be", p.Position, p.Snapshot)
+		return nil, fmt.Errorf("progress at position %d: %q is not written as it would be", p.Position, p.State)
 	}
 	return c, nil
 }

@@ -8,7 +8,7 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/eventsource"
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/progress"
 )
 
 func gapsSource() *Source {
@@ -19,10 +19,10 @@ func gapsSource() *Source {
 func TestProgressWithGapsCoversWhatItsNamesSay(t *testing.T) {
 	source := gapsSource()
 	rapid.Check(t, func(t *rapid.T) {
-		progress := func(set ranges) tokenstore.Progress {
+		of := func(set ranges) progress.Progress {
 			return (&gapped{table: source.events.name(), set: set}).Progress()
 		}
-		read := func(p tokenstore.Progress, err error) eventsource.Coverage {
+		read := func(p progress.Progress, err error) eventsource.Coverage {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -35,10 +35,10 @@ func TestProgressWithGapsCoversWhatItsNamesSay(t *testing.T) {
 			}
 			return c
 		}
-		a, b := progress(setOf(t, "a")), progress(setOf(t, "b"))
+		a, b := of(setOf(t, "a")), of(setOf(t, "b"))
 		through := rapid.Int64Range(0, lastPosition).Draw(t, "up to")
 		inA, inB := read(a, nil), read(b, nil)
-		union, meet, prefix := read(source.Union(a, b)), read(source.Meet(a, b)), read(source.below(a, through))
+		union, meet, prefix := read(source.Union(a, b)), read(source.Intersect(a, b)), read(source.below(a, through))
 		contains, err := source.Contains(a, b)
 		if err != nil {
 			t.Fatal(err)
@@ -80,18 +80,18 @@ func TestRunsAreReadBack(t *testing.T) {
 func TestProgressWithGapsThatIsNone(t *testing.T) {
 	source := gapsSource()
 	for name, c := range map[string]struct {
-		progress tokenstore.Progress
+		progress progress.Progress
 		want     string
 	}{
-		"of transactions":      {tokenstore.Progress{Position: 7, Snapshot: "public.outbox.id 3:4:"}, "put it back"},
-		"of another table":     {tokenstore.Progress{Position: 7, Snapshot: "public.other.id gaps"}, "declare a group with another name"},
-		"at no position":       {tokenstore.Progress{Snapshot: "public.outbox.id gaps"}, "position 0"},
-		"of runs too long":     {tokenstore.Progress{Position: 7, Snapshot: "public.outbox.id gaps FG"}, "do not fit"},
-		"of an odd run":        {tokenstore.Progress{Position: 7, Snapshot: "public.outbox.id gaps BCD"}, "the end is missing"},
-		"cut in a number":      {tokenstore.Progress{Position: 7, Snapshot: "public.outbox.id gaps Bg"}, "the end is missing"},
-		"of another alphabet":  {tokenstore.Progress{Position: 7, Snapshot: "public.outbox.id gaps B*"}, "character 2"},
-		"not in its one form":  {tokenstore.Progress{Position: 7, Snapshot: "public.outbox.id gaps BhA"}, "not written as it would be"},
-		"with a blank at last": {tokenstore.Progress{Position: 7, Snapshot: "public.outbox.id gaps "}, "not written as it would be"},
+		"of transactions":      {progress.Progress{Position: 7, State: "public.outbox.id 3:4:"}, "put it back"},
+		"of another table":     {progress.Progress{Position: 7, State: "public.other.id gaps"}, "declare a group with another name"},
+		"at no position":       {progress.Progress{State: "public.outbox.id gaps"}, "position 0"},
+		"of runs too long":     {progress.Progress{Position: 7, State: "public.outbox.id gaps FG"}, "do not fit"},
+		"of an odd run":        {progress.Progress{Position: 7, State: "public.outbox.id gaps BCD"}, "the end is missing"},
+		"cut in a number":      {progress.Progress{Position: 7, State: "public.outbox.id gaps Bg"}, "the end is missing"},
+		"of another alphabet":  {progress.Progress{Position: 7, State: "public.outbox.id gaps B*"}, "character 2"},
+		"not in its one form":  {progress.Progress{Position: 7, State: "public.outbox.id gaps BhA"}, "not written as it would be"},
+		"with a blank at last": {progress.Progress{Position: 7, State: "public.outbox.id gaps "}, "not written as it would be"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := source.Parse(c.progress); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -100,7 +100,7 @@ func TestProgressWithGapsThatIsNone(t *testing.T) {
 		})
 	}
 	other := Open(nil, "sluice", definition.Source{Type: definition.SourceTable, Table: &definition.Table{Name: "public.outbox", Columns: definition.TableColumns{Position: "id", Transaction: "txid"}}})
-	if _, err := other.Parse(tokenstore.Progress{Position: 7, Snapshot: "public.outbox.id gaps BC"}); err == nil || !strings.Contains(err.Error(), "take it out again") {
+	if _, err := other.Parse(progress.Progress{Position: 7, State: "public.outbox.id gaps BC"}); err == nil || !strings.Contains(err.Error(), "take it out again") {
 		t.Errorf("a source with transactions reads it: %v", err)
 	}
 }

@@ -68,7 +68,7 @@ func TestAStormOfRollbacksIsReadBehindAnOpenWriter(t *testing.T) {
 			}
 			slowest = max(slowest, time.Since(began))
 			m.take(page, g.random, true)
-			most, largest = max(most, postgres.Steps(m.coverage)), max(largest, len(m.stored.Snapshot))
+			most, largest = max(most, postgres.Steps(m.coverage)), max(largest, len(m.stored.State))
 			time.Sleep(5 * time.Millisecond)
 		}
 	})

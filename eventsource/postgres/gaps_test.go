@@ -13,12 +13,12 @@ import (
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
-	"github.com/sluice-project/sluice/tokenstore"
 )
 
 var (
-	latest = tokenstore.Place{Type: tokenstore.Latest}
+	latest = progress.StartPosition{Type: progress.Latest}
 )
 
 const insertEvent = "INSERT INTO outbox (aggregate, number, type, payload) VALUES (gen_random_uuid(), 1, 'Happened', '{}')"
@@ -150,7 +150,7 @@ func TestAReaderOfGapsStartsAtAPlace(t *testing.T) {
 			readers := map[string]*reader{
 				"latest":   newReader(t, on.source, latest, segment.Root),
 				"earliest": newReader(t, on.source, earliest, segment.Root),
-				"position": newReader(t, on.source, tokenstore.Place{Type: tokenstore.AtPosition, Position: fmt.Sprint(positions[4])}, segment.Root),
+				"position": newReader(t, on.source, progress.StartPosition{Type: progress.AtPosition, Position: fmt.Sprint(positions[4])}, segment.Root),
 			}
 			want := map[string]int{"latest": 2 + 2, "earliest": 9 + 2 + 2, "position": 5 + 2 + 2}
 			if err := errors.Join(early.Commit(t.Context()), late.Commit(t.Context())); err != nil {
@@ -205,8 +205,8 @@ func TestTooManyGapsAreWaitedFor(t *testing.T) {
 	for range 10 {
 		read()
 	}
-	t.Logf("a read that looks at %d gaps takes %v, and the token has %d bytes", postgres.Steps(r.coverage), time.Since(began)/10, len(r.coverage.Progress().Snapshot))
-	if size := len(r.coverage.Progress().Snapshot); given < 8000 || given > 8192 || size > 20_000 {
+	t.Logf("a read that looks at %d gaps takes %v, and the token has %d bytes", postgres.Steps(r.coverage), time.Since(began)/10, len(r.coverage.Progress().State))
+	if size := len(r.coverage.Progress().State); given < 8000 || given > 8192 || size > 20_000 {
 		t.Errorf("it stopped after %d events, with a token of %d bytes", given, size)
 	}
 	if err := open.Commit(t.Context()); err != nil {

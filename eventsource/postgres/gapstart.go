@@ -6,9 +6,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/sluice-project/sluice/progress"
 
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/jackc/pgx/v5"
 )
 
 // startGapsStatement gives, of positions above $1, the highest that is visible, and the gaps between those that are. The first row tells of the
@@ -28,17 +28,17 @@ const (
 )
 
 // latestGapped has been given what is visible up to through.
-func (s *Source) latestGapped(ctx context.Context, through int64) (tokenstore.Progress, error) {
+func (s *Source) latestGapped(ctx context.Context, through int64) (progress.Progress, error) {
 	var set ranges
 	err := s.steadily(ctx, func(k *known) (err error) {
 		set, err = s.visible(ctx, k)
 		return err
 	})
 	if err != nil {
-		return tokenstore.Progress{}, fmt.Errorf("looking for the latest position: %w", err)
+		return progress.Progress{}, fmt.Errorf("looking for the latest position: %w", err)
 	}
 	if set = set.upTo(through); len(set) > mostGaps {
-		return tokenstore.Progress{}, fmt.Errorf("looking for the latest position: %w", s.tooMany(answer{}))
+		return progress.Progress{}, fmt.Errorf("looking for the latest position: %w", s.tooMany(answer{}))
 	}
 	return (&gapped{table: s.events.name(), set: set}).Progress(), nil
 }
@@ -109,10 +109,10 @@ func (s *Source) setOf(rows pgx.Rows, above int64) (set ranges, server string, e
 
 // givenGapped is Given, exact in any case: the coverage leaves out the positions, and those that the transaction's snapshot sees no event at, unless nobody can fill them
 // any more and nobody has done so since.
-func (s *Source) givenGapped(ctx context.Context, tx pgx.Tx, through int64, except []int64) (tokenstore.Progress, error) {
+func (s *Source) givenGapped(ctx context.Context, tx pgx.Tx, through int64, except []int64) (progress.Progress, error) {
 	then, _, err := s.scan(ctx, tx, 0)
 	if err != nil {
-		return tokenstore.Progress{}, fmt.Errorf("looking for events that are visible: %w", err)
+		return progress.Progress{}, fmt.Errorf("looking for events that are visible: %w", err)
 	}
 	var proved proved
 	err = s.steadily(ctx, func(k *known) (err error) {
@@ -122,11 +122,11 @@ func (s *Source) givenGapped(ctx context.Context, tx pgx.Tx, through int64, exce
 		return s.unaltered(ctx, k)
 	})
 	if err != nil {
-		return tokenstore.Progress{}, fmt.Errorf("looking for writers: %w", err)
+		return progress.Progress{}, fmt.Errorf("looking for writers: %w", err)
 	}
 	now, _, err := s.scan(ctx, nil, 0)
 	if err != nil {
-		return tokenstore.Progress{}, fmt.Errorf("looking for events that are visible: %w", err)
+		return progress.Progress{}, fmt.Errorf("looking for events that are visible: %w", err)
 	}
 	var out ranges
 	for _, p := range slices.Sorted(slices.Values(except)) {
@@ -136,7 +136,7 @@ func (s *Source) givenGapped(ctx context.Context, tx pgx.Tx, through int64, exce
 	}
 	set := then.union(now.rest().meet(proved.settled)).meet(out.rest()).upTo(through)
 	if len(set) > mostGaps {
-		return tokenstore.Progress{}, fmt.Errorf("%w: the token to go on from has %d gaps below position %d that may still be filled, and one here can hold %d: let the other reader go on until its gaps are behind it, as it forgets them after a while, and try again; or have `sluice source prepare` add the column for columns.transaction, which has no such limit",
+		return progress.Progress{}, fmt.Errorf("%w: the token to go on from has %d gaps below position %d that may still be filled, and one here can hold %d: let the other reader go on until its gaps are behind it, as it forgets them after a while, and try again; or have `sluice source prepare` add the column for columns.transaction, which has no such limit",
 			ErrTooManyGaps, len(set), through, mostGaps)
 	}
 	return (&gapped{table: s.events.name(), set: set}).Progress(), nil

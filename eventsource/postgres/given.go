@@ -7,9 +7,9 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/sluice-project/sluice/progress"
 
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/jackc/pgx/v5"
 )
 
 // ErrInexact is wrapped where what a token has been given cannot be said exactly.
@@ -21,9 +21,9 @@ var ErrInexact = errors.New("a transaction has been handled in part")
 //
 // A coverage cannot leave a position out, but a transaction above a position. So an error is returned where a transaction has an event
 // that was left out below another one that was given: to be exact is not possible then, and the error wraps ErrInexact.
-func (s *Source) Given(ctx context.Context, tx pgx.Tx, through int64, except []int64) (tokenstore.Progress, error) {
+func (s *Source) Given(ctx context.Context, tx pgx.Tx, through int64, except []int64) (progress.Progress, error) {
 	if through <= 0 {
-		return tokenstore.Progress{}, nil
+		return progress.Progress{}, nil
 	}
 	if s.gaps != nil {
 		return s.givenGapped(ctx, tx, through, except)
@@ -31,18 +31,18 @@ func (s *Source) Given(ctx context.Context, tx pgx.Tx, through int64, except []i
 	var text string
 	var standby bool
 	if err := tx.QueryRow(ctx, "SELECT pg_current_snapshot()::text, pg_is_in_recovery()").Scan(&text, &standby); err != nil {
-		return tokenstore.Progress{}, fmt.Errorf("taking a snapshot: %w", err)
+		return progress.Progress{}, fmt.Errorf("taking a snapshot: %w", err)
 	}
 	if standby {
-		return tokenstore.Progress{}, ErrStandby
+		return progress.Progress{}, ErrStandby
 	}
 	snapshot, err := ParseSnapshot(text)
 	if err != nil {
-		return tokenstore.Progress{}, err
+		return progress.Progress{}, err
 	}
 	from, err := s.leftOut(ctx, tx, through, except)
 	if err != nil {
-		return tokenstore.Progress{}, err
+		return progress.Progress{}, err
 	}
 	return leaveOut(s.events.name(), through, snapshot, from).Progress(), nil
 }

@@ -13,7 +13,7 @@ import (
 
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/eventsource/postgres"
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/progress"
 )
 
 // gapReader reads as Axon Framework does: by an index and the gaps below it.
@@ -134,7 +134,7 @@ func TestATransactionThatWasHandledInPartIsRefused(t *testing.T) {
 	}
 }
 
-func given(t *testing.T, on *subject, g *gapReader) (p tokenstore.Progress, err error) {
+func given(t *testing.T, on *subject, g *gapReader) (p progress.Progress, err error) {
 	t.Helper()
 	tx, err := on.db.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
 	if err != nil {
@@ -144,7 +144,7 @@ func given(t *testing.T, on *subject, g *gapReader) (p tokenstore.Progress, err 
 	return on.source.Given(t.Context(), tx, g.index, g.gaps)
 }
 
-func parsed(t *testing.T, on *subject, p tokenstore.Progress) eventsource.Coverage {
+func parsed(t *testing.T, on *subject, p progress.Progress) eventsource.Coverage {
 	t.Helper()
 	c, err := on.source.Parse(p)
 	if err != nil {
@@ -154,7 +154,7 @@ func parsed(t *testing.T, on *subject, p tokenstore.Progress) eventsource.Covera
 }
 
 // restGoesOn reads on from the progress, and fails unless every event has been handled once.
-func restGoesOn(t *testing.T, on *subject, g *gapReader, from tokenstore.Progress) (late int) {
+func restGoesOn(t *testing.T, on *subject, g *gapReader, from progress.Progress) (late int) {
 	t.Helper()
 	r := &reader{t: t, source: on.source}
 	r.resume(from)

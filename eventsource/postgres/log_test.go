@@ -16,7 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-project/sluice/eventsource/postgres"
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/progress"
 )
 
 func newLog(t testing.TB, db postgres.DB) *postgres.Log {
@@ -69,7 +69,7 @@ func TestAppendedEventsAreRead(t *testing.T) {
 		t.Fatalf("version %d, error %v", version, err)
 	}
 	var got []string
-	for _, e := range newReader(t, postgres.NewSource(db, schema), tokenstore.Place{Type: tokenstore.Earliest}).next(10).Events {
+	for _, e := range newReader(t, postgres.NewSource(db, schema), progress.StartPosition{Type: progress.Earliest}).next(10).Events {
 		got = append(got, fmt.Sprintf("%s %d %s %s %s", e.StreamID, e.Version, e.Type, e.Data, e.Metadata))
 	}
 	want := []string{`payment-1 1 Created {"cents": 1250} {"by": "<me>"}`, `payment-1 2 Paid {"n": 1} {}`, `payment-1 3 Happened {} {}`}

@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/sluice-project/sluice/eventsource"
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/progress"
 )
 
 // oldestStatement returns a row where events have ever been deleted: the highest position among those and the latest time, and the same of
@@ -19,7 +19,7 @@ FROM {{schema}}.event_deleted d LEFT JOIN LATERAL (SELECT position, recorded_at 
 
 // refuseDeleted returns a *eventsource.PlaceError for a place that stands before deleted events and before the oldest that is left.
 // Positions that are missing at the table's start because appends were rolled back do not count: nothing was ever there.
-func (s *Source) refuseDeleted(ctx context.Context, at tokenstore.Place, upTo func(position int64, recorded time.Time) bool) error {
+func (s *Source) refuseDeleted(ctx context.Context, at progress.StartPosition, upTo func(position int64, recorded time.Time) bool) error {
 	if s.events.table != nil {
 		return nil // nobody notes what is deleted there
 	}
@@ -37,13 +37,13 @@ func (s *Source) refuseDeleted(ctx context.Context, at tokenstore.Place, upTo fu
 		return nil
 	}
 	place, choice := "position "+at.Position, "position"
-	if at.Type == tokenstore.AtTimestamp {
+	if at.Type == progress.AtTimestamp {
 		place, choice = at.Timestamp.UTC().Format(time.RFC3339Nano), "time"
 	}
 	if oldest == nil {
-		return &eventsource.PlaceError{Problem: fmt.Sprintf("%s is before the oldest event: all events up to position %d have been deleted, and no other is there: choose the type %s, or a %s after them",
-			place, deleted, tokenstore.Latest, choice)}
+		return &eventsource.StartPositionError{Problem: fmt.Sprintf("%s is before the oldest event: all events up to position %d have been deleted, and no other is there: choose the type %s, or a %s after them",
+			place, deleted, progress.Latest, choice)}
 	}
-	return &eventsource.PlaceError{Problem: fmt.Sprintf("%s is before the oldest event, which is at position %d and was recorded at %s; events before it have been deleted: choose the type %s, or a %s from there on",
-		place, *oldest, oldestAt.UTC().Format(time.RFC3339Nano), tokenstore.Earliest, choice)}
+	return &eventsource.StartPositionError{Problem: fmt.Sprintf("%s is before the oldest event, which is at position %d and was recorded at %s; events before it have been deleted: choose the type %s, or a %s from there on",
+		place, *oldest, oldestAt.UTC().Format(time.RFC3339Nano), progress.Earliest, choice)}
 }

@@ -14,17 +14,17 @@ import (
 
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/eventsource/postgres"
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/progress"
 )
 
 const insertOne = `INSERT INTO sluice.event (stream_id, version, type, data) VALUES (gen_random_uuid(), 1, 'T', '{}')`
 
 // fromThere reads all events from a place, or says why there is none.
-func fromThere(t *testing.T, db *pgxpool.Pool, at tokenstore.Place) string {
+func fromThere(t *testing.T, db *pgxpool.Pool, at progress.StartPosition) string {
 	t.Helper()
 	source := postgres.NewSource(db, schema)
 	progress, err := source.Start(t.Context(), at)
-	var none *eventsource.PlaceError
+	var none *eventsource.StartPositionError
 	if errors.As(err, &none) {
 		return "refused: " + none.Problem
 	}
@@ -40,13 +40,13 @@ func fromThere(t *testing.T, db *pgxpool.Pool, at tokenstore.Place) string {
 	return strings.Join(positions, " ")
 }
 
-func position(p int) tokenstore.Place {
-	return tokenstore.Place{Type: tokenstore.AtPosition, Position: fmt.Sprint(p)}
+func position(p int) progress.StartPosition {
+	return progress.StartPosition{Type: progress.AtPosition, Position: fmt.Sprint(p)}
 }
 
-func recorded(t *testing.T, db *pgxpool.Pool, position int) tokenstore.Place {
+func recorded(t *testing.T, db *pgxpool.Pool, position int) progress.StartPosition {
 	t.Helper()
-	return tokenstore.Place{Type: tokenstore.AtTimestamp, Timestamp: query[time.Time](t, db, fmt.Sprintf("SELECT recorded_at FROM sluice.event WHERE position = %d", position))}
+	return progress.StartPosition{Type: progress.AtTimestamp, Timestamp: query[time.Time](t, db, fmt.Sprintf("SELECT recorded_at FROM sluice.event WHERE position = %d", position))}
 }
 
 // eightEvents has events at the positions 4 to 8: those below were taken by appends that were rolled back.
@@ -72,11 +72,11 @@ func eightEvents(t *testing.T) *pgxpool.Pool {
 	return db
 }
 
-var longAgo = tokenstore.Place{Type: tokenstore.AtTimestamp, Timestamp: time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)}
+var longAgo = progress.StartPosition{Type: progress.AtTimestamp, Timestamp: time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)}
 
 func TestNothingIsRefusedWhereNothingWasDeleted(t *testing.T) {
 	db := eightEvents(t)
-	for _, at := range []tokenstore.Place{{Type: tokenstore.Earliest}, position(0), position(1), position(4), longAgo, recorded(t, db, 4)} {
+	for _, at := range []progress.StartPosition{{Type: progress.Earliest}, position(0), position(1), position(4), longAgo, recorded(t, db, 4)} {
 		if got := fromThere(t, db, at); got != "4 5 6 7 8" {
 			t.Errorf("from %+v: %s", at, got)
 		}
@@ -104,10 +104,10 @@ func TestAPlaceBeforeWhatWasDeletedIsRefused(t *testing.T) {
 	oldest := "the oldest event, which is at position 6 and was recorded at " + sixth.Timestamp.UTC().Format(time.RFC3339Nano) +
 		"; events before it have been deleted: choose the type Earliest, or a "
 	for _, test := range []struct {
-		at   tokenstore.Place
+		at   progress.StartPosition
 		want string
 	}{
-		{tokenstore.Place{Type: tokenstore.Earliest}, "6 7 8"},
+		{progress.StartPosition{Type: progress.Earliest}, "6 7 8"},
 		{position(0), "refused: position 0 is before " + oldest + "position from there on"},
 		{position(5), "refused: position 5 is before " + oldest + "position from there on"},
 		{position(6), "6 7 8"},
@@ -131,12 +131,12 @@ func TestWhereAllEventsWereDeletedOnlyWhatComesAfterThemIsAPlace(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			db := eightEvents(t)
 			exec(t, db, sql)
-			for _, at := range []tokenstore.Place{position(1), position(8), longAgo} {
+			for _, at := range []progress.StartPosition{position(1), position(8), longAgo} {
 				if got := fromThere(t, db, at); !strings.HasPrefix(got, "refused: ") || !strings.Contains(got, "events up to position 8 have been deleted") || !strings.Contains(got, "choose the type Latest") {
 					t.Errorf("from %+v: %s", at, got)
 				}
 			}
-			for _, at := range []tokenstore.Place{{Type: tokenstore.Earliest}, {Type: tokenstore.Latest}, position(9)} {
+			for _, at := range []progress.StartPosition{{Type: progress.Earliest}, {Type: progress.Latest}, position(9)} {
 				if got := fromThere(t, db, at); got != "" {
 					t.Errorf("from %+v: %s", at, got)
 				}
@@ -203,14 +203,14 @@ func TestWhatWasDeletedBeforeItWasNotedIsFoundByItsStream(t *testing.T) {
 
 func TestStartBeyondTheEventsIsRefused(t *testing.T) {
 	db := eightEvents(t)
-	future := tokenstore.Place{Type: tokenstore.AtTimestamp, Timestamp: query[time.Time](t, db, "SELECT clock_timestamp() + interval '1 hour'")}
-	for says, at := range map[string]tokenstore.Place{"position 10 is beyond the newest event": position(10), "beyond the newest event, which is at position 8": position(999999999), "is in the future": future} {
+	future := progress.StartPosition{Type: progress.AtTimestamp, Timestamp: query[time.Time](t, db, "SELECT clock_timestamp() + interval '1 hour'")}
+	for says, at := range map[string]progress.StartPosition{"position 10 is beyond the newest event": position(10), "beyond the newest event, which is at position 8": position(999999999), "is in the future": future} {
 		if got := fromThere(t, db, at); !strings.HasPrefix(got, "refused: ") || !strings.Contains(got, says) || !strings.Contains(got, "Latest") {
 			t.Errorf("%+v: %q does not say %q, and what to choose", at, got, says)
 		}
 	}
-	now := tokenstore.Place{Type: tokenstore.AtTimestamp, Timestamp: query[time.Time](t, db, "SELECT clock_timestamp()")}
-	for _, at := range []tokenstore.Place{position(9), now, {Type: tokenstore.Latest}} {
+	now := progress.StartPosition{Type: progress.AtTimestamp, Timestamp: query[time.Time](t, db, "SELECT clock_timestamp()")}
+	for _, at := range []progress.StartPosition{position(9), now, {Type: progress.Latest}} {
 		if got := fromThere(t, db, at); got != "" {
 			t.Errorf("%+v: %q, want no event yet", at, got)
 		}

@@ -163,7 +163,7 @@ func TestWhoKeepsAGapOpenIsNamed(t *testing.T) {
 	defer looks.Rollback(context.Background())
 	exec(t, on.db, insertEvent)
 	first, second := r.next(10), r.next(10)
-	if p := r.coverage.Progress(); len(first.Events)+len(second.Events) != 1 || !strings.Contains(p.Snapshot, "gaps ") {
+	if p := r.coverage.Progress(); len(first.Events)+len(second.Events) != 1 || !strings.Contains(p.State, "gaps ") {
 		t.Fatalf("%d events, then %d, and %+v: no gap is open", len(first.Events), len(second.Events), p)
 	}
 	open, _, err := on.source.OpenWriters(t.Context())

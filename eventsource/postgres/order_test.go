@@ -13,8 +13,8 @@ import (
 
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
-	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // Nothing is lost, nothing is given twice, and streams stay in order: to readers of all sorts, while writers of all sorts write.
@@ -207,7 +207,7 @@ type readerGroup struct {
 // segmentReader is a member with its own progress.
 type segmentReader struct {
 	segment  segment.Segment
-	stored   tokenstore.Progress
+	stored   progress.Progress
 	coverage eventsource.Coverage
 	given    []*eventsource.Event
 	late     atomic.Int64 // events below the coverage's position
@@ -217,7 +217,7 @@ type segmentReader struct {
 func newReaderGroup(t testing.TB, name string, source *postgres.Source, done *atomic.Bool, limit int, crashes bool, segments []segment.Segment) *readerGroup {
 	g := &readerGroup{name: name, source: source, done: done, limit: limit, crashes: crashes, random: rand.New(rand.NewPCG(uint64(limit), rand.Uint64()))}
 	for _, s := range segments {
-		start, err := source.Start(t.Context(), tokenstore.Place{Type: tokenstore.Earliest})
+		start, err := source.Start(t.Context(), progress.StartPosition{Type: progress.Earliest})
 		if err != nil {
 			t.Fatal(err)
 		}

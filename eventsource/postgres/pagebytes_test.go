@@ -10,10 +10,10 @@ import (
 
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/eventsource/postgres"
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/progress"
 )
 
-var earliest = tokenstore.Place{Type: tokenstore.Earliest}
+var earliest = progress.StartPosition{Type: progress.Earliest}
 
 // insertSizes appends events whose data have about these sizes, in bytes.
 func insertSizes(t *testing.T, db postgres.DB, sizes ...int) {

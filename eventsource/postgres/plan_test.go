@@ -13,8 +13,8 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
-	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // planned are the ways in which PostgreSQL plans: for the parameters at hand, for any, as it is
@@ -51,7 +51,7 @@ func readUsesTheRightIndexes(t *testing.T, on *subject, third int) {
 		t.Fatal(err)
 	}
 	exec(t, db, insert, "late-", third)
-	latest := newReader(t, on.source, tokenstore.Place{Type: tokenstore.Latest})
+	latest := newReader(t, on.source, progress.StartPosition{Type: progress.Latest})
 	exec(t, db, insert, "new-", 10)
 	current := latest.coverage.Progress()
 	t.Run("stale", func(t *testing.T) { plansAreRight(t, on, current) })
@@ -60,8 +60,8 @@ func readUsesTheRightIndexes(t *testing.T, on *subject, third int) {
 }
 
 // plansAreRight looks at the plans of reads by who has come to the head, who drains, and who is behind.
-func plansAreRight(t *testing.T, on *subject, current tokenstore.Progress) {
-	head, middle, snapshot := current.Position, current.Position/2, current.Snapshot[strings.LastIndex(current.Snapshot, " ")+1:]
+func plansAreRight(t *testing.T, on *subject, current progress.Progress) {
+	head, middle, snapshot := current.Position, current.Position/2, current.State[strings.LastIndex(current.State, " ")+1:]
 	bounds := strings.Split(snapshot, ":")
 	ended := bounds[0] + ":" + bounds[1] + ":"
 	whole, one := []any{0, []byte{1}}, []any{63, []byte{0, 1, 0, 0, 0, 0, 0, 0}}
@@ -236,7 +236,7 @@ func TestAPlanThatIsKeptIsRightForAFullerTable(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer session.Close()
-			r := newReader(t, postgres.Open(session, schema, definition.Source{Table: mapping}), tokenstore.Place{Type: tokenstore.Earliest})
+			r := newReader(t, postgres.Open(session, schema, definition.Source{Table: mapping}), progress.StartPosition{Type: progress.Earliest})
 			readByKeptPlans := func(pages int64) {
 				t.Helper()
 				generic := func() int64 {

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/sluice-project/sluice/definition"
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/progress"
 )
 
 // everyone is a transaction that ended before any that a database has for users: FirstNormalTransactionId. Events carry it after a rebase
@@ -34,7 +34,7 @@ type Rebased struct {
 // these are few. Events of such transactions get ids from 4 on, by the first snapshot that saw them; all other events get 3. A snapshot becomes one
 // that had seen the ids up to a number. Snapshots of one server contain one another, so this keeps for all of them which of those
 // transactions they see.
-func Rebase(ctx context.Context, tx pgx.Tx, schema string, tables []definition.Table, progress []tokenstore.Progress) ([]tokenstore.Progress, []Rebased, error) {
+func Rebase(ctx context.Context, tx pgx.Tx, schema string, tables []definition.Table, progress []progress.Progress) ([]progress.Progress, []Rebased, error) {
 	known := []mapping{ownMapping(schema)}
 	for _, t := range tables {
 		if t.Columns.Transaction != "" {
@@ -44,7 +44,7 @@ func Rebase(ctx context.Context, tx pgx.Tx, schema string, tables []definition.T
 	covered := make([]*coverage, len(progress))
 	for i, p := range progress {
 		var err error
-		if isGapped(p.Snapshot) { // positions mean the same on every server
+		if isGapped(p.State) { // positions mean the same on every server
 			covered[i] = &coverage{}
 		} else if covered[i], err = parseProgress(p); err != nil {
 			return nil, nil, err

@@ -15,8 +15,8 @@ import (
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
-	"github.com/sluice-project/sluice/tokenstore"
 	store "github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
@@ -56,7 +56,7 @@ func readersGetEveryEventAcross(t *testing.T, table moved) {
 	w := &writers{t: t, on: on}
 	var readers []*reader
 	stop := func() { // one that has read everything so far, and has its own snapshot
-		r := newReader(t, on.source, tokenstore.Place{Type: tokenstore.Earliest}, segment.Root)
+		r := newReader(t, on.source, progress.StartPosition{Type: progress.Earliest}, segment.Root)
 		r.given = r.all()
 		readers = append(readers, r)
 	}
@@ -101,9 +101,9 @@ func readersGetEveryEventAcross(t *testing.T, table moved) {
 	}
 	writing.Wait()
 	stop()
-	far := newReader(t, on.source, tokenstore.Place{Type: tokenstore.Earliest}, segment.Root) // far behind
+	far := newReader(t, on.source, progress.StartPosition{Type: progress.Earliest}, segment.Root) // far behind
 	far.given = far.next(100).Events
-	unread := newReader(t, on.source, tokenstore.Place{Type: tokenstore.Earliest}, segment.Root)
+	unread := newReader(t, on.source, progress.StartPosition{Type: progress.Earliest}, segment.Root)
 	readers = append(readers, far, unread)
 	storeTokens(t, on.db, readers)
 
@@ -162,23 +162,23 @@ func storeTokens(t testing.TB, db postgres.DB, readers []*reader) {
 	for i, r := range readers {
 		p := r.coverage.Progress()
 		exec(t, db, "INSERT INTO sluice.processing_group (name, processor, segments, sequencing, hash) VALUES ($1, 'p', 1, 'Stream', 'pg1')", fmt.Sprint("g", i))
-		exec(t, db, "INSERT INTO sluice.token (group_name, segment, mask, position, snapshot, epoch, version, owner) VALUES ($1, 0, 0, $2, $3, 7, 8, 9)", fmt.Sprint("g", i), p.Position, p.Snapshot)
+		exec(t, db, "INSERT INTO sluice.token (group_name, segment, mask, position, snapshot, epoch, version, owner) VALUES ($1, 0, 0, $2, $3, 7, 8, 9)", fmt.Sprint("g", i), p.Position, p.State)
 		if i%2 == 1 {
-			exec(t, db, "INSERT INTO sluice.replay_boundary (group_name, segment, mask, start, position, snapshot) VALUES ($1, 0, 0, 1, $2, $3)", fmt.Sprint("g", i), p.Position, p.Snapshot)
-			exec(t, db, "INSERT INTO sluice.token_part (group_name, segment, part_segment, part_mask, position, snapshot) VALUES ($1, 0, 0, 0, $2, $3)", fmt.Sprint("g", i), p.Position, p.Snapshot)
+			exec(t, db, "INSERT INTO sluice.replay_boundary (group_name, segment, mask, start, position, snapshot) VALUES ($1, 0, 0, 1, $2, $3)", fmt.Sprint("g", i), p.Position, p.State)
+			exec(t, db, "INSERT INTO sluice.token_part (group_name, segment, part_segment, part_mask, position, snapshot) VALUES ($1, 0, 0, 0, $2, $3)", fmt.Sprint("g", i), p.Position, p.State)
 		}
 	}
 }
 
 // loadTokens returns their progress, and looks that boundaries and parts have the same, and that claims are fenced off.
-func loadTokens(t testing.TB, db postgres.DB, n int) []tokenstore.Progress {
+func loadTokens(t testing.TB, db postgres.DB, n int) []progress.Progress {
 	t.Helper()
-	all := make([]tokenstore.Progress, n)
+	all := make([]progress.Progress, n)
 	for i := range all {
 		var others, claimed int
 		err := db.QueryRow(t.Context(), `SELECT position, snapshot, (SELECT count(*) FROM (SELECT position, snapshot, group_name FROM sluice.token_part UNION ALL SELECT position, snapshot, group_name FROM sluice.replay_boundary) AS o
 			  WHERE (o.position, o.snapshot) = (t.position, t.snapshot) AND o.group_name = t.group_name), CASE WHEN (epoch, version, owner) = (8, 9, 0) THEN 0 ELSE 1 END
-			FROM sluice.token t WHERE group_name = $1`, fmt.Sprint("g", i)).Scan(&all[i].Position, &all[i].Snapshot, &others, &claimed)
+			FROM sluice.token t WHERE group_name = $1`, fmt.Sprint("g", i)).Scan(&all[i].Position, &all[i].State, &others, &claimed)
 		if err != nil || others != i%2*2 || claimed > 0 {
 			t.Fatalf("token %d: %v, %d others, %d claimed", i, err, others, claimed)
 		}
@@ -189,7 +189,7 @@ func loadTokens(t testing.TB, db postgres.DB, n int) []tokenstore.Progress {
 // rebase does what sluice rebase does.
 func rebase(t testing.TB, url string, tables []definition.Table) (told []postgres.Rebased) {
 	t.Helper()
-	err := store.Rebase(t.Context(), session(t, url, "rebase"), schema, func(ctx context.Context, tx pgx.Tx, before []tokenstore.Progress) (after []tokenstore.Progress, err error) {
+	err := store.Rebase(t.Context(), session(t, url, "rebase"), schema, func(ctx context.Context, tx pgx.Tx, before []progress.Progress) (after []progress.Progress, err error) {
 		after, told, err = postgres.Rebase(ctx, tx, schema, tables, before)
 		return after, err
 	})
@@ -223,7 +223,7 @@ func TestRebaseIsRefused(t *testing.T) {
 				exec(t, conn, sql)
 			}
 			before := query[string](t, conn, "SELECT coalesce(string_agg(t::text, ';' ORDER BY group_name), '') || (SELECT count(*) FROM sluice.event WHERE txid = '3') || (SELECT system_identifier FROM sluice.meta) FROM sluice.token t")
-			err := store.Rebase(t.Context(), conn, schema, func(ctx context.Context, tx pgx.Tx, all []tokenstore.Progress) ([]tokenstore.Progress, error) {
+			err := store.Rebase(t.Context(), conn, schema, func(ctx context.Context, tx pgx.Tx, all []progress.Progress) ([]progress.Progress, error) {
 				after, _, err := postgres.Rebase(ctx, tx, schema, nil, all)
 				return after, err
 			})
@@ -258,7 +258,7 @@ func TestRebaseNamesWhatDependsOnTransactions(t *testing.T) {
 			exec(t, on.db, "UPDATE sluice.meta SET system_identifier = 1; UPDATE outbox SET txid = '99999999'; "+dependent.make, pgx.QueryExecModeSimpleProtocol)
 			conn := session(t, on.db.Config().ConnConfig.ConnString(), "rebase")
 			try := func() error {
-				return store.Rebase(t.Context(), conn, schema, func(ctx context.Context, tx pgx.Tx, all []tokenstore.Progress) ([]tokenstore.Progress, error) {
+				return store.Rebase(t.Context(), conn, schema, func(ctx context.Context, tx pgx.Tx, all []progress.Progress) ([]progress.Progress, error) {
 					after, _, err := postgres.Rebase(ctx, tx, schema, []definition.Table{outbox}, all)
 					return after, err
 				})
@@ -291,7 +291,7 @@ func TestRebaseLeavesEventsAloneThatEveryTokenHasHad(t *testing.T) {
 	if _, err := newLog(t, db).Append(t.Context(), "a", postgres.Any, happened, happened); err != nil {
 		t.Fatal(err)
 	}
-	r := newReader(t, source, tokenstore.Place{Type: tokenstore.Earliest})
+	r := newReader(t, source, progress.StartPosition{Type: progress.Earliest})
 	r.all()
 	storeTokens(t, db, []*reader{r})
 	// Positions mean the same everywhere.

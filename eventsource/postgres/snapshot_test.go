@@ -4,9 +4,9 @@ import (
 	"slices"
 	"testing"
 
-	"pgregory.net/rapid"
+	"github.com/sluice-project/sluice/progress"
 
-	"github.com/sluice-project/sluice/tokenstore"
+	"pgregory.net/rapid"
 )
 
 // snapshots draws snapshots of few transactions, so that two of them have much in common.
@@ -89,7 +89,7 @@ func FuzzProgressIsKept(f *testing.F) {
 	f.Add(int64(900), "1000:1300:1300 47@1100:1400: 901@1500:1500:")
 	f.Add(int64(7), "01:2:")
 	f.Fuzz(func(t *testing.T, position int64, snapshot string) {
-		p := tokenstore.Progress{Position: position, Snapshot: snapshot}
+		p := progress.Progress{Position: position, State: snapshot}
 		c, err := parseProgress(p)
 		if err != nil {
 			return
@@ -106,22 +106,22 @@ func FuzzProgressIsKept(f *testing.F) {
 }
 
 func TestProgressThatMeansNothingIsRefused(t *testing.T) {
-	for name, p := range map[string]tokenstore.Progress{
-		"no position":               {Position: 0, Snapshot: "3:3:"},
-		"below zero":                {Position: -4, Snapshot: "3:3:"},
+	for name, p := range map[string]progress.Progress{
+		"no position":               {Position: 0, State: "3:3:"},
+		"below zero":                {Position: -4, State: "3:3:"},
 		"no snapshot":               {Position: 4},
-		"two fields":                {Position: 4, Snapshot: "3:3"},
-		"a sign":                    {Position: 4, Snapshot: "3:+3:"},
-		"xmin above xmax":           {Position: 4, Snapshot: "4:3:"},
-		"xip not ascending":         {Position: 4, Snapshot: "3:9:5,4"},
-		"xip from xmax":             {Position: 4, Snapshot: "3:9:9"},
-		"xip below xmin":            {Position: 4, Snapshot: "3:9:2"},
-		"step without a snapshot":   {Position: 4, Snapshot: "3:9: 3"},
-		"step above the first":      {Position: 4, Snapshot: "3:9: 5@3:10:"},
-		"step that sees no more":    {Position: 4, Snapshot: "3:9: 3@3:9:"},
-		"step that sees less":       {Position: 4, Snapshot: "3:9: 3@3:9:5"},
-		"position with a zero":      {Position: 4, Snapshot: "3:9: 03@3:10:"},
-		"text after the last field": {Position: 4, Snapshot: "3:9: 3@3:10: "},
+		"two fields":                {Position: 4, State: "3:3"},
+		"a sign":                    {Position: 4, State: "3:+3:"},
+		"xmin above xmax":           {Position: 4, State: "4:3:"},
+		"xip not ascending":         {Position: 4, State: "3:9:5,4"},
+		"xip from xmax":             {Position: 4, State: "3:9:9"},
+		"xip below xmin":            {Position: 4, State: "3:9:2"},
+		"step without a snapshot":   {Position: 4, State: "3:9: 3"},
+		"step above the first":      {Position: 4, State: "3:9: 5@3:10:"},
+		"step that sees no more":    {Position: 4, State: "3:9: 3@3:9:"},
+		"step that sees less":       {Position: 4, State: "3:9: 3@3:9:5"},
+		"position with a zero":      {Position: 4, State: "3:9: 03@3:10:"},
+		"text after the last field": {Position: 4, State: "3:9: 3@3:10: "},
 	} {
 		if c, err := parseProgress(p); err == nil {
 			t.Errorf("%s: %v was read as %v", name, p, c.steps)

@@ -13,7 +13,7 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/eventsource"
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/progress"
 )
 
 // DB is a pool of connections, or one connection; *pgxpool.Pool and *pgx.Conn are. Never a transaction: each page is to have
@@ -86,47 +86,47 @@ const (
 // place. The next position is Latest, and so is a time after all events; what is beyond that is no
 // place. A place before the oldest event is none where events have been deleted that it stands
 // before; Earliest is the oldest event there is, whatever has been deleted.
-func (s *Source) Start(ctx context.Context, at tokenstore.Place) (tokenstore.Progress, error) {
+func (s *Source) Start(ctx context.Context, at progress.StartPosition) (progress.Progress, error) {
 	switch at.Type {
-	case tokenstore.Earliest:
-		return tokenstore.Progress{}, nil
-	case tokenstore.Latest:
+	case progress.Earliest:
+		return progress.Progress{}, nil
+	case progress.Latest:
 		return s.latest(ctx, math.MaxInt64)
-	case tokenstore.AtPosition:
+	case progress.AtPosition:
 		first, err := strconv.ParseInt(at.Position, 10, 64)
 		if err != nil || first < 0 {
-			return tokenstore.Progress{}, &eventsource.PlaceError{Problem: fmt.Sprintf("position %q is none: want a whole number, 0 or above", at.Position)}
+			return progress.Progress{}, &eventsource.StartPositionError{Problem: fmt.Sprintf("position %q is none: want a whole number, 0 or above", at.Position)}
 		}
 		if err := s.refuseDeleted(ctx, at, func(position int64, _ time.Time) bool { return first <= position }); err != nil {
-			return tokenstore.Progress{}, err
+			return progress.Progress{}, err
 		}
 		if err := s.refuseBeyond(ctx, at, first); err != nil {
-			return tokenstore.Progress{}, err
+			return progress.Progress{}, err
 		}
 		return s.latest(ctx, first-1)
-	case tokenstore.AtTimestamp:
+	case progress.AtTimestamp:
 		if err := s.refuseBeyond(ctx, at, 0); err != nil {
-			return tokenstore.Progress{}, err
+			return progress.Progress{}, err
 		}
 		if err := s.refuseDeleted(ctx, at, func(_ int64, recorded time.Time) bool { return !at.Timestamp.After(recorded) }); err != nil {
-			return tokenstore.Progress{}, err
+			return progress.Progress{}, err
 		}
 		return s.since(ctx, at.Timestamp)
 	}
-	return tokenstore.Progress{}, &eventsource.PlaceError{Problem: fmt.Sprintf("the place %q is not known, choose %s, %s, %s or %s", at.Type,
-		tokenstore.Earliest, tokenstore.Latest, tokenstore.AtPosition, tokenstore.AtTimestamp)}
+	return progress.Progress{}, &eventsource.StartPositionError{Problem: fmt.Sprintf("the place %q is not known, choose %s, %s, %s or %s", at.Type,
+		progress.Earliest, progress.Latest, progress.AtPosition, progress.AtTimestamp)}
 }
 
 // since finds the first position of a time, and what has been given before it.
-func (s *Source) since(ctx context.Context, at time.Time) (tokenstore.Progress, error) {
+func (s *Source) since(ctx context.Context, at time.Time) (progress.Progress, error) {
 	// The snapshot comes first: an event that is written between the two statements is above the position, or not seen by it.
 	all, err := s.latest(ctx, math.MaxInt64)
 	if err != nil {
-		return tokenstore.Progress{}, err
+		return progress.Progress{}, err
 	}
 	var first int64
 	if err := s.steadily(ctx, func(k *known) error { return s.queryRow(ctx, k.time, []any{at}, &first) }); err != nil {
-		return tokenstore.Progress{}, fmt.Errorf("looking for the first event since %s: %w", at.Format(time.RFC3339), err)
+		return progress.Progress{}, fmt.Errorf("looking for the first event since %s: %w", at.Format(time.RFC3339), err)
 	}
 	if first == 0 {
 		return all, nil
@@ -135,24 +135,24 @@ func (s *Source) since(ctx context.Context, at time.Time) (tokenstore.Progress, 
 }
 
 // below is what a progress has been given up to a position.
-func (s *Source) below(all tokenstore.Progress, through int64) (tokenstore.Progress, error) {
+func (s *Source) below(all progress.Progress, through int64) (progress.Progress, error) {
 	if s.gaps != nil {
 		c, err := s.parseGapped(all)
 		if err != nil {
-			return tokenstore.Progress{}, err
+			return progress.Progress{}, err
 		}
 		return c.upTo(through).Progress(), nil
 	}
 	c, err := s.parse(all)
 	if err != nil {
-		return tokenstore.Progress{}, err
+		return progress.Progress{}, err
 	}
 	return c.upTo(through).Progress(), nil
 }
 
 // latest is one statement: its snapshot is taken before it reads the sequence, or the positions that the snapshot sees, so every event that the snapshot sees has a position up to
 // that number. Events up to it that the snapshot does not see are found by their transactions. It has been given nothing above through.
-func (s *Source) latest(ctx context.Context, through int64) (tokenstore.Progress, error) {
+func (s *Source) latest(ctx context.Context, through int64) (progress.Progress, error) {
 	if s.gaps != nil {
 		return s.latestGapped(ctx, through)
 	}
@@ -160,20 +160,20 @@ func (s *Source) latest(ctx context.Context, through int64) (tokenstore.Progress
 	var text string
 	var standby bool
 	if err := s.steadily(ctx, func(k *known) error { return s.queryRow(ctx, k.start, nil, &head, &text, &standby) }); err != nil {
-		return tokenstore.Progress{}, fmt.Errorf("looking for the latest position: %w", err)
+		return progress.Progress{}, fmt.Errorf("looking for the latest position: %w", err)
 	}
 	if standby {
-		return tokenstore.Progress{}, fmt.Errorf("looking for the latest position: %w", ErrStandby)
+		return progress.Progress{}, fmt.Errorf("looking for the latest position: %w", ErrStandby)
 	}
 	snapshot, err := ParseSnapshot(text)
 	if err != nil {
-		return tokenstore.Progress{}, fmt.Errorf("looking for the latest position: %w", err)
+		return progress.Progress{}, fmt.Errorf("looking for the latest position: %w", err)
 	}
 	return (&coverage{table: s.events.name()}).with(step{min(head, through), snapshot}).Progress(), nil
 }
 
 // Parse reads a token's progress.
-func (s *Source) Parse(p tokenstore.Progress) (eventsource.Coverage, error) {
+func (s *Source) Parse(p progress.Progress) (eventsource.Coverage, error) {
 	if s.gaps != nil {
 		c, err := s.parseGapped(p)
 		if err != nil {

@@ -14,8 +14,8 @@ import (
 
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
-	"github.com/sluice-project/sluice/tokenstore"
 )
 
 func TestVisibleEqualsPostgreSQL(t *testing.T) {
@@ -58,7 +58,7 @@ func TestAnEventIsReadAsItWasWritten(t *testing.T) {
 	db := database(t)
 	exec(t, db, `INSERT INTO sluice.event (stream_id, version, id, type, data, metadata)
 		VALUES ('straße-1', 1, 'f47ac10b-58cc-4372-a567-0e02b2c3d479', 'Opened', '{"amount": 12.50, "to": "Ærø"}', '{"by": "me"}'), ('b', 1, DEFAULT, 'Empty', '{}', DEFAULT)`)
-	page := newReader(t, postgres.NewSource(db, schema), tokenstore.Place{Type: tokenstore.Earliest}).next(10)
+	page := newReader(t, postgres.NewSource(db, schema), progress.StartPosition{Type: progress.Earliest}).next(10)
 	if len(page.Events) != 2 || page.More {
 		t.Fatalf("%d events, more: %t", len(page.Events), page.More)
 	}
@@ -94,7 +94,7 @@ func TestSegmentsShareTheEventsAndEachMovesToTheHead(t *testing.T) {
 		for _, s := range segments {
 			share += s.Share()
 		}
-		r := newReader(t, source.WithWindow(700), tokenstore.Place{Type: tokenstore.Earliest}, segments...)
+		r := newReader(t, source.WithWindow(700), progress.StartPosition{Type: progress.Earliest}, segments...)
 		for more := true; more; {
 			page := r.next(100)
 			more = page.More
@@ -129,7 +129,7 @@ func TestEveryTransactionThatEndsAfterLatestWasAskedIsGiven(t *testing.T) {
 		t.Fatal(err)
 	}
 	exec(t, db, insert, "behind the open one")
-	r := newReader(t, postgres.NewSource(db, schema), tokenstore.Place{Type: tokenstore.Latest})
+	r := newReader(t, postgres.NewSource(db, schema), progress.StartPosition{Type: progress.Latest})
 	exec(t, db, insert, "after")
 	if err := open.Commit(t.Context()); err != nil {
 		t.Fatal(err)
@@ -156,7 +156,7 @@ func TestHeadIsTheHighestPosition(t *testing.T) {
 
 func TestReadRefusesWhatItCannotDo(t *testing.T) {
 	source := postgres.NewSource(database(t), schema)
-	start, err := source.Parse(tokenstore.Progress{})
+	start, err := source.Parse(progress.Progress{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,10 +169,10 @@ func TestReadRefusesWhatItCannotDo(t *testing.T) {
 	if _, err := source.Read(t.Context(), []eventsource.Coverage{foreign{}}, nil, 1); err == nil {
 		t.Error("a coverage of another source")
 	}
-	if _, err := source.Start(t.Context(), tokenstore.Place{Type: "Newest"}); err == nil {
+	if _, err := source.Start(t.Context(), progress.StartPosition{Type: "Newest"}); err == nil {
 		t.Error("an unknown initial position")
 	}
-	ahead, err := source.Parse(tokenstore.Progress{Position: 10, Snapshot: "900000000:900000000:"})
+	ahead, err := source.Parse(progress.Progress{Position: 10, State: "900000000:900000000:"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,4 +185,4 @@ type foreign struct{}
 
 func (foreign) Covers(*eventsource.Event) bool { return false }
 func (foreign) Position() int64                { return 0 }
-func (foreign) Progress() tokenstore.Progress  { return tokenstore.Progress{} }
+func (foreign) Progress() progress.Progress    { return progress.Progress{} }

@@ -8,8 +8,8 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
-	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // Positions may be keys of 64 bits of a generator, of milliseconds and some low bits: then
@@ -38,7 +38,7 @@ func TestEventsAreReadHoweverFarApartTheirPositionsAre(t *testing.T) {
 	if n := count(newReader(t, source, earliest, segment.Root), 7); n != 2*24*60+1 {
 		t.Errorf("%d events, want %d", n, 2*24*60+1)
 	}
-	if n := count(newReader(t, source, tokenstore.Place{Type: tokenstore.AtTimestamp, Timestamp: time.Date(2026, 1, 2, 23, 50, 0, 0, time.UTC)}, segment.Root), 1); n != 11 {
+	if n := count(newReader(t, source, progress.StartPosition{Type: progress.AtTimestamp, Timestamp: time.Date(2026, 1, 2, 23, 50, 0, 0, time.UTC)}, segment.Root), 1); n != 11 {
 		t.Errorf("%d events since ten minutes before the end, want 11", n)
 	}
 	r := newReader(t, source, latest, segment.Root)

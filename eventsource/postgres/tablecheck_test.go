@@ -12,7 +12,7 @@ import (
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/eventsource/postgres"
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/progress"
 )
 
 func declared(t definition.Table) definition.Source {
@@ -177,7 +177,7 @@ func TestPreparingDoesNotRewriteAndMayBeRepeated(t *testing.T) {
 
 func newTableReader(t testing.TB, db postgres.DB, mapping definition.Table) *reader {
 	t.Helper()
-	return newReader(t, postgres.Open(db, schema, declared(mapping)), tokenstore.Place{Type: tokenstore.Earliest})
+	return newReader(t, postgres.Open(db, schema, declared(mapping)), progress.StartPosition{Type: progress.Earliest})
 }
 
 // A token of one table is none of another, nor of another column.
@@ -193,12 +193,12 @@ func TestTokensAreOfTheirTable(t *testing.T) {
 	exec(t, db, "CREATE INDEX ON outbox (txid, (number + 0))")
 	sources := map[string]*postgres.Source{"own": postgres.NewSource(db, schema), "outbox": postgres.Open(db, schema, declared(outbox)), "number": postgres.Open(db, schema, declared(other))}
 	for name, source := range sources {
-		progress, err := source.Start(t.Context(), tokenstore.Place{Type: tokenstore.Latest})
+		start, err := source.Start(t.Context(), progress.StartPosition{Type: progress.Latest})
 		if err != nil {
 			t.Fatal(err)
 		}
-		coverage, err := source.Parse(progress)
-		if err != nil || coverage.Progress() != progress {
+		coverage, err := source.Parse(start)
+		if err != nil || coverage.Progress() != start {
 			t.Fatalf("%s does not read what it has written: %v, error %v", name, coverage, err)
 		}
 		for reading, by := range sources {
@@ -206,17 +206,17 @@ func TestTokensAreOfTheirTable(t *testing.T) {
 				continue
 			}
 			var invalid *eventsource.InvalidError
-			if _, err := by.Parse(progress); !errors.As(err, &invalid) {
-				t.Errorf("%s takes progress %v of %s: %v", reading, progress, name, err)
+			if _, err := by.Parse(start); !errors.As(err, &invalid) {
+				t.Errorf("%s takes progress %v of %s: %v", reading, start, name, err)
 			}
-			if _, err := by.Union(progress, progress); !errors.As(err, &invalid) {
+			if _, err := by.Union(start, start); !errors.As(err, &invalid) {
 				t.Errorf("%s computes with progress of %s: %v", reading, name, err)
 			}
 			if _, err := by.Read(t.Context(), []eventsource.Coverage{coverage}, nil, 1); !errors.As(err, &invalid) {
 				t.Errorf("%s reads from a coverage of %s: %v", reading, name, err)
 			}
 		}
-		empty, err := source.Parse(tokenstore.Progress{})
+		empty, err := source.Parse(progress.Progress{})
 		if err != nil {
 			t.Fatal(err)
 		}

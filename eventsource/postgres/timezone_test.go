@@ -10,8 +10,8 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
-	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // inUTC are connections as Sluice's are.
@@ -57,7 +57,7 @@ func TestATimeWithoutAZoneIsInThatOfTheDatabase(t *testing.T) {
 					t.Errorf("of %d events the fourth was recorded at %v, want %s", len(events), events[3].RecordedAt.UTC(), want)
 				}
 				at := time.Date(2026, 7, 15, 17, 0, 0, 0, time.UTC)
-				if n := len(newReader(t, source, tokenstore.Place{Type: tokenstore.AtTimestamp, Timestamp: at}, segment.Root).all()); n != 4 {
+				if n := len(newReader(t, source, progress.StartPosition{Type: progress.AtTimestamp, Timestamp: at}, segment.Root).all()); n != 4 {
 					t.Errorf("%d events since %v, want 4", n, at)
 				}
 				found := column[time.Time](t, inUTC(t, db), "SELECT e.recorded_at FROM "+postgres.EventsAt(schema, source.Declared(declared(mapping))), []int64{4})
@@ -87,7 +87,7 @@ func TestInfiniteTimesAreRead(t *testing.T) {
 			if len(events) != 3 || !events[0].RecordedAt.IsZero() || events[1].RecordedAt.Year() != 2026 || events[2].RecordedAt.UTC().Format(time.RFC3339Nano) != "9999-12-31T23:59:59.999999Z" {
 				t.Errorf("read %+v", events)
 			}
-			if n := len(newReader(t, source, tokenstore.Place{Type: tokenstore.AtTimestamp, Timestamp: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}, segment.Root).all()); n != 2 {
+			if n := len(newReader(t, source, progress.StartPosition{Type: progress.AtTimestamp, Timestamp: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}, segment.Root).all()); n != 2 {
 				t.Errorf("%d events since 2026, want 2", n)
 			}
 		})

@@ -13,6 +13,7 @@ import (
 	"github.com/sluice-project/sluice/definition"
 	eventlog "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/runtime/worker"
@@ -64,8 +65,8 @@ func start(t *testing.T) *httptest.Server {
 		groups = append(groups, tokenstore.Group{Name: g.Name, Segments: int(g.Segments)})
 	}
 	source := eventlog.NewSource(pool, postgres.DefaultSchema)
-	if err := postgres.NewStore(pool, postgres.DefaultSchema).Declare(ctx, tokenstore.Owner{Processor: name}, groups, nil, func(string) (tokenstore.Progress, error) {
-		return source.Start(ctx, tokenstore.Place{Type: tokenstore.Earliest})
+	if err := postgres.NewStore(pool, postgres.DefaultSchema).Declare(ctx, tokenstore.Owner{Processor: name}, groups, nil, func(string) (progress.Progress, error) {
+		return source.Start(ctx, progress.StartPosition{Type: progress.Earliest})
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -26,7 +27,7 @@ type Takeover struct {
 	// LeaveDeadLetters lets the processor's dead letters stay behind, which nobody handles then.
 	LeaveDeadLetters bool
 	// Given returns the progress of all events up to a position but for some.
-	Given func(ctx context.Context, tx pgx.Tx, through int64, except []int64) (tokenstore.Progress, error)
+	Given func(ctx context.Context, tx pgx.Tx, through int64, except []int64) (progress.Progress, error)
 	// Adopt makes the group.
 	Adopt func(ctx context.Context, tx pgx.Tx, g tokenstore.Group, tokens []tokenstore.Token) error
 }
@@ -141,7 +142,7 @@ func (t Takeover) tokens(ctx context.Context, tx pgx.Tx, rows []row) (tokens []t
 				break // the transaction is over
 			}
 		}
-		slices.SortFunc(parts, func(a, b tokenstore.Part) int { return int(a.Segment.ID) - int(b.Segment.ID) })
+		slices.SortFunc(parts, func(a, b progress.Part) int { return int(a.Segment.ID) - int(b.Segment.ID) })
 		tokens = append(tokens, tokenstore.Token{Key: tokenstore.Key{Group: t.Group.Name, Segment: r.segment.ID}, Mask: r.segment.Mask, Parts: parts})
 	}
 	return tokens, problems
@@ -278,7 +279,7 @@ func maskOf(id uint32, ids map[uint32]bool) uint32 {
 }
 
 // parts are one, or those of the halves of a merged segment.
-func (t Takeover) parts(ctx context.Context, tx pgx.Tx, s segment.Segment, token Token) ([]tokenstore.Part, error) {
+func (t Takeover) parts(ctx context.Context, tx pgx.Tx, s segment.Segment, token Token) ([]progress.Part, error) {
 	if token.Lower != nil {
 		low, high := s.Split()
 		if err := high.Valid(); err != nil {
@@ -291,12 +292,12 @@ func (t Takeover) parts(ctx context.Context, tx pgx.Tx, s segment.Segment, token
 		upper, err := t.parts(ctx, tx, high, *token.Upper)
 		return append(lower, upper...), err
 	}
-	progress, err := t.Given(ctx, tx, token.Index, token.Gaps)
+	reached, err := t.Given(ctx, tx, token.Index, token.Gaps)
 	if errors.Is(err, eventspostgres.ErrInexact) {
 		return nil, fmt.Errorf("its token cannot be taken over exactly: %w; let Axon run the processor until it has handled that one too, stop it, and try again", err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return []tokenstore.Part{{Segment: s, Progress: progress}}, nil
+	return []progress.Part{{Segment: s, Progress: reached}}, nil
 }

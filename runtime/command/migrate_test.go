@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
 	"github.com/sluice-project/sluice/runtime/command"
 	"github.com/sluice-project/sluice/runtime/worker"
@@ -130,7 +131,7 @@ spec:
 		t.Fatal(err)
 	}
 	err = postgres.NewStore(pool, postgres.DefaultSchema).Declare(ctx, tokenstore.Owner{Processor: "test/default/p"}, []tokenstore.Group{{Name: "g", Segments: 1}}, nil,
-		func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, nil })
+		func(string) (progress.Progress, error) { return progress.Progress{}, nil })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
@@ -65,7 +65,7 @@ func (f *rebaseFlags) run(cmd *cobra.Command) (err error) {
 	}
 	var tokens int
 	var told []eventspostgres.Rebased
-	err = postgres.Rebase(ctx, conn, f.database.schema, func(ctx context.Context, tx pgx.Tx, before []tokenstore.Progress) (after []tokenstore.Progress, err error) {
+	err = postgres.Rebase(ctx, conn, f.database.schema, func(ctx context.Context, tx pgx.Tx, before []progress.Progress) (after []progress.Progress, err error) {
 		tokens = len(before)
 		after, told, err = eventspostgres.Rebase(ctx, tx, f.database.schema, tables, before)
 		return after, err

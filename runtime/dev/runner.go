@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-project/sluice/api/rules"
 	"github.com/sluice-project/sluice/definition"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
 	"github.com/sluice-project/sluice/runtime/worker"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -169,10 +170,10 @@ func (r *runner) declare(ctx context.Context, m manifest, def definition.Definit
 		return err
 	}
 	var groups []tokenstore.Group
-	starts := map[string]tokenstore.Place{}
+	starts := map[string]progress.StartPosition{}
 	for _, g := range m.document.Spec.ProcessingGroups {
 		groups = append(groups, tokenstore.Group{Name: g.Name, Segments: int(g.Segments), Sequencing: g.Sequencing.Policy().String()})
-		place, err := tokenstore.ParsePlace(g.InitialPosition.Type, g.InitialPosition.Position, g.InitialPosition.Timestamp)
+		place, err := progress.ParseStartPosition(g.InitialPosition.Type, g.InitialPosition.Position, g.InitialPosition.Timestamp)
 		if err != nil {
 			return fmt.Errorf("group %s: initialPosition.timestamp: %w", g.Name, err)
 		}
@@ -189,7 +190,7 @@ func (r *runner) declare(ctx context.Context, m manifest, def definition.Definit
 		}
 		replays = append(replays, replay)
 	}
-	start := func(group string) (tokenstore.Progress, error) { return source.Start(ctx, starts[group]) }
+	start := func(group string) (progress.Progress, error) { return source.Start(ctx, starts[group]) }
 	store := postgres.NewStore(r.pool, r.schema)
 	owner := tokenstore.Owner{Processor: m.processor(), Installation: r.installation, TakeOverFrom: m.document.Spec.TakeOverFrom}
 	if err := store.Declare(ctx, owner, groups, replays, start); err != nil {

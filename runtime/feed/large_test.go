@@ -13,6 +13,7 @@ import (
 
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/feed"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -43,7 +44,7 @@ func TestCatchingUpOnLargeEventsTakesLittleMemory(t *testing.T) {
 	members := map[tokenstore.Key]*feed.Member{}
 	for _, group := range []string{"quick", "stuck"} {
 		for _, s := range layout {
-			token := tokenstore.Token{Key: tokenstore.Key{Group: group, Segment: s.ID}, Mask: s.Mask, Parts: []tokenstore.Part{{Segment: s}}}
+			token := tokenstore.Token{Key: tokenstore.Key{Group: group, Segment: s.ID}, Mask: s.Mask, Parts: []progress.Part{{Segment: s}}}
 			if members[token.Key], err = f.Add(token, segment.PerStream); err != nil {
 				t.Fatal(err)
 			}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -20,15 +21,15 @@ type Part struct {
 type Parts []Part
 
 // Progress returns the parts as a token stores them: one where all have come equally far.
-func (p Parts) Progress(whole segment.Segment) []tokenstore.Part {
-	parts := make([]tokenstore.Part, len(p))
+func (p Parts) Progress(whole segment.Segment) []progress.Part {
+	parts := make([]progress.Part, len(p))
 	met := true
 	for i, part := range p {
-		parts[i] = tokenstore.Part{Segment: part.Segment, Progress: part.Coverage.Progress()}
+		parts[i] = progress.Part{Segment: part.Segment, Progress: part.Coverage.Progress()}
 		met = met && parts[i].Progress == parts[0].Progress
 	}
 	if met {
-		return []tokenstore.Part{{Segment: whole, Progress: parts[0].Progress}}
+		return []progress.Part{{Segment: whole, Progress: parts[0].Progress}}
 	}
 	return parts
 }

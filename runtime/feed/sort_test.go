@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -18,7 +19,7 @@ type upTo int64
 
 func (c upTo) Covers(e *eventsource.Event) bool { return e.Position <= int64(c) }
 func (c upTo) Position() int64                  { return int64(c) }
-func (c upTo) Progress() tokenstore.Progress    { return tokenstore.Progress{Position: int64(c)} }
+func (c upTo) Progress() progress.Progress      { return progress.Progress{Position: int64(c)} }
 
 // line is a source whose events are there from the beginning. It notes what it was asked to leave out.
 type line struct {
@@ -32,7 +33,7 @@ type line struct {
 	ended    int // pages that ended at pageBytes
 }
 
-func (l *line) Parse(p tokenstore.Progress) (eventsource.Coverage, error) {
+func (l *line) Parse(p progress.Progress) (eventsource.Coverage, error) {
 	return upTo(p.Position), nil
 }
 
@@ -85,7 +86,7 @@ func add(t failer, f *Feed, group string, s segment.Segment, by segment.Sequenci
 		parts = []segment.Segment{s}
 	}
 	for i, position := range at {
-		token.Parts = append(token.Parts, tokenstore.Part{Segment: parts[i], Progress: tokenstore.Progress{Position: position}})
+		token.Parts = append(token.Parts, progress.Part{Segment: parts[i], Progress: progress.Progress{Position: position}})
 	}
 	m, err := f.Add(token, by)
 	if err != nil {

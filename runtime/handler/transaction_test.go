@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -68,7 +69,7 @@ func newWorldAt(t *testing.T, url string, conns int32) *world {
 	w := &world{t, pool, postgres.NewStoreWithBatches(pool, batches, postgres.DefaultSchema), postgres.NewDirectory(pool, postgres.DefaultSchema)}
 	w.exec(`CREATE TABLE applied (n int); CREATE PROCEDURE commits() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO applied VALUES (7); COMMIT; END $$`)
 	w.must(w.directory.DeclareProcessor(ctx, tokenstore.Processor{Name: processor, Definition: "d1", Replicas: 1, Live: []byte(`{}`)}))
-	w.must(w.store.Declare(ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: "view", Segments: 1}}, nil, func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, nil }))
+	w.must(w.store.Declare(ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: "view", Segments: 1}}, nil, func(string) (progress.Progress, error) { return progress.Progress{}, nil }))
 	token := w.token()
 	_, err = w.store.Claim(ctx, processor, 1, 1, []tokenstore.Claim{{Key: token.Key, Epoch: token.Epoch}})
 	w.must(err)
@@ -125,7 +126,7 @@ func (w *world) apply(h handler.Handler) error {
 	token := w.token()
 	position := token.Parts[0].Progress.Position + 1
 	return h.Apply(context.Background(), batch{w.store, []tokenstore.Advance{{Key: token.Key, Epoch: token.Epoch, Version: token.Version,
-		Parts: []tokenstore.Part{{Segment: token.Range(), Progress: tokenstore.Progress{Position: position, Snapshot: "1:1:"}}}}}},
+		Parts: []progress.Part{{Segment: token.Range(), Progress: progress.Progress{Position: position, State: "1:1:"}}}}}},
 		[]*handler.Event{{Position: position, StreamID: "a", Type: "Paid"}})
 }
 
@@ -356,7 +357,7 @@ func (w *world) reset(h handler.Handler) error {
 	if n := len(replays); n > 0 && !replays[n-1].Phase.Ended() {
 		id = replays[n-1].ID
 	}
-	w.must(w.store.RequestReplays(ctx, processor, []tokenstore.ReplayRequest{{ID: id, Groups: []string{"view"}, From: tokenstore.Place{Type: tokenstore.Earliest},
+	w.must(w.store.RequestReplays(ctx, processor, []tokenstore.ReplayRequest{{ID: id, Groups: []string{"view"}, From: progress.StartPosition{Type: progress.Earliest},
 		Definition: "d1", State: tokenstore.ReplayWanted}}))
 	replays, err = w.store.Replays(ctx, processor)
 	w.must(err)

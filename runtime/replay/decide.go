@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -33,7 +34,7 @@ type situation struct {
 	paused func(group string) bool
 	// refused says why a replay cannot begin at a place; empty where it can. It is asked of those
 	// only that nothing else keeps from being reset.
-	refused func(place tokenstore.Place) (reason, problem string)
+	refused func(place progress.StartPosition) (reason, problem string)
 }
 
 // leader is the worker that carries replays out: of those that live, run the wanted definition and do not leave, the one that

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -16,7 +17,7 @@ func request(id string, phase tokenstore.ReplayPhase, state tokenstore.ReplaySta
 // from is a pending one to a position that is refused, with that as the problem.
 func from(position, id string, groups ...string) tokenstore.Replay {
 	r := request(id, tokenstore.ReplayPending, tokenstore.ReplayWanted, groups...)
-	r.From = tokenstore.Place{Type: tokenstore.AtPosition, Position: position}
+	r.From = progress.StartPosition{Type: progress.AtPosition, Position: position}
 	return r
 }
 
@@ -27,7 +28,7 @@ func worker(incarnation int64, definition string) tokenstore.Worker {
 func around(workers ...tokenstore.Worker) situation {
 	return situation{view: tokenstore.View{Processor: tokenstore.Processor{Definition: "d"}, Workers: workers},
 		groups: map[string]bool{"a": true, "b": true, "plain": false}, paused: func(group string) bool { return group == "b" },
-		refused: func(place tokenstore.Place) (string, string) {
+		refused: func(place progress.StartPosition) (string, string) {
 			if place.Position == "" {
 				return "", ""
 			}

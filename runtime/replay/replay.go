@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
@@ -45,15 +46,15 @@ type Runner struct {
 	Wake func()
 	Log  *slog.Logger
 
-	resets map[int64]*progress // by replay: of those whose reset has begun
-	dead   []int64             // workers that have not ended by what they say, but do not live
+	resets map[int64]*resetTries // by replay: of those whose reset has begun
+	dead   []int64               // workers that have not ended by what they say, but do not live
 
 	mu    sync.Mutex
 	calls []*attempt // whose calls may run
 }
 
-// progress is how the tries of one reset go.
-type progress struct {
+// resetTries is how the tries of one reset go.
+type resetTries struct {
 	attempt   *attempt // that runs, or has ended and was not settled yet; nil for none
 	waits     int      // tries in a row after which it has to wait
 	notBefore time.Time
@@ -96,7 +97,7 @@ func (r *Runner) Step(ctx context.Context) (time.Duration, error) {
 	if leader(view) != r.Self {
 		return 0, errors.Join(r.settleAll(ctx), r.cancelResets(ctx, replays))
 	}
-	due := decide(replays, situation{view: view, groups: r.groups(), paused: r.Paused, refused: func(place tokenstore.Place) (reason, problem string) {
+	due := decide(replays, situation{view: view, groups: r.groups(), paused: r.Paused, refused: func(place progress.StartPosition) (reason, problem string) {
 		return r.refused(ctx, place)
 	}})
 	var again time.Duration
@@ -206,11 +207,11 @@ func (r *Runner) carryOut(ctx context.Context, d decision) (time.Duration, error
 const lookLimit = 30 * time.Second
 
 // refused says why a replay cannot begin at a place; empty where it can.
-func (r *Runner) refused(ctx context.Context, place tokenstore.Place) (reason, problem string) {
+func (r *Runner) refused(ctx context.Context, place progress.StartPosition) (reason, problem string) {
 	ctx, cancel := context.WithTimeout(ctx, lookLimit)
 	defer cancel()
 	_, err := r.Source.Start(ctx, place)
-	var none *eventsource.PlaceError
+	var none *eventsource.StartPositionError
 	switch {
 	case err == nil:
 		return "", ""
@@ -255,9 +256,9 @@ func (r *Runner) begin(ctx context.Context, replay tokenstore.Replay) (time.Dura
 func (r *Runner) reset(ctx context.Context, replay tokenstore.Replay) (time.Duration, error) {
 	p := r.resets[replay.Number]
 	if p == nil {
-		p = &progress{}
+		p = &resetTries{}
 		if r.resets == nil {
-			r.resets = map[int64]*progress{}
+			r.resets = map[int64]*resetTries{}
 		}
 		r.resets[replay.Number] = p
 	}
@@ -277,7 +278,7 @@ func (r *Runner) reset(ctx context.Context, replay tokenstore.Replay) (time.Dura
 
 // settle takes note of how a try has ended. Where that cannot be written, it is settled again
 // later.
-func (r *Runner) settle(ctx context.Context, p *progress) (time.Duration, error) {
+func (r *Runner) settle(ctx context.Context, p *resetTries) (time.Duration, error) {
 	a := p.attempt
 	verdict := judge(a.outcome())
 	wait, err := r.conclude(ctx, a, verdict, retryIn(p.waits+1))

@@ -81,7 +81,7 @@ type outcome struct {
 func judge(o outcome) verdict {
 	err := o.err
 	var wait *tokenstore.NotDueError
-	var place *eventsource.PlaceError
+	var place *eventsource.StartPositionError
 	kind, evidence := handler.Classify(err)
 	if !errors.As(err, new(*handler.UserError)) { // which may wrap anything
 		errors.As(err, &wait)

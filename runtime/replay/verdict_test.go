@@ -37,7 +37,7 @@ func TestVerdictOfATry(t *testing.T) {
 		"the worker stops":                   {errStopped, true, 4, leave, false},
 		"it was cancelled":                   {&tokenstore.NotDueError{Reason: tokenstore.ReplayCancelledMeanwhile}, true, 0, cancelled, false},
 		"a pod of another definition came":   {&tokenstore.NotDueError{Reason: tokenstore.ReplayWaitsForRollout}, true, 0, putOff, false},
-		"its place was deleted":              {&eventsource.PlaceError{}, false, 0, putOff, false},
+		"its place was deleted":              {&eventsource.StartPositionError{}, false, 0, putOff, false},
 		"a lock is not to be had":            {state("55P03"), true, 4, lockBusy, false},
 		"a deadlock":                         {&handler.UserError{Err: state("40P01")}, true, 4, lockBusy, false},
 		"the connection cannot be made":      {errors.New("refused"), false, 4, retry, false},

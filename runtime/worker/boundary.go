@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/feed"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -20,7 +21,7 @@ type replayed struct {
 	parts  []feed.Part        // what had been handled
 	places map[segment.Segment]int
 	masks  []uint32
-	ends   []tokenstore.Part // whoever has all these handles nothing again any more
+	ends   []progress.Part // whoever has all these handles nothing again any more
 }
 
 // marked returns an event as handlers are to get it. One that is handled again is a copy: others have the event too.
@@ -118,7 +119,7 @@ func (b *boundaries) beforeTheMove(r *tokenstore.Replaying, t tokenstore.Token) 
 	if err != nil {
 		return nil, fmt.Errorf("the boundaries of replay %s: %w", r.ID, err)
 	}
-	known.ends = []tokenstore.Part{highest[0].Part}
+	known.ends = []progress.Part{highest[0].Part}
 	if b.moved == nil {
 		b.moved = map[string]*replayed{}
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/feed"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -32,7 +33,7 @@ func (s stepwise) Read(ctx context.Context, from []eventsource.Coverage, all []s
 func TestABatchWaitsForMoreOfABacklog(t *testing.T) {
 	delivered, source := make(chan struct{}), stepwise{pages: make(chan bool)}
 	f := feed.New(source, feed.Options{}, slog.New(slog.DiscardHandler), func(tokenstore.Key) { delivered <- struct{}{} }, func(error) {})
-	m, err := f.Add(tokenstore.Token{Key: tokenstore.Key{Group: "view"}, Parts: []tokenstore.Part{{}}}, segment.PerStream)
+	m, err := f.Add(tokenstore.Token{Key: tokenstore.Key{Group: "view"}, Parts: []progress.Part{{}}}, segment.PerStream)
 	if err != nil {
 		t.Fatal(err)
 	}

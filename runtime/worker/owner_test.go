@@ -12,6 +12,7 @@ import (
 	"time"
 
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
 	"github.com/sluice-project/sluice/runtime/worker"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -54,8 +55,8 @@ func (w *world) declareAs(owner tokenstore.Owner) error {
 		groups = append(groups, tokenstore.Group{Name: g.Name, Segments: int(g.Segments), Sequencing: g.Sequencing.Policy().String()})
 	}
 	source := eventspostgres.Open(w.pool, postgres.DefaultSchema, w.spec.Source)
-	err := w.store().Declare(context.Background(), owner, groups, nil, func(string) (tokenstore.Progress, error) {
-		return source.Start(context.Background(), tokenstore.Place{Type: tokenstore.Earliest})
+	err := w.store().Declare(context.Background(), owner, groups, nil, func(string) (progress.Progress, error) {
+		return source.Start(context.Background(), progress.StartPosition{Type: progress.Earliest})
 	})
 	if err != nil {
 		return err

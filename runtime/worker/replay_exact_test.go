@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluice-project/sluice/eventsource"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -163,8 +164,8 @@ func TestAReplayBeyondTheNewestEventIsRefused(t *testing.T) {
 	w.appendTo(1, 20)
 	w.start("a")
 	w.handled(20)
-	w.ask(tokenstore.ReplayRequest{ID: "position", From: tokenstore.Place{Type: tokenstore.AtPosition, Position: "999999999"}},
-		tokenstore.ReplayRequest{ID: "time", From: tokenstore.Place{Type: tokenstore.AtTimestamp, Timestamp: time.Now().AddDate(5, 0, 0)}})
+	w.ask(tokenstore.ReplayRequest{ID: "position", From: progress.StartPosition{Type: progress.AtPosition, Position: "999999999"}},
+		tokenstore.ReplayRequest{ID: "time", From: progress.StartPosition{Type: progress.AtTimestamp, Timestamp: time.Now().AddDate(5, 0, 0)}})
 	for id, says := range map[string]string{"position": "beyond the newest event, which is at position 20", "time": "is in the future"} {
 		r := w.replay(id, "refused", waitsFor(tokenstore.ReplayPlaceInvalid))
 		if r.Phase != tokenstore.ReplayPending || !strings.Contains(r.Message, says) {
@@ -192,13 +193,13 @@ func TestAReplayBeyondTheOldestEventIsRefused(t *testing.T) {
 		}
 	}
 	remove(10)
-	from := func(id string, at tokenstore.Place) tokenstore.ReplayRequest {
+	from := func(id string, at progress.StartPosition) tokenstore.ReplayRequest {
 		return tokenstore.ReplayRequest{ID: id, From: at}
 	}
-	position := func(p int) tokenstore.Place {
-		return tokenstore.Place{Type: tokenstore.AtPosition, Position: fmt.Sprint(p)}
+	position := func(p int) progress.StartPosition {
+		return progress.StartPosition{Type: progress.AtPosition, Position: fmt.Sprint(p)}
 	}
-	w.ask(from("position", position(10)), from("time", tokenstore.Place{Type: tokenstore.AtTimestamp, Timestamp: eleventh.Add(-time.Hour)}))
+	w.ask(from("position", position(10)), from("time", progress.StartPosition{Type: progress.AtTimestamp, Timestamp: eleventh.Add(-time.Hour)}))
 	for _, id := range []string{"position", "time"} {
 		r := w.replay(id, "refused", waitsFor(tokenstore.ReplayPlaceInvalid))
 		if r.Phase != tokenstore.ReplayPending || !strings.Contains(r.Message, "the oldest event, which is at position 11") {
@@ -224,8 +225,8 @@ func TestAReplayBeyondTheOldestEventIsRefused(t *testing.T) {
 	w.until("one reset", `SELECT count(*) = 1 FROM seen WHERE position IS NULL`)
 
 	source := eventspostgres.NewSource(w.pool, "sluice")
-	var none *eventsource.PlaceError
-	err := w.store().Declare(ctx, tokenstore.Owner{Processor: "test/default/other"}, []tokenstore.Group{{Name: "other", Segments: 1}}, nil, func(string) (tokenstore.Progress, error) {
+	var none *eventsource.StartPositionError
+	err := w.store().Declare(ctx, tokenstore.Owner{Processor: "test/default/other"}, []tokenstore.Group{{Name: "other", Segments: 1}}, nil, func(string) (progress.Progress, error) {
 		return source.Start(ctx, position(3))
 	})
 	if !errors.As(err, &none) || !strings.Contains(err.Error(), "group other") {

@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
@@ -71,7 +72,7 @@ func (w *world) resetNow(id string) {
 	}
 	defer conn.Close(ctx)
 	source := eventspostgres.NewSource(w.pool, "sluice")
-	err = w.store().Reset(ctx, conn, processor, r, source, tokenstore.Progress{}, postgres.ResetCall{Handlers: func(ctx context.Context, tx pgx.Tx) error {
+	err = w.store().Reset(ctx, conn, processor, r, source, progress.Progress{}, postgres.ResetCall{Handlers: func(ctx context.Context, tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `TRUNCATE stream_view; INSERT INTO seen (context) VALUES ('{}')`, pgx.QueryExecModeSimpleProtocol)
 		return err
 	}})

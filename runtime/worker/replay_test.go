@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
@@ -56,7 +57,7 @@ func (w *world) complete(requests []tokenstore.ReplayRequest) {
 			r.Definition = w.spec.Definition().ID()
 		}
 		if r.From.Type == "" {
-			r.From.Type = tokenstore.Earliest
+			r.From.Type = progress.Earliest
 		}
 		if r.State == "" {
 			r.State = tokenstore.ReplayWanted
@@ -240,7 +241,7 @@ func TestReplaysThatCannotRunSayWhy(t *testing.T) {
 		tokenstore.ReplayRequest{ID: "no-reset", Groups: []string{"plain"}},
 		tokenstore.ReplayRequest{ID: "no-group", Groups: []string{"views"}},
 		tokenstore.ReplayRequest{ID: "other-definition", Definition: "0123456789"},
-		tokenstore.ReplayRequest{ID: "no-place", From: tokenstore.Place{Type: tokenstore.AtPosition, Position: "x"}},
+		tokenstore.ReplayRequest{ID: "no-place", From: progress.StartPosition{Type: progress.AtPosition, Position: "x"}},
 		tokenstore.ReplayRequest{ID: "cancelled", State: tokenstore.ReplayToBeCancelled},
 	)
 	for id, want := range map[string][2]string{
@@ -260,12 +261,12 @@ func TestReplaysThatCannotRunSayWhy(t *testing.T) {
 
 func TestAReplayBeginsWhereItIsAskedTo(t *testing.T) {
 	t.Parallel()
-	for name, place := range map[string]func(w *world, tenth int64, at time.Time) tokenstore.Place{
-		"at a position": func(_ *world, tenth int64, _ time.Time) tokenstore.Place {
-			return tokenstore.Place{Type: tokenstore.AtPosition, Position: fmt.Sprint(tenth)}
+	for name, place := range map[string]func(w *world, tenth int64, at time.Time) progress.StartPosition{
+		"at a position": func(_ *world, tenth int64, _ time.Time) progress.StartPosition {
+			return progress.StartPosition{Type: progress.AtPosition, Position: fmt.Sprint(tenth)}
 		},
-		"at a time": func(_ *world, _ int64, at time.Time) tokenstore.Place {
-			return tokenstore.Place{Type: tokenstore.AtTimestamp, Timestamp: at}
+		"at a time": func(_ *world, _ int64, at time.Time) progress.StartPosition {
+			return progress.StartPosition{Type: progress.AtTimestamp, Timestamp: at}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -289,7 +290,7 @@ func TestAReplayBeginsWhereItIsAskedTo(t *testing.T) {
 		w.appendTo(1, 20)
 		w.start("a")
 		w.handled(20)
-		w.ask(tokenstore.ReplayRequest{ID: "none", From: tokenstore.Place{Type: tokenstore.Latest}})
+		w.ask(tokenstore.ReplayRequest{ID: "none", From: progress.StartPosition{Type: progress.Latest}})
 		w.replay("none", "complete", in(tokenstore.ReplayComplete))
 		w.appendTo(1, 3)
 		w.handled(3)

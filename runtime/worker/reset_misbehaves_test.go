@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
@@ -213,7 +214,7 @@ func TestAnyWorkerEndsAResetThatIsCancelled(t *testing.T) {
 	}
 	called, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
-		ended <- w.store().Reset(ctx, conn, processor, r, nil, tokenstore.Progress{}, postgres.ResetCall{Handlers: func(ctx context.Context, tx pgx.Tx) error {
+		ended <- w.store().Reset(ctx, conn, processor, r, nil, progress.Progress{}, postgres.ResetCall{Handlers: func(ctx context.Context, tx pgx.Tx) error {
 			close(called)
 			_, err := tx.Exec(ctx, `DELETE FROM stream_view; SELECT pg_sleep(600)`, pgx.QueryExecModeSimpleProtocol)
 			return err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sluice-project/sluice/assignment"
 	"github.com/sluice-project/sluice/planner"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/memory"
 )
@@ -76,7 +77,7 @@ func newRollout(t *rapid.T, replicas int, groups []tokenstore.Group) *rollout {
 	r.planner = planner.Planner{Directory: r.database.Directory(), Store: r.database.Store(), Processor: rolled, Name: operatorName + "test",
 		Now: func() time.Time { return r.now }}
 	r.want("a")
-	r.must(r.database.Store().Declare(context.Background(), tokenstore.Owner{Processor: rolled}, groups, nil, func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, nil }))
+	r.must(r.database.Store().Declare(context.Background(), tokenstore.Owner{Processor: rolled}, groups, nil, func(string) (progress.Progress, error) { return progress.Progress{}, nil }))
 	return r
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/feed"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -23,9 +24,9 @@ type place int64
 
 func (p place) Covers(e *eventsource.Event) bool { return e.Position <= int64(p) }
 func (p place) Position() int64                  { return int64(p) }
-func (p place) Progress() tokenstore.Progress    { return tokenstore.Progress{Position: int64(p)} }
+func (p place) Progress() progress.Progress      { return progress.Progress{Position: int64(p)} }
 
-func (s endless) Parse(p tokenstore.Progress) (eventsource.Coverage, error) {
+func (s endless) Parse(p progress.Progress) (eventsource.Coverage, error) {
 	return place(p.Position), nil
 }
 
@@ -45,7 +46,7 @@ func segmentOf(t *testing.T, source endless) *segmentRun {
 		default:
 		}
 	}, func(error) {})
-	token := tokenstore.Token{Key: tokenstore.Key{Group: "view"}, Parts: []tokenstore.Part{{}}}
+	token := tokenstore.Token{Key: tokenstore.Key{Group: "view"}, Parts: []progress.Part{{}}}
 	m, err := f.Add(token, segment.PerStream)
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/feed"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/segment"
@@ -33,7 +34,7 @@ func TestABatchThatFailsIsThatOfTheSegmentItIsFrom(t *testing.T) {
 		settings: settings{known: true, live: definition.Live{Groups: []definition.LiveGroup{{Name: "view", MaxBatchSize: 10}}}}}
 	l.trust(time.Now(), tokenstore.TimingOf(0))
 	view := &group{name: "view", shares: true, handler: deadlocks{}}
-	idle, err := feed.New(endless{}, feed.Options{}, l.log, func(tokenstore.Key) {}, func(error) {}).Add(tokenstore.Token{Parts: []tokenstore.Part{{}}}, segment.PerStream)
+	idle, err := feed.New(endless{}, feed.Options{}, l.log, func(tokenstore.Key) {}, func(error) {}).Add(tokenstore.Token{Parts: []progress.Part{{}}}, segment.PerStream)
 	if err != nil {
 		t.Fatal(err)
 	}

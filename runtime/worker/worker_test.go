@@ -18,6 +18,7 @@ import (
 	"github.com/sluice-project/sluice/definition"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/runtime/worker"
@@ -132,8 +133,8 @@ spec:
 	directory := postgres.NewDirectory(w.pool, postgres.DefaultSchema)
 	source := eventspostgres.Open(w.pool, postgres.DefaultSchema, w.spec.Source)
 	w.complete(replays)
-	err = postgres.NewStore(w.pool, postgres.DefaultSchema).Declare(ctx, tokenstore.Owner{Processor: processor}, declared, replays, func(string) (tokenstore.Progress, error) {
-		return source.Start(ctx, tokenstore.Place{Type: tokenstore.Earliest})
+	err = postgres.NewStore(w.pool, postgres.DefaultSchema).Declare(ctx, tokenstore.Owner{Processor: processor}, declared, replays, func(string) (progress.Progress, error) {
+		return source.Start(ctx, progress.StartPosition{Type: progress.Earliest})
 	})
 	if err != nil {
 		w.spec = before

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	eventlog "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/test/history"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
@@ -64,13 +65,13 @@ func (o *operator) try(spec definition.Spec, generation int, replay string) bool
 	id := spec.Definition().ID()
 	var requests []tokenstore.ReplayRequest
 	if replay != "" {
-		requests = append(requests, tokenstore.ReplayRequest{ID: replay, Groups: []string{"view"}, From: tokenstore.Place{Type: tokenstore.Earliest},
+		requests = append(requests, tokenstore.ReplayRequest{ID: replay, Groups: []string{"view"}, From: progress.StartPosition{Type: progress.Earliest},
 			Definition: id, Rebind: true, State: tokenstore.ReplayWanted})
 	}
 	for _, step := range []func() error{
 		func() error {
-			return store.Declare(ctx, tokenstore.Owner{Processor: processor}, groups, requests, func(string) (tokenstore.Progress, error) {
-				return eventlog.NewSource(o.pool, postgres.DefaultSchema).Start(ctx, tokenstore.Place{Type: tokenstore.Earliest})
+			return store.Declare(ctx, tokenstore.Owner{Processor: processor}, groups, requests, func(string) (progress.Progress, error) {
+				return eventlog.NewSource(o.pool, postgres.DefaultSchema).Start(ctx, progress.StartPosition{Type: progress.Earliest})
 			})
 		},
 		func() error {

@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
@@ -66,7 +67,7 @@ func TestAResetRunsOnceWhateverBecomesOfItsWorker(t *testing.T) {
 func (w *world) requestReplay(id string) {
 	w.t.Helper()
 	err := postgres.NewStore(w.pool, postgres.DefaultSchema).RequestReplays(context.Background(), processor, []tokenstore.ReplayRequest{{ID: id, Groups: []string{"view"},
-		From: tokenstore.Place{Type: tokenstore.Earliest}, Definition: w.spec.Definition().ID(), State: tokenstore.ReplayWanted}})
+		From: progress.StartPosition{Type: progress.Earliest}, Definition: w.spec.Definition().ID(), State: tokenstore.ReplayWanted}})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ import (
 	eventlog "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/localpostgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
 	"github.com/sluice-project/sluice/test/history"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -158,8 +159,8 @@ func (w *world) declare(groups string) {
 	if err := postgres.NewDirectory(w.pool, postgres.DefaultSchema).DeclareProcessor(ctx, tokenstore.Processor{Name: processor, Definition: w.spec.Definition().ID(), Replicas: 3, Live: live}); err != nil {
 		w.t.Fatal(err)
 	}
-	err = postgres.NewStore(w.pool, postgres.DefaultSchema).Declare(ctx, tokenstore.Owner{Processor: processor}, declared, nil, func(string) (tokenstore.Progress, error) {
-		return eventlog.NewSource(w.pool, postgres.DefaultSchema).Start(ctx, tokenstore.Place{Type: tokenstore.Earliest})
+	err = postgres.NewStore(w.pool, postgres.DefaultSchema).Declare(ctx, tokenstore.Owner{Processor: processor}, declared, nil, func(string) (progress.Progress, error) {
+		return eventlog.NewSource(w.pool, postgres.DefaultSchema).Start(ctx, progress.StartPosition{Type: progress.Earliest})
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/test/history"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -26,7 +27,7 @@ func recorded(t *testing.T) *pgxpool.Pool {
 	ctx := context.Background()
 	pool := database(t)
 	w := &writer{t: t, pool: pool, store: postgres.NewStore(pool, postgres.DefaultSchema)}
-	err := w.store.Declare(ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: "view", Segments: 2}}, nil, func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, nil })
+	err := w.store.Declare(ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: "view", Segments: 2}}, nil, func(string) (progress.Progress, error) { return progress.Progress{}, nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +122,7 @@ func (w *writer) handle(from, to int64, replay bool) {
 	w.t.Helper()
 	for i := range w.tokens {
 		t := &w.tokens[i]
-		a := tokenstore.Advance{Key: t.Key, Epoch: t.Epoch, Version: t.Version, Parts: []tokenstore.Part{{Segment: t.Range(), Progress: tokenstore.Progress{Position: to, Snapshot: "1:1:"}}}}
+		a := tokenstore.Advance{Key: t.Key, Epoch: t.Epoch, Version: t.Version, Parts: []progress.Part{{Segment: t.Range(), Progress: progress.Progress{Position: to, State: "1:1:"}}}}
 		w.must(w.store.Pipeline(context.Background(), []tokenstore.Advance{a}, func(b *pgx.Batch) error {
 			b.Queue(`INSERT INTO seen SELECT stream_id, position, $1 FROM sluice.event WHERE position BETWEEN $2 AND $3 AND slice & $4 = $5 ORDER BY position`,
 				replay, from, to, int32(t.Mask), int32(t.Segment))

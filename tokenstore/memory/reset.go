@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
@@ -81,7 +82,7 @@ func (s Store) agreed(processor, definition string) error {
 // Reset runs the reset handlers of a replay that BeginReset has begun, and moves the tokens of its groups to the place whose
 // progress is start. It all commits or none of it. A *tokenstore.NotDueError says that the reset is not to go on. Errors of
 // handlers come back as they are.
-func (s Store) Reset(_ context.Context, processor string, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress, handlers func(*Tx) error) error {
+func (s Store) Reset(_ context.Context, processor string, r tokenstore.Replay, n progress.Algebra, start progress.Progress, handlers func(*Tx) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.row(r.Number)
@@ -176,7 +177,7 @@ func (s Store) Complete(_ context.Context, r tokenstore.Replay) error {
 }
 
 // Abandon implements tokenstore.Resets.
-func (s Store) Abandon(_ context.Context, r tokenstore.Replay, n tokenstore.Notation) error {
+func (s Store) Abandon(_ context.Context, r tokenstore.Replay, n progress.Algebra) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.row(r.Number)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/protocol"
@@ -34,7 +35,7 @@ func (t *Tx) Put(key, value string) { t.writes[key] = value }
 
 // Declare implements tokenstore.Store.
 func (s Store) Declare(_ context.Context, owner tokenstore.Owner, groups []tokenstore.Group, requested []tokenstore.ReplayRequest,
-	start func(string) (tokenstore.Progress, error),
+	start func(string) (progress.Progress, error),
 ) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -75,7 +76,7 @@ func (s Store) Declare(_ context.Context, owner tokenstore.Owner, groups []token
 
 // declared is a group as it is once its owner, who may have it, declares it; nothing has changed
 // yet.
-func (s Store) declared(owner tokenstore.Owner, wanted tokenstore.Group, requested []tokenstore.ReplayRequest, start func(string) (tokenstore.Progress, error)) (*group, bool, error) {
+func (s Store) declared(owner tokenstore.Owner, wanted tokenstore.Group, requested []tokenstore.ReplayRequest, start func(string) (progress.Progress, error)) (*group, bool, error) {
 	wanted.Sequencing = cmp.Or(wanted.Sequencing, segment.PerStream.String())
 	next := &group{owner: owner, Group: wanted, tokens: map[uint32]tokenstore.Token{}}
 	if old := s.groups[wanted.Name]; old != nil {
@@ -93,13 +94,13 @@ func (s Store) declared(owner tokenstore.Owner, wanted tokenstore.Group, request
 	if err != nil {
 		return nil, false, fmt.Errorf("group %s: %w", wanted.Name, err)
 	}
-	progress, err := start(wanted.Name)
+	at, err := start(wanted.Name)
 	if err != nil {
 		return nil, false, fmt.Errorf("finding where group %s starts: %w", wanted.Name, err)
 	}
 	for _, part := range layout {
 		next.put(tokenstore.Token{Key: tokenstore.Key{Group: wanted.Name, Segment: part.ID}, Mask: part.Mask,
-			Parts: []tokenstore.Part{{Segment: part, Progress: progress}}, Generation: 1, Epoch: next.floor + 1, Version: next.floor + 1})
+			Parts: []progress.Part{{Segment: part, Progress: at}}, Generation: 1, Epoch: next.floor + 1, Version: next.floor + 1})
 	}
 	return next, true, nil
 }
@@ -185,7 +186,7 @@ func (g *group) all() []tokenstore.Token {
 
 func (g *group) shown(t tokenstore.Token) tokenstore.Token {
 	t.Parts = slices.Clone(t.Parts)
-	slices.SortFunc(t.Parts, func(a, b tokenstore.Part) int { return int(a.Segment.ID) - int(b.Segment.ID) })
+	slices.SortFunc(t.Parts, func(a, b progress.Part) int { return int(a.Segment.ID) - int(b.Segment.ID) })
 	t.Sequencing = g.Sequencing
 	if t.Least = g.least; g.resetting {
 		t.Least = math.MaxInt64

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -44,7 +45,7 @@ func TestAClaimHasThePartsOfTheTokenThatItClaimed(t *testing.T) {
 		go func() {
 			time.Sleep(time.Duration(2*(round%rounds)) * time.Millisecond) // the schedule, not a wait for something
 			written <- store.Advance(ctx, []tokenstore.Advance{{Key: last.Key, Epoch: last.Epoch, Version: last.Version, WasParted: true,
-				Parts: []tokenstore.Part{{Segment: last.Range(), Progress: tokenstore.Progress{Position: 10, Snapshot: "5:5:"}}}}})
+				Parts: []progress.Part{{Segment: last.Range(), Progress: progress.Progress{Position: 10, State: "5:5:"}}}}})
 		}()
 		claimed, err := store.Claim(ctx, processor, 2, 1, claims)
 		if err != nil {

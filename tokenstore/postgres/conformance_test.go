@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 	"github.com/sluice-project/sluice/tokenstore/tokenstoretest"
@@ -40,7 +41,7 @@ func harness(t testing.TB, pool *pgxpool.Pool) tokenstoretest.Harness {
 				return nil
 			})
 		},
-		Reset: func(ctx context.Context, processor string, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress, rows map[string]string, fail error) error {
+		Reset: func(ctx context.Context, processor string, r tokenstore.Replay, n progress.Algebra, start progress.Progress, rows map[string]string, fail error) error {
 			conn, err := store.ConnectApart(ctx)
 			if err != nil {
 				return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
@@ -14,14 +15,14 @@ func TestAPlaceIsLookedForOutsideOfTheTransaction(t *testing.T) {
 	pool := migrated(t)
 	store := postgres.NewStore(pool, postgres.DefaultSchema)
 	asked := 0
-	start := func(group string) (tokenstore.Progress, error) {
+	start := func(group string) (progress.Progress, error) {
 		asked++
 		var open int
 		err := pool.QueryRow(context.Background(), "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'").Scan(&open)
 		if err != nil || open > 0 {
 			t.Errorf("for group %s, %d transactions are open (%v)", group, open, err)
 		}
-		return tokenstore.Progress{Position: 7, Snapshot: "8:8:"}, nil
+		return progress.Progress{Position: 7, State: "8:8:"}, nil
 	}
 	groups := []tokenstore.Group{{Name: "view", Segments: 2}, {Name: "mail", Segments: 1}}
 	for range 2 {

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/sluice-project/sluice/progress"
 
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/jackc/pgx/v5"
 )
 
 // ErrAtHome is returned where a store belongs to the server that it is on, so that its tokens mean what they say.
@@ -21,7 +21,7 @@ var progressTables = []string{"token", "token_part", "replay_boundary"}
 // boundary of a replay gets the progress that translate returns for it, in the order of what it is given. Claims are fenced off.
 //
 // It is refused with ErrAtHome, and while workers live: they must not read events meanwhile.
-func Rebase(ctx context.Context, conn *pgx.Conn, schema string, translate func(context.Context, pgx.Tx, []tokenstore.Progress) ([]tokenstore.Progress, error)) error {
+func Rebase(ctx context.Context, conn *pgx.Conn, schema string, translate func(context.Context, pgx.Tx, []progress.Progress) ([]progress.Progress, error)) error {
 	in := func(sql string) string { return strings.ReplaceAll(sql, "{{schema}}", quoted(schema)) }
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		// A large table takes as long as it takes; who waits for writers that do not end is told.
@@ -60,7 +60,7 @@ func mayRebase(ctx context.Context, tx pgx.Tx, in func(string) string) error {
 	return nil
 }
 
-func allProgress(ctx context.Context, tx pgx.Tx, in func(string) string) ([]tokenstore.Progress, error) {
+func allProgress(ctx context.Context, tx pgx.Tx, in func(string) string) ([]progress.Progress, error) {
 	var each []string
 	for _, table := range progressTables {
 		each = append(each, "SELECT position, snapshot FROM {{schema}}."+table)
@@ -69,8 +69,8 @@ func allProgress(ctx context.Context, tx pgx.Tx, in func(string) string) ([]toke
 	if err != nil {
 		return nil, fmt.Errorf("reading the tokens: %w", err)
 	}
-	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p tokenstore.Progress, err error) {
-		return p, row.Scan(&p.Position, &p.Snapshot)
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p progress.Progress, err error) {
+		return p, row.Scan(&p.Position, &p.State)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the tokens: %w", err)
@@ -79,14 +79,14 @@ func allProgress(ctx context.Context, tx pgx.Tx, in func(string) string) ([]toke
 }
 
 // settle writes the new progress, and whose store it is.
-func settle(ctx context.Context, tx pgx.Tx, in func(string) string, before, after []tokenstore.Progress) error {
+func settle(ctx context.Context, tx pgx.Tx, in func(string) string, before, after []progress.Progress) error {
 	var positions []int64
 	var was, is []string
 	for i, p := range before {
 		if after[i].Position != p.Position {
 			return fmt.Errorf("a token at position %d would move to %d", p.Position, after[i].Position)
 		}
-		positions, was, is = append(positions, p.Position), append(was, p.Snapshot), append(is, after[i].Snapshot)
+		positions, was, is = append(positions, p.Position), append(was, p.State), append(is, after[i].State)
 	}
 	for _, table := range progressTables {
 		_, err := tx.Exec(ctx, in(`UPDATE {{schema}}.`+table+` t SET snapshot = n.after

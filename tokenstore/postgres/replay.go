@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/protocol"
@@ -27,7 +28,7 @@ func (s *Store) Replaying(ctx context.Context, processor string) (map[string]*to
 		var group string
 		var r tokenstore.Replaying
 		var b tokenstore.Boundary
-		err := rows.Scan(&group, &r.Number, &r.ID, &r.Context, &b.Segment.ID, &b.Segment.Mask, &b.Start, &b.Progress.Position, &b.Progress.Snapshot, &b.Sequencing)
+		err := rows.Scan(&group, &r.Number, &r.ID, &r.Context, &b.Segment.ID, &b.Segment.Mask, &b.Start, &b.Progress.Position, &b.Progress.State, &b.Sequencing)
 		if err != nil {
 			return nil, fmt.Errorf("reading the boundaries of replays of %s: %w", processor, err)
 		}
@@ -49,7 +50,7 @@ func (s *Store) boundariesOf(ctx context.Context, tx pgx.Tx, group string) ([]to
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (b tokenstore.Boundary, err error) {
-		err = row.Scan(&b.Segment.ID, &b.Segment.Mask, &b.Start, &b.Progress.Position, &b.Progress.Snapshot, &b.Sequencing)
+		err = row.Scan(&b.Segment.ID, &b.Segment.Mask, &b.Start, &b.Progress.Position, &b.Progress.State, &b.Sequencing)
 		return b, err
 	})
 }
@@ -59,7 +60,7 @@ func (s *Store) queueBoundaries(batch *pgx.Batch, group string, bounds []tokenst
 	n := len(bounds)
 	segments, starts, positions, snapshots, sequencings := make([]segment.Segment, n), make([]int64, n), make([]int64, n), make([]string, n), make([]string, n)
 	for i, b := range bounds {
-		segments[i], starts[i], positions[i], snapshots[i], sequencings[i] = b.Segment, b.Start, b.Progress.Position, b.Progress.Snapshot, orPerStream(b.Sequencing)
+		segments[i], starts[i], positions[i], snapshots[i], sequencings[i] = b.Segment, b.Start, b.Progress.Position, b.Progress.State, orPerStream(b.Sequencing)
 	}
 	ids, masks := columns(segments)
 	batch.Queue(s.in(`DELETE FROM {{schema}}.replay_boundary WHERE tenant = $1 AND group_name = $2`), tenant, group)
@@ -83,14 +84,14 @@ func (s *Store) Complete(ctx context.Context, r tokenstore.Replay) error {
 }
 
 // Abandon implements tokenstore.Resets.
-func (s *Store) Abandon(ctx context.Context, r tokenstore.Replay, n tokenstore.Notation) error {
+func (s *Store) Abandon(ctx context.Context, r tokenstore.Replay, n progress.Algebra) error {
 	return s.finish(ctx, r, tokenstore.ReplayAbandoned, func(ctx context.Context, tx pgx.Tx, groups []string) (bool, error) {
 		return s.giveUp(ctx, tx, n, groups)
 	})
 }
 
 // giveUp moves the tokens of groups to what was handled before their replay, and reports whether that is all there is to do.
-func (s *Store) giveUp(ctx context.Context, tx pgx.Tx, n tokenstore.Notation, groups []string) (all bool, err error) {
+func (s *Store) giveUp(ctx context.Context, tx pgx.Tx, n progress.Algebra, groups []string) (all bool, err error) {
 	tokens, err := s.lockGroups(ctx, tx, groups)
 	if err != nil {
 		return false, err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
@@ -157,7 +158,7 @@ type ResetCall struct {
 //
 // The connection is ConnectApart's. Close it afterwards: what the handlers leave in the session
 // reaches nobody else.
-func (s *Store) Reset(ctx context.Context, conn *pgx.Conn, processor string, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress, call ResetCall) error {
+func (s *Store) Reset(ctx context.Context, conn *pgx.Conn, processor string, r tokenstore.Replay, n progress.Algebra, start progress.Progress, call ResetCall) error {
 	begin := opening{set: resetSettings(call.Limit)}.marked(named)
 	tx, err := newHandlerTx(ctx, conn, begin, s.cleaning)
 	if err != nil {
@@ -208,7 +209,7 @@ const rewindLimit = time.Minute
 const unlessForeign = `SELECT CASE WHEN pg_catalog.current_setting('sluice.batch', true) IS DISTINCT FROM $1 THEN {{schema}}.foreign_transaction() END`
 
 // reset is what a reset does between the beginning and the commit.
-func (s *Store) reset(ctx context.Context, tx *handlerTx, processor string, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress, call ResetCall) error {
+func (s *Store) reset(ctx context.Context, tx *handlerTx, processor string, r tokenstore.Replay, n progress.Algebra, start progress.Progress, call ResetCall) error {
 	own := tx.tx // which a handler cannot take from us
 	var mine bool
 	if err := own.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock("+lockOf+")", s.resetLock(r)).Scan(&mine); err != nil {
@@ -294,7 +295,7 @@ func (s *Store) stillDue(ctx context.Context, tx pgx.Tx, processor string, r tok
 }
 
 // rewind is the second half of a reset: after the user's rows, the tokens.
-func (s *Store) rewind(ctx context.Context, tx pgx.Tx, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress) error {
+func (s *Store) rewind(ctx context.Context, tx pgx.Tx, r tokenstore.Replay, n progress.Algebra, start progress.Progress) error {
 	tokens, err := s.lockGroups(ctx, tx, r.Groups)
 	if err != nil {
 		return err

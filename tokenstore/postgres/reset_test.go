@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 	"github.com/sluice-project/sluice/tokenstore/tokenstoretest"
@@ -19,7 +20,7 @@ func TestAResetThatWasEndedMeanwhileDoesNotCommit(t *testing.T) {
 	_, pool := declaredProcessor(t)
 	store := postgres.NewStore(pool, postgres.DefaultSchema)
 	const group = "view"
-	start := func(string) (tokenstore.Progress, error) { return tokenstoretest.At(7), nil }
+	start := func(string) (progress.Progress, error) { return tokenstoretest.At(7), nil }
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -27,7 +28,7 @@ func TestAResetThatWasEndedMeanwhileDoesNotCommit(t *testing.T) {
 		}
 	}
 	must(store.Declare(ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: group, Segments: 1}}, nil, start))
-	must(store.RequestReplays(ctx, processor, []tokenstore.ReplayRequest{{ID: "x", Groups: []string{group}, From: tokenstore.Place{Type: tokenstore.Earliest},
+	must(store.RequestReplays(ctx, processor, []tokenstore.ReplayRequest{{ID: "x", Groups: []string{group}, From: progress.StartPosition{Type: progress.Earliest},
 		Definition: "one", State: tokenstore.ReplayWanted}}))
 	all, err := store.Replays(ctx, processor)
 	must(err)

@@ -107,7 +107,7 @@ func (s *Store) queuePut(batch *pgx.Batch, t tokenstore.Token) {
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0)
 		ON CONFLICT (tenant, group_name, segment) DO UPDATE SET mask = excluded.mask, position = excluded.position, snapshot = excluded.snapshot,
 		  generation = excluded.generation, epoch = excluded.epoch, version = excluded.version, owner = 0`),
-		tenant, t.Group, t.Segment, t.Mask, first.Position, first.Snapshot, t.Generation, t.Epoch, t.Version)
+		tenant, t.Group, t.Segment, t.Mask, first.Position, first.State, t.Generation, t.Epoch, t.Version)
 	s.queueParts(batch, t.Key, t.Parts)
 }
 

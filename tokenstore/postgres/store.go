@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -52,8 +53,8 @@ func (s *Store) in(sql string) string { return strings.ReplaceAll(sql, "{{schema
 // Declare implements tokenstore.Store. Where groups start is asked before the transaction: looking
 // for it may take long, and would keep locks and an idle transaction meanwhile.
 func (s *Store) Declare(ctx context.Context, owner tokenstore.Owner, groups []tokenstore.Group, requested []tokenstore.ReplayRequest,
-	start func(string) (tokenstore.Progress, error)) error {
-	starts := map[string]tokenstore.Progress{}
+	start func(string) (progress.Progress, error)) error {
+	starts := map[string]progress.Progress{}
 	for {
 		if err := s.findStarts(ctx, groups, starts, start); err != nil {
 			return err
@@ -70,7 +71,7 @@ func (s *Store) Declare(ctx context.Context, owner tokenstore.Owner, groups []to
 var errNoStart = errors.New("a group has lost its tokens meanwhile")
 
 // findStarts asks where those groups start that have no tokens.
-func (s *Store) findStarts(ctx context.Context, groups []tokenstore.Group, starts map[string]tokenstore.Progress, start func(string) (tokenstore.Progress, error)) error {
+func (s *Store) findStarts(ctx context.Context, groups []tokenstore.Group, starts map[string]progress.Progress, start func(string) (progress.Progress, error)) error {
 	names := make([]string, len(groups))
 	for i, g := range groups {
 		names[i] = g.Name
@@ -95,7 +96,7 @@ func (s *Store) findStarts(ctx context.Context, groups []tokenstore.Group, start
 	return nil
 }
 
-func (s *Store) declareAll(ctx context.Context, owner tokenstore.Owner, groups []tokenstore.Group, requested []tokenstore.ReplayRequest, starts map[string]tokenstore.Progress) error {
+func (s *Store) declareAll(ctx context.Context, owner tokenstore.Owner, groups []tokenstore.Group, requested []tokenstore.ReplayRequest, starts map[string]progress.Progress) error {
 	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if err := s.own(ctx, tx, owner, groups); err != nil {
 			return err
@@ -198,7 +199,7 @@ func (s *Store) taken(ctx context.Context, tx pgx.Tx, owner tokenstore.Owner, na
 // declare creates the tokens of one group, which is the processor's, and reports whether there were
 // none.
 func (s *Store) declare(ctx context.Context, tx pgx.Tx, processor string, g tokenstore.Group, requested []tokenstore.ReplayRequest,
-	starts map[string]tokenstore.Progress) (bool, error) {
+	starts map[string]progress.Progress) (bool, error) {
 	var sequencing string
 	var floor int64
 	err := tx.QueryRow(ctx, s.in(`SELECT epoch_floor, sequencing || '/' || hash FROM {{schema}}.processing_group WHERE tenant = $1 AND name = $2`),
@@ -225,7 +226,7 @@ func (s *Store) declare(ctx context.Context, tx pgx.Tx, processor string, g toke
 	ids, masks := columns(layout)
 	_, err = tx.Exec(ctx, s.in(`INSERT INTO {{schema}}.token (tenant, group_name, segment, mask, position, snapshot, epoch, version)
 		SELECT $1, $2, id, mask, $5, $6, $7, $7 FROM unnest($3::integer[], $4::integer[]) AS l (id, mask)`),
-		tenant, g.Name, ids, masks, progress.Position, progress.Snapshot, floor+1)
+		tenant, g.Name, ids, masks, progress.Position, progress.State, floor+1)
 	if err != nil {
 		return false, fmt.Errorf("making the tokens of group %s: %w", g.Name, err)
 	}

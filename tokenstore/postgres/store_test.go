@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
@@ -67,7 +68,7 @@ func declared(t testing.TB, segments int) (*postgres.Store, *pgxpool.Pool) {
 	return store, pool
 }
 
-func fromTheStart(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, nil }
+func fromTheStart(string) (progress.Progress, error) { return progress.Progress{}, nil }
 
 func tokens(t testing.TB, s *postgres.Store) []tokenstore.Token {
 	t.Helper()
@@ -93,7 +94,7 @@ func claim(t testing.TB, s *postgres.Store, worker int64, of ...tokenstore.Token
 
 func to(token tokenstore.Token, position int64) tokenstore.Advance {
 	return tokenstore.Advance{Key: token.Key, Epoch: token.Epoch, Version: token.Version,
-		Parts: []tokenstore.Part{{Segment: token.Range(), Progress: tokenstore.Progress{Position: position, Snapshot: "1:1:"}}}}
+		Parts: []progress.Part{{Segment: token.Range(), Progress: progress.Progress{Position: position, State: "1:1:"}}}}
 }
 
 func TestABatchOfAFormerOwnerIsUndone(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/protocol"
@@ -195,7 +196,7 @@ func (s *Store) queueFence(batch *pgx.Batch, advances []tokenstore.Advance, star
 	for i, a := range advances {
 		first := protocol.Lowest(a.Parts)
 		groups[i], segments[i], epochs[i], versions[i] = a.Group, int32(a.Segment), a.Epoch, a.Version
-		positions[i], snapshots[i], release[i] = first.Position, first.Snapshot, a.Release
+		positions[i], snapshots[i], release[i] = first.Position, first.State, a.Release
 		released = released || a.Release
 	}
 	arguments := []any{tenant, groups, segments, epochs, versions, positions, snapshots, release}
@@ -217,14 +218,14 @@ func (s *Store) queueFence(batch *pgx.Batch, advances []tokenstore.Advance, star
 }
 
 // queueParts writes the parts of a token whose row this transaction has locked.
-func (s *Store) queueParts(batch *pgx.Batch, key tokenstore.Key, parts []tokenstore.Part) {
+func (s *Store) queueParts(batch *pgx.Batch, key tokenstore.Key, parts []progress.Part) {
 	batch.Queue(s.in(`DELETE FROM {{schema}}.token_part WHERE tenant = $1 AND group_name = $2 AND segment = $3`), tenant, key.Group, key.Segment)
 	if len(parts) == 1 {
 		return
 	}
 	for _, p := range parts {
 		batch.Queue(s.in(`INSERT INTO {{schema}}.token_part (tenant, group_name, segment, part_segment, part_mask, position, snapshot)
-			VALUES ($1, $2, $3, $4, $5, $6, $7)`), tenant, key.Group, key.Segment, p.Segment.ID, p.Segment.Mask, p.Progress.Position, p.Progress.Snapshot)
+			VALUES ($1, $2, $3, $4, $5, $6, $7)`), tenant, key.Group, key.Segment, p.Segment.ID, p.Segment.Mask, p.Progress.Position, p.Progress.State)
 	}
 }
 
@@ -234,24 +235,24 @@ func collect(rows pgx.Rows) ([]tokenstore.Token, error) {
 	var tokens []tokenstore.Token
 	for rows.Next() {
 		var t tokenstore.Token
-		var whole tokenstore.Progress
+		var whole progress.Progress
 		var partID, partMask *uint32
 		var position *int64
 		var snapshot *string
-		err := rows.Scan(&t.Group, &t.Segment, &t.Mask, &whole.Position, &whole.Snapshot, &t.Generation, &t.Epoch, &t.Version, &t.Owner, &t.Least, &t.Sequencing,
+		err := rows.Scan(&t.Group, &t.Segment, &t.Mask, &whole.Position, &whole.State, &t.Generation, &t.Epoch, &t.Version, &t.Owner, &t.Least, &t.Sequencing,
 			&partID, &partMask, &position, &snapshot)
 		if err != nil {
 			return nil, err
 		}
-		part := tokenstore.Part{Segment: t.Range(), Progress: whole}
+		part := progress.Part{Segment: t.Range(), Progress: whole}
 		if partID != nil {
-			part = tokenstore.Part{Segment: segment.Segment{ID: *partID, Mask: *partMask}, Progress: tokenstore.Progress{Position: *position, Snapshot: *snapshot}}
+			part = progress.Part{Segment: segment.Segment{ID: *partID, Mask: *partMask}, Progress: progress.Progress{Position: *position, State: *snapshot}}
 		}
 		if n := len(tokens); n > 0 && tokens[n-1].Key == t.Key {
 			tokens[n-1].Parts = append(tokens[n-1].Parts, part)
 			continue
 		}
-		t.Parts = []tokenstore.Part{part}
+		t.Parts = []progress.Part{part}
 		tokens = append(tokens, t)
 	}
 	return tokens, rows.Err()

@@ -3,6 +3,7 @@ package protocol
 import (
 	"fmt"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -10,13 +11,13 @@ import (
 // atom is a part of the hash space within which a token has one progress and its group one boundary.
 type atom struct {
 	segment  segment.Segment
-	progress tokenstore.Progress
+	progress progress.Progress
 	boundary tokenstore.Boundary
 }
 
 // atoms divides tokens of one group by the boundaries. Without boundaries there are none.
 func atoms(tokens []tokenstore.Token, boundaries []tokenstore.Boundary) ([]atom, error) {
-	parts, bounds := map[segment.Segment]tokenstore.Progress{}, map[segment.Segment]tokenstore.Boundary{}
+	parts, bounds := map[segment.Segment]progress.Progress{}, map[segment.Segment]tokenstore.Boundary{}
 	for _, t := range tokens {
 		for _, p := range t.Parts {
 			parts[p.Segment] = p.Progress
@@ -65,7 +66,7 @@ func around[T any](entries map[segment.Segment]T, s segment.Segment) (T, bool) {
 
 // Bound returns the boundaries of a group that is reset: what it has handled ever. In the middle of a replay that is what it
 // had handled before the first reset, and what it has come to since.
-func Bound(n tokenstore.Notation, tokens []tokenstore.Token, before []tokenstore.Boundary) ([]tokenstore.Boundary, error) {
+func Bound(n progress.Algebra, tokens []tokenstore.Token, before []tokenstore.Boundary) ([]tokenstore.Boundary, error) {
 	var after []tokenstore.Boundary
 	if len(before) == 0 {
 		for _, t := range tokens {
@@ -84,40 +85,40 @@ func Bound(n tokenstore.Notation, tokens []tokenstore.Token, before []tokenstore
 		if err != nil {
 			return nil, fmt.Errorf("segment %s: %w", a.segment, err)
 		}
-		after = append(after, tokenstore.Boundary{Part: tokenstore.Part{Segment: a.segment, Progress: union}})
+		after = append(after, tokenstore.Boundary{Part: progress.Part{Segment: a.segment, Progress: union}})
 	}
 	return after, nil
 }
 
 // Rewound returns the parts of a token that is reset to a place whose progress is start. A segment that has not come as far as
 // a position or a time stays where it is: a reset skips nothing, but to Latest.
-func Rewound(n tokenstore.Notation, t tokenstore.Token, place tokenstore.PlaceType, start tokenstore.Progress) ([]tokenstore.Part, error) {
-	if place == tokenstore.Latest || place == tokenstore.Earliest {
-		return []tokenstore.Part{{Segment: t.Range(), Progress: start}}, nil
+func Rewound(n progress.Algebra, t tokenstore.Token, place progress.StartType, start progress.Progress) ([]progress.Part, error) {
+	if place == progress.Latest || place == progress.Earliest {
+		return []progress.Part{{Segment: t.Range(), Progress: start}}, nil
 	}
-	parts := make([]tokenstore.Part, len(t.Parts))
+	parts := make([]progress.Part, len(t.Parts))
 	for i, p := range t.Parts {
-		back, err := n.Meet(p.Progress, start)
+		back, err := n.Intersect(p.Progress, start)
 		if err != nil {
 			return nil, fmt.Errorf("segment %s: %w", p.Segment, err)
 		}
-		parts[i] = tokenstore.Part{Segment: p.Segment, Progress: back}
+		parts[i] = progress.Part{Segment: p.Segment, Progress: back}
 	}
 	return Joined(t.Range(), parts), nil
 }
 
 // Restored returns the parts of a token whose replay is abandoned: what it has handled ever.
-func Restored(n tokenstore.Notation, t tokenstore.Token, boundaries []tokenstore.Boundary) ([]tokenstore.Part, error) {
+func Restored(n progress.Algebra, t tokenstore.Token, boundaries []tokenstore.Boundary) ([]progress.Part, error) {
 	var mine []tokenstore.Boundary
 	for _, b := range boundaries {
 		switch {
 		case t.Range().Includes(b.Segment):
 			mine = append(mine, b)
 		case b.Segment.Includes(t.Range()):
-			mine = append(mine, tokenstore.Boundary{Part: tokenstore.Part{Segment: t.Range(), Progress: b.Progress}})
+			mine = append(mine, tokenstore.Boundary{Part: progress.Part{Segment: t.Range(), Progress: b.Progress}})
 		}
 	}
-	var parts []tokenstore.Part
+	var parts []progress.Part
 	for _, b := range mine {
 		for _, p := range t.Parts {
 			within := b.Segment
@@ -130,19 +131,19 @@ func Restored(n tokenstore.Notation, t tokenstore.Token, boundaries []tokenstore
 			if err != nil {
 				return nil, fmt.Errorf("part %s: %w", within, err)
 			}
-			parts = append(parts, tokenstore.Part{Segment: within, Progress: union})
+			parts = append(parts, progress.Part{Segment: within, Progress: union})
 		}
 	}
 	return Joined(t.Range(), parts), nil
 }
 
 // Within returns the parts of a half of their segment.
-func Within(parts []tokenstore.Part, half segment.Segment) []tokenstore.Part {
-	var kept []tokenstore.Part
+func Within(parts []progress.Part, half segment.Segment) []progress.Part {
+	var kept []progress.Part
 	for _, p := range parts {
 		switch {
 		case p.Segment.Includes(half):
-			kept = append(kept, tokenstore.Part{Segment: half, Progress: p.Progress})
+			kept = append(kept, progress.Part{Segment: half, Progress: p.Progress})
 		case half.Includes(p.Segment):
 			kept = append(kept, p)
 		}
@@ -151,18 +152,18 @@ func Within(parts []tokenstore.Part, half segment.Segment) []tokenstore.Part {
 }
 
 // Joined returns the parts of a segment: one where all have come equally far.
-func Joined(whole segment.Segment, parts []tokenstore.Part) []tokenstore.Part {
+func Joined(whole segment.Segment, parts []progress.Part) []progress.Part {
 	for _, p := range parts[1:] {
 		if p.Progress != parts[0].Progress {
 			return parts
 		}
 	}
-	return []tokenstore.Part{{Segment: whole, Progress: parts[0].Progress}}
+	return []progress.Part{{Segment: whole, Progress: parts[0].Progress}}
 }
 
 // Replayed says how far a group has come in handling again what it had handled: done of total positions, an average over the
 // hash space. It is complete when every part has what its boundary has.
-func Replayed(n tokenstore.Notation, tokens []tokenstore.Token, boundaries []tokenstore.Boundary) (done, total int64, complete bool, err error) {
+func Replayed(n progress.Algebra, tokens []tokenstore.Token, boundaries []tokenstore.Boundary) (done, total int64, complete bool, err error) {
 	all, err := atoms(tokens, boundaries)
 	if err != nil {
 		return 0, 0, false, err

@@ -8,35 +8,36 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
 
-// letters is a notation in which a progress is the set of events that have been given: a letter each.
+// letters is an algebra in which a progress is the set of events that have been given: a letter each.
 type letters struct{}
 
-func set(names string) tokenstore.Progress {
+func set(names string) progress.Progress {
 	sorted := slices.Compact(slices.Sorted(slices.Values(strings.Split(names, ""))))
-	return tokenstore.Progress{Position: int64(len(sorted)), Snapshot: strings.Join(sorted, "")}
+	return progress.Progress{Position: int64(len(sorted)), State: strings.Join(sorted, "")}
 }
 
-func (letters) Union(a, b tokenstore.Progress) (tokenstore.Progress, error) {
-	return set(a.Snapshot + b.Snapshot), nil
+func (letters) Union(a, b progress.Progress) (progress.Progress, error) {
+	return set(a.State + b.State), nil
 }
 
-func (letters) Meet(a, b tokenstore.Progress) (tokenstore.Progress, error) {
+func (letters) Intersect(a, b progress.Progress) (progress.Progress, error) {
 	both := func(r rune) rune {
-		if strings.ContainsRune(b.Snapshot, r) {
+		if strings.ContainsRune(b.State, r) {
 			return r
 		}
 		return -1
 	}
-	return set(strings.Map(both, a.Snapshot)), nil
+	return set(strings.Map(both, a.State)), nil
 }
 
-func (letters) Contains(a, b tokenstore.Progress) (bool, error) {
-	return !strings.ContainsFunc(b.Snapshot, func(r rune) bool { return !strings.ContainsRune(a.Snapshot, r) }), nil
+func (letters) Contains(a, b progress.Progress) (bool, error) {
+	return !strings.ContainsFunc(b.State, func(r rune) bool { return !strings.ContainsRune(a.State, r) }), nil
 }
 
 const events = "abcdefgh" // an event of each of eight hashes: the i-th letter has the hash i
@@ -67,14 +68,14 @@ func (m *model) handle(t *rapid.T) {
 	for i := range token.Parts {
 		part := &token.Parts[i]
 		for hash, name := range events {
-			if !part.Segment.Contains(uint32(hash)) || strings.ContainsRune(part.Progress.Snapshot, name) || !rapid.Bool().Draw(t, "given") {
+			if !part.Segment.Contains(uint32(hash)) || strings.ContainsRune(part.Progress.State, name) || !rapid.Bool().Draw(t, "given") {
 				continue
 			}
 			if again := m.covered(uint32(hash), name); again != m.handled[name] {
 				t.Fatalf("event %c counts as handled again: %t, and had been handled: %t", name, again, m.handled[name])
 			}
 			m.handled[name] = true
-			part.Progress = set(part.Progress.Snapshot + string(name))
+			part.Progress = set(part.Progress.State + string(name))
 		}
 	}
 	token.Parts = protocol.Joined(token.Range(), token.Parts)
@@ -83,16 +84,16 @@ func (m *model) handle(t *rapid.T) {
 func (m *model) covered(hash uint32, name rune) bool {
 	for _, b := range m.bounds {
 		if b.Segment.Contains(hash) {
-			return strings.ContainsRune(b.Progress.Snapshot, name)
+			return strings.ContainsRune(b.Progress.State, name)
 		}
 	}
 	return false
 }
 
 func (m *model) reset(t *rapid.T) {
-	place := rapid.SampledFrom([]tokenstore.PlaceType{tokenstore.Earliest, tokenstore.AtPosition}).Draw(t, "place")
-	start := tokenstore.Progress{}
-	if place == tokenstore.AtPosition {
+	place := rapid.SampledFrom([]progress.StartType{progress.Earliest, progress.AtPosition}).Draw(t, "place")
+	start := progress.Progress{}
+	if place == progress.AtPosition {
 		start = set(events[:rapid.IntRange(0, 4).Draw(t, "start")])
 	}
 	bounds, err := protocol.Bound(letters{}, m.tokens, m.bounds)
@@ -148,7 +149,7 @@ func (m *model) reshape(t *rapid.T) {
 	m.tokens = append(m.tokens, token(whole, protocol.Joined(whole, slices.Concat(a.Parts, b.Parts))))
 }
 
-func token(s segment.Segment, parts []tokenstore.Part) tokenstore.Token {
+func token(s segment.Segment, parts []progress.Part) tokenstore.Token {
 	return tokenstore.Token{Key: tokenstore.Key{Group: "g", Segment: s.ID}, Mask: s.Mask, Parts: parts}
 }
 
@@ -158,7 +159,7 @@ func (m *model) check(t *rapid.T) {
 		var given bool
 		for _, token := range m.tokens {
 			for _, part := range token.Parts {
-				given = given || part.Segment.Contains(uint32(hash)) && strings.ContainsRune(part.Progress.Snapshot, name)
+				given = given || part.Segment.Contains(uint32(hash)) && strings.ContainsRune(part.Progress.State, name)
 			}
 		}
 		if len(m.bounds) > 0 {
@@ -175,7 +176,7 @@ func (m *model) String() string { return fmt.Sprintf("tokens %+v, boundaries %+v
 // TestBoundariesTellWhatIsHandledAgain handles, resets, abandons, splits and merges at random.
 func TestBoundariesTellWhatIsHandledAgain(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := &model{tokens: []tokenstore.Token{token(segment.Root, []tokenstore.Part{{Segment: segment.Root}})}, handled: map[rune]bool{}}
+		m := &model{tokens: []tokenstore.Token{token(segment.Root, []progress.Part{{Segment: segment.Root}})}, handled: map[rune]bool{}}
 		t.Repeat(map[string]func(*rapid.T){
 			"handle": m.handle, "reset": m.reset, "finish": m.finish, "reshape": m.reshape, "": m.check,
 		})

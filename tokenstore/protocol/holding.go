@@ -1,6 +1,9 @@
 package protocol
 
-import "github.com/sluice-project/sluice/tokenstore"
+import (
+	"github.com/sluice-project/sluice/progress"
+	"github.com/sluice-project/sluice/tokenstore"
+)
 
 // Outcome is how a write of an owner ended, as far as the owner can know.
 type Outcome int
@@ -35,7 +38,7 @@ func (h *Holding) Begin() bool {
 }
 
 // Advance is the write that moves the token to the parts.
-func (h *Holding) Advance(parts []tokenstore.Part, release bool) tokenstore.Advance {
+func (h *Holding) Advance(parts []progress.Part, release bool) tokenstore.Advance {
 	return tokenstore.Advance{Key: h.Token.Key, Epoch: h.Token.Epoch, Version: h.Token.Version, Parts: parts, WasParted: len(h.Token.Parts) > 1, Release: release}
 }
 

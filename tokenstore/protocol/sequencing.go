@@ -3,6 +3,7 @@ package protocol
 import (
 	"fmt"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -11,19 +12,19 @@ import (
 // events than before, so that all go to one place: not beyond what all of the group has handled, since nobody can say which events
 // of a segment the others had. The boundaries stay as they were made, by the former sequencing. A *tokenstore.NotDueError says that
 // the group is in the middle of a replay which has changed its sequencing.
-func Resequenced(n tokenstore.Notation, tokens []tokenstore.Token, before []tokenstore.Boundary, sequencing string, place tokenstore.PlaceType,
-	start tokenstore.Progress) (Rewind, error) {
+func Resequenced(n progress.Algebra, tokens []tokenstore.Token, before []tokenstore.Boundary, sequencing string, place progress.StartType,
+	start progress.Progress) (Rewind, error) {
 	was := tokens[0].Sequencing
 	if len(before) > 0 && !tokenstore.SameSequencing(before[0].Sequencing, was) {
 		return Rewind{}, &tokenstore.NotDueError{Reason: tokenstore.ReplayWaitsForOther, Message: "the replay that has changed the group's sequencing runs first"}
 	}
 	moves := !tokenstore.SameSequencing(was, sequencing)
-	if moves && place != tokenstore.Latest {
+	if moves && place != progress.Latest {
 		var err error
 		if start, err = floor(n, tokens, start); err != nil {
 			return Rewind{}, err
 		}
-		place = tokenstore.Earliest
+		place = progress.Earliest
 	}
 	r, err := Reset(n, tokens, before, place, start)
 	if err != nil {
@@ -47,12 +48,12 @@ func Resequenced(n tokenstore.Notation, tokens []tokenstore.Token, before []toke
 }
 
 // floor has been given what start and all the tokens have.
-func floor(n tokenstore.Notation, tokens []tokenstore.Token, start tokenstore.Progress) (tokenstore.Progress, error) {
+func floor(n progress.Algebra, tokens []tokenstore.Token, start progress.Progress) (progress.Progress, error) {
 	for _, t := range tokens {
 		for _, p := range t.Parts {
 			var err error
-			if start, err = n.Meet(start, p.Progress); err != nil {
-				return tokenstore.Progress{}, fmt.Errorf("segment %s: %w", p.Segment, err)
+			if start, err = n.Intersect(start, p.Progress); err != nil {
+				return progress.Progress{}, fmt.Errorf("segment %s: %w", p.Segment, err)
 			}
 		}
 	}
@@ -61,16 +62,16 @@ func floor(n tokenstore.Notation, tokens []tokenstore.Token, start tokenstore.Pr
 
 // AnyHad returns boundaries that tokens of a sequencing can be compared with: those that are given where they were made under it,
 // else one for all hashes with all that any of them has. Whoever has that has handled again all there is.
-func AnyHad(n tokenstore.Notation, boundaries []tokenstore.Boundary, sequencing string) ([]tokenstore.Boundary, error) {
+func AnyHad(n progress.Algebra, boundaries []tokenstore.Boundary, sequencing string) ([]tokenstore.Boundary, error) {
 	return joinedFor(boundaries, sequencing, n.Union)
 }
 
 // AllHad is the same, but the one boundary has only what all of them have.
-func AllHad(n tokenstore.Notation, boundaries []tokenstore.Boundary, sequencing string) ([]tokenstore.Boundary, error) {
-	return joinedFor(boundaries, sequencing, n.Meet)
+func AllHad(n progress.Algebra, boundaries []tokenstore.Boundary, sequencing string) ([]tokenstore.Boundary, error) {
+	return joinedFor(boundaries, sequencing, n.Intersect)
 }
 
-func joinedFor(boundaries []tokenstore.Boundary, sequencing string, join func(a, b tokenstore.Progress) (tokenstore.Progress, error)) ([]tokenstore.Boundary, error) {
+func joinedFor(boundaries []tokenstore.Boundary, sequencing string, join func(a, b progress.Progress) (progress.Progress, error)) ([]tokenstore.Boundary, error) {
 	if len(boundaries) == 0 || tokenstore.SameSequencing(boundaries[0].Sequencing, sequencing) {
 		return boundaries, nil
 	}
@@ -89,7 +90,7 @@ func joinedFor(boundaries []tokenstore.Boundary, sequencing string, join func(a,
 // replay has changed the group's sequencing and some of it had handled more than the rest. Then the tokens go to what all had
 // handled: to pass over what only some had would lose events of the others, and nobody can say in which segments these lie now. The
 // group handles them again, under the replay, until it has all that any had.
-func Abandoning(n tokenstore.Notation, tokens []tokenstore.Token, boundaries []tokenstore.Boundary) (moved []tokenstore.Token, done bool, err error) {
+func Abandoning(n progress.Algebra, tokens []tokenstore.Token, boundaries []tokenstore.Boundary) (moved []tokenstore.Token, done bool, err error) {
 	if len(tokens) == 0 {
 		return nil, true, nil
 	}
@@ -120,7 +121,7 @@ func Abandoning(n tokenstore.Notation, tokens []tokenstore.Token, boundaries []t
 }
 
 // hasAll reports whether parts of a segment have been given all that other parts of it have.
-func hasAll(n tokenstore.Notation, parts, others []tokenstore.Part) (bool, error) {
+func hasAll(n progress.Algebra, parts, others []progress.Part) (bool, error) {
 	for _, p := range parts {
 		for _, o := range others {
 			if !p.Segment.Includes(o.Segment) && !o.Segment.Includes(p.Segment) {

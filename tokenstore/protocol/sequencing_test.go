@@ -9,6 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/protocol"
@@ -39,7 +40,7 @@ func (m *resequencing) hash(sequencing string, name rune) uint32 {
 // again reports whether the boundary of an event has it.
 func (m *resequencing) again(name rune) bool {
 	return slices.ContainsFunc(m.bounds, func(b tokenstore.Boundary) bool {
-		return b.Segment.Contains(m.hash(b.Sequencing, name)) && strings.ContainsRune(b.Progress.Snapshot, name)
+		return b.Segment.Contains(m.hash(b.Sequencing, name)) && strings.ContainsRune(b.Progress.State, name)
 	})
 }
 
@@ -48,7 +49,7 @@ func (m *resequencing) given(name rune) bool {
 	for _, t := range m.tokens {
 		for _, p := range t.Parts {
 			if p.Segment.Contains(m.hash(m.sequencing, name)) {
-				return strings.ContainsRune(p.Progress.Snapshot, name)
+				return strings.ContainsRune(p.Progress.State, name)
 			}
 		}
 	}
@@ -61,8 +62,8 @@ func (m *resequencing) handle(t *rapid.T) {
 	page := rapid.StringOfN(rapid.RuneFrom([]rune(events)), 0, len(events), -1).Draw(t, "page")
 	for i := range token.Parts {
 		part := &token.Parts[i]
-		for _, name := range set(page).Snapshot {
-			if !part.Segment.Contains(m.hash(m.sequencing, name)) || strings.ContainsRune(part.Progress.Snapshot, name) {
+		for _, name := range set(page).State {
+			if !part.Segment.Contains(m.hash(m.sequencing, name)) || strings.ContainsRune(part.Progress.State, name) {
 				continue
 			}
 			if again := m.again(name); again != m.handled[name] {
@@ -70,7 +71,7 @@ func (m *resequencing) handle(t *rapid.T) {
 			}
 			m.handled[name] = true
 		}
-		part.Progress = set(part.Progress.Snapshot + page)
+		part.Progress = set(part.Progress.State + page)
 	}
 	token.Parts = protocol.Joined(token.Range(), token.Parts)
 }
@@ -87,9 +88,9 @@ func (m *resequencing) reset(t *rapid.T) {
 		}
 	})
 	sequencing := rapid.SampledFrom(names).Draw(t, "sequencing")
-	place, start := tokenstore.Earliest, tokenstore.Progress{}
+	place, start := progress.Earliest, progress.Progress{}
 	if rapid.Bool().Draw(t, "position") {
-		place, start = tokenstore.AtPosition, set(events[:rapid.IntRange(0, 4).Draw(t, "start")])
+		place, start = progress.AtPosition, set(events[:rapid.IntRange(0, 4).Draw(t, "start")])
 	}
 	r, err := protocol.Resequenced(letters{}, m.tokens, m.bounds, sequencing, place, start)
 	var wait *tokenstore.NotDueError
@@ -167,7 +168,7 @@ func (m *resequencing) String() string {
 func TestSequencingsChangeWithResets(t *testing.T) {
 	changed, abandoned := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
-		first := token(segment.Root, []tokenstore.Part{{Segment: segment.Root}})
+		first := token(segment.Root, []progress.Part{{Segment: segment.Root}})
 		first.Sequencing = "Stream/pg1"
 		m := &resequencing{sequencing: first.Sequencing, tokens: []tokenstore.Token{first}, handled: map[rune]bool{}}
 		t.Repeat(map[string]func(*rapid.T){

@@ -3,6 +3,7 @@ package protocol
 import (
 	"fmt"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -57,7 +58,7 @@ func Whole(low, high tokenstore.Token) tokenstore.Token {
 	s := low.Range().Parent()
 	t := low
 	t.Segment, t.Mask = s.ID, s.Mask
-	t.Parts = Joined(s, append(append([]tokenstore.Part{}, low.Parts...), high.Parts...))
+	t.Parts = Joined(s, append(append([]progress.Part{}, low.Parts...), high.Parts...))
 	t.Generation, t.Epoch, t.Version = max(low.Generation, high.Generation), max(low.Epoch, high.Epoch), max(low.Version, high.Version)
 	return Disowned(t)
 }
@@ -81,7 +82,7 @@ type Rewind struct {
 
 // Reset moves the tokens of one group to the place whose progress is start, under a new generation. before are the
 // boundaries of the replay that it is in the middle of; none when it is in none.
-func Reset(n tokenstore.Notation, tokens []tokenstore.Token, before []tokenstore.Boundary, place tokenstore.PlaceType, start tokenstore.Progress) (Rewind, error) {
+func Reset(n progress.Algebra, tokens []tokenstore.Token, before []tokenstore.Boundary, place progress.StartType, start progress.Progress) (Rewind, error) {
 	bounds, err := Bound(n, tokens, before)
 	if err != nil {
 		return Rewind{}, err
@@ -106,7 +107,7 @@ func Reset(n tokenstore.Notation, tokens []tokenstore.Token, before []tokenstore
 
 // Abandoned are the tokens of a group whose replay is given up: each at what its part of the hash space has handled ever,
 // under a new generation.
-func Abandoned(n tokenstore.Notation, tokens []tokenstore.Token, boundaries []tokenstore.Boundary) ([]tokenstore.Token, error) {
+func Abandoned(n progress.Algebra, tokens []tokenstore.Token, boundaries []tokenstore.Boundary) ([]tokenstore.Token, error) {
 	after := make([]tokenstore.Token, len(tokens))
 	for i, t := range tokens {
 		parts, err := Restored(n, t, boundaries)
@@ -121,7 +122,7 @@ func Abandoned(n tokenstore.Notation, tokens []tokenstore.Token, boundaries []to
 }
 
 // Lowest is the progress of the part that is farthest behind.
-func Lowest(parts []tokenstore.Part) tokenstore.Progress {
+func Lowest(parts []progress.Part) progress.Progress {
 	low := parts[0].Progress
 	for _, p := range parts[1:] {
 		if p.Progress.Position < low.Position {

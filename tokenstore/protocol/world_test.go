@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/protocol"
@@ -19,18 +20,18 @@ const workers = 2
 // hashOf is the hash of the event's key.
 func hashOf(position int64) uint32 { return uint32(position) & 1 }
 
-// line is a notation in which a progress is a position.
+// line is an algebra in which a progress is a position.
 type line struct{}
 
-func (line) Union(a, b tokenstore.Progress) (tokenstore.Progress, error) {
-	return tokenstore.Progress{Position: max(a.Position, b.Position)}, nil
+func (line) Union(a, b progress.Progress) (progress.Progress, error) {
+	return progress.Progress{Position: max(a.Position, b.Position)}, nil
 }
 
-func (line) Meet(a, b tokenstore.Progress) (tokenstore.Progress, error) {
-	return tokenstore.Progress{Position: min(a.Position, b.Position)}, nil
+func (line) Intersect(a, b progress.Progress) (progress.Progress, error) {
+	return progress.Progress{Position: min(a.Position, b.Position)}, nil
 }
 
-func (line) Contains(a, b tokenstore.Progress) (bool, error) { return a.Position >= b.Position, nil }
+func (line) Contains(a, b progress.Progress) (bool, error) { return a.Position >= b.Position, nil }
 
 // state is the whole world: the store with the projection in it, what each worker believes, and what is on its way.
 type state struct {
@@ -89,7 +90,7 @@ func (w write) parts() []write {
 func start(left budget, layout ...segment.Segment) *state {
 	s := &state{left: left}
 	for _, whole := range layout {
-		s.tokens = append(s.tokens, tokenstore.Token{Key: tokenstore.Key{Group: "g", Segment: whole.ID}, Mask: whole.Mask, Parts: []tokenstore.Part{{Segment: whole}},
+		s.tokens = append(s.tokens, tokenstore.Token{Key: tokenstore.Key{Group: "g", Segment: whole.ID}, Mask: whole.Mask, Parts: []progress.Part{{Segment: whole}},
 			Generation: 1, Epoch: 1, Version: 1})
 		s.highest[whole.ID] = 1
 	}
@@ -116,7 +117,7 @@ func (s *state) keyOf(swap int) string {
 			b = binary.AppendVarint(b, v)
 		}
 	}
-	parts := func(all []tokenstore.Part) {
+	parts := func(all []progress.Part) {
 		put(int64(len(all)))
 		for _, p := range all {
 			put(int64(p.Segment.ID), int64(p.Segment.Mask), p.Progress.Position)
@@ -348,9 +349,9 @@ func (s *state) send(i, count int) error {
 	if count > 0 {
 		return errNot // there are fewer
 	}
-	parts := make([]tokenstore.Part, len(h.Token.Parts))
+	parts := make([]progress.Part, len(h.Token.Parts))
 	for j, part := range h.Token.Parts {
-		parts[j] = tokenstore.Part{Segment: part.Segment, Progress: tokenstore.Progress{Position: max(part.Progress.Position, last)}}
+		parts[j] = progress.Part{Segment: part.Segment, Progress: progress.Progress{Position: max(part.Progress.Position, last)}}
 	}
 	w.advance = h.Advance(protocol.Joined(h.Token.Range(), parts), false)
 	s.writes = append(s.writes, w)
@@ -605,7 +606,7 @@ func (s *state) reset() error {
 	if !s.resetting {
 		return errNot
 	}
-	r, err := protocol.Reset(line{}, s.tokens, s.bounds, tokenstore.Earliest, tokenstore.Progress{})
+	r, err := protocol.Reset(line{}, s.tokens, s.bounds, progress.Earliest, progress.Progress{})
 	if err != nil {
 		return err
 	}

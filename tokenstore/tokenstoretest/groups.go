@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -12,7 +13,7 @@ import (
 var groups = map[string]func(*world){
 	"a new group has its layout, at the start asked for": func(w *world) {
 		asked := 0
-		start := func(group string) (tokenstore.Progress, error) {
+		start := func(group string) (progress.Progress, error) {
 			if asked++; group != view {
 				w.Errorf("asked for group %s", group)
 			}
@@ -72,7 +73,7 @@ var groups = map[string]func(*world){
 	},
 	"where the start is not to be had, nothing is made": func(w *world) {
 		unknown := errors.New("no such position")
-		err := w.Store.Declare(w.ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: view, Segments: 1}}, nil, func(string) (tokenstore.Progress, error) { return tokenstore.Progress{}, unknown })
+		err := w.Store.Declare(w.ctx, tokenstore.Owner{Processor: processor}, []tokenstore.Group{{Name: view, Segments: 1}}, nil, func(string) (progress.Progress, error) { return progress.Progress{}, unknown })
 		if !errors.Is(err, unknown) || !strings.Contains(err.Error(), view) {
 			w.Errorf("got %v", err)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -254,11 +255,11 @@ func (m *lockstep) commit(t *rapid.T) {
 		to := token.Parts[0].Progress.Position + rapid.Int64Range(0, 5).Draw(t, "further")
 		met := true
 		for _, p := range token.Parts {
-			a.Parts = append(a.Parts, tokenstore.Part{Segment: p.Segment, Progress: At(max(p.Progress.Position, to))})
+			a.Parts = append(a.Parts, progress.Part{Segment: p.Segment, Progress: At(max(p.Progress.Position, to))})
 			met = met && a.Parts[0].Progress == a.Parts[len(a.Parts)-1].Progress
 		}
 		if met {
-			a.Parts = []tokenstore.Part{{Segment: token.Range(), Progress: a.Parts[0].Progress}}
+			a.Parts = []progress.Part{{Segment: token.Range(), Progress: a.Parts[0].Progress}}
 		}
 		advances, moved = append(advances, a), append(moved, i)
 	}
@@ -377,7 +378,7 @@ func (m *lockstep) request(t *rapid.T) {
 	var requests []tokenstore.ReplayRequest
 	for _, id := range m.ids {
 		if rapid.IntRange(0, 3).Draw(t, "wanted") > 0 {
-			requests = append(requests, tokenstore.ReplayRequest{ID: id, Groups: []string{m.group}, From: tokenstore.Place{Type: tokenstore.Earliest},
+			requests = append(requests, tokenstore.ReplayRequest{ID: id, Groups: []string{m.group}, From: progress.StartPosition{Type: progress.Earliest},
 				Definition: rapid.SampledFrom([]string{"d1", "d1", "d2"}).Draw(t, "definition"), Rebind: rapid.Bool().Draw(t, "rebind"), Context: map[string]string{},
 				Sequencing: map[string]string{m.group: anySequencing(t)},
 				State:      rapid.SampledFrom([]tokenstore.ReplayState{tokenstore.ReplayWanted, tokenstore.ReplayWanted, tokenstore.ReplayToBeCancelled}).Draw(t, "state")})
@@ -445,7 +446,7 @@ func (m *lockstep) replayed(t *rapid.T) {
 	id := fmt.Sprint("replay-", m.row)
 	m.row++
 	m.ids = append(m.ids[1:], id)
-	m.requested = []tokenstore.ReplayRequest{{ID: id, Groups: []string{m.group}, From: tokenstore.Place{Type: tokenstore.Earliest},
+	m.requested = []tokenstore.ReplayRequest{{ID: id, Groups: []string{m.group}, From: progress.StartPosition{Type: progress.Earliest},
 		Definition: "d1", Context: map[string]string{}, State: tokenstore.ReplayWanted, Sequencing: map[string]string{m.group: anySequencing(t)}}}
 	m.step(t, "request", func(h Harness) error { return h.Store.RequestReplays(m.ctx, m.processor, m.requested) })
 	m.of(id, t, "begin", func(h Harness, r tokenstore.Replay) error { return h.Store.BeginReset(m.ctx, m.processor, r) })

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/memory"
 )
@@ -26,7 +27,7 @@ func Memory() Harness {
 		Commit: func(ctx context.Context, advances []tokenstore.Advance, rows map[string]string) error {
 			return d.Store().InTx(ctx, advances, put(rows, nil))
 		},
-		Reset: func(ctx context.Context, processor string, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress, rows map[string]string, fail error) error {
+		Reset: func(ctx context.Context, processor string, r tokenstore.Replay, n progress.Algebra, start progress.Progress, rows map[string]string, fail error) error {
 			return d.Store().Reset(ctx, processor, r, n, start, put(rows, fail))
 		},
 		Rows: func(context.Context) (map[string]string, error) { return d.Rows(), nil },

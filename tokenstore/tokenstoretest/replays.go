@@ -4,12 +4,13 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // asked is a request for a replay of the group view.
 func asked(id string, change ...func(*tokenstore.ReplayRequest)) tokenstore.ReplayRequest {
-	r := tokenstore.ReplayRequest{ID: id, Groups: []string{view}, From: tokenstore.Place{Type: tokenstore.Earliest}, Definition: "d1", State: tokenstore.ReplayWanted}
+	r := tokenstore.ReplayRequest{ID: id, Groups: []string{view}, From: progress.StartPosition{Type: progress.Earliest}, Definition: "d1", State: tokenstore.ReplayWanted}
 	for _, c := range change {
 		c(&r)
 	}
@@ -87,7 +88,7 @@ var replays = map[string]func(*world){
 		w.declare(1)
 		w.request(processor, asked("x"))
 		other := asked("x", of(view, "other"), func(r *tokenstore.ReplayRequest) {
-			r.From, r.Context = tokenstore.Place{Type: tokenstore.AtPosition, Position: "7"}, map[string]string{"why": "rounding"}
+			r.From, r.Context = progress.StartPosition{Type: progress.AtPosition, Position: "7"}, map[string]string{"why": "rounding"}
 			r.Unguarded, r.Definition = []string{"other"}, "d2"
 		})
 		w.request(processor, other)

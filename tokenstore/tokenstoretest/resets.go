@@ -3,6 +3,7 @@ package tokenstoretest
 import (
 	"errors"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -99,7 +100,7 @@ var resets = map[string]func(*world){
 	"a reset to a position moves no segment forward": func(w *world) {
 		w.handled()
 		w.request(processor, asked("x", func(r *tokenstore.ReplayRequest) {
-			r.From = tokenstore.Place{Type: tokenstore.AtPosition, Position: "16"}
+			r.From = progress.StartPosition{Type: progress.AtPosition, Position: "16"}
 		}))
 		w.begin("x")
 		w.reset("x", 15)
@@ -124,7 +125,7 @@ var resets = map[string]func(*world){
 		w.handled()
 		w.request(processor, asked("x"), asked("late"))
 		read := w.replay("x")
-		w.request(processor, asked("x", func(r *tokenstore.ReplayRequest) { r.From.Type = tokenstore.Latest }), asked("late"), asked("none", of("gone")))
+		w.request(processor, asked("x", func(r *tokenstore.ReplayRequest) { r.From.Type = progress.Latest }), asked("late"), asked("none", of("gone")))
 		w.same("read before it changed", tokenstore.ReplayMoved, w.putOff(w.Store.BeginReset(w.ctx, processor, read)))
 		w.same("a group that is not there", tokenstore.ReplayGroupMissing, w.putOff(w.Store.BeginReset(w.ctx, processor, w.replay("none"))))
 		w.define("d2")
@@ -222,7 +223,7 @@ var resets = map[string]func(*world){
 		}
 		reshape(w, 1)
 		w.must(w.Store.Abandon(w.ctx, w.replay("x"), Line{}))
-		w.same("parts", []tokenstore.Part{{Segment: half, Progress: At(10)}, {Segment: half.Sibling(), Progress: At(20)}}, w.tokens()[0].Parts)
+		w.same("parts", []progress.Part{{Segment: half, Progress: At(10)}, {Segment: half.Sibling(), Progress: At(20)}}, w.tokens()[0].Parts)
 	},
 	"split and merged in the middle of a reset, all of them are reset": func(w *world) {
 		w.handled()
@@ -233,6 +234,6 @@ var resets = map[string]func(*world){
 		}
 		w.reset("x", 0)
 		w.same("boundaries", map[segment.Segment]int64{half: 10, half.Sibling(): 20}, w.bounds())
-		w.same("parts", []tokenstore.Part{{Segment: segment.Root}}, w.tokens()[0].Parts)
+		w.same("parts", []progress.Part{{Segment: segment.Root}}, w.tokens()[0].Parts)
 	},
 }

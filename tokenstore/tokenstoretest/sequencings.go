@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -95,7 +96,7 @@ var sequencings = map[string]func(*world){
 		w.processor()
 		w.must(w.declareAs(perStream))
 		change := asked("change", sequenced(byCustomer), func(r *tokenstore.ReplayRequest) {
-			r.From = tokenstore.Place{Type: tokenstore.AtPosition, Position: "51"}
+			r.From = progress.StartPosition{Type: progress.AtPosition, Position: "51"}
 		})
 		w.must(w.declareAs(byCustomer, change))
 		w.request(processor, change)

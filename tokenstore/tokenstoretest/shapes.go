@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -57,12 +58,12 @@ var shapes = map[string]func(*world){
 		w.must(w.Store.Advance(w.ctx, []tokenstore.Advance{to(both[0], 10), to(both[1], 20)}))
 		w.must(w.Store.Merge(w.ctx, view, half))
 		t := w.owned()[0]
-		parts := []tokenstore.Part{{Segment: half, Progress: At(15)}, {Segment: half.Sibling(), Progress: At(20)}}
+		parts := []progress.Part{{Segment: half, Progress: At(15)}, {Segment: half.Sibling(), Progress: At(20)}}
 		w.must(w.Store.Advance(w.ctx, []tokenstore.Advance{{Key: t.Key, Epoch: t.Epoch, Version: t.Version, Parts: parts, WasParted: true}}))
 		w.same("on the way", parts, w.tokens()[0].Parts)
 		t.Version++
 		w.must(w.Store.Advance(w.ctx, []tokenstore.Advance{to(t, 20)}))
-		w.same("in the end", []tokenstore.Part{{Segment: segment.Root, Progress: At(20)}}, w.tokens()[0].Parts)
+		w.same("in the end", []progress.Part{{Segment: segment.Root, Progress: At(20)}}, w.tokens()[0].Parts)
 	},
 	"a merge in a merge keeps every quarter": func(w *world) {
 		w.declare(4)
@@ -75,7 +76,7 @@ var shapes = map[string]func(*world){
 		w.must(w.Store.Merge(w.ctx, view, half))
 		var got []string
 		for _, p := range w.tokens()[0].Parts {
-			got = append(got, short(tokenstore.Token{Key: tokenstore.Key{Segment: p.Segment.ID}, Mask: p.Segment.Mask, Parts: []tokenstore.Part{p}})[0][:10])
+			got = append(got, short(tokenstore.Token{Key: tokenstore.Key{Segment: p.Segment.ID}, Mask: p.Segment.Mask, Parts: []progress.Part{p}})[0][:10])
 		}
 		w.same("parts", []string{"0/3 at 0/3", "1/3 at 1/3", "2/3 at 2/3", "3/3 at 3/3"}, got)
 		w.must(w.Store.Split(w.ctx, view, segment.Root))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -29,7 +30,7 @@ type Harness struct {
 	// Commit moves tokens and writes rows of a projection in one transaction.
 	Commit func(ctx context.Context, advances []tokenstore.Advance, rows map[string]string) error
 	// Reset is the store's: its handlers write rows and then return fail.
-	Reset func(ctx context.Context, processor string, r tokenstore.Replay, n tokenstore.Notation, start tokenstore.Progress, rows map[string]string, fail error) error
+	Reset func(ctx context.Context, processor string, r tokenstore.Replay, n progress.Algebra, start progress.Progress, rows map[string]string, fail error) error
 	// Rows returns the projection.
 	Rows func(ctx context.Context) (map[string]string, error)
 	// OpenSession gives an incarnation that nobody has had, and its session lock until end is called.
@@ -38,30 +39,30 @@ type Harness struct {
 	Elapse func(ctx context.Context, d time.Duration) error
 }
 
-// Line is a notation in which a progress is a position.
+// Line is an algebra in which a progress is a position.
 type Line struct{}
 
-var _ tokenstore.Notation = Line{}
+var _ progress.Algebra = Line{}
 
-// Union implements tokenstore.Notation.
-func (Line) Union(a, b tokenstore.Progress) (tokenstore.Progress, error) {
+// Union implements progress.Algebra.
+func (Line) Union(a, b progress.Progress) (progress.Progress, error) {
 	return At(max(a.Position, b.Position)), nil
 }
 
-// Meet implements tokenstore.Notation.
-func (Line) Meet(a, b tokenstore.Progress) (tokenstore.Progress, error) {
+// Intersect implements progress.Algebra.
+func (Line) Intersect(a, b progress.Progress) (progress.Progress, error) {
 	return At(min(a.Position, b.Position)), nil
 }
 
-// Contains implements tokenstore.Notation.
-func (Line) Contains(a, b tokenstore.Progress) (bool, error) { return a.Position >= b.Position, nil }
+// Contains implements progress.Algebra.
+func (Line) Contains(a, b progress.Progress) (bool, error) { return a.Position >= b.Position, nil }
 
 // At is the progress of a position.
-func At(position int64) tokenstore.Progress {
+func At(position int64) progress.Progress {
 	if position == 0 {
-		return tokenstore.Progress{}
+		return progress.Progress{}
 	}
-	return tokenstore.Progress{Position: position, Snapshot: "line"}
+	return progress.Progress{Position: position, State: "line"}
 }
 
 // Run runs the suite.
@@ -112,8 +113,8 @@ func (w *world) define(definition string) {
 	w.must(w.Directory.DeclareProcessor(w.ctx, tokenstore.Processor{Name: processor, Definition: definition, Replicas: 1, Live: []byte(`{}`)}))
 }
 
-func from(position int64) func(string) (tokenstore.Progress, error) {
-	return func(string) (tokenstore.Progress, error) { return At(position), nil }
+func from(position int64) func(string) (progress.Progress, error) {
+	return func(string) (progress.Progress, error) { return At(position), nil }
 }
 
 func (w *world) tokens() []tokenstore.Token {
@@ -153,7 +154,7 @@ func claimsOf(tokens []tokenstore.Token) []tokenstore.Claim {
 // to is the move of a token to a position.
 func to(t tokenstore.Token, position int64) tokenstore.Advance {
 	return tokenstore.Advance{Key: t.Key, Epoch: t.Epoch, Version: t.Version, WasParted: len(t.Parts) > 1,
-		Parts: []tokenstore.Part{{Segment: t.Range(), Progress: At(position)}}}
+		Parts: []progress.Part{{Segment: t.Range(), Progress: At(position)}}}
 }
 
 func released(a tokenstore.Advance) tokenstore.Advance {

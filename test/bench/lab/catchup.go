@@ -8,8 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/worker"
-	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // CatchUp is what a processor spent to go through events that were there before it.
@@ -24,7 +24,7 @@ func (p *Processor) CatchUp(ctx context.Context, server *Server, position, event
 	c := &counted{events: events, ended: make(chan struct{}), next: p.OnBatch}
 	observed := *p
 	observed.OnBatch = c.batch
-	if err := p.Declare(ctx, tokenstore.Place{Type: tokenstore.AtPosition, Position: strconv.FormatInt(position, 10)}); err != nil {
+	if err := p.Declare(ctx, progress.StartPosition{Type: progress.AtPosition, Position: strconv.FormatInt(position, 10)}); err != nil {
 		return CatchUp{}, err
 	}
 	running, stop := context.WithCancel(ctx)

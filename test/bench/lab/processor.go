@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-project/sluice/definition"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/planner"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/runtime/worker"
@@ -41,7 +42,7 @@ func (p *Processor) spec() (definition.Spec, error) {
 }
 
 // Declare makes the processor and its tokens, which start at a place.
-func (p *Processor) Declare(ctx context.Context, at tokenstore.Place) error {
+func (p *Processor) Declare(ctx context.Context, at progress.StartPosition) error {
 	spec, err := p.spec()
 	if err != nil {
 		return fmt.Errorf("the processor %s: %w", p.Name, err)
@@ -55,7 +56,7 @@ func (p *Processor) Declare(ctx context.Context, at tokenstore.Place) error {
 		return err
 	}
 	source := eventspostgres.NewSource(p.DB, Schema)
-	err = postgres.NewStore(p.DB, Schema).Declare(ctx, tokenstore.Owner{Processor: p.key()}, groups, nil, func(string) (tokenstore.Progress, error) { return source.Start(ctx, at) })
+	err = postgres.NewStore(p.DB, Schema).Declare(ctx, tokenstore.Owner{Processor: p.key()}, groups, nil, func(string) (progress.Progress, error) { return source.Start(ctx, at) })
 	if err != nil {
 		return err
 	}

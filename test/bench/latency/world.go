@@ -14,8 +14,8 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/test/bench/lab"
-	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // world is a database and what is measured in it.
@@ -93,8 +93,8 @@ func (w *world) measure(ctx context.Context, s scenario) (err error) {
 	if s.shared {
 		rows = definition.RowsBySequence
 	}
-	run := func(p *lab.Processor, at tokenstore.PlaceType) error {
-		if err := p.Declare(ctx, tokenstore.Place{Type: at}); err != nil {
+	run := func(p *lab.Processor, at progress.StartType) error {
+		if err := p.Declare(ctx, progress.StartPosition{Type: at}); err != nil {
 			return err
 		}
 		ended = append(ended, nil)
@@ -102,14 +102,14 @@ func (w *world) measure(ctx context.Context, s scenario) (err error) {
 		workers.Go(func() { ended[i] = p.Run(running, p.Name) })
 		return nil
 	}
-	if err := run(&lab.Processor{Name: table, Groups: fmt.Sprintf(writes, table, rows), URL: w.url, DB: w.db}, tokenstore.Latest); err != nil {
+	if err := run(&lab.Processor{Name: table, Groups: fmt.Sprintf(writes, table, rows), URL: w.url, DB: w.db}, progress.Latest); err != nil {
 		return err
 	}
 	if err := w.handled(ctx, table); err != nil { // it is at work before it is measured
 		return err
 	}
 	if s.replay {
-		if err := run(&lab.Processor{Name: "replaying", Groups: replays, URL: w.url, DB: w.db}, tokenstore.Earliest); err != nil {
+		if err := run(&lab.Processor{Name: "replaying", Groups: replays, URL: w.url, DB: w.db}, progress.Earliest); err != nil {
 			return err
 		}
 	}
@@ -316,7 +316,7 @@ func (w *world) idle(ctx context.Context) error {
 		return err
 	}
 	p := &lab.Processor{Name: "idle", Groups: fmt.Sprintf(writes, "idle", definition.RowsShared), URL: w.url, DB: w.db}
-	if err := p.Declare(ctx, tokenstore.Place{Type: tokenstore.Latest}); err != nil {
+	if err := p.Declare(ctx, progress.StartPosition{Type: progress.Latest}); err != nil {
 		return err
 	}
 	operators, err := w.operators(ctx)

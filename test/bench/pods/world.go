@@ -8,9 +8,9 @@ import (
 	"time"
 
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/test/bench/lab"
 	"github.com/sluice-project/sluice/test/bench/ledger"
-	"github.com/sluice-project/sluice/tokenstore"
 )
 
 const (
@@ -57,7 +57,7 @@ func (w *world) round(ctx context.Context, table string) (err error) {
 		return err
 	}
 	p := &lab.Processor{Name: table, Groups: fmt.Sprintf(groups, table, segments), Replicas: workers, URL: w.events.URL, DB: w.events.DB}
-	if err := p.Declare(ctx, tokenstore.Place{Type: tokenstore.Earliest}); err != nil {
+	if err := p.Declare(ctx, progress.StartPosition{Type: progress.Earliest}); err != nil {
 		return err
 	}
 	if err := w.reset(ctx); err != nil {

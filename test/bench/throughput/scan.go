@@ -10,8 +10,8 @@ import (
 
 	"github.com/sluice-project/sluice/eventsource"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/test/bench/lab"
-	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // columns are those that Sluice reads of an event.
@@ -89,7 +89,7 @@ func (r *run) scan(ctx context.Context, all func(*pgx.Conn, *scanned) error) err
 func readSource(size int) func(context.Context, *run) error {
 	return func(ctx context.Context, r *run) error {
 		source := eventspostgres.NewSource(r.DB, lab.Schema)
-		coverage, err := source.Parse(tokenstore.Progress{})
+		coverage, err := source.Parse(progress.Progress{})
 		if err != nil {
 			return err
 		}

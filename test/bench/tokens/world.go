@@ -17,6 +17,7 @@ import (
 	"github.com/sluice-project/sluice/definition"
 	eventlog "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/localpostgres"
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
@@ -130,8 +131,8 @@ spec:
 	}
 	source := eventlog.NewSource(w.pool, postgres.DefaultSchema)
 	groups := []tokenstore.Group{{Name: "view", Segments: segments}}
-	err = w.store.Declare(ctx, tokenstore.Owner{Processor: processor}, groups, nil, func(string) (tokenstore.Progress, error) {
-		return source.Start(ctx, tokenstore.Place{Type: tokenstore.Earliest})
+	err = w.store.Declare(ctx, tokenstore.Owner{Processor: processor}, groups, nil, func(string) (progress.Progress, error) {
+		return source.Start(ctx, progress.StartPosition{Type: progress.Earliest})
 	})
 	if err != nil {
 		return err
