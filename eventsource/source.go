@@ -72,17 +72,22 @@ type Page struct {
 	Events []*Event
 	// More says that the page ended at its limit, or at one of the source's own on its size: reading on at once is worth it.
 	More bool
-	// After returns the coverage c, which was among those that the page was read from, with the events of this page added, in their order up to
-	// and including the one at the position. Where that is the last event, or the position is higher than all, all that the page vouches for
-	// is added, also where there was no event. c may also come from an earlier call, with an event before, so that a page
-	// can be handled in several batches. To read on before a page has been handled, read from what After returns.
-	After func(c Coverage, position int64) Coverage
+	// After returns the coverage c with the events of this page added, in their order, up to and
+	// including last, which is one of them or a copy. c is one of those that the page was read
+	// from, or was returned by an earlier call with an event before: so a page can be handled in
+	// several batches. If last is the page's last event or nil, all that the page covers is added,
+	// even if it has no events. To read on before a page has been handled, read from what After
+	// returns.
+	//
+	// It takes an event rather than an index: readers of a page keep the events of their own
+	// segments only, and their indexes in the page would take memory for each.
+	After func(c Coverage, last *Event) Coverage
 }
 
 // Source is an ordered log of events that several readers read independently.
 type Source interface {
 	// Start returns the progress of a token that has seen all before the place named that had been written when it was asked,
-	// and nothing else. A *PlaceError says that there is no such place.
+	// and nothing else. A *StartPositionError says that there is no such position.
 	Start(ctx context.Context, at progress.StartPosition) (progress.Progress, error)
 	// Algebra computes with progress in this source's format.
 	progress.Algebra

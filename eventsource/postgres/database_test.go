@@ -104,11 +104,7 @@ func (r *reader) next(limit int) eventsource.Page {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	last := r.coverage.Position()
-	if n := len(page.Events); n > 0 {
-		last = page.Events[n-1].Position
-	}
-	r.coverage = page.After(r.coverage, last)
+	r.coverage = page.After(r.coverage, nil)
 	return page
 }
 

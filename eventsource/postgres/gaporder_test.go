@@ -243,7 +243,7 @@ func (m *orderModel) handUpTo(i int, a answer, n int) {
 		}
 		m.order[i][e.stream] = e.number
 	}
-	m.cover[i] = a.after(m.cover[i], upTo).(*gapped)
+	m.cover[i] = a.after(m.cover[i], &eventsource.Event{Position: upTo}).(*gapped)
 }
 
 func (m *orderModel) restart(i int) {

@@ -139,8 +139,13 @@ func (q question) another(a answer) bool {
 	return len(a.held) > 0 || len(a.gone) > 0 || slices.ContainsFunc(q.held, func(r link) bool { return a.added.has(r.before) })
 }
 
-// after adds to a coverage what the page gave up to the event at the position, in the order in which it gave them.
-func (a answer) after(c eventsource.Coverage, position int64) eventsource.Coverage {
+// after adds to a coverage what the page gave up to an event, in the order in which it gave them, or
+// all of it.
+func (a answer) after(c eventsource.Coverage, last *eventsource.Event) eventsource.Coverage {
+	position := int64(maxPosition)
+	if last != nil {
+		position = last.Position
+	}
 	own, next := c.(*gapped), *c.(*gapped)
 	added := a.added
 	if n := a.through(position); n < len(a.at) {

@@ -228,7 +228,7 @@ func (m *gapsModel) page() {
 				m.given[i][p]++
 			}
 		}
-		m.cover[i] = a.after(m.cover[i], position).(*gapped)
+		m.cover[i] = a.after(m.cover[i], &eventsource.Event{Position: position}).(*gapped)
 		if m.random.IntN(4) == 0 {
 			var err error
 			if m.cover[i], err = parseGapped(m.cover[i].Progress()); err != nil {

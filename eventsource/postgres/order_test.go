@@ -302,9 +302,9 @@ func (m *segmentReader) take(page eventsource.Page, random *rand.Rand, whole boo
 	if n > 0 && !whole && random.IntN(4) == 0 {
 		n = 1 + random.IntN(n)
 	}
-	upTo := m.coverage.Position()
+	var last *eventsource.Event
 	for _, e := range page.Events[:n] {
-		upTo = e.Position
+		last = e
 		if !m.segment.Contains(e.Hash) || m.coverage.Covers(e) {
 			continue
 		}
@@ -313,7 +313,7 @@ func (m *segmentReader) take(page eventsource.Page, random *rand.Rand, whole boo
 		}
 		m.given = append(m.given, e)
 	}
-	m.coverage = page.After(m.coverage, upTo)
+	m.coverage = page.After(m.coverage, last)
 	m.stored = m.coverage.Progress()
 	if postgres.Steps(m.coverage) > 1 {
 		m.stairs.Add(1)

@@ -28,10 +28,11 @@ func reached(from []*coverage, snapshot Snapshot, full bool, last, windowEnd, he
 	return reach{snapshot: snapshot, through: min(highest, windowEnd), last: last, more: highest > windowEnd}
 }
 
-// after adds to a coverage what the page gave up to the position.
-func (r reach) after(c eventsource.Coverage, position int64) eventsource.Coverage {
-	if position >= r.last {
-		position = r.through
+// after adds to a coverage what the page gave up to an event, or all of it.
+func (r reach) after(c eventsource.Coverage, last *eventsource.Event) eventsource.Coverage {
+	position := r.through
+	if last != nil && last.Position < r.last {
+		position = last.Position
 	}
 	return c.(*coverage).with(step{position, r.snapshot})
 }

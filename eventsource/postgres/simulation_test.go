@@ -214,7 +214,7 @@ func (s *simulation) applyTo(m *member, page *eventsource.Page, upTo int64) erro
 		}
 		m.versions[e.StreamID] = e.Version
 	}
-	m.coverage = page.After(m.coverage, upTo)
+	m.coverage = page.After(m.coverage, &eventsource.Event{Position: upTo})
 	c := m.coverage.(*coverage)
 	if len(c.steps) > 1 {
 		s.splits++

@@ -14,8 +14,8 @@ type Delivery struct {
 	// deliveries have them too, so nobody may change them.
 	Events   []*eventsource.Event
 	before   Parts
-	after    func(c eventsource.Coverage, position int64) eventsource.Coverage // the page's
-	expected int                                                               // events, roughly
+	after    func(c eventsource.Coverage, last *eventsource.Event) eventsource.Coverage // the page's
+	expected int                                                                        // events, roughly
 
 	// What is kept in memory because of it.
 	shares []*shared
@@ -35,19 +35,17 @@ const (
 	pointerBytes = int64(unsafe.Sizeof(&eventsource.Event{}))
 )
 
-// Until returns the segment's parts after the delivery's events up to and including the one at the position.
-func (d *Delivery) Until(position int64) Parts {
+// Until returns the segment's parts after the delivery's events up to and including one of them.
+func (d *Delivery) Until(last *eventsource.Event) Parts {
 	after := make(Parts, len(d.before))
 	for i, part := range d.before {
-		after[i] = Part{part.Segment, d.after(part.Coverage, position)}
+		after[i] = Part{part.Segment, d.after(part.Coverage, last)}
 	}
 	return after
 }
 
 // All returns the segment's parts after the whole page.
-func (d *Delivery) All() Parts { return d.Until(maxPosition) }
-
-const maxPosition = 1<<63 - 1
+func (d *Delivery) All() Parts { return d.Until(nil) }
 
 // retained is how many bytes it keeps in memory, with its part of what it shares.
 func (d *Delivery) retained() int64 {
@@ -101,6 +99,6 @@ func textBytes(events []*eventsource.Event) (bytes int64) {
 // split returns the delivery without its first events, which have been handled. It keeps the same in memory.
 func (d *Delivery) split(events int) *Delivery {
 	rest := *d
-	rest.Events, rest.before = d.Events[events:], d.Until(d.Events[events-1].Position)
+	rest.Events, rest.before = d.Events[events:], d.Until(d.Events[events-1])
 	return &rest
 }

@@ -55,8 +55,11 @@ func (l *line) Read(_ context.Context, from []eventsource.Coverage, segments []s
 		}
 	}
 	last := low + int64(len(events))
-	return eventsource.Page{Events: events, More: more, After: func(c eventsource.Coverage, position int64) eventsource.Coverage {
-		return upTo(max(c.Position(), min(position, last)))
+	return eventsource.Page{Events: events, More: more, After: func(c eventsource.Coverage, e *eventsource.Event) eventsource.Coverage {
+		if e != nil {
+			return upTo(max(c.Position(), min(e.Position, last)))
+		}
+		return upTo(max(c.Position(), last))
 	}}, nil
 }
 
@@ -173,7 +176,7 @@ func TestABroadcastSegmentIsGivenWhatAnyOfItsPartsLacks(t *testing.T) {
 	if events := got(m); len(events) != 30 || events[0].Position != 11 {
 		t.Fatalf("%d events, from %d on", len(events), events[0].Position)
 	}
-	half := m.Peek()[0].Until(20)
+	half := m.Peek()[0].Until(&eventsource.Event{Position: 20})
 	if half[0].Coverage.Position() != 30 || half[1].Coverage.Position() != 20 {
 		t.Fatalf("in the middle the parts are at %+v", half)
 	}

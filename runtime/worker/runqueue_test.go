@@ -33,7 +33,7 @@ func (s endless) Parse(p progress.Progress) (eventsource.Coverage, error) {
 func (s endless) Read(_ context.Context, from []eventsource.Coverage, _ []segment.Segment, _ int) (eventsource.Page, error) {
 	next := from[0].Position() + 1
 	return eventsource.Page{Events: []*eventsource.Event{{Position: next}}, More: s.more,
-		After: func(_ eventsource.Coverage, position int64) eventsource.Coverage { return place(min(position, next)) }}, nil
+		After: func(eventsource.Coverage, *eventsource.Event) eventsource.Coverage { return place(next) }}, nil
 }
 
 // segmentOf returns a segment that has got its first events from a source.

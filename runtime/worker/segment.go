@@ -117,7 +117,7 @@ func assemble(deliveries []*feed.Delivery, limit, bytes int, wants func(eventTyp
 			}
 			if n := len(b.events); n == limit || b.bytes >= bytes || n > 0 && (alone(event) || n == 1 && alone(b.events[0])) {
 				if b.cut = i; i > 0 {
-					b.after = d.Until(d.Events[i-1].Position)
+					b.after = d.Until(d.Events[i-1])
 				}
 				return b
 			}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"math"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -104,7 +103,7 @@ func readSource(size int) func(context.Context, *run) error {
 				if !page.More {
 					return nil
 				}
-				coverage = page.After(coverage, math.MaxInt64)
+				coverage = page.After(coverage, nil)
 			}
 		})
 		if err == nil && read != r.Events {
