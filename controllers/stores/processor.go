@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/sluice-project/sluice/definition/declare"
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/planner"
 	"github.com/sluice-project/sluice/progress"
@@ -394,14 +395,9 @@ func (p *processor) declare(ctx context.Context, l *link, w Wanted) (refusal, er
 	return refusal, nil
 }
 
-// write declares the groups first: a processor that does not get its groups is not there for workers either. Where only a
-// sequencing is refused, pods leave and replays go on or are cancelled as ever.
+// write writes what is wanted, and returns what the store refuses. Where only a sequencing is refused,
+// pods leave all the same, and replays go on or are cancelled.
 func (p *processor) write(ctx context.Context, l *link, w Wanted) (refusal, err error) {
-	owner := p.options.ownerOf(w)
-	row, err := w.processor(owner)
-	if err != nil {
-		return nil, err
-	}
 	var unfit *eventsource.InvalidError
 	source := p.options.Source(l.pool, w.store().Schema, w.Spec.Source)
 	if w.Spec.Source.Table != nil {
@@ -411,14 +407,10 @@ func (p *processor) write(ctx context.Context, l *link, w Wanted) (refusal, err 
 			return nil, err
 		}
 	}
-	start := func(group string) (progress.Progress, error) {
-		place, err := w.initial(group)
-		if err != nil {
-			return progress.Progress{}, err
-		}
-		return p.starts.find(p.life, ctx, group, place, func(ctx context.Context) (progress.Progress, error) { return source.Start(ctx, place) })
+	start := func(group string, at progress.StartPosition) (progress.Progress, error) {
+		return p.starts.find(p.life, ctx, group, at, func(ctx context.Context) (progress.Progress, error) { return source.Start(ctx, at) })
 	}
-	err = l.store.Declare(ctx, owner, w.groups(), w.Replays, start)
+	err = declare.Write(ctx, l.store, l.directory, w.declared(p.options.ownerOf(w)), start)
 	var conflict *tokenstore.GroupConflictError
 	var place *eventsource.StartPositionError
 	var changed *tokenstore.SequencingChangedError
@@ -432,17 +424,8 @@ func (p *processor) write(ctx context.Context, l *link, w Wanted) (refusal, err 
 		refusal = changed
 	case err != nil:
 		return nil, err
-	default:
-		if err := l.directory.DeclareProcessor(ctx, row); errors.As(err, &conflict) {
-			return conflict, nil
-		} else if err != nil {
-			return nil, err
-		}
 	}
-	if err := l.directory.Leave(ctx, w.Name, w.Leaving); err != nil {
-		return nil, err
-	}
-	return refusal, l.store.RequestReplays(ctx, w.Name, w.Replays)
+	return refusal, l.directory.Leave(ctx, w.Name, w.Leaving)
 }
 
 // unagreed reports whether a group has another sequencing than is wanted, and no replay that would change that is left: it has

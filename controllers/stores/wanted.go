@@ -6,7 +6,7 @@ import (
 	"slices"
 
 	"github.com/sluice-project/sluice/definition"
-	"github.com/sluice-project/sluice/progress"
+	"github.com/sluice-project/sluice/definition/declare"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -54,38 +54,12 @@ func (o Options) ownerOf(w Wanted) tokenstore.Owner {
 	return owner
 }
 
-// processor is the directory's row.
-func (w Wanted) processor(owner tokenstore.Owner) (tokenstore.Processor, error) {
-	live, err := json.Marshal(w.Spec.Live(w.Generation))
-	if err != nil {
-		return tokenstore.Processor{}, fmt.Errorf("writing the live settings: %w", err)
-	}
-	return tokenstore.Processor{Name: owner.Processor, Definition: w.Definition, Replicas: int(*w.Spec.Replicas), Live: live,
-		Installation: owner.Installation, TakeOverFrom: owner.TakeOverFrom}, nil
+// declared is what is written to the store.
+func (w Wanted) declared(owner tokenstore.Owner) declare.Processor {
+	return declare.Processor{Owner: owner, Spec: w.Spec, Definition: w.Definition, Live: w.Spec.Live(w.Generation), Replicas: int(*w.Spec.Replicas), Replays: w.Replays}
 }
 
-func (w Wanted) groups() []tokenstore.Group {
-	groups := make([]tokenstore.Group, len(w.Spec.ProcessingGroups))
-	for i, g := range w.Spec.ProcessingGroups {
-		groups[i] = tokenstore.Group{Name: g.Name, Segments: int(g.Segments), Sequencing: g.Sequencing.Policy().String()}
-	}
-	return groups
-}
-
-// initial is where a group starts that has no tokens yet.
-func (w Wanted) initial(group string) (progress.StartPosition, error) {
-	for i, g := range w.Spec.ProcessingGroups {
-		if g.Name == group {
-			at := g.InitialPosition
-			place, err := progress.ParseStartPosition(at.Type, at.Position, at.Timestamp)
-			if err != nil {
-				return place, fmt.Errorf("spec.processingGroups[%d].initialPosition.timestamp: %w", i, err)
-			}
-			return place, nil
-		}
-	}
-	return progress.StartPosition{Type: progress.Earliest}, nil
-}
+func (w Wanted) groups() []tokenstore.Group { return declare.Groups(w.Spec) }
 
 // accepts reports whether the processor may use a store: it is the one that it belongs to, or the one that the spec names.
 func (w Wanted) accepts(id string, elsewhere bool) bool {

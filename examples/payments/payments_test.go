@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/definition/declare"
 	eventlog "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/progress"
@@ -52,22 +53,12 @@ func start(t *testing.T) *httptest.Server {
 	t.Cleanup(pool.Close)
 
 	def := document.Spec.Definition()
-	live, err := json.Marshal(document.Spec.Live(1))
-	if err != nil {
-		t.Fatal(err)
-	}
 	const name = "test/default/payments"
-	if err := postgres.NewDirectory(pool, postgres.DefaultSchema).DeclareProcessor(ctx, tokenstore.Processor{Name: name, Definition: def.ID(), Replicas: 1, Live: live}); err != nil {
-		t.Fatal(err)
-	}
-	var groups []tokenstore.Group
-	for _, g := range document.Spec.ProcessingGroups {
-		groups = append(groups, tokenstore.Group{Name: g.Name, Segments: int(g.Segments)})
-	}
 	source := eventlog.NewSource(pool, postgres.DefaultSchema)
-	if err := postgres.NewStore(pool, postgres.DefaultSchema).Declare(ctx, tokenstore.Owner{Processor: name}, groups, nil, func(string) (progress.Progress, error) {
-		return source.Start(ctx, progress.StartPosition{Type: progress.Earliest})
-	}); err != nil {
+	declared := declare.Processor{Owner: tokenstore.Owner{Processor: name}, Spec: document.Spec, Definition: def.ID(), Live: document.Spec.Live(1), Replicas: 1}
+	err = declare.Write(ctx, postgres.NewStore(pool, postgres.DefaultSchema), postgres.NewDirectory(pool, postgres.DefaultSchema), declared,
+		func(_ string, at progress.StartPosition) (progress.Progress, error) { return source.Start(ctx, at) })
+	if err != nil {
 		t.Fatal(err)
 	}
 	w := worker.New(worker.Options{Processor: name, Pod: "test", Definition: def, DefinitionID: def.ID(), Target: target, Schema: postgres.DefaultSchema,

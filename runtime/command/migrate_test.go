@@ -2,7 +2,6 @@ package command_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -11,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/definition/declare"
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
@@ -60,7 +60,7 @@ func TestWorkersRunWithWhatTheyAreGranted(t *testing.T) {
 	execute(t, connect(t, url), script)
 	asRunner := strings.Replace(url, "postgres@", runner+"@", 1)
 
-	def, done := declare(t, asRunner)
+	def, done := declared(t, asRunner)
 	target, err := access.FromURL(asRunner)
 	if err != nil {
 		t.Fatal(err)
@@ -94,8 +94,8 @@ func TestWorkersRunWithWhatTheyAreGranted(t *testing.T) {
 	}
 }
 
-// declare makes a processor with one group, and returns what checks the view.
-func declare(t *testing.T, url string) (definition.Definition, func()) {
+// declared makes a processor with one group, and returns what checks the view.
+func declared(t *testing.T, url string) (definition.Definition, func()) {
 	t.Helper()
 	ctx := context.Background()
 	document, err := definition.ParseYAML([]byte(`
@@ -122,16 +122,9 @@ spec:
 	}
 	t.Cleanup(pool.Close)
 	def := document.Spec.Definition()
-	live, err := json.Marshal(document.Spec.Live(1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = postgres.NewDirectory(pool, postgres.DefaultSchema).DeclareProcessor(ctx, tokenstore.Processor{Name: "test/default/p", Definition: def.ID(), Replicas: 1, Live: live})
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = postgres.NewStore(pool, postgres.DefaultSchema).Declare(ctx, tokenstore.Owner{Processor: "test/default/p"}, []tokenstore.Group{{Name: "g", Segments: 1}}, nil,
-		func(string) (progress.Progress, error) { return progress.Progress{}, nil })
+	p := declare.Processor{Owner: tokenstore.Owner{Processor: "test/default/p"}, Spec: document.Spec, Definition: def.ID(), Live: document.Spec.Live(1), Replicas: 1}
+	err = declare.Write(ctx, postgres.NewStore(pool, postgres.DefaultSchema), postgres.NewDirectory(pool, postgres.DefaultSchema), p,
+		func(string, progress.StartPosition) (progress.Progress, error) { return progress.Progress{}, nil })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package dev
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"reflect"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/sluice-project/sluice/api/rules"
 	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/definition/declare"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
@@ -162,24 +162,16 @@ func (r *runner) requireHandlers(spec definition.Spec) error {
 	return nil
 }
 
-// declare does what the operator does: it writes the processor and its groups into directory and store. The groups come
-// first, since they may be another processor's.
+// declare writes the processor and its groups to the store.
 func (r *runner) declare(ctx context.Context, m manifest, def definition.Definition) error {
 	source := eventspostgres.Open(r.pool, r.schema, m.document.Spec.Source)
 	if err := source.Check(ctx); err != nil {
 		return err
 	}
-	var groups []tokenstore.Group
-	starts := map[string]progress.StartPosition{}
-	for _, g := range m.document.Spec.ProcessingGroups {
-		groups = append(groups, tokenstore.Group{Name: g.Name, Segments: int(g.Segments), Sequencing: g.Sequencing.Policy().String()})
-		place, err := progress.ParseStartPosition(g.InitialPosition.Type, g.InitialPosition.Position, g.InitialPosition.Timestamp)
-		if err != nil {
-			return fmt.Errorf("group %s: initialPosition.timestamp: %w", g.Name, err)
-		}
-		starts[g.Name] = place
-	}
-	var replays []tokenstore.ReplayRequest
+	live := m.document.Spec.Live(time.Now().UnixNano())
+	live.ErrorDetails = definition.DetailsShown // whoever runs this may see the data
+	p := declare.Processor{Owner: tokenstore.Owner{Processor: m.processor(), Installation: r.installation, TakeOverFrom: m.document.Spec.TakeOverFrom},
+		Spec: m.document.Spec, Definition: def.ID(), Live: live, Replicas: 1}
 	replay, asked, err := m.document.Spec.ReplayRequest()
 	if err != nil {
 		return err
@@ -188,26 +180,10 @@ func (r *runner) declare(ctx context.Context, m manifest, def definition.Definit
 		if refusal := m.document.Spec.RefuseReplay(replay.Groups); refusal != nil {
 			return fmt.Errorf("spec.replay: %s", refusal.Message)
 		}
-		replays = append(replays, replay)
+		p.Replays = append(p.Replays, replay)
 	}
-	start := func(group string) (progress.Progress, error) { return source.Start(ctx, starts[group]) }
-	store := postgres.NewStore(r.pool, r.schema)
-	owner := tokenstore.Owner{Processor: m.processor(), Installation: r.installation, TakeOverFrom: m.document.Spec.TakeOverFrom}
-	if err := store.Declare(ctx, owner, groups, replays, start); err != nil {
-		return err
-	}
-	settings := m.document.Spec.Live(time.Now().UnixNano())
-	settings.ErrorDetails = definition.DetailsShown // whoever runs this may see the data
-	live, err := json.Marshal(settings)
-	if err != nil {
-		return fmt.Errorf("writing live settings: %w", err)
-	}
-	err = postgres.NewDirectory(r.pool, r.schema).DeclareProcessor(ctx, tokenstore.Processor{
-		Name: m.processor(), Definition: def.ID(), Replicas: 1, Live: live, Installation: owner.Installation, TakeOverFrom: owner.TakeOverFrom})
-	if err != nil {
-		return err
-	}
-	return store.RequestReplays(ctx, m.processor(), replays)
+	start := func(_ string, at progress.StartPosition) (progress.Progress, error) { return source.Start(ctx, at) }
+	return declare.Write(ctx, postgres.NewStore(r.pool, r.schema), postgres.NewDirectory(r.pool, r.schema), p, start)
 }
 
 // start runs a worker of a definition.

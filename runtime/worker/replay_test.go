@@ -44,6 +44,7 @@ func (w *world) store() *postgres.Store { return postgres.NewStore(w.pool, postg
 func (w *world) ask(requests ...tokenstore.ReplayRequest) {
 	w.t.Helper()
 	w.complete(requests)
+	w.requested = requests
 	if err := w.store().RequestReplays(context.Background(), processor, requests); err != nil {
 		w.t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package worker_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/definition/declare"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/progress"
@@ -43,15 +43,16 @@ const view = `
 
 // world is a database with a processor in it.
 type world struct {
-	t        *testing.T
-	url      string
-	pool     *pgxpool.Pool
-	spec     definition.Spec
-	groups   string // as they were declared last
-	handlers map[string]handler.Handler
-	log      *eventspostgres.Log
-	drains   map[string]func() // by pod
-	registry prometheus.Registerer
+	t         *testing.T
+	url       string
+	pool      *pgxpool.Pool
+	spec      definition.Spec
+	groups    string                     // as they were declared last
+	requested []tokenstore.ReplayRequest // replays, last
+	handlers  map[string]handler.Handler
+	log       *eventspostgres.Log
+	drains    map[string]func() // by pod
+	registry  prometheus.Registerer
 
 	executors int   // of each worker, 0 for as many as there are by default
 	memory    int64 // of the next workers, for events; the default where it is 0
@@ -121,32 +122,20 @@ spec:
 	}
 	before := w.spec
 	w.spec, w.groups = document.Spec, groups
-	generation := time.Now().UnixNano()
-	live, err := json.Marshal(w.spec.Live(generation))
-	if err != nil {
-		w.t.Fatal(err)
+	if len(replays) > 0 {
+		w.requested = replays
 	}
-	var declared []tokenstore.Group
-	for _, g := range w.spec.ProcessingGroups {
-		declared = append(declared, tokenstore.Group{Name: g.Name, Segments: int(g.Segments), Sequencing: g.Sequencing.Policy().String()})
-	}
-	directory := postgres.NewDirectory(w.pool, postgres.DefaultSchema)
+	w.complete(w.requested)
 	source := eventspostgres.Open(w.pool, postgres.DefaultSchema, w.spec.Source)
-	w.complete(replays)
-	err = postgres.NewStore(w.pool, postgres.DefaultSchema).Declare(ctx, tokenstore.Owner{Processor: processor}, declared, replays, func(string) (progress.Progress, error) {
+	p := declare.Processor{Owner: tokenstore.Owner{Processor: processor}, Spec: w.spec, Definition: w.spec.Definition().ID(), Live: w.spec.Live(time.Now().UnixNano()),
+		Replicas: 3, Replays: w.requested}
+	err = declare.Write(ctx, w.store(), postgres.NewDirectory(w.pool, postgres.DefaultSchema), p, func(string, progress.StartPosition) (progress.Progress, error) {
 		return source.Start(ctx, progress.StartPosition{Type: progress.Earliest})
 	})
 	if err != nil {
 		w.spec = before
-		return err
 	}
-	if err := directory.DeclareProcessor(ctx, tokenstore.Processor{Name: processor, Definition: w.spec.Definition().ID(), Replicas: 3, Live: live}); err != nil {
-		w.t.Fatal(err)
-	}
-	if len(replays) > 0 {
-		w.ask(replays...)
-	}
-	return nil
+	return err
 }
 
 func (w *world) target() func(context.Context) (postgres.Target, error) {

@@ -2,7 +2,7 @@ package faults
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/definition"
-	eventlog "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/definition/declare"
 	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/test/history"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -52,42 +52,49 @@ func (o *operator) apply(spec definition.Spec, generation int, replay string) {
 // try returns false when the operator was killed.
 func (o *operator) try(spec definition.Spec, generation int, replay string) bool {
 	o.t.Helper()
-	ctx := context.Background()
-	store := postgres.NewStore(o.pool, postgres.DefaultSchema)
-	live, err := json.Marshal(spec.Live(int64(generation)))
-	if err != nil {
+	p := declare.Processor{Owner: tokenstore.Owner{Processor: processor}, Spec: spec, Definition: spec.Definition().ID(), Live: spec.Live(int64(generation)), Replicas: 3}
+	if replay != "" {
+		p.Replays = append(p.Replays, tokenstore.ReplayRequest{ID: replay, Groups: []string{"view"}, From: progress.StartPosition{Type: progress.Earliest},
+			Definition: p.Definition, Rebind: true, State: tokenstore.ReplayWanted})
+	}
+	store := mortal{postgres.NewStore(o.pool, postgres.DefaultSchema), postgres.NewDirectory(o.pool, postgres.DefaultSchema), o.random}
+	err := declare.Write(context.Background(), store, store, p, o.fromEarliest)
+	if err != nil && !errors.Is(err, errKilled) {
 		o.t.Fatal(err)
 	}
-	var groups []tokenstore.Group
-	for _, g := range spec.ProcessingGroups {
-		groups = append(groups, tokenstore.Group{Name: g.Name, Segments: int(g.Segments)})
+	return err == nil
+}
+
+var errKilled = errors.New("the operator was killed")
+
+// mortal is a store whose caller may be killed before each transaction.
+type mortal struct {
+	declare.Store
+	declare.Directory
+	random *rand.Rand
+}
+
+func (m mortal) killed() bool { return m.random.IntN(4) == 0 }
+
+func (m mortal) Declare(ctx context.Context, owner tokenstore.Owner, groups []tokenstore.Group, requested []tokenstore.ReplayRequest, start func(string) (progress.Progress, error)) error {
+	if m.killed() {
+		return errKilled
 	}
-	id := spec.Definition().ID()
-	var requests []tokenstore.ReplayRequest
-	if replay != "" {
-		requests = append(requests, tokenstore.ReplayRequest{ID: replay, Groups: []string{"view"}, From: progress.StartPosition{Type: progress.Earliest},
-			Definition: id, Rebind: true, State: tokenstore.ReplayWanted})
+	return m.Store.Declare(ctx, owner, groups, requested, start)
+}
+
+func (m mortal) DeclareProcessor(ctx context.Context, p tokenstore.Processor) error {
+	if m.killed() {
+		return errKilled
 	}
-	for _, step := range []func() error{
-		func() error {
-			return store.Declare(ctx, tokenstore.Owner{Processor: processor}, groups, requests, func(string) (progress.Progress, error) {
-				return eventlog.NewSource(o.pool, postgres.DefaultSchema).Start(ctx, progress.StartPosition{Type: progress.Earliest})
-			})
-		},
-		func() error {
-			return postgres.NewDirectory(o.pool, postgres.DefaultSchema).DeclareProcessor(ctx,
-				tokenstore.Processor{Name: processor, Definition: id, Replicas: 3, Live: live})
-		},
-		func() error { return store.RequestReplays(ctx, processor, requests) },
-	} {
-		if o.random.IntN(4) == 0 {
-			return false
-		}
-		if err := step(); err != nil {
-			o.t.Fatal(err)
-		}
+	return m.Directory.DeclareProcessor(ctx, p)
+}
+
+func (m mortal) RequestReplays(ctx context.Context, processor string, requests []tokenstore.ReplayRequest) error {
+	if m.killed() {
+		return errKilled
 	}
-	return true
+	return m.Store.RequestReplays(ctx, processor, requests)
 }
 
 // pause is part of the schedule, not a wait for something.

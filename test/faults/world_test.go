@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/definition/declare"
 	eventlog "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/localpostgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
@@ -148,24 +149,17 @@ func (w *world) declare(groups string) {
 	w.t.Helper()
 	ctx := context.Background()
 	w.spec = w.parse(groups)
-	live, err := json.Marshal(w.spec.Live(time.Now().UnixNano()))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	var declared []tokenstore.Group
-	for _, g := range w.spec.ProcessingGroups {
-		declared = append(declared, tokenstore.Group{Name: g.Name, Segments: int(g.Segments)})
-	}
-	if err := postgres.NewDirectory(w.pool, postgres.DefaultSchema).DeclareProcessor(ctx, tokenstore.Processor{Name: processor, Definition: w.spec.Definition().ID(), Replicas: 3, Live: live}); err != nil {
-		w.t.Fatal(err)
-	}
-	err = postgres.NewStore(w.pool, postgres.DefaultSchema).Declare(ctx, tokenstore.Owner{Processor: processor}, declared, nil, func(string) (progress.Progress, error) {
-		return eventlog.NewSource(w.pool, postgres.DefaultSchema).Start(ctx, progress.StartPosition{Type: progress.Earliest})
-	})
+	declared := declare.Processor{Owner: tokenstore.Owner{Processor: processor}, Spec: w.spec, Definition: w.spec.Definition().ID(), Live: w.spec.Live(time.Now().UnixNano()), Replicas: 3}
+	err := declare.Write(ctx, postgres.NewStore(w.pool, postgres.DefaultSchema), postgres.NewDirectory(w.pool, postgres.DefaultSchema), declared, w.fromEarliest)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.publish(w.spec.Definition())
+}
+
+// fromEarliest starts groups at the oldest event.
+func (w *world) fromEarliest(string, progress.StartPosition) (progress.Progress, error) {
+	return eventlog.NewSource(w.pool, postgres.DefaultSchema).Start(context.Background(), progress.StartPosition{Type: progress.Earliest})
 }
 
 // file is where pods read a definition.

@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/definition/declare"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/planner"
 	"github.com/sluice-project/sluice/progress"
@@ -47,20 +47,10 @@ func (p *Processor) Declare(ctx context.Context, at progress.StartPosition) erro
 	if err != nil {
 		return fmt.Errorf("the processor %s: %w", p.Name, err)
 	}
-	var groups []tokenstore.Group
-	for _, g := range spec.ProcessingGroups {
-		groups = append(groups, tokenstore.Group{Name: g.Name, Segments: int(g.Segments), Sequencing: g.Sequencing.Policy().String()})
-	}
-	live, err := json.Marshal(spec.Live(1))
-	if err != nil {
-		return err
-	}
 	source := eventspostgres.NewSource(p.DB, Schema)
-	err = postgres.NewStore(p.DB, Schema).Declare(ctx, tokenstore.Owner{Processor: p.key()}, groups, nil, func(string) (progress.Progress, error) { return source.Start(ctx, at) })
-	if err != nil {
-		return err
-	}
-	return postgres.NewDirectory(p.DB, Schema).DeclareProcessor(ctx, tokenstore.Processor{Name: p.key(), Definition: spec.Definition().ID(), Replicas: max(p.Replicas, 1), Live: live})
+	declared := declare.Processor{Owner: tokenstore.Owner{Processor: p.key()}, Spec: spec, Definition: spec.Definition().ID(), Live: spec.Live(1), Replicas: max(p.Replicas, 1)}
+	return declare.Write(ctx, postgres.NewStore(p.DB, Schema), postgres.NewDirectory(p.DB, Schema), declared,
+		func(string, progress.StartPosition) (progress.Progress, error) { return source.Start(ctx, at) })
 }
 
 // Plan does the operator's planning, by connections of another pool, until the context ends.

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/definition/declare"
 	eventlog "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/localpostgres"
 	"github.com/sluice-project/sluice/progress"
@@ -117,10 +118,6 @@ spec:
 		return err
 	}
 	w.spec = document.Spec
-	live, err := json.Marshal(w.spec.Live(time.Now().UnixNano()))
-	if err != nil {
-		return err
-	}
 	def := w.spec.Definition()
 	text, err := json.Marshal(def)
 	if err != nil {
@@ -130,15 +127,10 @@ spec:
 		return err
 	}
 	source := eventlog.NewSource(w.pool, postgres.DefaultSchema)
-	groups := []tokenstore.Group{{Name: "view", Segments: segments}}
-	err = w.store.Declare(ctx, tokenstore.Owner{Processor: processor}, groups, nil, func(string) (progress.Progress, error) {
+	declared := declare.Processor{Owner: tokenstore.Owner{Processor: processor}, Spec: w.spec, Definition: def.ID(), Live: w.spec.Live(time.Now().UnixNano()), Replicas: w.options.workers}
+	return declare.Write(ctx, w.store, postgres.NewDirectory(w.pool, postgres.DefaultSchema), declared, func(string, progress.StartPosition) (progress.Progress, error) {
 		return source.Start(ctx, progress.StartPosition{Type: progress.Earliest})
 	})
-	if err != nil {
-		return err
-	}
-	return postgres.NewDirectory(w.pool, postgres.DefaultSchema).DeclareProcessor(ctx,
-		tokenstore.Processor{Name: processor, Definition: def.ID(), Replicas: w.options.workers, Live: live})
 }
 
 func (w *world) definition() string { return filepath.Join(w.dir, "definition.json") }
