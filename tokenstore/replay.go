@@ -114,9 +114,58 @@ type Replaying struct {
 	Boundaries []Boundary
 }
 
-// Resets carries replays out. A reset itself, which runs users' handlers in its transaction, has the form that its store gives
-// to transactions. A crash between two of these leaves what whoever comes next goes on with.
+// Tx is a transaction of a store, in the type of the store's driver: pgx.Tx for PostgreSQL. Only
+// handlers that write there need to know which it is.
+type Tx any
+
+// ResetRun is one run of the reset handlers of a replay.
+type ResetRun struct {
+	// Limit is the time that the handlers have; 0 for none. The store ends a transaction that is idle
+	// for longer, and a statement that takes longer: the client may be frozen.
+	Limit time.Duration
+	// Handlers runs them in the reset's transaction.
+	Handlers func(ctx context.Context, tx Tx) error
+}
+
+// ResetTry is one try of a reset, in a session of its own: what the handlers leave in it reaches
+// nobody else. Run is called once. The other methods may be called meanwhile.
+type ResetTry interface {
+	// Run runs the reset handlers of a replay that BeginReset has begun, and moves the tokens of its
+	// groups to start. All of it commits, or none. A *NotDueError says that the reset is not to go
+	// on: end it. Errors of handlers come back as they are.
+	Run(ctx context.Context, processor string, r Replay, n progress.Algebra, start progress.Progress, run ResetRun) error
+	// BlockedBy describes the sessions that hold the locks that Run waits for now; it is empty if
+	// there are none.
+	BlockedBy(ctx context.Context) (string, error)
+	// Unblock ends those of the sessions that BlockedBy has found last that are workers': BeginReset
+	// has fenced their batches off.
+	Unblock(ctx context.Context) error
+	// Abandon closes the session under a Run that does not return. It commits nothing any more.
+	Abandon() error
+	// Close ends the session after Run has returned, or without it.
+	Close(ctx context.Context)
+}
+
+// Resets carries replays out. A crash between two of these leaves what whoever comes next goes on
+// with.
 type Resets interface {
+	// TryReset opens the session of a try.
+	TryReset(ctx context.Context) (ResetTry, error)
+
+	// MarkReset notes that a worker is about to call the reset handlers, apart from the reset's
+	// transaction, so that the mark stays if the worker ends in the call. A mark that is there
+	// already is from such a worker: it is counted as a failure of the reset. MarkReset returns the
+	// attempts and, of these, the failures so far. A *NotDueError says that the reset has ended.
+	MarkReset(ctx context.Context, r Replay, worker int64) (attempts, failures int, err error)
+
+	// UnmarkReset notes that a worker's call of the reset handlers has ended without success:
+	// attempts and failures are added to what is counted.
+	UnmarkReset(ctx context.Context, r Replay, worker int64, attempts, failures int) error
+
+	// TerminateReset ends the session that runs the reset handlers of a replay, of whichever worker,
+	// and reports whether there was one.
+	TerminateReset(ctx context.Context, r Replay) (bool, error)
+
 	// Replaying returns, by group, the replays that the processor's groups are in the middle of.
 	Replaying(ctx context.Context, processor string) (map[string]*Replaying, error)
 

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // Replay is what handlers are told about the one that has them handle events again.
@@ -17,7 +18,7 @@ type Replay = eventsource.Replay
 // Resetter is a Handler that can take back what it has written, so that events can be handled again.
 type Resetter interface {
 	// Reset runs in the transaction that moves the tokens, before they move.
-	Reset(ctx context.Context, tx pgx.Tx, replay Replay) error
+	Reset(ctx context.Context, tx tokenstore.Tx, replay Replay) error
 }
 
 // ResetterOf returns a handler's reset; false where it has none.
@@ -40,13 +41,29 @@ func WithReset(h Handler, reset func(ctx context.Context, tx pgx.Tx, replay Repl
 }
 
 // Reset implements Resetter. Its errors are those of the user's code, unless the connection is gone.
-func (h *withReset) Reset(ctx context.Context, tx pgx.Tx, replay Replay) error {
+func (h *withReset) Reset(ctx context.Context, in tokenstore.Tx, replay Replay) error {
+	tx, err := postgresTx(in)
+	if err != nil {
+		return err
+	}
 	return guard(tx, func() error { return h.reset(ctx, tx, replay) })
+}
+
+// postgresTx is a transaction of a store in PostgreSQL.
+func postgresTx(tx tokenstore.Tx) (pgx.Tx, error) {
+	if own, is := tx.(pgx.Tx); is {
+		return own, nil
+	}
+	return nil, fmt.Errorf("the handler writes to PostgreSQL, and its store has transactions of the type %T", tx)
 }
 
 // Reset implements Resetter. The commands run as one string, in which the server refuses transaction control. They find the
 // replay in the settings sluice.replay_id and sluice.replay_context, the latter a JSON object.
-func (h *SQL) Reset(ctx context.Context, tx pgx.Tx, replay Replay) error {
+func (h *SQL) Reset(ctx context.Context, in tokenstore.Tx, replay Replay) error {
+	tx, err := postgresTx(in)
+	if err != nil {
+		return err
+	}
 	told, err := contextJSON(replay.Context)
 	if err != nil {
 		return err

@@ -368,13 +368,13 @@ func (w *world) reset(h handler.Handler) error {
 	deadline := time.Now().Add(30 * time.Second)
 	resetter, _ := handler.ResetterOf(h)
 	for {
-		conn, err := w.store.ConnectApart(ctx)
+		try, err := w.store.TryReset(ctx)
 		w.must(err)
-		err = w.store.Reset(ctx, conn, processor, replay, tokenstoretest.Line{}, tokenstoretest.At(0), postgres.ResetCall{
-			Handlers: func(ctx context.Context, tx pgx.Tx) error {
+		err = try.Run(ctx, processor, replay, tokenstoretest.Line{}, tokenstoretest.At(0), tokenstore.ResetRun{
+			Handlers: func(ctx context.Context, tx tokenstore.Tx) error {
 				return resetter.Reset(ctx, tx, handler.Replay{ID: replay.ID})
 			}})
-		_ = conn.Close(ctx) // handlers may have closed it
+		try.Close(ctx)
 		var wait *tokenstore.NotDueError
 		switch {
 		case err == nil:

@@ -9,11 +9,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
-	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 const (
@@ -39,8 +36,9 @@ type attempt struct {
 	ended  chan struct{}
 
 	// Of the goroutines that run it, until it has ended.
-	err      error
-	blockers []postgres.Blocker
+	err       error
+	try       tokenstore.ResetTry // nil where its session could not be opened
+	blockedBy string              // whom it was found to wait for last
 
 	mu        sync.Mutex
 	stopped   bool      // nobody waits for it any more
@@ -95,19 +93,20 @@ func (a *attempt) run(ctx context.Context) {
 	defer a.runner.Wake()
 	defer close(a.ended)
 	defer a.cancel()
-	conn, err := a.runner.Store.ConnectApart(ctx)
+	try, err := a.runner.Store.TryReset(ctx)
 	if err != nil {
 		a.err = err
 		a.returned()
 		return
 	}
+	a.try = try
 	result := make(chan error, 1)
-	go a.call(ctx, conn, result)
-	a.err = a.watch(ctx, conn, result)
+	go a.call(ctx, result)
+	a.err = a.watch(ctx, result)
 }
 
 // call carries the reset out. What it sends also tells of a panic, and of runtime.Goexit.
-func (a *attempt) call(ctx context.Context, conn *pgx.Conn, result chan<- error) {
+func (a *attempt) call(ctx context.Context, result chan<- error) {
 	err, exited := error(nil), true
 	defer func() {
 		if p := recover(); p != nil {
@@ -118,11 +117,11 @@ func (a *attempt) call(ctx context.Context, conn *pgx.Conn, result chan<- error)
 		}
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), askLimit)
 		defer cancel()
-		_ = conn.Close(closing) // nothing in it is left to be kept
+		a.try.Close(closing)
 		a.returned()
 		result <- err
 	}()
-	err = a.reset(ctx, conn)
+	err = a.reset(ctx)
 	exited = false
 	if err == nil {
 		a.runner.Log.Info("reset; handling events again", "replay", a.replay.ID, "groups", a.replay.Groups)
@@ -145,18 +144,18 @@ func (a *attempt) within(err error) error {
 	return fmt.Errorf("group %s: %w", a.group, err)
 }
 
-func (a *attempt) reset(ctx context.Context, conn *pgx.Conn) error {
+func (a *attempt) reset(ctx context.Context) error {
 	r := a.runner
 	start, err := r.Source.Start(ctx, a.replay.From)
 	if err != nil {
 		return err
 	}
-	return r.Store.Reset(ctx, conn, r.Processor, a.replay, r.Source, start, postgres.ResetCall{Limit: a.limit, Handlers: a.handlers})
+	return a.try.Run(ctx, r.Processor, a.replay, r.Source, start, tokenstore.ResetRun{Limit: a.limit, Handlers: a.handlers})
 }
 
 // handlers marks the try in the ledger, and runs the reset handlers in the order of the groups'
 // names.
-func (a *attempt) handlers(ctx context.Context, tx pgx.Tx) error {
+func (a *attempt) handlers(ctx context.Context, tx tokenstore.Tx) error {
 	r := a.runner
 	attempts, failures, err := r.Store.MarkReset(ctx, a.replay, r.Self)
 	if err != nil {
@@ -212,8 +211,7 @@ func (a *attempt) overdue(now time.Time) bool {
 
 // watch waits for the result, finds out meanwhile who holds the locks that the reset waits for, and
 // gives a call up that does not end.
-func (a *attempt) watch(ctx context.Context, conn *pgx.Conn, result <-chan error) error {
-	pid := conn.PgConn().PID()
+func (a *attempt) watch(ctx context.Context, result <-chan error) error {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
 	var giveUp <-chan time.Time
@@ -226,29 +224,29 @@ func (a *attempt) watch(ctx context.Context, conn *pgx.Conn, result <-chan error
 			stopped, giveUp = nil, time.After(stopGrace)
 			continue
 		case <-giveUp:
-			return a.abandon(conn, errStopped)
+			return a.abandon(errStopped)
 		case now := <-ticker.C:
 			if a.overdue(now) {
-				return a.abandon(conn, a.within(&timeLimitError{a.limit, errAbandoned}))
+				return a.abandon(a.within(&timeLimitError{a.limit, errAbandoned}))
 			}
 		}
-		if err := a.explain(ctx, pid); err != nil && ctx.Err() == nil {
+		if err := a.explain(ctx); err != nil && ctx.Err() == nil {
 			a.runner.Log.Warn("cannot tell whom a reset waits for", "replay", a.replay.ID, "error", err)
 		}
 	}
 }
 
 // explain shows in the ledger whom the reset waits for, or that it has been running for long.
-func (a *attempt) explain(ctx context.Context, pid uint32) error {
+func (a *attempt) explain(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	store := a.runner.Store
-	blockers, err := store.Blockers(ctx, pid)
+	by, err := a.try.BlockedBy(ctx)
 	if err != nil {
 		return err
 	}
-	if len(blockers) > 0 {
-		a.blockers = blockers
+	if by != "" {
+		a.blockedBy = by
 		return store.Explain(ctx, a.replay, tokenstore.ReplayWaitsForLocks, a.blockedText())
 	}
 	a.mu.Lock()
@@ -271,7 +269,7 @@ func (a *attempt) tries() int {
 
 func (a *attempt) blockedText() string {
 	return fmt.Sprintf("the reset of %s (attempt %d) waits for locks held by %s: end it, or wait; the reset is tried again",
-		named(a.replay.Groups), a.tries(), postgres.Blocked(a.blockers))
+		named(a.replay.Groups), a.tries(), a.blockedBy)
 }
 
 func limitText(limit time.Duration) string {
@@ -283,11 +281,11 @@ func limitText(limit time.Duration) string {
 
 // abandon goes on without a call that does not end: it can commit nothing any more, since its
 // connection is closed.
-func (a *attempt) abandon(conn *pgx.Conn, why error) error {
+func (a *attempt) abandon(why error) error {
 	a.mu.Lock()
 	a.abandoned = true
 	a.mu.Unlock()
-	closed := conn.PgConn().Conn().Close()
+	closed := a.try.Abandon()
 	ctx, cancel := context.WithTimeout(context.Background(), askLimit)
 	defer cancel()
 	_, ended := a.runner.Store.TerminateReset(ctx, a.replay)

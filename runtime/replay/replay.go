@@ -25,7 +25,6 @@ import (
 	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
-	"github.com/sluice-project/sluice/tokenstore/postgres"
 	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
 
@@ -34,7 +33,7 @@ type Runner struct {
 	Processor string
 	Self      int64 // incarnation of the worker that it runs in
 	Directory Directory
-	Store     *postgres.Store
+	Store     Store
 	Source    eventsource.Source
 	// Handlers of the groups, by name; nil for one that the program has not registered.
 	Handlers map[string]handler.Handler
@@ -58,6 +57,14 @@ type resetTries struct {
 	attempt   *attempt // that runs, or has ended and was not settled yet; nil for none
 	waits     int      // tries in a row after which it has to wait
 	notBefore time.Time
+}
+
+// Store is what a Runner needs of one.
+type Store interface {
+	tokenstore.Replays
+	tokenstore.Resets
+	// Tokens returns the tokens of the processor's groups.
+	Tokens(ctx context.Context, processor string) ([]tokenstore.Token, error)
 }
 
 // Directory is what a Runner needs of one.
@@ -345,10 +352,12 @@ func (r *Runner) bury(ctx context.Context) error {
 // endBlockers names who holds the locks, and ends workers among them: their batches are fenced off
 // already.
 func (r *Runner) endBlockers(ctx context.Context, a *attempt, v verdict) error {
-	if err := r.Store.Unblock(ctx, a.blockers); err != nil {
-		return err
+	if a.try != nil {
+		if err := a.try.Unblock(ctx); err != nil {
+			return err
+		}
 	}
-	if len(a.blockers) > 0 {
+	if a.blockedBy != "" {
 		v.message = a.blockedText()
 	}
 	return r.Store.Explain(ctx, a.replay, v.reason, v.message)

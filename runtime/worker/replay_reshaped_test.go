@@ -10,7 +10,6 @@ import (
 	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
-	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // TestAReplayGoesOnThroughSplitsAndMerges reshapes a group between its reset and the first event that is handled again: segments
@@ -66,14 +65,14 @@ func (w *world) resetNow(id string) {
 	if err := w.store().BeginReset(ctx, processor, r); err != nil {
 		w.t.Fatal(err)
 	}
-	conn, err := w.store().ConnectApart(ctx)
+	try, err := w.store().TryReset(ctx)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	defer conn.Close(ctx)
+	defer try.Close(ctx)
 	source := eventspostgres.NewSource(w.pool, "sluice")
-	err = w.store().Reset(ctx, conn, processor, r, source, progress.Progress{}, postgres.ResetCall{Handlers: func(ctx context.Context, tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, `TRUNCATE stream_view; INSERT INTO seen (context) VALUES ('{}')`, pgx.QueryExecModeSimpleProtocol)
+	err = try.Run(ctx, processor, r, source, progress.Progress{}, tokenstore.ResetRun{Handlers: func(ctx context.Context, tx tokenstore.Tx) error {
+		_, err := tx.(pgx.Tx).Exec(ctx, `TRUNCATE stream_view; INSERT INTO seen (context) VALUES ('{}')`, pgx.QueryExecModeSimpleProtocol)
 		return err
 	}})
 	if err != nil {

@@ -208,15 +208,16 @@ func TestAnyWorkerEndsAResetThatIsCancelled(t *testing.T) {
 	if err := w.store().BeginReset(ctx, processor, r); err != nil {
 		t.Fatal(err)
 	}
-	conn, err := w.store().ConnectApart(ctx)
+	try, err := w.store().TryReset(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer try.Close(context.Background())
 	called, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
-		ended <- w.store().Reset(ctx, conn, processor, r, nil, progress.Progress{}, postgres.ResetCall{Handlers: func(ctx context.Context, tx pgx.Tx) error {
+		ended <- try.Run(ctx, processor, r, nil, progress.Progress{}, tokenstore.ResetRun{Handlers: func(ctx context.Context, tx tokenstore.Tx) error {
 			close(called)
-			_, err := tx.Exec(ctx, `DELETE FROM stream_view; SELECT pg_sleep(600)`, pgx.QueryExecModeSimpleProtocol)
+			_, err := tx.(pgx.Tx).Exec(ctx, `DELETE FROM stream_view; SELECT pg_sleep(600)`, pgx.QueryExecModeSimpleProtocol)
 			return err
 		}})
 	}()

@@ -25,7 +25,6 @@ var (
 	rebasing      = test{"./eventsource/postgres", "AcrossADump/own", false}
 	inOrder       = test{"./eventsource/postgres", "TestEventsAreGivenInTheOrder", true}
 	gaps          = test{"./eventsource/postgres", "TestGapsAreClosedOnly", true}
-	resetting     = test{"./tokenstore/postgres", "TestAResetThatWasEnded", false}
 	altered       = test{"./eventsource/postgres", "TestATableThatIsAltered|TestRowsThatAreHidden", false}
 	unreadable    = test{"./runtime/worker", "TestAnEventThatCannotBeRead", false}
 	replaying     = test{"./runtime/worker", "Replay", false}
@@ -103,7 +102,7 @@ var mutants = []mutant{
 	{"a reset is done again", []edit{{resetSQL, "err == nil && phase != tokenstore.ReplayResetting:", "err == nil && phase == tokenstore.ReplayComplete:"}}, conformance},
 	{"the groups of a failed reset cannot be claimed", []edit{{resetSQL, "SET replay = NULL, resetting = false WHERE tenant = $1 AND replay = $2", "SET replay = NULL WHERE tenant = $1 AND replay = $2"}}, conformance},
 	{"a reset goes on when its handler has failed", []edit{{resetSQL, "if err := tx.verdict(err); err != nil {", "if err := tx.verdict(err); err != nil && ctx.Err() != nil {"}}, conformance},
-	{"a reset that was ended meanwhile commits", []edit{{resetSQL, `if err := s.stillDue(ctx, own, processor, r, "FOR NO KEY UPDATE"); err != nil {`, `if err := s.agreed(ctx, own, processor, r.Definition); err != nil {`}}, resetting},
+	{"a reset that was ended meanwhile commits", []edit{{resetSQL, `if err := s.stillDue(ctx, own, processor, r, "FOR NO KEY UPDATE"); err != nil {`, `if err := s.agreed(ctx, own, processor, r.Definition); err != nil {`}}, conformance},
 	{"a second reset forgets the first one's boundary", []edit{{bounds, "if len(before) == 0 {", "if len(before) >= 0 {"}}, boundaries},
 	{"an abandoned replay forgets what it has handled", []edit{{bounds, "union, err := n.Union(b.Progress, p.Progress)", "union, err := n.Union(b.Progress, b.Progress)"}}, interleavings},
 	{"a split forgets the replay", []edit{{marks, "if !bound.Segment.Includes(t.Range()) && !t.Range().Includes(bound.Segment) {", "if bound.Segment != t.Range() {"}}, replaying},

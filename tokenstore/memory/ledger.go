@@ -14,6 +14,8 @@ import (
 type entry struct {
 	tokenstore.Replay
 	processor string
+	calling   int64 // the worker that calls the reset handlers, or ended in the call; 0 for none
+	failures  int   // of the attempts, those that count
 }
 
 // RequestReplays implements tokenstore.Replays.

@@ -79,12 +79,77 @@ func (s Store) agreed(processor, definition string) error {
 	return tokenstore.Agreed(definition, p.Definition, others)
 }
 
-// Reset runs the reset handlers of a replay that BeginReset has begun, and moves the tokens of its groups to the place whose
-// progress is start. It all commits or none of it. A *tokenstore.NotDueError says that the reset is not to go on. Errors of
-// handlers come back as they are.
-func (s Store) Reset(_ context.Context, processor string, r tokenstore.Replay, n progress.Algebra, start progress.Progress, handlers func(*Tx) error) error {
+// resetTry is a try of a reset. Nobody waits for locks here, and handlers end.
+type resetTry struct{ Store }
+
+// TryReset implements tokenstore.Resets.
+func (s Store) TryReset(context.Context) (tokenstore.ResetTry, error) { return resetTry{s}, nil }
+
+// BlockedBy implements tokenstore.ResetTry.
+func (resetTry) BlockedBy(context.Context) (string, error) { return "", nil }
+
+// Unblock implements tokenstore.ResetTry.
+func (resetTry) Unblock(context.Context) error { return nil }
+
+// Abandon implements tokenstore.ResetTry.
+func (resetTry) Abandon() error { return nil }
+
+// Close implements tokenstore.ResetTry.
+func (resetTry) Close(context.Context) {}
+
+// MarkReset implements tokenstore.Resets.
+func (s Store) MarkReset(_ context.Context, r tokenstore.Replay, worker int64) (attempts, failures int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	e := s.row(r.Number)
+	if e.Phase != tokenstore.ReplayResetting {
+		return 0, 0, &tokenstore.NotDueError{Reason: tokenstore.ReplayMoved, Message: "the reset has ended in the meantime"}
+	}
+	if e.calling != 0 {
+		e.Attempts, e.failures = e.Attempts+1, e.failures+1
+	}
+	e.calling = worker
+	return e.Attempts, e.failures, nil
+}
+
+// UnmarkReset implements tokenstore.Resets.
+func (s Store) UnmarkReset(_ context.Context, r tokenstore.Replay, worker int64, attempts, failures int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.row(r.Number); e.Phase == tokenstore.ReplayResetting {
+		if e.calling == worker {
+			e.calling = 0
+		}
+		e.Attempts, e.failures = e.Attempts+attempts, e.failures+failures
+	}
+	return nil
+}
+
+// TerminateReset implements tokenstore.Resets.
+func (s Store) TerminateReset(context.Context, tokenstore.Replay) (bool, error) { return false, nil }
+
+// Run implements tokenstore.ResetTry. The handlers get a *Tx. They may call the store, but for what
+// they reset: the lock is not held meanwhile.
+func (t resetTry) Run(ctx context.Context, processor string, r tokenstore.Replay, n progress.Algebra, start progress.Progress, run tokenstore.ResetRun) error {
+	if err := t.due(processor, r); err != nil {
+		return err
+	}
+	tx := &Tx{writes: map[string]string{}}
+	if err := run.Handlers(ctx, tx); err != nil {
+		return err
+	}
+	return t.rewind(processor, r, n, start, tx)
+}
+
+// due checks that the reset has begun, is wanted, and that nobody runs another definition.
+func (s Store) due(processor string, r tokenstore.Replay) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stillDue(processor, r)
+}
+
+// stillDue is due for who has the lock.
+func (s Store) stillDue(processor string, r tokenstore.Replay) error {
 	e := s.row(r.Number)
 	switch {
 	case e.Phase != tokenstore.ReplayResetting:
@@ -92,13 +157,17 @@ func (s Store) Reset(_ context.Context, processor string, r tokenstore.Replay, n
 	case e.State != tokenstore.ReplayWanted:
 		return &tokenstore.NotDueError{Reason: tokenstore.ReplayCancelledMeanwhile, Message: "cancelled before the reset"}
 	}
-	if err := s.agreed(processor, r.Definition); err != nil {
+	return s.agreed(processor, r.Definition)
+}
+
+// rewind is the second half of a reset: the rows of the handlers, and the tokens.
+func (s Store) rewind(processor string, r tokenstore.Replay, n progress.Algebra, start progress.Progress, tx *Tx) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.stillDue(processor, r); err != nil {
 		return err
 	}
-	tx := &Tx{writes: map[string]string{}}
-	if err := handlers(tx); err != nil {
-		return err
-	}
+	e := s.row(r.Number)
 	rewinds := map[*group]protocol.Rewind{}
 	var total int64
 	for _, name := range r.Groups {

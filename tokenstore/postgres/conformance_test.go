@@ -9,7 +9,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 	"github.com/sluice-project/sluice/tokenstore/tokenstoretest"
@@ -41,20 +40,13 @@ func harness(t testing.TB, pool *pgxpool.Pool) tokenstoretest.Harness {
 				return nil
 			})
 		},
-		Reset: func(ctx context.Context, processor string, r tokenstore.Replay, n progress.Algebra, start progress.Progress, rows map[string]string, fail error) error {
-			conn, err := store.ConnectApart(ctx)
-			if err != nil {
-				return err
-			}
-			defer conn.Close(ctx)
-			return store.Reset(ctx, conn, processor, r, n, start, postgres.ResetCall{Limit: time.Minute, Handlers: func(ctx context.Context, tx pgx.Tx) error {
-				for key, value := range rows {
-					if _, err := tx.Exec(ctx, put, key, value); err != nil {
-						return err
-					}
+		Write: func(ctx context.Context, tx tokenstore.Tx, rows map[string]string) error {
+			for key, value := range rows {
+				if _, err := tx.(pgx.Tx).Exec(ctx, put, key, value); err != nil {
+					return err
 				}
-				return fail
-			}})
+			}
+			return nil
 		},
 		Rows: func(ctx context.Context) (map[string]string, error) {
 			rows, err := pool.Query(ctx, `SELECT key, value FROM projection`)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -143,23 +144,54 @@ func (s *Store) disown(ctx context.Context, tx pgx.Tx, tokens []tokenstore.Token
 	return s.announce(ctx, tx)
 }
 
-// ResetCall is one call of the reset handlers of a replay.
-type ResetCall struct {
-	// Limit is the time that the handlers have; 0 for none. The server ends what is idle, or what a
-	// statement does, for longer: the client may be frozen.
-	Limit time.Duration
-	// Handlers runs them in the reset's transaction.
-	Handlers func(ctx context.Context, tx pgx.Tx) error
+// resetTry is a try on a connection of its own.
+type resetTry struct {
+	store *Store
+	conn  *pgx.Conn
+	pid   uint32
+
+	mu       sync.Mutex
+	blockers []Blocker // found last
 }
 
-// Reset runs the reset handlers of a replay that BeginReset has begun, and moves the tokens of its groups to the place whose
-// progress is start. It all commits or none of it. A *tokenstore.NotDueError says that the reset is not to go on: end it.
-// Errors of handlers come back as they are.
-//
-// The connection is ConnectApart's. Close it afterwards: what the handlers leave in the session
-// reaches nobody else.
-func (s *Store) Reset(ctx context.Context, conn *pgx.Conn, processor string, r tokenstore.Replay, n progress.Algebra, start progress.Progress, call ResetCall) error {
-	begin := opening{set: resetSettings(call.Limit)}.marked(named)
+// TryReset implements tokenstore.Resets.
+func (s *Store) TryReset(ctx context.Context) (tokenstore.ResetTry, error) {
+	conn, err := connectApart(ctx, s.pool)
+	if err != nil {
+		return nil, fmt.Errorf("connecting for the reset: %w", err)
+	}
+	return &resetTry{store: s, conn: conn, pid: conn.PgConn().PID()}, nil
+}
+
+// Close implements tokenstore.ResetTry.
+func (t *resetTry) Close(ctx context.Context) { _ = t.conn.Close(ctx) } // nothing in it is left to be kept
+
+// Abandon implements tokenstore.ResetTry.
+func (t *resetTry) Abandon() error { return t.conn.PgConn().Conn().Close() }
+
+// BlockedBy implements tokenstore.ResetTry.
+func (t *resetTry) BlockedBy(ctx context.Context) (string, error) {
+	by, err := blockers(ctx, t.store.pool, t.pid)
+	if err != nil || len(by) == 0 {
+		return "", err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.blockers = by
+	return Blocked(by), nil
+}
+
+// Unblock implements tokenstore.ResetTry.
+func (t *resetTry) Unblock(ctx context.Context) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.store.unblock(ctx, t.blockers)
+}
+
+// Run implements tokenstore.ResetTry. The handlers get a pgx.Tx.
+func (t *resetTry) Run(ctx context.Context, processor string, r tokenstore.Replay, n progress.Algebra, start progress.Progress, run tokenstore.ResetRun) error {
+	s, conn := t.store, t.conn
+	begin := opening{set: resetSettings(run.Limit)}.marked(named)
 	tx, err := newHandlerTx(ctx, conn, begin, s.cleaning)
 	if err != nil {
 		return err
@@ -167,7 +199,7 @@ func (s *Store) Reset(ctx context.Context, conn *pgx.Conn, processor string, r t
 	if _, err := tx.open(ctx); err != nil {
 		return err
 	}
-	err = s.reset(ctx, tx, processor, r, n, start, call)
+	err = s.reset(ctx, tx, processor, r, n, start, run)
 	tx.ended = pgx.ErrTxClosed
 	if err == nil {
 		err = tx.commit(func(batch *pgx.Batch, start opening) { batch.Queue(s.in(unlessForeign), start.name).Fn = ofFence })
@@ -181,15 +213,6 @@ func (s *Store) Reset(ctx context.Context, conn *pgx.Conn, processor string, r t
 		}, rollback)
 	}
 	return err
-}
-
-// ConnectApart makes a connection for a reset.
-func (s *Store) ConnectApart(ctx context.Context) (*pgx.Conn, error) {
-	conn, err := connectApart(ctx, s.pool)
-	if err != nil {
-		return nil, fmt.Errorf("connecting for the reset: %w", err)
-	}
-	return conn, nil
 }
 
 // resetSettings limit how long a transaction waits for a lock, works on a statement, and is idle;
@@ -209,7 +232,7 @@ const rewindLimit = time.Minute
 const unlessForeign = `SELECT CASE WHEN pg_catalog.current_setting('sluice.batch', true) IS DISTINCT FROM $1 THEN {{schema}}.foreign_transaction() END`
 
 // reset is what a reset does between the beginning and the commit.
-func (s *Store) reset(ctx context.Context, tx *handlerTx, processor string, r tokenstore.Replay, n progress.Algebra, start progress.Progress, call ResetCall) error {
+func (s *Store) reset(ctx context.Context, tx *handlerTx, processor string, r tokenstore.Replay, n progress.Algebra, start progress.Progress, run tokenstore.ResetRun) error {
 	own := tx.tx // which a handler cannot take from us
 	var mine bool
 	if err := own.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock("+lockOf+")", s.resetLock(r)).Scan(&mine); err != nil {
@@ -221,7 +244,7 @@ func (s *Store) reset(ctx context.Context, tx *handlerTx, processor string, r to
 	if err := s.stillDue(ctx, own, processor, r, ""); err != nil {
 		return err
 	}
-	err := call.Handlers(ctx, tx)
+	err := run.Handlers(ctx, tx)
 	if err := tx.verdict(err); err != nil {
 		return err
 	}
@@ -241,10 +264,7 @@ func (s *Store) resetLock(r tokenstore.Replay) string {
 	return lockName(s.schema, "replay", fmt.Sprint(r.Number))
 }
 
-// MarkReset notes that a worker is about to call the reset handlers, in a transaction of its own,
-// so that the mark stays if the worker ends in the call. A mark that is there already is from such
-// a worker: the caller has the reset's lock. It is counted as a failure of the reset. MarkReset
-// returns the attempts and, of these, the failures so far.
+// MarkReset implements tokenstore.Resets. The caller has the reset's lock.
 func (s *Store) MarkReset(ctx context.Context, r tokenstore.Replay, worker int64) (attempts, failures int, err error) {
 	err = s.pool.QueryRow(ctx, s.in(`UPDATE {{schema}}.replay SET calling = $2, attempts = attempts + (calling <> 0)::int, failures = failures + (calling <> 0)::int
 		WHERE number = $1 AND phase = 'Resetting' RETURNING attempts, failures`), r.Number, worker).Scan(&attempts, &failures)
@@ -257,8 +277,7 @@ func (s *Store) MarkReset(ctx context.Context, r tokenstore.Replay, worker int64
 	return attempts, failures, nil
 }
 
-// UnmarkReset notes that a worker's call of the reset handlers has ended without success: attempts
-// and failures are added to what is counted.
+// UnmarkReset implements tokenstore.Resets.
 func (s *Store) UnmarkReset(ctx context.Context, r tokenstore.Replay, worker int64, attempts, failures int) error {
 	_, err := s.pool.Exec(ctx, s.in(`UPDATE {{schema}}.replay SET calling = CASE calling WHEN $2 THEN 0 ELSE calling END, attempts = attempts + $3, failures = failures + $4
 		WHERE number = $1 AND phase = 'Resetting'`), r.Number, worker, attempts, failures)
@@ -268,8 +287,7 @@ func (s *Store) UnmarkReset(ctx context.Context, r tokenstore.Replay, worker int
 	return nil
 }
 
-// TerminateReset ends the backend that runs the reset handlers of a replay, whichever worker's it
-// is, and reports whether there was one.
+// TerminateReset implements tokenstore.Resets.
 func (s *Store) TerminateReset(ctx context.Context, r tokenstore.Replay) (bool, error) {
 	n, err := terminateHolder(ctx, s.pool, s.resetLock(r))
 	if err != nil {
@@ -376,14 +394,9 @@ func cut(message string) string {
 	return strings.ToValidUTF8(strings.ReplaceAll(message, "\x00", ""), "")
 }
 
-// Blockers returns who a backend waits for.
-func (s *Store) Blockers(ctx context.Context, pid uint32) ([]Blocker, error) {
-	return blockers(ctx, s.pool, pid)
-}
-
-// Unblock ends those of the blockers that are workers of this store: BeginReset has fenced their
+// unblock ends those of the blockers that are workers of this store: BeginReset has fenced their
 // batches off.
-func (s *Store) Unblock(ctx context.Context, blockers []Blocker) error {
+func (s *Store) unblock(ctx context.Context, blockers []Blocker) error {
 	pids := make([]int32, len(blockers))
 	for i, b := range blockers {
 		pids[i] = int32(b.PID)

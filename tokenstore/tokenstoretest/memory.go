@@ -5,7 +5,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/memory"
 )
@@ -14,21 +13,19 @@ import (
 func Memory() Harness {
 	var elapsed atomic.Int64
 	d := memory.New(func() time.Time { return time.Now().Add(time.Duration(elapsed.Load())) })
-	put := func(rows map[string]string, fail error) func(*memory.Tx) error {
-		return func(tx *memory.Tx) error {
-			for key, value := range rows {
-				tx.Put(key, value)
-			}
-			return fail
+	put := func(tx *memory.Tx, rows map[string]string) error {
+		for key, value := range rows {
+			tx.Put(key, value)
 		}
+		return nil
 	}
 	return Harness{
 		Store: d.Store(), Directory: d.Directory(),
 		Commit: func(ctx context.Context, advances []tokenstore.Advance, rows map[string]string) error {
-			return d.Store().InTx(ctx, advances, put(rows, nil))
+			return d.Store().InTx(ctx, advances, func(tx *memory.Tx) error { return put(tx, rows) })
 		},
-		Reset: func(ctx context.Context, processor string, r tokenstore.Replay, n progress.Algebra, start progress.Progress, rows map[string]string, fail error) error {
-			return d.Store().Reset(ctx, processor, r, n, start, put(rows, fail))
+		Write: func(_ context.Context, tx tokenstore.Tx, rows map[string]string) error {
+			return put(tx.(*memory.Tx), rows)
 		},
 		Rows: func(context.Context) (map[string]string, error) { return d.Rows(), nil },
 		OpenSession: func(context.Context) (int64, func(), error) {

@@ -1,7 +1,9 @@
 package tokenstoretest
 
 import (
+	"context"
 	"errors"
+	"fmt"
 
 	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/segment"
@@ -96,6 +98,42 @@ var resets = map[string]func(*world){
 		if got := w.owned(); got[0].Parts[0].Progress.Position != 10 {
 			w.Errorf("the groups go on at %v", short(got...))
 		}
+	},
+	"a reset that is ended while its handlers run does nothing": func(w *world) {
+		w.handled()
+		w.begin("x")
+		before := w.tokens()
+		r := w.replay("x")
+		try, err := w.Store.TryReset(w.ctx)
+		w.must(err)
+		defer try.Close(w.ctx)
+		err = try.Run(w.ctx, processor, r, Line{}, At(0), tokenstore.ResetRun{Handlers: func(ctx context.Context, tx tokenstore.Tx) error {
+			w.must(w.Write(ctx, tx, map[string]string{"reset": "x"}))
+			return w.Store.EndReset(ctx, r, tokenstore.ReplayCancelled, tokenstore.ReplayCancelledMeanwhile, "enough")
+		}})
+		w.same("the reset", tokenstore.ReplayMoved, w.putOff(err))
+		w.same("row", "", w.row("reset"))
+		w.same("tokens", short(before...), short(w.tokens()...))
+		w.phase("x", tokenstore.ReplayCancelled, tokenstore.ReplayCancelledMeanwhile)
+	},
+	"a mark that another worker has left is a failure of the reset": func(w *world) {
+		w.handled()
+		w.begin("x")
+		r := w.replay("x")
+		mark := func(worker int64) string {
+			attempts, failures, err := w.Store.MarkReset(w.ctx, r, worker)
+			w.must(err)
+			return fmt.Sprint(attempts, " ", failures)
+		}
+		w.same("the first call", "0 0", mark(1))
+		w.same("worker 1 has ended in its call", "1 1", mark(2))
+		w.must(w.Store.UnmarkReset(w.ctx, r, 2, 1, 0)) // it failed for want of something else
+		w.same("worker 2 has ended its call", "2 1", mark(3))
+		w.must(w.Store.UnmarkReset(w.ctx, r, 2, 0, 0)) // late: the mark is another one's
+		w.same("worker 3 has ended in its call", "3 2", mark(4))
+		w.must(w.Store.EndReset(w.ctx, r, tokenstore.ReplayFailed, tokenstore.ReplayResetHandlerFails, "boom"))
+		_, _, err := w.Store.MarkReset(w.ctx, r, 5)
+		w.same("after its end", tokenstore.ReplayMoved, w.putOff(err))
 	},
 	"a reset to a position moves no segment forward": func(w *world) {
 		w.handled()

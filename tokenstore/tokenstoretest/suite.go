@@ -29,14 +29,29 @@ type Harness struct {
 	Directory tokenstore.Directory
 	// Commit moves tokens and writes rows of a projection in one transaction.
 	Commit func(ctx context.Context, advances []tokenstore.Advance, rows map[string]string) error
-	// Reset is the store's: its handlers write rows and then return fail.
-	Reset func(ctx context.Context, processor string, r tokenstore.Replay, n progress.Algebra, start progress.Progress, rows map[string]string, fail error) error
+	// Write writes rows of a projection in a transaction of the store.
+	Write func(ctx context.Context, tx tokenstore.Tx, rows map[string]string) error
 	// Rows returns the projection.
 	Rows func(ctx context.Context) (map[string]string, error)
 	// OpenSession gives an incarnation that nobody has had, and its session lock until end is called.
 	OpenSession func(ctx context.Context) (incarnation int64, end func(), err error)
 	// Elapse has so much time pass by the database's clock.
 	Elapse func(ctx context.Context, d time.Duration) error
+}
+
+// Reset makes a try of a reset, whose handlers write rows and then return fail.
+func (h Harness) Reset(ctx context.Context, processor string, r tokenstore.Replay, n progress.Algebra, start progress.Progress, rows map[string]string, fail error) error {
+	try, err := h.Store.TryReset(ctx)
+	if err != nil {
+		return err
+	}
+	defer try.Close(ctx)
+	return try.Run(ctx, processor, r, n, start, tokenstore.ResetRun{Limit: time.Minute, Handlers: func(ctx context.Context, tx tokenstore.Tx) error {
+		if err := h.Write(ctx, tx, rows); err != nil {
+			return err
+		}
+		return fail
+	}})
 }
 
 // Line is an algebra in which a progress is a position.
