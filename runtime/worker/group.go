@@ -15,7 +15,6 @@ import (
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
-	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // group is a processing group in this worker.
@@ -136,7 +135,7 @@ func (l *life) prepareGroup(ctx context.Context, g *group, turns chan struct{}) 
 // waited. What another group does to the server's connections must not keep this one waiting for
 // long.
 func (g *group) waitAfter(err error) time.Duration {
-	if errors.As(err, new(*postgres.SetupRunsError)) {
+	if errors.As(err, new(*tokenstore.SetupRunsError)) {
 		return setupPause
 	}
 	if unfit(err, false).Kind == tokenstore.InfrastructureFault {
@@ -270,8 +269,8 @@ func unfit(err error, details bool) tokenstore.Fault {
 	kind, reason := handler.Classify(err)
 	var missing *notRegisteredError
 	var statement *handler.StatementError
-	var late *postgres.SetupTimeoutError
-	var running *postgres.SetupRunsError
+	var late *tokenstore.SetupTimeoutError
+	var running *tokenstore.SetupRunsError
 	switch {
 	case errors.As(err, &missing):
 		kind, reason = tokenstore.DefinitionFault, "NotRegistered"
@@ -282,7 +281,7 @@ func unfit(err error, details bool) tokenstore.Fault {
 	case errors.As(err, &late):
 		kind, reason = tokenstore.DefinitionFault, "SetupTimedOut"
 	}
-	if kind == tokenstore.EventFault || kind == tokenstore.InfrastructureFault && errors.As(err, new(*postgres.SetupError)) { // there was no event: the setup failed
+	if kind == tokenstore.EventFault || kind == tokenstore.InfrastructureFault && errors.As(err, new(*tokenstore.SetupError)) { // there was no event: the setup failed
 		kind, reason = tokenstore.DefinitionFault, "SetupFailed"
 	}
 	return tokenstore.Fault{Kind: kind, Reason: reason, Message: handler.MessageOf(err, details), SQL: handler.SQLErrorOf(err, details), Since: time.Now()}

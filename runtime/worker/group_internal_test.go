@@ -13,7 +13,7 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/runtime/handler"
-	"github.com/sluice-project/sluice/tokenstore/postgres"
+	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // TestALostConnectionCountsNothingAgainstASetup has connections end again and again before a group's
@@ -26,11 +26,11 @@ func TestALostConnectionCountsNothingAgainstASetup(t *testing.T) {
 		want []time.Duration
 	}{
 		"the connection is lost before": {fmt.Errorf("looking for the setup: %w", ended), []time.Duration{100e6, 200e6, 400e6, 800e6, 1600e6, 3200e6, 5e9, 5e9}},
-		"it is lost in the setup":       {&postgres.SetupError{Err: ended}, []time.Duration{500e6, 1e9, 2e9, 4e9, 8e9, 15e9, 15e9}},
+		"it is lost in the setup":       {&tokenstore.SetupError{Err: ended}, []time.Duration{500e6, 1e9, 2e9, 4e9, 8e9, 15e9, 15e9}},
 		"the program lacks the handler": {&notRegisteredError{handler: "view"}, []time.Duration{500e6, 1e9, 2e9, 4e9, 8e9, 15e9, 15e9}},
 		"a statement has a parameter":   {fmt.Errorf("handler.sql.%w", &handler.StatementError{Problem: "has a parameter"}), []time.Duration{500e6, 1e9, 2e9, 4e9, 8e9, 15e9, 15e9}},
-		"the setup takes too long":      {&postgres.SetupTimeoutError{Err: &postgres.SetupError{Err: ended}}, []time.Duration{500e6, 1e9, 2e9, 4e9, 8e9, 15e9, 15e9}},
-		"the setup fails":               {&postgres.SetupError{Err: errors.New("no")}, []time.Duration{500e6, 1e9, 2e9, 4e9, 8e9, 15e9, 15e9}},
+		"the setup takes too long":      {&tokenstore.SetupTimeoutError{Err: &tokenstore.SetupError{Err: ended}}, []time.Duration{500e6, 1e9, 2e9, 4e9, 8e9, 15e9, 15e9}},
+		"the setup fails":               {&tokenstore.SetupError{Err: errors.New("no")}, []time.Duration{500e6, 1e9, 2e9, 4e9, 8e9, 15e9, 15e9}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := newGroup(definition.DefinedGroup{Name: "view"})
@@ -49,7 +49,7 @@ func TestALostConnectionCountsNothingAgainstASetup(t *testing.T) {
 
 // TestTheLogHasDataOfASetupOnlyWithDetails: PostgreSQL quotes a value that it cannot read.
 func TestTheLogHasDataOfASetupOnlyWithDetails(t *testing.T) {
-	err := &postgres.SetupError{Err: &pgconn.PgError{Code: "22P02", Message: `invalid input syntax for type integer: "Ada Lovelace"`}}
+	err := &tokenstore.SetupError{Err: &pgconn.PgError{Code: "22P02", Message: `invalid input syntax for type integer: "Ada Lovelace"`}}
 	for _, details := range []bool{false, true} {
 		var out bytes.Buffer
 		l := &life{log: slog.New(slog.NewTextHandler(&out, nil))}

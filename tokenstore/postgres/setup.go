@@ -12,33 +12,7 @@ import (
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
-// SetupError is an error of a setup's commands, with whom they waited for where that is known.
-type SetupError struct {
-	Err error
-	By  []Blocker
-}
-
-func (e *SetupError) Error() string {
-	if len(e.By) == 0 {
-		return e.Err.Error()
-	}
-	return fmt.Sprintf("%v: it waits for a lock held by %s: end it, or wait; the setup is tried again", e.Err, Blocked(e.By))
-}
-
-func (e *SetupError) Unwrap() error { return e.Err }
-
-// SetupRunsError says that another worker has been running the setup for some time.
-type SetupRunsError struct {
-	Group string
-	By    []Blocker
-}
-
-func (e *SetupRunsError) Error() string {
-	if len(e.By) == 0 {
-		return "another worker runs the setup of group " + e.Group
-	}
-	return fmt.Sprintf("another worker runs the setup of group %s: %s", e.Group, Blocked(e.By))
-}
+var _ tokenstore.Setups = (*Directory)(nil)
 
 // userLockTimeout is how long the commands of a setup or a reset wait for a lock: whoever comes
 // behind them in the queue, such as a reader of the projection, waits as long.
@@ -47,7 +21,7 @@ const userLockTimeout = "2s"
 // endPatience bounds the end of a setup whose context has ended.
 const endPatience = 2 * time.Second
 
-// SetupDone reports whether the setup of a group has been run for a definition.
+// SetupDone implements tokenstore.Setups.
 func (d *Directory) SetupDone(ctx context.Context, processor, definition, group string) (done bool, err error) {
 	err = d.pool.QueryRow(ctx, d.in(`SELECT EXISTS (SELECT FROM {{schema}}.setup WHERE processor = $1 AND definition = $2 AND group_name = $3)`), processor, definition, group).Scan(&done)
 	if err != nil {
@@ -56,25 +30,8 @@ func (d *Directory) SetupDone(ctx context.Context, processor, definition, group 
 	return done, nil
 }
 
-// SetupTimeoutError says that a setup was not done within its time limit.
-type SetupTimeoutError struct {
-	Limit time.Duration
-	Err   error
-}
-
-func (e *SetupTimeoutError) Error() string {
-	return fmt.Sprintf("not done within the time limit of %s (processingGroups[].timeout): %v", e.Limit, e.Err)
-}
-
-func (e *SetupTimeoutError) Unwrap() error { return e.Err }
-
-// SetupOnce runs the setup of a group's SQL handler unless it has been run for this definition.
-// Workers that come at the same time wait for each other for a moment; then it is a
-// *SetupRunsError. A *SetupError is one of the user's commands. These end with the context, or at
-// their time limit, 0 for none, whatever they do: that is a *SetupTimeoutError.
-//
-// It runs on a connection of its own, which is closed afterwards, in the transaction that records
-// it: what the setup sets reaches nobody else, and a setup that fails has done nothing.
+// SetupOnce implements tokenstore.Setups. The connection is closed afterwards: what the setup sets
+// reaches nobody else, and a setup that fails has done nothing.
 func (d *Directory) SetupOnce(ctx context.Context, processor, definition, group, sql string, limit time.Duration) error {
 	lock := lockName(d.schema, "setup", processor+"/"+group)
 	conn, err := connectApart(ctx, d.pool)
@@ -92,7 +49,7 @@ func (d *Directory) SetupOnce(ctx context.Context, processor, definition, group,
 		err := d.setup(running, tx, processor, definition, group, sql, limit)
 		overdue = err != nil && running.Err() != nil
 		if overdue && ctx.Err() == nil {
-			err = &SetupTimeoutError{limit, err}
+			err = &tokenstore.SetupTimeoutError{Limit: limit, Err: err}
 		}
 		return err
 	})
@@ -123,7 +80,7 @@ func (d *Directory) lockSetup(ctx context.Context, tx pgx.Tx, lock, group string
 		return err
 	}
 	by, asked := readHolders(ctx, d.pool, lock)
-	return errors.Join(&SetupRunsError{group, by}, asked)
+	return errors.Join(&tokenstore.SetupRunsError{Group: group, By: Blocked(by)}, asked)
 }
 
 // setup runs the commands unless they have been run, and notes that in their transaction.
@@ -147,13 +104,13 @@ func (d *Directory) setup(ctx context.Context, tx pgx.Tx, processor, definition,
 	_, err = tx.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol) // which takes several commands
 	blockers := waiting.end()
 	if refused := guard.refusal(); errors.Is(refused, tokenstore.ErrManagedTransaction) {
-		return &SetupError{fmt.Errorf("a setup is one transaction, take out its own commands for one: %w", refused), nil}
+		return &tokenstore.SetupError{Err: fmt.Errorf("a setup is one transaction, take out its own commands for one: %w", refused)}
 	}
 	switch {
 	case lacksLock(err):
-		return &SetupError{err, blockers}
+		return &tokenstore.SetupError{Err: err, BlockedBy: Blocked(blockers)}
 	case err != nil:
-		return &SetupError{err, nil}
+		return &tokenstore.SetupError{Err: err}
 	}
 	return nil
 }
