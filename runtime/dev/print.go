@@ -13,6 +13,7 @@ import (
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/runtime/worker"
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // printer writes whole lines, from any goroutine.
@@ -110,7 +111,7 @@ func faultText(b worker.Batch) (text string, worth bool) {
 	if errors.Is(b.Err, tokenstore.ErrFenced) {
 		return "", false
 	}
-	kind, reason := handler.Classify(b.Err)
+	kind, reason := handler.Classify(b.Err, postgres.Errors{})
 	what := explained(b.Err)
 	inGo := inGoHandler(b.Err)
 	switch kind {

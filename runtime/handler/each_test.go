@@ -10,6 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // undone is a transaction of nothing.
@@ -83,7 +85,7 @@ func TestALostConnectionOfCodeThatQueuesIsItsOwn(t *testing.T) {
 	err := Queue(func(*pgx.Batch, []Event) error {
 		return &pgconn.PgError{Severity: "FATAL", Code: "57P01"}
 	}).Apply(t.Context(), undone{}, []*Event{{}})
-	if kind, reason := Classify(err); !Elsewhere(err) || reason != ReasonServerError {
+	if kind, reason := Classify(err, postgres.Errors{}); !Elsewhere(err) || reason != ReasonServerError {
 		t.Errorf("it is a %s, %s: %v", kind, reason, err)
 	}
 }

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -21,20 +19,17 @@ const (
 	// ReasonUnended is that of an event whose call ended the process, or its connection.
 	ReasonUnended        = "CallDidNotEnd"
 	ReasonConnectionLost = "ConnectionLost"
-	ReasonServerError    = "ServerError"
-	ReasonReadOnly       = "ReadOnly"
+	ReasonServerError    = tokenstore.ReasonServerError
+	ReasonReadOnly       = tokenstore.ReasonReadOnly
 )
 
-// Classify says what an error of Apply is evidence against, with a reason in CamelCase.
-//
-//   - Infrastructure: SQLSTATE classes 08, 28, 3D, 53, 57P and 58, code 25006, and connections that failed.
-//   - Contention: class 40, 55P03, and append conflicts.
-//   - The definition: classes 42, 0A, 3F and 26.
-//   - The event: time limits (57014, 25P03, 25P04, the context's deadline), and everything else that a handler's statement or
-//     the handler itself fails with. Sluice's own statements are never evidence against an event, but for what a COMMIT
-//     raises: that comes from a deferred constraint of the user's.
-func Classify(err error) (tokenstore.FaultKind, string) {
-	var pg *pgconn.PgError
+// Classify says what an error of Apply is evidence against, with a reason in CamelCase. The store
+// classifies what its server has answered. Sluice's own statements are never evidence against an
+// event, but for a time limit and for what a COMMIT raises: that comes from a deferred constraint of
+// the user's. Time limits, and everything else that the handler itself fails with, are evidence
+// against the event.
+func Classify(err error, store tokenstore.Classifier) (tokenstore.FaultKind, string) {
+	server := store.ServerError(err)
 	var user *UserError
 	inUserCode := errors.As(err, &user)
 	switch {
@@ -44,12 +39,16 @@ func Classify(err error) (tokenstore.FaultKind, string) {
 		return tokenstore.DefinitionFault, "TransactionEnded"
 	case errors.Is(err, context.DeadlineExceeded):
 		return tokenstore.EventFault, ReasonTimedOut
-	case errors.As(err, &pg) && slices.Contains(timeLimits, pg.Code) && pg.Routine != copyFailed:
+	case server != nil && server.TimeLimit:
 		return tokenstore.EventFault, ReasonTimedOut
-	case pg != nil && (pg.Severity == "FATAL" || pg.Severity == "PANIC") && !Elsewhere(err):
+	case server != nil && server.Ended && !Elsewhere(err):
 		return tokenstore.InfrastructureFault, "ConnectionEnded"
-	case pg != nil:
-		return classifyState(pg.Code, ofHandler(err))
+	case server != nil && server.Kind != tokenstore.EventFault:
+		return server.Kind, server.Reason
+	case server != nil && !ofHandler(err):
+		return tokenstore.InfrastructureFault, ReasonServerError
+	case server != nil:
+		return tokenstore.EventFault, ReasonFailed
 	case inUserCode && user.Stack != "":
 		return tokenstore.EventFault, ReasonPanicked
 	case inUserCode && errors.Is(err, ErrExited):
@@ -74,14 +73,6 @@ func Elsewhere(err error) bool {
 	return errors.As(err, &user) && user.Elsewhere
 }
 
-// timeLimits are the SQLSTATEs of the server's time limits: of a statement, of a transaction at
-// rest, and of a transaction.
-var timeLimits = []string{"57014", "25P03", "25P04"}
-
-// copyFailed is the function of the server that has the SQLSTATE of a time limit for a COPY that its
-// client has ended.
-const copyFailed = "CopyGetData"
-
 // ofHandler reports whether an error of the server is of the handler's statements, or of a
 // constraint that its rows break at the commit, and not of Sluice's own statements.
 func ofHandler(err error) bool {
@@ -95,39 +86,6 @@ func ofHandler(err error) bool {
 func conflicted(err error) bool {
 	var conflict interface{ AppendConflict() bool }
 	return errors.As(err, &conflict) && conflict.AppendConflict()
-}
-
-func classifyState(code string, ofHandler bool) (tokenstore.FaultKind, string) {
-	switch code {
-	case "42P01":
-		return tokenstore.DefinitionFault, "TableMissing"
-	case "42703":
-		return tokenstore.DefinitionFault, "ColumnMissing"
-	case "42601":
-		return tokenstore.DefinitionFault, "SyntaxError"
-	case "42501":
-		return tokenstore.DefinitionFault, "PermissionDenied"
-	case "55P03":
-		return tokenstore.ContentionFault, "LockNotAvailable"
-	case "SL002": // a handler's append met another one
-		return tokenstore.ContentionFault, "AppendConflict"
-	case "SL003":
-		return tokenstore.DefinitionFault, "IsolationChanged"
-	case "25006":
-		return tokenstore.InfrastructureFault, ReasonReadOnly
-	}
-	switch code[:2] {
-	case "42", "0A", "3F", "26":
-		return tokenstore.DefinitionFault, "StatementInvalid"
-	case "40":
-		return tokenstore.ContentionFault, "TransactionRolledBack"
-	case "08", "28", "3D", "53", "58":
-		return tokenstore.InfrastructureFault, ReasonServerError
-	}
-	if code[:3] == "57P" || !ofHandler {
-		return tokenstore.InfrastructureFault, ReasonServerError
-	}
-	return tokenstore.EventFault, ReasonFailed
 }
 
 // Culprit returns the index of the one event of a batch that an error is of, where the handler has
@@ -151,19 +109,18 @@ func Culprit(err error, events []*Event) (index int, known bool) {
 	return index, index >= 0
 }
 
-// SQLErrorOf returns PostgreSQL's part in an error, nil where it has none. What may hold data of
+// SQLErrorOf returns the server's part in an error, nil where it has none. What may hold data of
 // events is in it only with details.
-func SQLErrorOf(err error, details bool) *tokenstore.SQLError {
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
+func SQLErrorOf(err error, store tokenstore.Classifier, details bool) *tokenstore.SQLError {
+	server := store.ServerError(err)
+	if server == nil {
 		return nil
 	}
-	e := &tokenstore.SQLError{State: pg.Code, Schema: pg.SchemaName, Table: pg.TableName, Column: pg.ColumnName,
-		Constraint: pg.ConstraintName, Hint: pg.Hint, Position: pg.Position}
-	if details {
-		e.Detail = pg.Detail
+	e := server.SQL
+	if !details {
+		e.Detail = ""
 	}
-	return e
+	return &e
 }
 
 // BeforeCommit reports whether an error is of user's code that ran before a commit was sent, or was
@@ -185,16 +142,16 @@ func NotCalled(err error) bool {
 // quotedValue is a value that PostgreSQL's message quotes, in the quotation marks of its languages.
 var quotedValue = regexp.MustCompile(`"[^"]*"|«[^»]*»|„[^“]*“|“[^”]*”`)
 
-// MessageOf returns an error's text for people. Values that PostgreSQL quotes from data that it
-// cannot read (class 22) are in it only with details.
-func MessageOf(err error, details bool) string {
+// MessageOf returns an error's text for people. Values that the server quotes from data that it
+// cannot read are in it only with details.
+func MessageOf(err error, store tokenstore.Classifier, details bool) string {
 	text := err.Error()
-	var pg *pgconn.PgError
-	switch is := errors.As(err, &pg); {
-	case is && details && pg.Detail != "":
-		text += ": " + pg.Detail
-	case is && !details && strings.HasPrefix(pg.Code, "22"):
-		text = strings.ReplaceAll(text, pg.Message, quotedValue.ReplaceAllString(pg.Message, `"…"`))
+	server := store.ServerError(err)
+	switch {
+	case server != nil && details && server.SQL.Detail != "":
+		text += ": " + server.SQL.Detail
+	case server != nil && !details && server.QuotesData:
+		text = strings.ReplaceAll(text, server.Message, quotedValue.ReplaceAllString(server.Message, `"…"`))
 	}
 	return Printable(text)
 }

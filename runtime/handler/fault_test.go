@@ -11,6 +11,7 @@ import (
 
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 func TestClassify(t *testing.T) {
@@ -83,7 +84,7 @@ func TestClassify(t *testing.T) {
 		"Sluice's own statement":                      {state("23505"), infrastructure, "ServerError"},
 		"Sluice's own statement, other classes":       {state("21000"), infrastructure, "ServerError"},
 	} {
-		if got, reason := Classify(fmt.Errorf("wrapped: %w", test.err)); got != test.want || reason != test.reason {
+		if got, reason := Classify(fmt.Errorf("wrapped: %w", test.err), postgres.Errors{}); got != test.want || reason != test.reason {
 			t.Errorf("%s: %s %s, want %s %s", name, got, reason, test.want, test.reason)
 		}
 	}
@@ -143,7 +144,7 @@ func TestMessageOfIsPrintableAndHidesValues(t *testing.T) {
 		"a value that is shown":       {number, true, `ERROR: invalid input syntax for type integer: "4111" (SQLSTATE 22P02): card 4111`},
 		"a long text":                 {errors.New(strings.Repeat("x", 3000)), false, strings.Repeat("x", 2000) + "…"},
 	} {
-		if got := MessageOf(test.err, test.details); got != test.want {
+		if got := MessageOf(test.err, postgres.Errors{}, test.details); got != test.want {
 			t.Errorf("%s: %q, want %q", name, got, test.want)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 func sqlHandler(statements ...definition.Statement) *SQL {
@@ -465,7 +466,7 @@ func TestAStatementThatIsNoneIsTheDefinitionsFault(t *testing.T) {
 		err := sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: text}).Check(ctx, conn)
 		if err == nil {
 			t.Errorf("%s is accepted", text)
-		} else if kind, got := Classify(err); kind != tokenstore.DefinitionFault || got != reason {
+		} else if kind, got := Classify(err, postgres.Errors{}); kind != tokenstore.DefinitionFault || got != reason {
 			t.Errorf("%s: %s %s, want %s", text, kind, got, reason)
 		}
 	}
@@ -548,7 +549,7 @@ func TestACommandThatCannotReadEventsIsNamed(t *testing.T) {
 
 func TestAPanicIsTheEventsFault(t *testing.T) {
 	err := guard(nil, func() error { panic("no") })
-	if kind, reason := Classify(err); kind != tokenstore.EventFault || reason != "HandlerPanicked" {
+	if kind, reason := Classify(err, postgres.Errors{}); kind != tokenstore.EventFault || reason != "HandlerPanicked" {
 		t.Errorf("%s %s", kind, reason)
 	}
 }

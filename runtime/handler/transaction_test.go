@@ -393,7 +393,7 @@ func (w *world) refused(err error, version int64) {
 	if !errors.Is(err, tokenstore.ErrManagedTransaction) || !strings.Contains(err.Error(), "return nil instead") {
 		w.t.Errorf("the error is %v", err)
 	}
-	if kind, reason := handler.Classify(err); kind != tokenstore.DefinitionFault || reason != "TransactionEnded" {
+	if kind, reason := handler.Classify(err, postgres.Errors{}); kind != tokenstore.DefinitionFault || reason != "TransactionEnded" {
 		w.t.Errorf("it counts as %s %s", kind, reason)
 	}
 	if n := w.applied(); n != 0 {
@@ -535,7 +535,7 @@ func TestADeferredRollbackLeavesTheErrorAsItIs(t *testing.T) {
 				defer tx.Rollback(ctx) //nolint:errcheck // this is the idiom
 				return errors.Join(sendsOne(ctx, tx), broken)
 			})
-			if kind, reason := handler.Classify(err); !errors.Is(err, broken) || kind != tokenstore.EventFault || reason != "HandlerFailed" {
+			if kind, reason := handler.Classify(err, postgres.Errors{}); !errors.Is(err, broken) || kind != tokenstore.EventFault || reason != "HandlerFailed" {
 				t.Errorf("%s %s: %v", kind, reason, err)
 			}
 			if n := w.applied(); n != 0 {
@@ -711,7 +711,7 @@ func TestRowsToCopyMayFail(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := w.of(t).apply(handler.Set(func(ctx context.Context, tx pgx.Tx, _ []handler.Event) error { return c.copy(ctx, tx) }))
-			if kind, reason := handler.Classify(err); kind != tokenstore.EventFault || reason != c.reason {
+			if kind, reason := handler.Classify(err, postgres.Errors{}); kind != tokenstore.EventFault || reason != c.reason {
 				t.Errorf("it is an %s fault, %s: %v", kind, reason, err)
 			}
 			if err != nil && strings.Contains(err.Error(), "goroutine") {
@@ -867,7 +867,7 @@ func TestASetupCannotEndItsTransaction(t *testing.T) {
 			group := fmt.Sprint("group-", i)
 			for range 2 { // one that fails does not count as done
 				err := w.directory.SetupOnce(t.Context(), processor, "d1", group, sql, time.Minute)
-				if kind, reason := handler.Classify(err); !errors.Is(err, tokenstore.ErrManagedTransaction) || kind != tokenstore.DefinitionFault || reason != "TransactionEnded" {
+				if kind, reason := handler.Classify(err, postgres.Errors{}); !errors.Is(err, tokenstore.ErrManagedTransaction) || kind != tokenstore.DefinitionFault || reason != "TransactionEnded" {
 					t.Errorf("%s %s: %v", kind, reason, err)
 				}
 			}

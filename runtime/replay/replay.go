@@ -63,6 +63,7 @@ type resetTries struct {
 type Store interface {
 	tokenstore.Replays
 	tokenstore.Resets
+	tokenstore.Classifier
 	// Tokens returns the tokens of the processor's groups.
 	Tokens(ctx context.Context, processor string) ([]tokenstore.Token, error)
 }
@@ -250,7 +251,7 @@ func (r *Runner) begin(ctx context.Context, replay tokenstore.Replay) (time.Dura
 		return waitEvery, nil
 	case errors.As(err, &wait):
 		return waitEvery, r.Store.Explain(ctx, replay, wait.Reason, wait.Message)
-	case contended(err):
+	case r.contended(err):
 		return retryIn(1), nil
 	case err != nil:
 		return 0, err
@@ -287,7 +288,7 @@ func (r *Runner) reset(ctx context.Context, replay tokenstore.Replay) (time.Dura
 // later.
 func (r *Runner) settle(ctx context.Context, p *resetTries) (time.Duration, error) {
 	a := p.attempt
-	verdict := judge(a.outcome())
+	verdict := judge(a.outcome(), r.Store)
 	wait, err := r.conclude(ctx, a, verdict, retryIn(p.waits+1))
 	if err != nil {
 		return 0, err
@@ -364,8 +365,8 @@ func (r *Runner) endBlockers(ctx context.Context, a *attempt, v verdict) error {
 }
 
 // contended reports whether an error tells of locks that somebody else has.
-func contended(err error) bool {
-	kind, _ := handler.Classify(err)
+func (r *Runner) contended(err error) bool {
+	kind, _ := handler.Classify(err, r.Store)
 	return err != nil && kind == tokenstore.ContentionFault
 }
 

@@ -78,11 +78,11 @@ type outcome struct {
 }
 
 // judge says what follows from how a try ended.
-func judge(o outcome) verdict {
+func judge(o outcome, store tokenstore.Classifier) verdict {
 	err := o.err
 	var wait *tokenstore.NotDueError
 	var place *eventsource.StartPositionError
-	kind, evidence := handler.Classify(err)
+	kind, evidence := handler.Classify(err, store)
 	if !errors.As(err, new(*handler.UserError)) { // which may wrap anything
 		errors.As(err, &wait)
 		errors.As(err, &place)

@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 func state(code string) error { return fmt.Errorf("doing it: %w", &pgconn.PgError{Code: code}) }
@@ -58,7 +59,7 @@ func TestVerdictOfATry(t *testing.T) {
 		"no worker has come back from it":    {errWorkersEnded, false, 5, fail, false},
 		"it does not return":                 {errExited, true, 1, retry, true},
 	} {
-		got := judge(outcome{groups: []string{"view"}, err: test.err, called: test.called, failures: test.failures, tries: 7})
+		got := judge(outcome{groups: []string{"view"}, err: test.err, called: test.called, failures: test.failures, tries: 7}, postgres.Errors{})
 		if got.course != test.want || got.counts != test.counts {
 			t.Errorf("%s: course %d, counts %t, want %d, %t", name, got.course, got.counts, test.want, test.counts)
 		}

@@ -10,7 +10,6 @@ import (
 	"github.com/sluice-project/sluice/runtime/failure"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
-	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // failing is what is known of a batch that did not commit.
@@ -33,8 +32,8 @@ type event struct {
 
 // failingOf describes a failed batch of a segment.
 func (l *life) failingOf(s *segmentRun, b batch, c *call, err error) failing {
-	kind, reason := classify(err)
-	f := failing{events: len(b.events), took: time.Since(c.began), culprit: -1, unknown: mayHaveCommitted(err)}
+	kind, reason := l.classify(err)
+	f := failing{events: len(b.events), took: time.Since(c.began), culprit: -1, unknown: l.mayHaveCommitted(err)}
 	var abandoned *AbandonedError
 	if index, known := handler.Culprit(err, b.events); known {
 		f.culprit = index
@@ -48,7 +47,7 @@ func (l *life) failingOf(s *segmentRun, b batch, c *call, err error) failing {
 		f.stack = user.Stack
 	}
 	details := l.showsDetails()
-	f.fault = tokenstore.Fault{Kind: kind, Reason: reason, Message: handler.MessageOf(err, details), SQL: handler.SQLErrorOf(err, details),
+	f.fault = tokenstore.Fault{Kind: kind, Reason: reason, Message: handler.MessageOf(err, l.errors, details), SQL: handler.SQLErrorOf(err, l.errors, details),
 		Segment: &s.Token.Segment, Since: time.Now(), Position: f.event.position, Type: f.event.kind, Stream: f.event.stream}
 	return f
 }
@@ -57,16 +56,16 @@ func eventOf(e *eventsource.Event) *event { return &event{e.Position, e.Type, e.
 
 // mayHaveCommitted reports whether an error leaves open if its batch has committed. User's code that failed did so before a
 // commit was sent, and an event that cannot be read never came to a handler.
-func mayHaveCommitted(err error) bool {
+func (l *life) mayHaveCommitted(err error) bool {
 	var abandoned *AbandonedError
 	if _, is := errors.AsType[*eventsource.UnreadableError](err); is {
 		return false
 	}
-	return errors.As(err, &abandoned) || !handler.BeforeCommit(err) && postgres.IsLost(err)
+	return errors.As(err, &abandoned) || !handler.BeforeCommit(err) && l.errors.Lost(err)
 }
 
 // isLost reports whether an error tells that the batch's connection was lost.
-func isLost(err error) bool { return postgres.IsLost(err) && !handler.Elsewhere(err) }
+func (l *life) isLost(err error) bool { return l.errors.Lost(err) && !handler.Elsewhere(err) }
 
 // failed decides what happens after a batch that did not commit, and reports whether to go on at once.
 func (l *life) failed(ctx context.Context, s *segmentRun, b batch, c *call, err error) (again bool) {
@@ -79,7 +78,7 @@ func (l *life) failed(ctx context.Context, s *segmentRun, b batch, c *call, err 
 		l.lose(s)
 		return false
 	case ctx.Err() != nil: // this incarnation ends, and with it whatever is under way
-		if mayHaveCommitted(err) {
+		if l.mayHaveCommitted(err) {
 			l.lose(s)
 		} else {
 			l.unmark(context.WithoutCancel(ctx), s)
@@ -87,7 +86,7 @@ func (l *life) failed(ctx context.Context, s *segmentRun, b batch, c *call, err 
 		return false
 	}
 	f := l.failingOf(s, b, c, err)
-	if f.fault.Kind == tokenstore.InfrastructureFault && !f.unknown && isLost(err) && !handler.NotCalled(err) {
+	if f.fault.Kind == tokenstore.InfrastructureFault && !f.unknown && l.isLost(err) && !handler.NotCalled(err) {
 		f.unknown = true // it was lost before the commit: the segment is claimed again all the same, as it may be the event's doing
 	}
 	defer s.readAgain(b)

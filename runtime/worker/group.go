@@ -127,18 +127,18 @@ func (l *life) prepareGroup(ctx context.Context, g *group, turns chan struct{}) 
 		if err == nil {
 			return
 		}
-		sleep(ctx, jittered(g.waitAfter(err)))
+		sleep(ctx, jittered(g.waitAfter(unfit(err, l.errors, false))))
 	}
 }
 
 // waitAfter is how long to wait after a try that failed. One that waited for another worker has
 // waited. What another group does to the server's connections must not keep this one waiting for
 // long.
-func (g *group) waitAfter(err error) time.Duration {
-	if errors.As(err, new(*tokenstore.SetupRunsError)) {
+func (g *group) waitAfter(fault tokenstore.Fault) time.Duration {
+	switch {
+	case fault.Reason == setupRuns:
 		return setupPause
-	}
-	if unfit(err, false).Kind == tokenstore.InfrastructureFault {
+	case fault.Kind == tokenstore.InfrastructureFault:
 		return g.lost.next()
 	}
 	g.lost.reset()
@@ -230,7 +230,7 @@ func (l *life) judge(g *group, err error, details bool) (changed bool) {
 		g.attempts, g.contended = 0, time.Time{}
 		return true
 	}
-	fault := unfit(err, details)
+	fault := unfit(err, l.errors, details)
 	if fault.Reason != setupRuns { // else this worker has not tried
 		g.attempts++
 	}
@@ -265,8 +265,8 @@ func (l *life) judge(g *group, err error, details bool) (changed bool) {
 const setupRuns = "SetupRuns"
 
 // unfit says why a group is not fit.
-func unfit(err error, details bool) tokenstore.Fault {
-	kind, reason := handler.Classify(err)
+func unfit(err error, store tokenstore.Classifier, details bool) tokenstore.Fault {
+	kind, reason := handler.Classify(err, store)
 	var missing *notRegisteredError
 	var statement *handler.StatementError
 	var late *tokenstore.SetupTimeoutError
@@ -284,7 +284,7 @@ func unfit(err error, details bool) tokenstore.Fault {
 	if kind == tokenstore.EventFault || kind == tokenstore.InfrastructureFault && errors.As(err, new(*tokenstore.SetupError)) { // there was no event: the setup failed
 		kind, reason = tokenstore.DefinitionFault, "SetupFailed"
 	}
-	return tokenstore.Fault{Kind: kind, Reason: reason, Message: handler.MessageOf(err, details), SQL: handler.SQLErrorOf(err, details), Since: time.Now()}
+	return tokenstore.Fault{Kind: kind, Reason: reason, Message: handler.MessageOf(err, store, details), SQL: handler.SQLErrorOf(err, store, details), Since: time.Now()}
 }
 
 // refused reports whether segments of a group must not be claimed.

@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // TestALostConnectionCountsNothingAgainstASetup has connections end again and again before a group's
@@ -35,11 +36,11 @@ func TestALostConnectionCountsNothingAgainstASetup(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := newGroup(definition.DefinedGroup{Name: "view"})
 			for range 8 {
-				g.waitAfter(ended)
+				g.waitAfter(unfit(ended, postgres.Errors{}, false))
 			}
 			g.lost.reset()
 			for i, want := range test.want {
-				if got := g.waitAfter(test.err); got != want {
+				if got := g.waitAfter(unfit(test.err, postgres.Errors{}, false)); got != want {
 					t.Errorf("after failure %d it waits for %s, want %s", i+1, got, want)
 				}
 			}
@@ -52,7 +53,7 @@ func TestTheLogHasDataOfASetupOnlyWithDetails(t *testing.T) {
 	err := &tokenstore.SetupError{Err: &pgconn.PgError{Code: "22P02", Message: `invalid input syntax for type integer: "Ada Lovelace"`}}
 	for _, details := range []bool{false, true} {
 		var out bytes.Buffer
-		l := &life{log: slog.New(slog.NewTextHandler(&out, nil))}
+		l := &life{errors: postgres.Errors{}, log: slog.New(slog.NewTextHandler(&out, nil))}
 		l.judge(newGroup(definition.DefinedGroup{Name: "view"}), err, details)
 		if told := out.String(); !strings.Contains(told, "invalid input syntax") || strings.Contains(told, "Lovelace") != details {
 			t.Errorf("with details %t it logs %s", details, told)

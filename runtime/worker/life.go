@@ -33,6 +33,7 @@ type life struct {
 	batches     *pgxpool.Pool // for handlers
 	directory   *postgres.Directory
 	store       *postgres.Store
+	errors      tokenstore.Classifier // of the store
 	source      *eventspostgres.Source
 	pages       *eventspostgres.Source // that the feed reads
 	events      *eventspostgres.Log    // to tell that a handler may have appended
@@ -165,6 +166,7 @@ func (l *life) openPools() (err error) {
 func (l *life) openStores(ctx context.Context, locked bool) error {
 	l.directory = postgres.NewDirectory(l.control, l.options.Schema)
 	l.store = postgres.NewStoreWithBatches(l.data, l.batches, l.options.Schema)
+	l.errors = l.store
 	source := eventspostgres.Open(l.data, l.options.Schema, l.options.Definition.Source)
 	if err := source.Check(ctx); err != nil {
 		return err

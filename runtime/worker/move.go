@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/tokenstore"
-	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 const (
@@ -36,7 +35,7 @@ func (l *life) write(ctx context.Context, segments []*segmentRun, release bool) 
 	}
 	err := l.store.Advance(ctx, advances)
 	switch {
-	case err != nil && len(segments) > 1 && !postgres.IsLost(err):
+	case err != nil && len(segments) > 1 && !l.errors.Lost(err):
 		for _, s := range segments {
 			l.write(ctx, []*segmentRun{s}, release)
 		}

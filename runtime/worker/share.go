@@ -118,9 +118,9 @@ func segmentsOf(portions []portion) []*segmentRun {
 
 // part has the segments of a batch that did not commit go on, each alone. Where its outcome is unknown they are claimed again first.
 func (l *life) part(ctx context.Context, portions []portion, err error) {
-	kind, reason := classify(err)
+	kind, reason := l.classify(err)
 	fenced := errors.Is(err, tokenstore.ErrFenced)
-	unknown := !fenced && kind == tokenstore.InfrastructureFault && isLost(err) && !handler.NotCalled(err) && ctx.Err() == nil
+	unknown := !fenced && kind == tokenstore.InfrastructureFault && l.isLost(err) && !handler.NotCalled(err) && ctx.Err() == nil
 	group := portions[0].s.group.name
 	if unknown {
 		l.log.Warn("a shared batch's outcome is unknown; claiming its segments again", "group", group, "segments", len(portions), "error", err)

@@ -32,11 +32,11 @@ func unreadable(events []*eventsource.Event) error {
 }
 
 // classify says what an error of a batch is evidence against.
-func classify(err error) (tokenstore.FaultKind, string) {
+func (l *life) classify(err error) (tokenstore.FaultKind, string) {
 	if _, is := errors.AsType[*eventsource.UnreadableError](err); is {
 		return tokenstore.EventFault, eventUnreadable
 	}
-	return handler.Classify(err)
+	return handler.Classify(err, l.errors)
 }
 
 // ofTheTable reports whether an error says that the table of events cannot be read as it is, which reads report. The worker goes on meanwhile: it can be drained, and its groups be replayed.

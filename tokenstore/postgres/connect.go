@@ -199,12 +199,3 @@ func withConn(ctx context.Context, pool *pgxpool.Pool, work func(*pgxpool.Conn) 
 
 // quoted returns a schema's name as it stands in statements.
 func quoted(schema string) string { return pgx.Identifier{schema}.Sanitize() }
-
-// IsLost reports whether an error leaves open what the server did: the connection was lost, or the server ended it.
-func IsLost(err error) bool {
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
-		return err != nil
-	}
-	return pg.Severity == "FATAL" || pg.Severity == "PANIC"
-}

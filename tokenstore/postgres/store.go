@@ -21,6 +21,8 @@ const tenant = ""
 
 // Store is a tokenstore.Store in a schema of a PostgreSQL database.
 type Store struct {
+	Errors
+
 	pool    *pgxpool.Pool
 	batches *pgxpool.Pool // of the connections that users' code gets
 
