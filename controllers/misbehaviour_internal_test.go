@@ -415,6 +415,7 @@ func (m misbehaviour) group(p callSite, timeout string) string {
 		text += `
         statements:
         - {eventTypes: [Good{id}, Bad{id}], batch: "INSERT INTO public.seen_{id} (position) SELECT position FROM (SELECT * FROM events ORDER BY ordinal) AS e WHERE ` + calls + `"}` + bad
+	default: // Go handlers have none
 	}
 	return text
 }
@@ -474,8 +475,9 @@ func (m misbehaviour) handler(r *row, p callSite) handler.Handler {
 			}
 			return nil
 		})
+	default: // SQL handlers are in the definition
+		return nil
 	}
-	return nil
 }
 
 // begins has the cause begin to work.

@@ -86,7 +86,7 @@ func Run(ctx context.Context, kube *rest.Config, o Options) error {
 	installation, err := findInstallation(ctx, kube, o)
 	switch {
 	case ctx.Err() != nil: // it was stopped meanwhile
-		return nil
+		return nil //nolint:nilerr // whatever the error is, it comes of that
 	case err != nil:
 		return err
 	}

@@ -131,6 +131,7 @@ func unfitWorker(workers []stores.Worker) *stores.Worker {
 func callText(c stores.Call) string {
 	what := "a batch"
 	switch c.Kind {
+	case tokenstore.BatchCall:
 	case tokenstore.SetupCall:
 		what = "the setup"
 	case tokenstore.ResetCall:

@@ -153,8 +153,9 @@ func (e *UnreadableError) HasKey(by segment.Sequencing) bool {
 		return !e.Lacks(FieldMetadata) && !e.Lacks(FieldStream)
 	case segment.Stream:
 		return !e.Lacks(FieldStream)
+	default: // no field decides
+		return true
 	}
-	return true
 }
 
 func (e *UnreadableError) Error() string {

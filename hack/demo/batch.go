@@ -81,8 +81,7 @@ func (d *demo) crashInBatch(ctx context.Context) (err error) {
 	if _, err := d.PostTo(ctx, namespace, victim.Pod, "99.00", "EUR"); err == nil {
 		return fmt.Errorf("pod %s accepted a payment in euros and did not crash", victim.Pod)
 	}
-	b, err := d.until(ctx, "another pod finishes the batch", func(b batch) bool { return b.committed > 0 })
-	if err != nil {
+	if _, err := d.until(ctx, "another pod finishes the batch", func(b batch) bool { return b.committed > 0 }); err != nil {
 		return err
 	}
 	finished := time.Since(died)
@@ -93,7 +92,8 @@ func (d *demo) crashInBatch(ctx context.Context) (err error) {
 	if owners, err = d.Owners(ctx, processor); err != nil {
 		return err
 	}
-	if b, err = d.batch(ctx); err != nil {
+	b, err := d.batch(ctx)
+	if err != nil {
 		return err
 	}
 	heir := owners[key]

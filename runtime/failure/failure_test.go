@@ -69,7 +69,7 @@ func TestDecideCountsOnlySingleEventsAndNeverSpins(t *testing.T) {
 		if blames && !f.Unknown && f.Events > 1 && !smaller {
 			t.Errorf("%+v is tried again as it is: nobody learns at which event", f)
 		}
-		if d.Wait < 10*time.Millisecond*3/4 && !smaller && !(f.Unknown && f.Kind == tokenstore.EventFault) {
+		if d.Wait < 10*time.Millisecond*3/4 && !smaller && (!f.Unknown || f.Kind != tokenstore.EventFault) {
 			t.Errorf("%+v is tried again after %s", f, d.Wait)
 		}
 		if d.Wait > max(p.Max, 5*time.Second) {

@@ -308,6 +308,7 @@ func (r *Runner) conclude(ctx context.Context, a *attempt, v verdict, backoff ti
 		return measureEvery / 4, nil
 	case leave:
 		return waitEvery, errors.Join(r.Store.UnmarkReset(ctx, a.replay, r.Self, 0, 0), r.bury(ctx))
+	default:
 	}
 	attempts, failures := 0, 0
 	if v.course == retry || v.course == fail {
@@ -332,9 +333,10 @@ func (r *Runner) conclude(ctx context.Context, a *attempt, v verdict, backoff ti
 	case fail:
 		r.Log.Error("a reset failed; the groups go on where they were", "replay", a.replay.ID, "error", a.err, "stack", stackOf(a.err))
 		return 0, r.Store.EndReset(ctx, a.replay, tokenstore.ReplayFailed, v.reason, v.message)
+	default:
+		r.Log.Warn("a reset failed; trying again", "replay", a.replay.ID, "in", backoff.String(), "error", a.err, "stack", stackOf(a.err))
+		return backoff, r.Store.Explain(ctx, a.replay, v.reason, v.message)
 	}
-	r.Log.Warn("a reset failed; trying again", "replay", a.replay.ID, "in", backoff.String(), "error", a.err, "stack", stackOf(a.err))
-	return backoff, r.Store.Explain(ctx, a.replay, v.reason, v.message)
 }
 
 // bury ends the connections of dead workers: one that was frozen in the middle of a reset would keep its lock, and others from going on

@@ -297,7 +297,7 @@ func (t *handlerTx) verdict(err error) error {
 	case t.call == "tx.Rollback" && t.guard.refusal() == nil:
 		return err
 	}
-	return fmt.Errorf("%w (the handler returned: %v)", ended, err)
+	return fmt.Errorf("%w (the handler returned: %v)", ended, err) //nolint:errorlint // what it returned decides nothing
 }
 
 // commit sends the fencing check, the commit and the cleaning together. Users' code no longer has

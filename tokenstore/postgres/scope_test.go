@@ -280,7 +280,8 @@ func TestMigrationsOfOneSchemaDoNotWaitForAnother(t *testing.T) {
 		migrating <- err
 	}()
 	var class, object uint32
-	for err := error(pgx.ErrNoRows); errors.Is(err, pgx.ErrNoRows); {
+	err = pgx.ErrNoRows
+	for errors.Is(err, pgx.ErrNoRows) {
 		err = pool.QueryRow(t.Context(), `SELECT classid, objid FROM pg_locks WHERE locktype = 'advisory' AND granted
 			AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`).Scan(&class, &object)
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
