@@ -13,7 +13,7 @@ var (
 	// ErrManagedTransaction is returned to a handler, a reset or a setup that would begin or end a
 	// transaction. Sluice commits what they write together with the tokens, or with the record of
 	// the setup, and nothing of it without them.
-	ErrManagedTransaction = errors.New("Sluice ends this transaction: return nil instead of committing, an error instead of rolling back")
+	ErrManagedTransaction = errors.New("Sluice ends this transaction: return nil instead of committing, an error instead of rolling back") //nolint:staticcheck // Sluice is a name
 
 	// ErrNoConnection is returned where a batch got no connection in time: nothing of it was sent.
 	// The handler was not called, except for code that only queues statements.
