@@ -114,10 +114,6 @@ type Replaying struct {
 	Boundaries []Boundary
 }
 
-// Tx is a transaction of a store, in the type of the store's driver: pgx.Tx for PostgreSQL. Only
-// handlers that write there need to know which it is.
-type Tx any
-
 // ResetRun is one run of the reset handlers of a replay.
 type ResetRun struct {
 	// Limit is the time that the handlers have; 0 for none. The store ends a transaction that is idle

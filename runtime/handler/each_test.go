@@ -11,13 +11,19 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // undone is a transaction of nothing.
 type undone struct{ Transaction }
 
-func (undone) InTx(_ context.Context, work func(pgx.Tx) error) error { return work(nil) }
+func (undone) InTx(_ context.Context, work func(tokenstore.Tx) error) error { return work(noTx{}) }
+
+// noTx is an open transaction in which nothing is done.
+type noTx struct{ pgx.Tx }
+
+func (noTx) Conn() *pgx.Conn { return nil }
 
 // TestTheEventThatFailsIsNamed has the third of four events fail, or panic: it is named, it is the user's code that is blamed, and the
 // fourth is not handled.
@@ -76,7 +82,7 @@ func TestWhatAHandlerWritesIntoItsEventsNobodyElseSees(t *testing.T) {
 	}
 }
 
-func (undone) Queue(_ context.Context, queue func(*pgx.Batch) error) error {
+func (undone) Queue(_ context.Context, queue func(tokenstore.Statements) error) error {
 	return queue(&pgx.Batch{})
 }
 

@@ -27,12 +27,12 @@ type Event = eventsource.Event
 type Transaction interface {
 	// Pipeline sends statements, the fence and the commit in one round trip. None of the statements
 	// can end the transaction.
-	Pipeline(ctx context.Context, queue func(*pgx.Batch) error) error
+	Pipeline(ctx context.Context, queue func(tokenstore.Statements) error) error
 	// Queue is Pipeline for statements of users' code: one that would end the transaction fails
 	// with tokenstore.ErrManagedTransaction.
-	Queue(ctx context.Context, queue func(*pgx.Batch) error) error
+	Queue(ctx context.Context, queue func(tokenstore.Statements) error) error
 	// InTx gives work an open transaction and commits it, with the fence, when work has returned nil.
-	InTx(ctx context.Context, work func(pgx.Tx) error) error
+	InTx(ctx context.Context, work func(tokenstore.Tx) error) error
 }
 
 // Handler is what a processing group does with its events.
@@ -96,7 +96,7 @@ func Each(handle func(context.Context, pgx.Tx, Event) error, eventTypes ...strin
 }
 
 func (h *each) Apply(ctx context.Context, t Transaction, events []*Event) error {
-	return t.InTx(ctx, func(tx pgx.Tx) error {
+	return inTx(ctx, t, func(tx pgx.Tx) error {
 		var event *Event
 		err := guard(tx, func() error {
 			for i := range events {
@@ -155,7 +155,7 @@ func Set(handle func(context.Context, pgx.Tx, []Event) error, eventTypes ...stri
 }
 
 func (h *set) Apply(ctx context.Context, t Transaction, events []*Event) error {
-	return t.InTx(ctx, func(tx pgx.Tx) error {
+	return inTx(ctx, t, func(tx pgx.Tx) error {
 		return guard(tx, func() error { return h.handle(ctx, tx, values(events)) })
 	})
 }
@@ -179,11 +179,15 @@ func (h *queue) Apply(ctx context.Context, t Transaction, events []*Event) error
 	}
 	// Whoever reads a result may refuse it: the commit must not be on its way then.
 	if slices.ContainsFunc(users.QueuedQueries, func(q *pgx.QueuedQuery) bool { return q.Fn != nil }) {
-		return t.InTx(ctx, func(tx pgx.Tx) error {
+		return inTx(ctx, t, func(tx pgx.Tx) error {
 			return guard(tx, func() error { return tx.SendBatch(ctx, users).Close() })
 		})
 	}
-	return t.Queue(ctx, func(batch *pgx.Batch) error {
+	return t.Queue(ctx, func(s tokenstore.Statements) error {
+		batch, err := postgresBatch(s)
+		if err != nil {
+			return err
+		}
 		for _, query := range users.QueuedQueries {
 			query.Fn = ofUser
 		}
@@ -262,11 +266,20 @@ func guard(tx pgx.Tx, work func() error) (err error) {
 		return nil
 	case errors.Is(err, tokenstore.ErrManagedTransaction):
 		return err
-	case tx != nil && tx.Conn().IsClosed():
+	case closed(tx):
 		return fmt.Errorf("%w: %w", errConnection, err)
 	default:
 		return userError(err)
 	}
+}
+
+// closed reports whether a transaction has lost its connection.
+func closed(tx pgx.Tx) bool {
+	if tx == nil {
+		return false
+	}
+	conn := tx.Conn()
+	return conn != nil && conn.IsClosed()
 }
 
 // userError is an error that the user's code has returned. One that panics when it is asked for its

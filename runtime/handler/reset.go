@@ -49,14 +49,6 @@ func (h *withReset) Reset(ctx context.Context, in tokenstore.Tx, replay Replay) 
 	return guard(tx, func() error { return h.reset(ctx, tx, replay) })
 }
 
-// postgresTx is a transaction of a store in PostgreSQL.
-func postgresTx(tx tokenstore.Tx) (pgx.Tx, error) {
-	if own, is := tx.(pgx.Tx); is {
-		return own, nil
-	}
-	return nil, fmt.Errorf("the handler writes to PostgreSQL, and its store has transactions of the type %T", tx)
-}
-
 // Reset implements Resetter. The commands run as one string, in which the server refuses transaction control. They find the
 // replay in the settings sluice.replay_id and sluice.replay_context, the latter a JSON object.
 func (h *SQL) Reset(ctx context.Context, in tokenstore.Tx, replay Replay) error {

@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // SQL is a handler whose statements stand in the resource. Each statement is a message of its own; the events are a common
@@ -43,7 +44,11 @@ func (h *SQL) Wants(eventType string) bool {
 
 // Apply implements Handler.
 func (h *SQL) Apply(ctx context.Context, t Transaction, events []*Event) error {
-	err := t.Pipeline(ctx, func(batch *pgx.Batch) error {
+	err := t.Pipeline(ctx, func(statements tokenstore.Statements) error {
+		batch, err := postgresBatch(statements)
+		if err != nil {
+			return err
+		}
 		told, err := contextJSON(contextOf(events))
 		if err != nil {
 			return err

@@ -285,7 +285,7 @@ type alone struct {
 	last []string
 }
 
-func (a alone) Pipeline(ctx context.Context, queue func(*pgx.Batch) error) error {
+func (a alone) Pipeline(ctx context.Context, queue func(tokenstore.Statements) error) error {
 	batch := &pgx.Batch{}
 	batch.Queue("SET LOCAL lock_timeout = '1s'")
 	if err := queue(batch); err != nil {
@@ -297,12 +297,12 @@ func (a alone) Pipeline(ctx context.Context, queue func(*pgx.Batch) error) error
 	return a.conn.SendBatch(ctx, batch).Close()
 }
 
-func (a alone) Queue(ctx context.Context, queue func(*pgx.Batch) error) error {
+func (a alone) Queue(ctx context.Context, queue func(tokenstore.Statements) error) error {
 	return a.Pipeline(ctx, queue)
 }
 
-func (a alone) InTx(ctx context.Context, work func(pgx.Tx) error) error {
-	return pgx.BeginFunc(ctx, a.conn, work)
+func (a alone) InTx(ctx context.Context, work func(tokenstore.Tx) error) error {
+	return pgx.BeginFunc(ctx, a.conn, func(tx pgx.Tx) error { return work(tx) })
 }
 
 func TestAFailingCallIsNamedByItsEvents(t *testing.T) {

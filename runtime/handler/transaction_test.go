@@ -109,15 +109,15 @@ type batch struct {
 	advances []tokenstore.Advance
 }
 
-func (b batch) Pipeline(ctx context.Context, queue func(*pgx.Batch) error) error {
+func (b batch) Pipeline(ctx context.Context, queue func(tokenstore.Statements) error) error {
 	return b.Store.Pipeline(ctx, b.advances, queue)
 }
 
-func (b batch) Queue(ctx context.Context, queue func(*pgx.Batch) error) error {
+func (b batch) Queue(ctx context.Context, queue func(tokenstore.Statements) error) error {
 	return b.Store.Queue(ctx, b.advances, queue)
 }
 
-func (b batch) InTx(ctx context.Context, work func(pgx.Tx) error) error {
+func (b batch) InTx(ctx context.Context, work func(tokenstore.Tx) error) error {
 	return b.Store.InTx(ctx, b.advances, work)
 }
 

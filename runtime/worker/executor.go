@@ -6,11 +6,8 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
-	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // delivered is told by the feed that a segment has got events.
@@ -220,7 +217,7 @@ func (l *life) apply(ctx context.Context, portions []portion, c *call, finish fi
 
 // transaction adds the fence to what a handler writes.
 type transaction struct {
-	store    *postgres.Store
+	store    tokenstore.Commits
 	advances []tokenstore.Advance
 	call     *call
 }
@@ -233,15 +230,15 @@ var (
 // At implements handler.Tracker.
 func (t transaction) At(index int) { t.call.at.Store(int32(index + 1)) }
 
-func (t transaction) Pipeline(ctx context.Context, queue func(*pgx.Batch) error) error {
+func (t transaction) Pipeline(ctx context.Context, queue func(tokenstore.Statements) error) error {
 	return t.store.Pipeline(ctx, t.advances, queue)
 }
 
-func (t transaction) Queue(ctx context.Context, queue func(*pgx.Batch) error) error {
+func (t transaction) Queue(ctx context.Context, queue func(tokenstore.Statements) error) error {
 	return t.store.Queue(ctx, t.advances, queue)
 }
 
-func (t transaction) InTx(ctx context.Context, work func(pgx.Tx) error) error {
+func (t transaction) InTx(ctx context.Context, work func(tokenstore.Tx) error) error {
 	return t.store.InTx(ctx, t.advances, work)
 }
 

@@ -123,8 +123,8 @@ func (w *writer) handle(from, to int64, replay bool) {
 	for i := range w.tokens {
 		t := &w.tokens[i]
 		a := tokenstore.Advance{Key: t.Key, Epoch: t.Epoch, Version: t.Version, Parts: []progress.Part{{Segment: t.Range(), Progress: progress.Progress{Position: to, State: "1:1:"}}}}
-		w.must(w.store.Pipeline(context.Background(), []tokenstore.Advance{a}, func(b *pgx.Batch) error {
-			b.Queue(`INSERT INTO seen SELECT stream_id, position, $1 FROM sluice.event WHERE position BETWEEN $2 AND $3 AND slice & $4 = $5 ORDER BY position`,
+		w.must(w.store.Pipeline(context.Background(), []tokenstore.Advance{a}, func(s tokenstore.Statements) error {
+			s.(*pgx.Batch).Queue(`INSERT INTO seen SELECT stream_id, position, $1 FROM sluice.event WHERE position BETWEEN $2 AND $3 AND slice & $4 = $5 ORDER BY position`,
 				replay, from, to, int32(t.Mask), int32(t.Segment))
 			return nil
 		}))

@@ -244,11 +244,22 @@ func (s Store) Claim(_ context.Context, processor string, worker, definition int
 
 // Advance implements tokenstore.Store.
 func (s Store) Advance(ctx context.Context, advances []tokenstore.Advance) error {
-	return s.InTx(ctx, advances, func(*Tx) error { return nil })
+	return s.InTx(ctx, advances, func(tokenstore.Tx) error { return nil })
 }
 
-// InTx runs a batch in a transaction: the handler's writes are what work does. ErrFenced says that nothing was written.
-func (s Store) InTx(_ context.Context, advances []tokenstore.Advance, work func(*Tx) error) error {
+// Pipeline implements tokenstore.Commits. The statements are a *Tx.
+func (s Store) Pipeline(ctx context.Context, advances []tokenstore.Advance, queue func(tokenstore.Statements) error) error {
+	return s.InTx(ctx, advances, func(tx tokenstore.Tx) error { return queue(tx) })
+}
+
+// Queue implements tokenstore.Commits. The statements are a *Tx: nothing that is put there ends the
+// transaction.
+func (s Store) Queue(ctx context.Context, advances []tokenstore.Advance, queue func(tokenstore.Statements) error) error {
+	return s.Pipeline(ctx, advances, queue)
+}
+
+// InTx implements tokenstore.Commits. The transaction is a *Tx.
+func (s Store) InTx(_ context.Context, advances []tokenstore.Advance, work func(tokenstore.Tx) error) error {
 	tx := &Tx{writes: map[string]string{}}
 	if err := work(tx); err != nil {
 		return err

@@ -91,7 +91,7 @@ func TestNothingIsLeftForTheNextHandler(t *testing.T) {
 	refused := errors.New("refused")
 	inTx := func(fail error) func(tokenstore.Advance, string) error {
 		return func(a tokenstore.Advance, sql string) error {
-			return store.InTx(ctx, []tokenstore.Advance{a}, func(tx pgx.Tx) error {
+			return store.InPgx(ctx, []tokenstore.Advance{a}, func(tx pgx.Tx) error {
 				if _, err := tx.Exec(ctx, sql); err != nil {
 					return err
 				}
@@ -100,7 +100,7 @@ func TestNothingIsLeftForTheNextHandler(t *testing.T) {
 		}
 	}
 	queue := func(a tokenstore.Advance, sql string) error {
-		return store.Queue(ctx, []tokenstore.Advance{a}, func(b *pgx.Batch) error { b.Queue("SELECT leaves($1)", sql); return nil })
+		return store.Queue(ctx, []tokenstore.Advance{a}, func(s tokenstore.Statements) error { s.(*pgx.Batch).Queue("SELECT leaves($1)", sql); return nil })
 	}
 	ways := map[string]struct {
 		run   func(tokenstore.Advance, string) error
@@ -110,7 +110,7 @@ func TestNothingIsLeftForTheNextHandler(t *testing.T) {
 		"one that fails":               {inTx(refused), true},
 		"one that queues":              {queue, false},
 		"statements": {func(a tokenstore.Advance, sql string) error {
-			return store.Pipeline(ctx, []tokenstore.Advance{a}, func(b *pgx.Batch) error { b.Queue("SELECT leaves($1)", sql); return nil })
+			return store.Pipeline(ctx, []tokenstore.Advance{a}, func(s tokenstore.Statements) error { s.(*pgx.Batch).Queue("SELECT leaves($1)", sql); return nil })
 		}, false},
 		"one that is fenced off": {func(a tokenstore.Advance, sql string) error { a.Version--; return queue(a, sql) }, true},
 	}
@@ -134,7 +134,7 @@ func TestNothingIsLeftForTheNextHandler(t *testing.T) {
 				}
 				token = tokens(t, store)[0]
 				advance = to(token, token.Parts[0].Progress.Position+1)
-				if err := store.InTx(ctx, []tokenstore.Advance{advance}, func(tx pgx.Tx) error { _, err := tx.Exec(ctx, apply, 1); return err }); err != nil {
+				if err := store.InPgx(ctx, []tokenstore.Advance{advance}, func(tx pgx.Tx) error { _, err := tx.Exec(ctx, apply, 1); return err }); err != nil {
 					t.Errorf("the next handler: %v", err)
 				}
 				token = tokens(t, store)[0]

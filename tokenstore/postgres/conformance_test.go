@@ -32,13 +32,11 @@ func harness(t testing.TB, pool *pgxpool.Pool) tokenstoretest.Harness {
 	store := postgres.NewStore(pool, postgres.DefaultSchema)
 	return tokenstoretest.Harness{
 		Store: store, Directory: postgres.NewDirectory(pool, postgres.DefaultSchema),
-		Commit: func(ctx context.Context, advances []tokenstore.Advance, rows map[string]string) error {
-			return store.Pipeline(ctx, advances, func(b *pgx.Batch) error {
-				for key, value := range rows {
-					b.Queue(put, key, value)
-				}
-				return nil
-			})
+		Queue: func(s tokenstore.Statements, rows map[string]string) error {
+			for key, value := range rows {
+				s.(*pgx.Batch).Queue(put, key, value)
+			}
+			return nil
 		},
 		Write: func(ctx context.Context, tx tokenstore.Tx, rows map[string]string) error {
 			for key, value := range rows {

@@ -156,7 +156,7 @@ func TestTheGuardGoesOnUntilABatchIsUndone(t *testing.T) {
 		t.Fatal(err)
 	}
 	failed := errors.New("no such account")
-	err = NewStore(pool, DefaultSchema).InTx(ctx, nil, func(tx pgx.Tx) (err error) {
+	err = NewStore(pool, DefaultSchema).InPgx(ctx, nil, func(tx pgx.Tx) (err error) {
 		if g, err = guardOf(tx.Conn()); err != nil {
 			return err
 		}

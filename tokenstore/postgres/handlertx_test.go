@@ -27,17 +27,7 @@ func TestTheStoreGoesInStepWithTheModelInTransactions(t *testing.T) {
 // harnessInTx is the harness with batches of handlers that are given a transaction.
 func harnessInTx(t testing.TB, pool *pgxpool.Pool) tokenstoretest.Harness {
 	h := harness(t, pool)
-	store := postgres.NewStore(pool, postgres.DefaultSchema)
-	h.Commit = func(ctx context.Context, advances []tokenstore.Advance, rows map[string]string) error {
-		return store.InTx(ctx, advances, func(tx pgx.Tx) error {
-			for key, value := range rows {
-				if _, err := tx.Exec(ctx, `INSERT INTO projection VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value`, key, value); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
+	h.OpenTransactions = true
 	return h
 }
 
@@ -171,18 +161,18 @@ func TestATransactionCoversWhateverItBeginsWith(t *testing.T) {
 	for name, begin := range beginnings {
 		t.Run(name, func(t *testing.T) {
 			advance := to(token, token.Parts[0].Progress.Position+1)
-			err := store.InTx(ctx, []tokenstore.Advance{advance}, func(tx pgx.Tx) error { return errors.Join(begin(ctx, tx), refused) })
+			err := store.InPgx(ctx, []tokenstore.Advance{advance}, func(tx pgx.Tx) error { return errors.Join(begin(ctx, tx), refused) })
 			if !errors.Is(err, refused) || applied() != want {
 				t.Fatalf("a handler that fails afterwards: %v, and it has written %d", err, applied()-want)
 			}
 			stale := advance
 			stale.Version--
-			err = store.InTx(ctx, []tokenstore.Advance{stale}, func(tx pgx.Tx) error { return begin(ctx, tx) })
+			err = store.InPgx(ctx, []tokenstore.Advance{stale}, func(tx pgx.Tx) error { return begin(ctx, tx) })
 			if !errors.Is(err, tokenstore.ErrFenced) || applied() != want {
 				t.Fatalf("with another version: %v, and it has written %d", err, applied()-want)
 			}
 			var kept pgx.Tx
-			if err := store.InTx(ctx, []tokenstore.Advance{advance}, func(tx pgx.Tx) error { kept = tx; return begin(ctx, tx) }); err != nil {
+			if err := store.InPgx(ctx, []tokenstore.Advance{advance}, func(tx pgx.Tx) error { kept = tx; return begin(ctx, tx) }); err != nil {
 				t.Fatal(err)
 			}
 			want++
@@ -214,7 +204,7 @@ func TestAFailedFirstStatementCommitsNothing(t *testing.T) {
 		"that asks for a row":   func(tx pgx.Tx) error { return tx.QueryRow(ctx, `SELECT 1 / $1::integer`, 0).Scan(new(int)) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := store.InTx(ctx, []tokenstore.Advance{to(token, 5)}, func(tx pgx.Tx) error {
+			err := store.InPgx(ctx, []tokenstore.Advance{to(token, 5)}, func(tx pgx.Tx) error {
 				if fail(tx) == nil {
 					t.Error("it does not fail")
 				}
@@ -267,7 +257,7 @@ func TestNeitherBeginningNorCommittingNorCleaningTakesARoundTrip(t *testing.T) {
 		return m.Ran("INSERT INTO applied", "advance(", "commit", "clean_session()")
 	}
 	begun := func(m pgproxy.Message) bool { return m.Ran("begin", "INSERT INTO applied") && !m.Ran("advance(") }
-	one := func(b *pgx.Batch) error { b.Queue(apply, 1); return nil }
+	one := func(s tokenstore.Statements) error { s.(*pgx.Batch).Queue(apply, 1); return nil }
 	for name, test := range map[string]struct {
 		run                    func(...tokenstore.Advance) error
 		begun, commits, cleans int // messages
@@ -275,9 +265,9 @@ func TestNeitherBeginningNorCommittingNorCleaningTakesARoundTrip(t *testing.T) {
 		"statements":  {func(a ...tokenstore.Advance) error { return store.Pipeline(ctx, a, one) }, 1, 1, 1},
 		"queued ones": {func(a ...tokenstore.Advance) error { return store.Queue(ctx, a, one) }, 1, 1, 1},
 		"a handler with one statement": {func(a ...tokenstore.Advance) error {
-			return store.InTx(ctx, a, func(tx pgx.Tx) error { _, err := tx.Exec(ctx, apply, 1); return err })
+			return store.InPgx(ctx, a, func(tx pgx.Tx) error { _, err := tx.Exec(ctx, apply, 1); return err })
 		}, 1, 1, 1},
-		"a handler without any": {func(a ...tokenstore.Advance) error { return store.InTx(ctx, a, func(pgx.Tx) error { return nil }) }, 0, 0, 0},
+		"a handler without any": {func(a ...tokenstore.Advance) error { return store.InPgx(ctx, a, func(pgx.Tx) error { return nil }) }, 0, 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			advance := to(claim(t, store, 1, tokens(t, store)...)[0], 1)

@@ -33,7 +33,10 @@ type Store struct {
 	controls controls
 }
 
-var _ tokenstore.Store = (*Store)(nil)
+var (
+	_ tokenstore.Store   = (*Store)(nil)
+	_ tokenstore.Commits = (*Store)(nil)
+)
 
 // NewStore returns the token store in a schema which Migrate has brought up to date.
 func NewStore(pool *pgxpool.Pool, schema string) *Store {

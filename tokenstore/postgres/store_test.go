@@ -105,11 +105,11 @@ func TestABatchOfAFormerOwnerIsUndone(t *testing.T) {
 	}
 	old := claim(t, store, 1, tokens(t, store)...)[0]
 	claim(t, store, 2, tokens(t, store)...)
-	err := store.Pipeline(ctx, []tokenstore.Advance{to(old, 10)}, func(b *pgxBatch) error { b.Queue("INSERT INTO applied VALUES (1)"); return nil })
+	err := store.Pipeline(ctx, []tokenstore.Advance{to(old, 10)}, func(s tokenstore.Statements) error { s.(*pgxBatch).Queue("INSERT INTO applied VALUES (1)"); return nil })
 	if !errors.Is(err, tokenstore.ErrFenced) {
 		t.Fatalf("the former owner's batch: %v, want ErrFenced", err)
 	}
-	err = store.InTx(ctx, []tokenstore.Advance{to(old, 10)}, func(tx pgxTx) error {
+	err = store.InPgx(ctx, []tokenstore.Advance{to(old, 10)}, func(tx pgxTx) error {
 		_, err := tx.Exec(ctx, "INSERT INTO applied VALUES (1)")
 		return err
 	})

@@ -94,21 +94,16 @@ func (s *Store) claimed(ctx context.Context, batch *pgx.Batch) (tokens []tokenst
 
 // Advance implements tokenstore.Store.
 func (s *Store) Advance(ctx context.Context, advances []tokenstore.Advance) error {
-	return s.Pipeline(ctx, advances, func(*pgx.Batch) error { return nil })
+	return s.pipeline(ctx, advances, openingOf(advances), func(*pgx.Batch) error { return nil })
 }
 
-// Pipeline runs a batch's statements, the fencing check and the commit in one round trip: the
-// statements are what queue puts in, none of which can end the transaction; where it returns an
-// error, nothing is sent. Where several tokens move, no lock is waited for longer than 100 ms.
-// ErrFenced says that nothing was written; an error for which IsLost holds leaves open whether the
-// batch has committed.
-func (s *Store) Pipeline(ctx context.Context, advances []tokenstore.Advance, queue func(*pgx.Batch) error) error {
-	return s.pipeline(ctx, advances, openingOf(advances), queue)
+// Pipeline implements tokenstore.Commits. The statements are a *pgx.Batch.
+func (s *Store) Pipeline(ctx context.Context, advances []tokenstore.Advance, queue func(tokenstore.Statements) error) error {
+	return s.pipeline(ctx, advances, openingOf(advances), func(batch *pgx.Batch) error { return queue(batch) })
 }
 
-// Queue is Pipeline for statements of users' code, which might end the transaction: those fail with
-// ErrManagedTransaction.
-func (s *Store) Queue(ctx context.Context, advances []tokenstore.Advance, queue func(*pgx.Batch) error) error {
+// Queue implements tokenstore.Commits. The statements are a *pgx.Batch.
+func (s *Store) Queue(ctx context.Context, advances []tokenstore.Advance, queue func(tokenstore.Statements) error) error {
 	return s.pipeline(ctx, advances, openingOf(advances).marked(deferrable), func(batch *pgx.Batch) error {
 		if err := queue(batch); err != nil {
 			return err
@@ -160,9 +155,8 @@ func (s *Store) pipeline(ctx context.Context, advances []tokenstore.Advance, sta
 	})
 }
 
-// InTx runs a batch in a transaction: the handler's writes are what work does. Errors are those of
-// Queue, and what work returned.
-func (s *Store) InTx(ctx context.Context, advances []tokenstore.Advance, work func(pgx.Tx) error) error {
+// InTx implements tokenstore.Commits. The transaction is a pgx.Tx.
+func (s *Store) InTx(ctx context.Context, advances []tokenstore.Advance, work func(tokenstore.Tx) error) error {
 	return s.withConn(ctx, func(conn *pgxpool.Conn) (err error) {
 		tx, err := newHandlerTx(ctx, conn.Conn(), openingOf(advances).marked(named).limited(ctx), s.cleaning)
 		if err != nil {

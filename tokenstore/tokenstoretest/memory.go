@@ -21,9 +21,7 @@ func Memory() Harness {
 	}
 	return Harness{
 		Store: d.Store(), Directory: d.Directory(),
-		Commit: func(ctx context.Context, advances []tokenstore.Advance, rows map[string]string) error {
-			return d.Store().InTx(ctx, advances, func(tx *memory.Tx) error { return put(tx, rows) })
-		},
+		Queue: func(s tokenstore.Statements, rows map[string]string) error { return put(s.(*memory.Tx), rows) },
 		Write: func(_ context.Context, tx tokenstore.Tx, rows map[string]string) error {
 			return put(tx.(*memory.Tx), rows)
 		},

@@ -21,14 +21,17 @@ type Store interface {
 	tokenstore.Store
 	tokenstore.Replays
 	tokenstore.Resets
+	tokenstore.Commits
 }
 
 // Harness is a store under test: a new, empty one.
 type Harness struct {
 	Store     Store
 	Directory tokenstore.Directory
-	// Commit moves tokens and writes rows of a projection in one transaction.
-	Commit func(ctx context.Context, advances []tokenstore.Advance, rows map[string]string) error
+	// OpenTransactions has batches commit by Commits.InTx, not by Commits.Pipeline.
+	OpenTransactions bool
+	// Queue adds statements that write rows of a projection.
+	Queue func(s tokenstore.Statements, rows map[string]string) error
 	// Write writes rows of a projection in a transaction of the store.
 	Write func(ctx context.Context, tx tokenstore.Tx, rows map[string]string) error
 	// Rows returns the projection.
@@ -37,6 +40,15 @@ type Harness struct {
 	OpenSession func(ctx context.Context) (incarnation int64, end func(), err error)
 	// Elapse has so much time pass by the database's clock.
 	Elapse func(ctx context.Context, d time.Duration) error
+}
+
+// Commit moves tokens and writes rows of a projection in one transaction: all of it in one message,
+// or with a transaction that is open.
+func (h Harness) Commit(ctx context.Context, advances []tokenstore.Advance, rows map[string]string) error {
+	if h.OpenTransactions {
+		return h.Store.InTx(ctx, advances, func(tx tokenstore.Tx) error { return h.Write(ctx, tx, rows) })
+	}
+	return h.Store.Pipeline(ctx, advances, func(s tokenstore.Statements) error { return h.Queue(s, rows) })
 }
 
 // Reset makes a try of a reset, whose handlers write rows and then return fail.
