@@ -29,8 +29,10 @@ func TestTheDocsHaveEveryMetricOfWorkers(t *testing.T) {
 
 // TestTheDocsHaveEveryReasonOfAFault: conditions and kubectl sluice status name them.
 func TestTheDocsHaveEveryReasonOfAFault(t *testing.T) {
-	code := append(reasonsIn(t, "."), reasonsIn(t, "../handler")...)
-	code = append(code, tokenstore.SequencingChanged)
+	code := []string{tokenstore.SequencingChanged}
+	for _, folder := range []string{".", "../handler", "../../tokenstore", "../../tokenstore/postgres"} {
+		code = append(code, reasonsIn(t, folder)...)
+	}
 	var docs []string
 	for name := range docstest.FirstCells(docstest.Section(t, "../../docs/operations/failures.md", "## Reasons")) {
 		docs = append(docs, name)

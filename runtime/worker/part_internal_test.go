@@ -10,6 +10,7 @@ import (
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/runtime/feed"
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // TestASharedBatchIsClaimedAgainOnlyIfItsOutcomeIsUnknown ends a batch of two segments: of one that
@@ -24,7 +25,7 @@ func TestASharedBatchIsClaimedAgainOnlyIfItsOutcomeIsUnknown(t *testing.T) {
 		"a fenced batch":        {tokenstore.ErrFenced, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := &life{Worker: &Worker{}, log: slog.New(slog.DiscardHandler), runnable: runQueue{most: 1}, nudge: make(chan struct{}, 1), epoch: time.Now(),
+			l := &life{Worker: &Worker{}, errors: postgres.Errors{}, log: slog.New(slog.DiscardHandler), runnable: runQueue{most: 1}, nudge: make(chan struct{}, 1), epoch: time.Now(),
 				segments: map[tokenstore.Key]*segmentRun{},
 				settings: settings{known: true, live: definition.Live{Groups: []definition.LiveGroup{{Name: "view"}}}}}
 			l.feed = feed.New(endless{}, feed.Options{}, l.log, func(tokenstore.Key) {}, func(error) {})

@@ -6,10 +6,11 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 func TestABatchBeginsOnlyWhileTheLeaseIsTrusted(t *testing.T) {
-	l := &life{epoch: time.Now().Add(-time.Hour), settings: settings{known: true, live: definition.Live{Groups: []definition.LiveGroup{{Name: "g"}}}}}
+	l := &life{errors: postgres.Errors{}, epoch: time.Now().Add(-time.Hour), settings: settings{known: true, live: definition.Live{Groups: []definition.LiveGroup{{Name: "g"}}}}}
 	timing := tokenstore.TimingOf(20 * time.Second)
 	for name, test := range map[string]struct {
 		sent time.Duration // how long ago
@@ -37,7 +38,7 @@ func TestASegmentThatWasNotTakenIsQueuedWhenTheLeaseIsTrustedAgain(t *testing.T)
 		want bool
 	}{"after a lapse": {timing.Lease, true}, "without one": {0, false}} {
 		t.Run(name, func(t *testing.T) {
-			l := &life{Worker: &Worker{}, runnable: runQueue{most: 1}, epoch: time.Now().Add(-time.Hour), segments: map[tokenstore.Key]*segmentRun{},
+			l := &life{errors: postgres.Errors{}, Worker: &Worker{}, runnable: runQueue{most: 1}, epoch: time.Now().Add(-time.Hour), segments: map[tokenstore.Key]*segmentRun{},
 				settings: settings{known: true, live: definition.Live{Groups: []definition.LiveGroup{{Name: "view"}}}}}
 			s := segmentOf(t, endless{})
 			s.group = &group{name: "view"}

@@ -24,13 +24,17 @@ var _ tokenstore.Classifier = Errors{}
 // rest, and of a transaction.
 var timeLimits = []string{"57014", "25P03", "25P04"}
 
+// copyFailed is the function of the server that has the SQLSTATE of a time limit for a COPY that its
+// client has ended.
+const copyFailed = "CopyGetData"
+
 // ServerError implements tokenstore.Classifier.
 func (Errors) ServerError(err error) *tokenstore.ServerError {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
 		return nil
 	}
-	e := &tokenstore.ServerError{TimeLimit: slices.Contains(timeLimits, pg.Code), Ended: ends(pg),
+	e := &tokenstore.ServerError{TimeLimit: slices.Contains(timeLimits, pg.Code) && pg.Routine != copyFailed, Ended: ends(pg),
 		Message: pg.Message, QuotesData: strings.HasPrefix(pg.Code, "22"),
 		SQL: tokenstore.SQLError{State: pg.Code, Schema: pg.SchemaName, Table: pg.TableName, Column: pg.ColumnName,
 			Constraint: pg.ConstraintName, Hint: pg.Hint, Position: pg.Position, Detail: pg.Detail}}
