@@ -9,7 +9,7 @@ import (
 	"github.com/sluice-project/sluice/progress"
 )
 
-// refuseBeyond returns a *eventsource.PlaceError for a position above the next one, or a time that
+// refuseBeyond returns a *eventsource.StartPositionError for a position above the next one, or a time that
 // has not come. What is meant by it is not known: whoever starts there would get events from before
 // it.
 func (s *Source) refuseBeyond(ctx context.Context, at progress.StartPosition, first int64) error {

@@ -17,7 +17,8 @@ import (
 const oldestStatement = `SELECT d.position, d.recorded_at, e.position, e.recorded_at
 FROM {{schema}}.event_deleted d LEFT JOIN LATERAL (SELECT position, recorded_at FROM {{schema}}.event ORDER BY position LIMIT 1) AS e ON true`
 
-// refuseDeleted returns a *eventsource.PlaceError for a place that stands before deleted events and before the oldest that is left.
+// refuseDeleted returns a *eventsource.StartPositionError for a position that stands before deleted
+// events and before the oldest that is left.
 // Positions that are missing at the table's start because appends were rolled back do not count: nothing was ever there.
 func (s *Source) refuseDeleted(ctx context.Context, at progress.StartPosition, upTo func(position int64, recorded time.Time) bool) error {
 	if s.events.table != nil {

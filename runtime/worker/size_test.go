@@ -120,8 +120,8 @@ func TestBatchesThatRanOutOfTimeAreSmallerAfterwards(t *testing.T) {
 	}
 }
 
-// One batch waited for something that is there again. A handler with a cost for each call must not be slow until all of the batch
-// is handled.
+// One batch waited for something that is there again. A handler with a cost for each call must not
+// be slow until all of the batch is handled.
 func TestBatchesGrowAfterOneThatWaitedTillItsTimeWasOver(t *testing.T) {
 	const limit, events, perBatch = 10 * time.Second, 10000, 100 * time.Millisecond
 	b := batchSize{limit: events}

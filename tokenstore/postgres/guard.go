@@ -181,8 +181,9 @@ func (g *guard) release() {
 	g.held = false
 }
 
-// rest is release for a connection that goes back to the pool. From then on the guard refuses what a handler sends that has kept
-// the connection after its batch, until Sluice uses the connection again.
+// rest is release for a connection that goes back to the pool. From then on the guard refuses what
+// a handler sends that has kept the connection after its batch, until Sluice uses the connection
+// again.
 func (g *guard) rest() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -1,6 +1,7 @@
--- advance does what it did, and waits for a lock of a token for a second at most: then it is lock_not_available, which counts against
--- nobody. Waiting until the group's time limit would look as if the handler had taken the time. Of several tokens, whose caller tries
--- each alone afterwards, it waits for 100 ms, as their statements do.
+-- advance does what it did, and waits for a lock of a token for a second at most: then it is
+-- lock_not_available, which counts against nobody. Waiting until the group's time limit would look
+-- as if the handler had taken the time. Of several tokens, whose caller tries each alone
+-- afterwards, it waits for 100 ms, as their statements do.
 --
 -- It is the fence: the last statement of every batch's transaction. It moves the tokens, or raises
 -- SL001 and with it undoes the whole transaction, if any of them has another epoch or version than
