@@ -103,7 +103,9 @@ type Feed struct {
 	tail     int64          // the highest position up to which a read has found that there is no more
 	interval time.Duration  // until the next look, when nothing wakes the feed before
 	wake     chan struct{}
-	running  sync.WaitGroup
+	idle     chan *read     // taken by a goroutine that has read before
+	readers  sync.WaitGroup // goroutines that read
+	running  sync.WaitGroup // reads, and taking turns
 }
 
 // New returns a feed over a source. deliver is called whenever a member has got events, failed when a read did not
@@ -114,7 +116,7 @@ func New(source eventsource.Source, options Options, log *slog.Logger, deliver f
 	return &Feed{source: source, options: options, log: log, deliver: deliver, failed: failed, interval: fastest,
 		budget: budget{total: options.Memory, page: PageBytes(options.Memory)},
 		turn:   turn, tail: -1,
-		members: map[tokenstore.Key]*Member{}, reads: map[*read]bool{}, wake: make(chan struct{}, 1)}
+		members: map[tokenstore.Key]*Member{}, reads: map[*read]bool{}, wake: make(chan struct{}, 1), idle: make(chan *read)}
 }
 
 // Add begins to read for a token, whose group takes its events by a sequencing. Only one member of a key may be there at a time.
@@ -177,6 +179,7 @@ func (f *Feed) feedAll() {
 
 // Run reads until the context ends.
 func (f *Feed) Run(ctx context.Context) {
+	defer f.readers.Wait()
 	defer f.running.Wait()
 	if f.options.Turns != nil {
 		f.running.Go(func() { f.takeTurns(ctx) })

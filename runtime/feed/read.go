@@ -53,7 +53,7 @@ func (f *Feed) beginReads(ctx context.Context) (full []*Member) {
 			continue
 		}
 		f.began(r)
-		f.running.Go(func() { f.read(ctx, r) })
+		f.start(ctx, r)
 	}
 	if f.refused && !refused {
 		for _, m := range f.members {
@@ -226,6 +226,30 @@ func segments(members []*Member) []segment.Segment {
 		all = append(all, m.whole)
 	}
 	return all
+}
+
+// start has a goroutine read. It prefers one that has read before, because its stack has grown: to
+// grow that of a new one for every read costs more than reading a small page.
+func (f *Feed) start(ctx context.Context, r *read) {
+	f.running.Add(1)
+	select {
+	case f.idle <- r:
+	default:
+		f.readers.Go(func() { f.readAll(ctx, r) })
+	}
+}
+
+// readAll does a read, and then others until the context ends.
+func (f *Feed) readAll(ctx context.Context, r *read) {
+	for {
+		f.read(ctx, r)
+		f.running.Done()
+		select {
+		case r = <-f.idle:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (f *Feed) read(ctx context.Context, r *read) {

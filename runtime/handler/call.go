@@ -96,7 +96,7 @@ func (h *SQL) prepareFailed(events []*Event, err error) error {
 		return err
 	}
 	for i, s := range h.statements {
-		if prepare.SQL() != s.text && prepare.SQL() != s.mixed {
+		if !slices.Contains([]string{s.text, s.alone, s.mixed}, prepare.SQL()) {
 			continue
 		}
 		all := call{statement: i}

@@ -59,6 +59,8 @@ func (h *SQL) Apply(ctx context.Context, t Transaction, events []*Event) error {
 			switch {
 			case s.each:
 				query = batch.Queue(s.text, call.positions[0], call.replay[0], told)
+			case len(call.positions) == 1:
+				query = batch.Queue(s.alone, call.positions[0], call.replay[0], told)
 			case call.mixed():
 				query = batch.Queue(s.mixed, call.positions, call.replay, told)
 			default:

@@ -170,6 +170,9 @@ func TestEventsComeBeforeAnyStatement(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 			continue
 		}
+		if _, err := conn.Prepare(ctx, "", h.statements[0].alone); err != nil {
+			t.Errorf("%s: of one event: %v", text, err)
+		}
 		for form, replay := range map[string]any{h.statements[0].text: false, h.statements[0].mixed: []bool{true, false}} {
 			if _, err := conn.Exec(ctx, form, []int64{1, 3}, replay, "{}"); err != nil {
 				t.Errorf("%s: %v", text, err)
@@ -238,6 +241,45 @@ func TestAStatementForEachEventIsNotPlannedForEach(t *testing.T) {
 	}
 	if seen != 20 || again != 10 || why != 10 {
 		t.Errorf("it saw %d events, %d of them again, %d with the replay's context; want 20, 10 and 10", seen, again, why)
+	}
+	if custom > 5 {
+		t.Errorf("%d of 20 runs were planned by themselves, want 5", custom)
+	}
+}
+
+func TestABatchOfOneEventIsNotPlannedEachTime(t *testing.T) {
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, postgrestest.New(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, `CREATE SCHEMA sluice; CREATE TABLE seen (position bigint, replay boolean, why text, ordinal bigint);
+		CREATE TABLE sluice.event (position bigint PRIMARY KEY, stream_id text, type text, data jsonb, metadata jsonb, recorded_at timestamptz);
+		INSERT INTO sluice.event (position, data) SELECT n, jsonb_build_object('text', repeat('x', 200)) FROM generate_series(1, 50000) n`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(ctx, "ANALYZE sluice.event"); err != nil {
+		t.Fatal(err)
+	}
+	h := sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: "INSERT INTO seen SELECT position, replay, replay_context ->> 'why', ordinal FROM events"})
+	all := events(strings.Repeat("x:A ", 20))
+	for i := range all {
+		if i < 10 {
+			all[i].Replay = &Replay{ID: "r", Context: map[string]string{"why": "so"}}
+		}
+		if err := h.Apply(ctx, alone{conn: conn}, all[i:i+1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var seen, again, why, first, custom int
+	err = conn.QueryRow(ctx, `SELECT count(DISTINCT position), count(*) FILTER (WHERE replay AND position <= 10), count(why), count(*) FILTER (WHERE ordinal = 1),
+		(SELECT sum(custom_plans) FROM pg_prepared_statements WHERE statement LIKE 'WITH events AS%') FROM seen`).Scan(&seen, &again, &why, &first, &custom)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if seen != 20 || again != 10 || why != 10 || first != 20 {
+		t.Errorf("it saw %d events, %d of them again, %d with the replay's context, %d with the ordinal 1; want 20, 10, 10 and 20", seen, again, why, first)
 	}
 	if custom > 5 {
 		t.Errorf("%d of 20 runs were planned by themselves, want 5", custom)

@@ -19,6 +19,7 @@ type statement struct {
 	own   string // as its user wrote it
 	bare  string // over no events, and so without parameters
 	text  string
+	alone string // of a batch of one event; empty if each is set
 	mixed string // of a batch of which some events are handled again and some are not, or that is not in the order of positions
 	each  bool   // once for each event, not once for all
 }
@@ -41,16 +42,17 @@ func newStatement(spec definition.Statement, from Events) statement {
 		return s
 	}
 	s.text = withEvents(name, s.own, "$2::boolean", replayContext, "row_number() OVER (ORDER BY e.position)", from.At)
+	s.alone = withEvents(name, s.own, "r.replay", replayContext, "r.ordinal", fromScalars+from.Join)
 	s.mixed = withEvents(name, s.own, "r.replay", replayContext, "r.ordinal", fromArrays+from.Join+" ORDER BY r.ordinal")
 	return s
 }
 
 // Where a statement's parameters come from: the positions of a batch's events with, for each,
-// whether it is handled again; or one of each. One event is no array of one: of a look-up by arrays
-// the server believes that it finds more with other arrays, so that it plans the statement anew for
-// each event, which takes ten times as long as running it. Nor are the events of a batch looked up
-// one by one by a join, where one answer does for all of them as to whether they are handled again:
-// the table's index finds the positions of an array in half of the time.
+// whether it is handled again; or one of each. A single event is passed as scalars, not as a
+// one-element array: with an array parameter PostgreSQL plans the statement again for every
+// execution, which takes longer than running it. The events of a larger batch are not looked up one
+// by one by a join if one answer does for all of them as to whether they are handled again: the
+// table's index finds the positions of an array in half of the time.
 const (
 	fromArrays  = `unnest($1::bigint[], $2::boolean[]) WITH ORDINALITY AS r (position, replay, ordinal) `
 	fromScalars = `(SELECT $1::bigint AS position, $2::boolean AS replay, 1::bigint AS ordinal) AS r `

@@ -304,7 +304,7 @@ func (c *controller) apply(p tokenstore.Processor) {
 	c.mu.Lock()
 	changed := !c.settings.known || c.settings.live.Generation != live.Generation
 	news := !slices.Equal(c.settings.unsupported, unsupported)
-	c.settings = settings{known: true, live: live, unsupported: unsupported}
+	c.settings = newSettings(live, unsupported)
 	c.mu.Unlock()
 	if news && len(unsupported) > 0 {
 		c.log.Warn("this version does not support some live settings and goes on as before; use an image of the operator's version",

@@ -10,7 +10,18 @@ import (
 type settings struct {
 	known       bool // the directory has given them
 	live        definition.Live
-	unsupported []string // what this version cannot read of them
+	timeouts    map[string]time.Duration // by group: read from live once, since every batch asks
+	unsupported []string                 // what this version cannot read of them
+}
+
+func newSettings(live definition.Live, unsupported []string) settings {
+	s := settings{known: true, live: live, timeouts: map[string]time.Duration{}, unsupported: unsupported}
+	for _, g := range live.Groups {
+		if g.Timeout.Valid() {
+			s.timeouts[g.Name] = g.Timeout.Value()
+		}
+	}
+	return s
 }
 
 // mostUnsupported is how many unsupported settings are reported.
@@ -50,11 +61,10 @@ func (s settings) backoff(name string) (initial, longest time.Duration) {
 
 // timeout is the time limit of a batch; 0 for none. Settings of an older operator have none: then it is a minute.
 func (s settings) timeout(name string) time.Duration {
-	g, _ := s.group(name)
-	if !g.Timeout.Valid() {
-		return time.Minute
+	if timeout, there := s.timeouts[name]; there {
+		return timeout
 	}
-	return g.Timeout.Value()
+	return time.Minute
 }
 
 func (l *life) timeout(group string) time.Duration {
