@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
@@ -110,9 +111,9 @@ func reasonOf(code string) string {
 	switch {
 	case strings.HasPrefix(code, "28"):
 		return v1alpha1.ReasonAuthenticationFailed
-	case code == "3D000":
+	case code == pgerrcode.InvalidCatalogName:
 		return v1alpha1.ReasonDatabaseNotFound
-	case code == "42501":
+	case code == pgerrcode.InsufficientPrivilege:
 		return v1alpha1.ReasonPermissionDenied
 	}
 	return v1alpha1.ReasonConnectionFailed
@@ -136,7 +137,7 @@ func causeOf(err error) string {
 // contention reports whether an error is gone with the next try.
 func contention(err error) bool {
 	var server *pgconn.PgError
-	return errors.As(err, &server) && (strings.HasPrefix(server.Code, "40") || server.Code == "55P03")
+	return errors.As(err, &server) && (strings.HasPrefix(server.Code, "40") || server.Code == pgerrcode.LockNotAvailable)
 }
 
 // storeChangedError says that a store is not the one that the processor belongs to.

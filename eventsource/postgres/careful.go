@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -47,7 +48,7 @@ func notRead(err error) bool {
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch {
 		case len(pg.Code) != 5:
-		case pg.Code == "42704": // a large object that is not there
+		case pg.Code == pgerrcode.UndefinedObject: // a large object that is not there
 			return true
 		case pg.Code[:2] == "22", pg.Code[:2] == "54", pg.Code[:2] == "XX":
 			return true

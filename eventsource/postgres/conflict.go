@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -56,5 +57,5 @@ func conflict(err error) (actual Version, ok bool) {
 // taken tells whether an error says that the version is another event's.
 func taken(err error) bool {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && pg.Code == "23505" && pg.ConstraintName == "event_stream_id_version_key"
+	return ok && pg.Code == pgerrcode.UniqueViolation && pg.ConstraintName == "event_stream_id_version_key"
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -44,11 +45,9 @@ func (e *excess) add(ctx context.Context, rows pgx.Rows) {
 	}
 }
 
-const queryCanceled = "57014"
-
 // ended reports whether an error only says that the statement was cancelled, as it was asked for. With any other one the connection
 // may be lost.
 func (e *excess) ended(err error) bool {
 	var told *pgconn.PgError
-	return e.cancelled && errors.As(err, &told) && told.Code == queryCanceled
+	return e.cancelled && errors.As(err, &told) && told.Code == pgerrcode.QueryCanceled
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -158,7 +159,7 @@ func addColumn(ctx context.Context, conn *pgx.Conn, command string) error {
 			return err
 		})
 		pg, ok := errors.AsType[*pgconn.PgError](err)
-		if !ok || pg.Code != "55P03" {
+		if !ok || pg.Code != pgerrcode.LockNotAvailable {
 			return err
 		}
 		if attempt == lockAttempts {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sluice-project/sluice/definition"
@@ -318,7 +319,7 @@ func (s *Source) explained(ctx context.Context, k *known, err error) error {
 		return err
 	}
 	if s.events.table == nil {
-		if pg.Code == insufficientPrivilege && strings.Contains(pg.Message, "row-level security") {
+		if pg.Code == pgerrcode.InsufficientPrivilege && strings.Contains(pg.Message, "row-level security") {
 			return s.secured()
 		}
 		return err
@@ -328,8 +329,6 @@ func (s *Source) explained(ctx context.Context, k *known, err error) error {
 	}
 	return err
 }
-
-const insufficientPrivilege = "42501"
 
 // secured says that a role does not see all events.
 func (s *Source) secured() error {

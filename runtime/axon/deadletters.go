@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -26,7 +27,7 @@ func (t Takeover) deadLetters(ctx context.Context, tx pgx.Tx, tokens columns) (l
 	}
 	for _, table := range tables {
 		letters, err := table.count(ctx, tx, tokens, t.Processor)
-		if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == "42501" {
+		if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == pgerrcode.InsufficientPrivilege {
 			if !t.LeaveDeadLetters {
 				problems = append(problems, fmt.Errorf("the dead letters in %s cannot be counted: grant SELECT on it, or give --leave-dead-letters", table.name))
 			}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -204,7 +205,7 @@ func (t Takeover) rows(ctx context.Context, tx pgx.Tx, c columns) ([]row, error)
 	rows, err := pgx.CollectRows(found, func(r pgx.CollectableRow) (row row, err error) {
 		return row, r.Scan(&row.id, &row.mask, &row.text, &row.owner)
 	})
-	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && (pg.Code == "55P03" || pg.Code == "40001") {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && (pg.Code == pgerrcode.LockNotAvailable || pg.Code == pgerrcode.SerializationFailure) {
 		return nil, fmt.Errorf("the tokens of %s are in use by Axon: stop the processor in every instance of the application, then try again", t.Processor)
 	}
 	if err != nil {

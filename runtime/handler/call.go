@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -59,8 +60,9 @@ func (h *SQL) mapped(err error) error {
 	}
 	instead := "if the row holds something else, correct it"
 	switch server.Code {
-	case "22P02", "22P05", "22021": // no JSON; an escape that jsonb cannot hold; no UTF-8
-		if server.Code == "22P02" && !strings.Contains(server.Message, "json") {
+	// No JSON; an escape that jsonb cannot hold; no UTF-8.
+	case pgerrcode.InvalidTextRepresentation, pgerrcode.UntranslatableCharacter, pgerrcode.CharacterNotInRepertoire:
+		if server.Code == pgerrcode.InvalidTextRepresentation && !strings.Contains(server.Message, "json") {
 			return err
 		}
 		instead += ", or set content to Text or Base64"
@@ -68,7 +70,7 @@ func (h *SQL) mapped(err error) error {
 		if h.table.Metadata != nil {
 			isJSON("metadata.content", *h.table.Metadata)
 		}
-	case "22007", "22008":
+	case pgerrcode.InvalidDatetimeFormat, pgerrcode.DatetimeFieldOverflow:
 		read("columns.recordedAt", h.table.Columns.RecordedAt, "a time")
 	}
 	if advice == nil {

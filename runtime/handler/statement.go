@@ -7,6 +7,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -153,9 +154,9 @@ func aboutParameter(err error) bool {
 		return false
 	}
 	switch pg.Code {
-	case "42P02", "42P08":
+	case pgerrcode.UndefinedParameter, pgerrcode.AmbiguousParameter:
 		return true
-	case "42P18": // also of an empty array
+	case pgerrcode.IndeterminateDatatype: // also of an empty array
 		return strings.Contains(pg.Message, "$")
 	}
 	return false

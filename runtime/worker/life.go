@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
@@ -112,7 +112,7 @@ func (l *life) begin(ctx context.Context, session *postgres.Session) error {
 		return err
 	}
 	l.log = l.Worker.log.With("incarnation", n)
-	nonce := newNonce()
+	nonce := uuid.NewString()
 	l.application = postgres.ApplicationOf(meta.Home, n, nonce)
 	if err := l.openPools(); err != nil {
 		return err
@@ -256,11 +256,4 @@ func (l *life) look() {
 	case l.nudge <- struct{}{}:
 	default:
 	}
-}
-
-func newNonce() string {
-	var b [16]byte
-	rand.Read(b[:]) // never fails
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:])
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sluice-project/sluice/tokenstore"
@@ -22,7 +23,7 @@ var _ tokenstore.Classifier = Errors{}
 
 // timeLimits are the SQLSTATEs of the server's time limits: of a statement, of a transaction at
 // rest, and of a transaction.
-var timeLimits = []string{"57014", "25P03", "25P04"}
+var timeLimits = []string{pgerrcode.QueryCanceled, pgerrcode.IdleInTransactionSessionTimeout, "25P04"}
 
 // copyFailed is the function of the server that has the SQLSTATE of a time limit for a COPY that its
 // client has ended.
@@ -44,21 +45,21 @@ func (Errors) ServerError(err error) *tokenstore.ServerError {
 
 func classify(state string) (tokenstore.FaultKind, string) {
 	switch state {
-	case "42P01":
+	case pgerrcode.UndefinedTable:
 		return tokenstore.DefinitionFault, "TableMissing"
-	case "42703":
+	case pgerrcode.UndefinedColumn:
 		return tokenstore.DefinitionFault, "ColumnMissing"
-	case "42601":
+	case pgerrcode.SyntaxError:
 		return tokenstore.DefinitionFault, "SyntaxError"
-	case "42501":
+	case pgerrcode.InsufficientPrivilege:
 		return tokenstore.DefinitionFault, "PermissionDenied"
-	case "55P03":
+	case pgerrcode.LockNotAvailable:
 		return tokenstore.ContentionFault, "LockNotAvailable"
 	case "SL002": // a handler's append met another one
 		return tokenstore.ContentionFault, "AppendConflict"
 	case "SL003":
 		return tokenstore.DefinitionFault, "IsolationChanged"
-	case "25006":
+	case pgerrcode.ReadOnlySQLTransaction:
 		return tokenstore.InfrastructureFault, tokenstore.ReasonReadOnly
 	}
 	switch class := state[:min(2, len(state))]; {

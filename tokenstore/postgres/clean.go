@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -89,7 +90,7 @@ func abandon(conn *pgx.Conn, guard *guard) {
 // that are believed to be there.
 func aboutPrepared(err error) bool {
 	var pg *pgconn.PgError
-	return errors.As(err, &pg) && (pg.Code == "26000" || pg.Code == "42P05")
+	return errors.As(err, &pg) && (pg.Code == pgerrcode.InvalidSQLStatementName || pg.Code == pgerrcode.DuplicatePreparedStatement)
 }
 
 // shut closes a connection without waiting for its server.

@@ -4,10 +4,9 @@ import (
 	"errors"
 	"strings"
 	"syscall"
-)
 
-// tcpUserTimeout is the option TCP_USER_TIMEOUT of tcp(7), in milliseconds.
-const tcpUserTimeout = 18
+	"golang.org/x/sys/unix"
+)
 
 // giveUpUnheard bounds how long data that was sent may stay unacknowledged: keepalives probe only connections at rest.
 func giveUpUnheard(network, _ string, c syscall.RawConn) error {
@@ -16,7 +15,7 @@ func giveUpUnheard(network, _ string, c syscall.RawConn) error {
 	}
 	var set error
 	err := c.Control(func(fd uintptr) {
-		set = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(unheard.Milliseconds()))
+		set = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unheard.Milliseconds()))
 	})
 	return errors.Join(err, set)
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"strings"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -198,5 +199,5 @@ func Check(ctx context.Context, conn Querier, schema string) (Meta, error) {
 // privilege reports whether the role may not do what it tried.
 func privilege(err error) bool {
 	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == "42501"
+	return errors.As(err, &pg) && pg.Code == pgerrcode.InsufficientPrivilege
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -118,5 +119,5 @@ func (d *Directory) setup(ctx context.Context, tx pgx.Tx, processor, definition,
 // lacksLock reports whether a lock was not to be had in time.
 func lacksLock(err error) bool {
 	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == "55P03"
+	return errors.As(err, &pg) && pg.Code == pgerrcode.LockNotAvailable
 }
