@@ -26,6 +26,7 @@ import (
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
+	"github.com/sluice-project/sluice/runtime/backend"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/runtime/worker"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -191,7 +192,7 @@ spec:
 		handlers[r.own("calls-{id}")] = handle
 	}
 	o := worker.Options{Processor: r.name(), Pod: "a", Definition: r.spec.Definition(), DefinitionID: r.spec.Definition().ID(), Handlers: handlers,
-		Target: target, Schema: postgres.DefaultSchema, Version: "test", Executors: 2, CallGrace: 300 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
+		Backend: backend.Postgres{Target: target, Schema: postgres.DefaultSchema}, Version: "test", Executors: 2, CallGrace: 300 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.worker.Store(worker.New(o))
 	var running sync.WaitGroup

@@ -32,6 +32,13 @@ var (
 	ErrLayoutChanged = errors.New("the group's layout has changed in the meantime")
 )
 
+// ProtocolError says that this program is too old for the store.
+type ProtocolError struct{ Have, Want int }
+
+func (e *ProtocolError) Error() string {
+	return fmt.Sprintf("this runtime speaks protocol %d, the store needs at least %d: use a newer image", e.Have, e.Want)
+}
+
 // CommitError is an error that the COMMIT of a batch raised, after the batch's token had moved in
 // the same transaction: a deferred constraint of the user's. Nothing was committed.
 type CommitError struct{ Err error }

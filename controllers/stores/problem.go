@@ -68,7 +68,7 @@ func problemOf(err error, place string) Problem {
 		missing   *connection.SecretNotFoundError
 		invalid   *connection.InvalidError
 		migration *postgres.MigrationRequiredError
-		protocol  *postgres.ProtocolError
+		protocol  *tokenstore.ProtocolError
 		conflict  *tokenstore.GroupConflictError
 		noPlace   *eventsource.StartPositionError
 		unfit     *eventsource.InvalidError

@@ -36,7 +36,7 @@ func TestProblemsByError(t *testing.T) {
 		"no such host":      {&net.DNSError{Name: "db", IsNotFound: true}, "ConnectionFailed", "host db is not known"},
 		"no answer":         {context.DeadlineExceeded, "ConnectionFailed", "no answer in time"},
 		"tables":            {&postgres.MigrationRequiredError{Schema: "sluice", Want: 2}, "MigrationRequired", "sluice migrate"},
-		"old operator":      {&postgres.ProtocolError{Have: 1, Want: 2}, "OperatorCannotConnect", "newer image"},
+		"old operator":      {&tokenstore.ProtocolError{Have: 1, Want: 2}, "OperatorCannotConnect", "newer image"},
 		"loopback":          {&RefusedAddressError{"127.0.0.1:5432"}, "OperatorCannotConnect", "127.0.0.1:5432"},
 		"group":             {&tokenstore.GroupConflictError{Group: "view", Owner: tokenstore.Owner{Processor: "c/n/p"}}, "GroupConflict", "c/n/p"},
 		"a table not ready": {&eventsource.InvalidError{Problem: "not prepared"}, "SourceInvalid", "spec.source: not prepared"},

@@ -16,6 +16,7 @@ import (
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
+	"github.com/sluice-project/sluice/runtime/backend"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/runtime/worker"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -61,7 +62,7 @@ func start(t *testing.T) *httptest.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := worker.New(worker.Options{Processor: name, Pod: "test", Definition: def, DefinitionID: def.ID(), Target: target, Schema: postgres.DefaultSchema,
+	w := worker.New(worker.Options{Processor: name, Pod: "test", Definition: def, DefinitionID: def.ID(), Backend: backend.Postgres{Target: target, Schema: postgres.DefaultSchema},
 		Handlers: map[string]handler.Handler{"validation": validation(postgres.DefaultSchema, "")}})
 	done := make(chan error)
 	go func() { done <- w.Run(ctx) }()

@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
+	"github.com/sluice-project/sluice/runtime/backend"
 	"github.com/sluice-project/sluice/runtime/command"
 	"github.com/sluice-project/sluice/runtime/worker"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -66,8 +67,8 @@ func TestWorkersRunWithWhatTheyAreGranted(t *testing.T) {
 		t.Fatal(err)
 	}
 	batches := make(chan worker.Batch, 10)
-	w := worker.New(worker.Options{Processor: "test/default/p", Pod: "pod", Definition: def, DefinitionID: def.ID(), Target: target,
-		Schema: postgres.DefaultSchema, Migrate: true, DrainTimeout: time.Millisecond, OnBatch: func(b worker.Batch) { batches <- b }})
+	w := worker.New(worker.Options{Processor: "test/default/p", Pod: "pod", Definition: def, DefinitionID: def.ID(),
+		Backend: backend.Postgres{Target: target, Schema: postgres.DefaultSchema, Migrate: true}, DrainTimeout: time.Millisecond, OnBatch: func(b worker.Batch) { batches <- b }})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()

@@ -17,6 +17,7 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/runtime/access"
+	"github.com/sluice-project/sluice/runtime/backend"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/runtime/worker"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
@@ -103,7 +104,7 @@ func runWorker(cmd *cobra.Command, f workerFlags, handlers map[string]handler.Ha
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	w := worker.New(worker.Options{
 		Processor: f.processor, Installation: f.installation, Pod: f.pod, Definition: def, DefinitionID: def.ID(), Handlers: handlers,
-		Target: target, Schema: schemaOf(store), Migrate: store.Postgres.Migrations != definition.MigrationsManual,
+		Backend: backend.Postgres{Target: target, Schema: schemaOf(store), Migrate: store.Postgres.Migrations != definition.MigrationsManual},
 		Version: Version, Log: log, Registry: registry, Memory: memory << 20, CatchUpWorkers: int(catchUp),
 	})
 	serve(f.probes, probes(w), log)

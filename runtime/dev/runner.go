@@ -17,6 +17,7 @@ import (
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
+	"github.com/sluice-project/sluice/runtime/backend"
 	"github.com/sluice-project/sluice/runtime/worker"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
@@ -194,7 +195,7 @@ func (r *runner) start(ctx context.Context, processor string, def definition.Def
 	}
 	w := worker.New(worker.Options{
 		Processor: processor, Installation: r.installation, Pod: fmt.Sprintf("%s-%d", host, os.Getpid()), Definition: def, DefinitionID: def.ID(),
-		Handlers: r.calls.watched(r.options.Handlers), Target: r.target, Schema: r.schema, Version: r.options.Version,
+		Handlers: r.calls.watched(r.options.Handlers), Backend: backend.Postgres{Target: r.target, Schema: r.schema}, Version: r.options.Version,
 		DrainTimeout: time.Millisecond, // there is nobody to hand over to
 		OnBatch:      r.printer.batch, Log: r.printer.logger(),
 	})

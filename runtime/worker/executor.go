@@ -147,7 +147,7 @@ func (l *life) settle(ctx context.Context, portions []portion, events int, took 
 		p.s.member.Take(p.b.delivered, p.b.cut)
 	}
 	if group.spec.Go != nil {
-		l.events.Notify() // the handler may have appended
+		l.connection.Appended() // the handler may have appended
 	}
 	for _, p := range portions {
 		l.succeeded(p, events, took)

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/definition"
-	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -60,13 +59,10 @@ func newGroup(spec definition.DefinedGroup) *group {
 
 func (l *life) newGroups() map[string]*group {
 	groups := map[string]*group{}
-	source := l.source.Declared(l.options.Definition.Source)
 	for _, spec := range l.options.Definition.Groups {
 		g := newGroup(spec)
 		if spec.Handler.SQL != nil {
-			g.handler = handler.NewSQL(*spec.Handler.SQL, handler.Events{
-				Join: eventspostgres.JoinEvents(l.options.Schema, source), At: eventspostgres.EventsAt(l.options.Schema, source),
-				Table: l.options.Definition.Source.Table})
+			g.handler = l.connection.SQL(*spec.Handler.SQL)
 		} else {
 			g.handler = l.options.Handlers[spec.Handler.Go.Handler]
 		}
@@ -153,7 +149,7 @@ func (l *life) tryToMakeFit(ctx context.Context, g *group, turns chan struct{}) 
 	if err := l.setUpOnce(ctx, g, turns); err != nil {
 		return err
 	}
-	return l.check(ctx, g)
+	return l.connection.Check(ctx, g.handler)
 }
 
 func (l *life) setUp(g *group, since time.Time) {
@@ -184,29 +180,6 @@ func (l *life) setUpOnce(ctx context.Context, g *group, turns chan struct{}) err
 		return fmt.Errorf("handler.sql.setup: %w", err)
 	}
 	return nil
-}
-
-// check has the server parse the group's statements. It waits for a lock no longer than a setup: somebody may be changing a table.
-func (l *life) check(ctx context.Context, g *group) error {
-	sql, ok := g.handler.(*handler.SQL)
-	if !ok {
-		return nil
-	}
-	conn, err := l.data.Acquire(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Release()
-	tx, err := conn.Begin(ctx)
-	if err != nil {
-		return err
-	}
-	if _, err = tx.Exec(ctx, "SET LOCAL lock_timeout = '2s'"); err == nil {
-		if err = sql.Check(ctx, conn.Conn()); err != nil {
-			err = fmt.Errorf("handler.sql.%w", err)
-		}
-	}
-	return errors.Join(err, tx.Rollback(ctx))
 }
 
 type notRegisteredError struct {

@@ -14,6 +14,7 @@ import (
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
+	"github.com/sluice-project/sluice/runtime/backend"
 	"github.com/sluice-project/sluice/runtime/worker"
 	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
@@ -78,7 +79,7 @@ func (w *world) startAs(owner tokenstore.Owner, pod string) *logged {
 	}
 	log, def := &logged{}, w.spec.Definition()
 	run := worker.New(worker.Options{Processor: owner.Processor, Installation: owner.Installation, Pod: pod, Definition: def, DefinitionID: def.ID(),
-		Target: target, Schema: postgres.DefaultSchema, Version: "test", Log: slog.New(slog.NewTextHandler(log, nil))})
+		Backend: backend.Postgres{Target: target, Schema: postgres.DefaultSchema}, Version: "test", Log: slog.New(slog.NewTextHandler(log, nil))})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- run.Run(ctx) }()

@@ -3,15 +3,12 @@ package worker
 import (
 	"context"
 	"time"
-
-	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
-	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // sessionKeeper listens on the control connection, and makes another one when it is lost.
 type sessionKeeper struct {
 	*life
-	session *postgres.Session
+	session Session // nil while there is none
 }
 
 // run passes notifications on until the context ends.
@@ -19,15 +16,17 @@ func (k *sessionKeeper) run(ctx context.Context) {
 	wait := backoff{initial: 20 * time.Millisecond, max: 320 * time.Millisecond}
 	for ctx.Err() == nil {
 		if k.session == nil {
-			if err := k.reopen(ctx); err != nil {
+			session, err := k.connection.Reconnect(ctx)
+			if err != nil {
 				sleep(ctx, jittered(wait.next()))
 				continue
 			}
+			k.session = session
 			wait.reset()
 			k.look()
 			k.feed.Wake() // what was announced meanwhile was not heard
 		}
-		channel, payload, err := k.session.Wait(ctx)
+		signal, err := k.session.Next(ctx)
 		switch {
 		case err != nil:
 			if ctx.Err() == nil {
@@ -35,11 +34,11 @@ func (k *sessionKeeper) run(ctx context.Context) {
 			}
 			k.session.Close() // it is gone already
 			k.session = nil
-		case channel == eventspostgres.Channel(k.options.Schema):
+		case signal.Kind == EventsAppended:
 			k.feed.Wake()
-		case channel == postgres.LiveChannel(k.options.Schema):
+		case signal.Kind == LiveEvents:
 			k.courtesy.heard(time.Now())
-		case payload == "" || payload == k.options.Processor:
+		case signal.Processor == "" || signal.Processor == k.options.Processor:
 			k.look()
 		}
 	}
@@ -48,26 +47,4 @@ func (k *sessionKeeper) run(ctx context.Context) {
 			k.log.Warn("closing the control connection", "error", err)
 		}
 	}
-}
-
-// reopen connects again and takes the lock back. The server may take a moment to let go of the old connection's.
-func (k *sessionKeeper) reopen(ctx context.Context) error {
-	wait := backoff{initial: 2 * time.Millisecond, max: 50 * time.Millisecond}
-	session, err := k.openSession(ctx)
-	if err != nil {
-		return err
-	}
-	for k.self.SessionLock && ctx.Err() == nil {
-		locked, err := session.Lock(ctx, k.options.Schema, k.self.Incarnation)
-		if err != nil {
-			session.Close() // it is of no use without the lock
-			return err
-		}
-		if locked {
-			break
-		}
-		sleep(ctx, wait.next())
-	}
-	k.session = session
-	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/tokenstore"
-	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // neighbour returns whose session a worker watches: that of the next one in the ring of the living that hold a session lock,
@@ -68,7 +67,7 @@ const watchAgain = 200 * time.Millisecond
 // up for, up to a second later.
 type watcher struct {
 	*life
-	watch *postgres.Watch // nil while there is no connection
+	watch Watch // nil while there is no connection
 	wait  backoff
 }
 
@@ -107,7 +106,7 @@ func (w *watcher) run(ctx context.Context) {
 // ended waits for the end of a worker's session, for a while or until there is another one to watch.
 func (w *watcher) ended(ctx context.Context, target int64, moved <-chan struct{}) (ended bool, err error) {
 	if w.watch == nil {
-		w.watch, err = postgres.OpenWatch(ctx, w.connection(w.application), w.options.Schema, w.options.Processor)
+		w.watch, err = w.connection.Watch(ctx, w.options.Processor)
 		if err != nil {
 			return false, err
 		}
@@ -122,7 +121,7 @@ func (w *watcher) ended(ctx context.Context, target int64, moved <-chan struct{}
 }
 
 // endedUnless waits for the end of a worker's session until there is another one to watch.
-func endedUnless(ctx context.Context, watch *postgres.Watch, target int64, moved <-chan struct{}) (bool, error) {
+func endedUnless(ctx context.Context, watch Watch, target int64, moved <-chan struct{}) (bool, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {

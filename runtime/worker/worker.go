@@ -26,7 +26,7 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/runtime/handler"
-	"github.com/sluice-project/sluice/tokenstore/postgres"
+	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // Options of a worker.
@@ -44,12 +44,8 @@ type Options struct {
 	DefinitionID string
 	// Handlers that the program has registered, by name.
 	Handlers map[string]handler.Handler
-	// Target is the way to the store, asked at every connect.
-	Target func(ctx context.Context) (postgres.Target, error)
-	// Schema of Sluice's tables.
-	Schema string
-	// Migrate brings the schema up to date where the role may.
-	Migrate bool
+	// Backend connects with the store and the source.
+	Backend Backend
 	// Version of the runtime.
 	Version string
 	// Executors is how many batches run at once, 4 by default.
@@ -141,7 +137,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	wait := backoff{initial: 100 * time.Millisecond, max: 5 * time.Second}
 	for ctx.Err() == nil {
 		lived, err := w.live(ctx)
-		var protocol *postgres.ProtocolError
+		var protocol *tokenstore.ProtocolError
 		switch {
 		case ctx.Err() != nil && (err == nil || !lived): // drained, or there was nothing to drain
 			return nil

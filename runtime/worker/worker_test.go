@@ -20,6 +20,7 @@ import (
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
+	"github.com/sluice-project/sluice/runtime/backend"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/runtime/worker"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -157,7 +158,7 @@ func (w *world) start(pod string) (drain func()) {
 	}
 	def := w.spec.Definition()
 	run := worker.New(worker.Options{Processor: processor, Pod: pod, Definition: def, DefinitionID: def.ID(), Handlers: w.handlers, Executors: w.executors, Memory: w.memory, CallGrace: w.grace,
-		Target: target, Schema: postgres.DefaultSchema, Version: "test", Registry: w.registry,
+		Backend: backend.Postgres{Target: target, Schema: postgres.DefaultSchema}, Version: "test", Registry: w.registry,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With("pod", pod)})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -151,13 +151,6 @@ type Querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// ProtocolError says that this binary is too old for the store.
-type ProtocolError struct{ Have, Want int }
-
-func (e *ProtocolError) Error() string {
-	return fmt.Sprintf("this runtime speaks protocol %d, the store needs at least %d: use a newer image", e.Have, e.Want)
-}
-
 // Meta identifies a store.
 type Meta struct {
 	StoreID string // a uuid
@@ -169,7 +162,7 @@ type Meta struct {
 	Home string
 }
 
-// Check returns which store this is. A *MigrationRequiredError says that its schema is too old, a *ProtocolError that this
+// Check returns which store this is. A *MigrationRequiredError says that its schema is too old, a *tokenstore.ProtocolError that this
 // binary is.
 func Check(ctx context.Context, conn Querier, schema string) (Meta, error) {
 	steps, err := migrations(schema)
@@ -191,7 +184,7 @@ func Check(ctx context.Context, conn Querier, schema string) (Meta, error) {
 		return Meta{}, fmt.Errorf("reading what store this is: %w", err)
 	}
 	if protocol > tokenstore.Protocol {
-		return Meta{}, &ProtocolError{Have: tokenstore.Protocol, Want: protocol}
+		return Meta{}, &tokenstore.ProtocolError{Have: tokenstore.Protocol, Want: protocol}
 	}
 	return meta, nil
 }

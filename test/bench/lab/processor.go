@@ -16,6 +16,7 @@ import (
 	"github.com/sluice-project/sluice/planner"
 	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
+	"github.com/sluice-project/sluice/runtime/backend"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/runtime/worker"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -84,8 +85,8 @@ func (p *Processor) Run(ctx context.Context, pod string) error {
 		return err
 	}
 	def := spec.Definition()
-	return worker.New(worker.Options{Processor: p.key(), Pod: pod, Definition: def, DefinitionID: def.ID(), Handlers: p.Handlers, Target: target,
-		Schema: Schema, Version: "bench", OnBatch: p.OnBatch, DrainTimeout: 1, // nobody is there to take its segments
+	return worker.New(worker.Options{Processor: p.key(), Pod: pod, Definition: def, DefinitionID: def.ID(), Handlers: p.Handlers,
+		Backend: backend.Postgres{Target: target, Schema: Schema}, Version: "bench", OnBatch: p.OnBatch, DrainTimeout: 1, // nobody is there to take its segments
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})).With("processor", p.Name)}).Run(ctx)
 }
 

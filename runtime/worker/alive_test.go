@@ -1,4 +1,4 @@
-package worker
+package worker_test
 
 import (
 	"context"
@@ -11,18 +11,20 @@ import (
 
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/runtime/access"
+	"github.com/sluice-project/sluice/runtime/backend"
+	"github.com/sluice-project/sluice/runtime/worker"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 // starting runs a worker whose process began an hour ago, and has not got to know its store since.
-func starting(t *testing.T, url string) *Worker {
+func starting(t *testing.T, url string) *worker.Worker {
 	t.Helper()
 	target, err := access.FromURL(url)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := New(Options{Processor: "test/default/orders", Target: target, Schema: postgres.DefaultSchema, Migrate: true, Log: slog.New(slog.DiscardHandler)})
-	w.born = time.Now().Add(-time.Hour)
+	w := worker.New(worker.Options{Processor: "test/default/orders", Backend: backend.Postgres{Target: target, Schema: postgres.DefaultSchema, Migrate: true}, Log: slog.New(slog.DiscardHandler)})
+	w.Age(time.Hour)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
@@ -81,13 +83,13 @@ func TestAWorkerIsAliveWhileItsDatabaseIsSilent(t *testing.T) {
 }
 
 func TestAWorkerWhoseControlLoopHangsIsNotAlive(t *testing.T) {
-	w := New(Options{})
-	w.born = time.Now().Add(-time.Hour)
-	w.waits.Store(false)
+	w := worker.New(worker.Options{})
+	w.Age(time.Hour)
+	w.Hang()
 	if w.Alive() {
 		t.Error("a control loop that does not turn is taken for alive")
 	}
-	if w.turns(); !w.Alive() {
+	if w.Turn(); !w.Alive() {
 		t.Error("a control loop that turns is not taken for alive")
 	}
 }
