@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
+	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -204,7 +205,7 @@ var _ = Describe("An EventProcessor", func() {
 		since := time.Date(2026, 1, 2, 3, 4, 5, 6789, time.UTC)
 		w.set(func() {
 			w.report = func(tokenstore.Worker) tokenstore.Report {
-				return tokenstore.Report{Ready: true, Proven: true, OpenWriters: []tokenstore.OpenWriter{
+				return tokenstore.Report{Ready: true, Proven: true, OpenWriters: []eventsource.OpenWriter{
 					{Transaction: "7", PID: 42, Application: "importer", User: "app", Since: since}, {Transaction: "8", Prepared: "left", User: "app", Since: since.Add(time.Minute)}}}
 			}
 		})

@@ -9,7 +9,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
-	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/definition/declare"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -65,7 +65,7 @@ func remembered(replay *v1alpha1.Replay, s *scope) bool {
 		return true
 	}
 	accepted := meta.IsStatusConditionTrue(replay.Status.Conditions, v1alpha1.ConditionAccepted)
-	return accepted && s.desired.Spec.RefuseReplay(replay.Spec.Groups) == nil
+	return accepted && declare.RefuseReplay(s.desired.Spec, replay.Spec.Groups) == nil
 }
 
 // ended reports whether a status says that nothing more will happen.
@@ -108,15 +108,15 @@ func outlookOf(replay *v1alpha1.Replay, s *scope, row *tokenstore.Replay) outloo
 }
 
 // refusalOf is why a replay that has not begun cannot run as things are; nil where it can.
-func refusalOf(replay *v1alpha1.Replay, s *scope, row *tokenstore.Replay) *definition.Refusal {
+func refusalOf(replay *v1alpha1.Replay, s *scope, row *tokenstore.Replay) *declare.Refusal {
 	if s.processor == nil {
-		return &definition.Refusal{Reason: v1alpha1.ReasonProcessorNotFound, Message: missingProcessor(replay)}
+		return &declare.Refusal{Reason: v1alpha1.ReasonProcessorNotFound, Message: missingProcessor(replay)}
 	}
-	if refusal := s.desired.Spec.RefuseReplay(replay.Spec.Groups); refusal != nil {
+	if refusal := declare.RefuseReplay(s.desired.Spec, replay.Spec.Groups); refusal != nil {
 		return refusal
 	}
 	if refusedByWorkers(row) {
-		return &definition.Refusal{Reason: row.Reason, Message: row.Message}
+		return &declare.Refusal{Reason: row.Reason, Message: row.Message}
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/sluice-project/sluice/api/v1alpha1"
 	"github.com/sluice-project/sluice/controllers/desired"
 	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/definition/declare"
 	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -74,11 +75,11 @@ func requests(s *scope) []tokenstore.ReplayRequest {
 	var all []tokenstore.ReplayRequest
 	add := func(r tokenstore.ReplayRequest) {
 		known := slices.ContainsFunc(all, func(other tokenstore.ReplayRequest) bool { return other.ID == r.ID })
-		if !known && (s.begun(r.ID) || s.desired.Spec.RefuseReplay(r.Groups) == nil) {
+		if !known && (s.begun(r.ID) || declare.RefuseReplay(s.desired.Spec, r.Groups) == nil) {
 			all = append(all, r)
 		}
 	}
-	if declared, asked, err := s.desired.Spec.ReplayRequest(); asked && err == nil { // Validate has seen the error
+	if declared, asked, err := declare.ReplayRequest(s.desired.Spec); asked && err == nil { // Validate has seen the error
 		declared.State = s.stateOf(declared.ID)
 		add(declared)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/sluice-project/sluice/api/v1alpha1"
 	"github.com/sluice-project/sluice/controllers/desired"
 	"github.com/sluice-project/sluice/controllers/stores"
+	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -410,7 +411,7 @@ func TestOnlyFiguresCanWait(t *testing.T) {
 	if cmp.Equal(before, lag) || urgent(before, lag) {
 		t.Error("a figure is urgent")
 	}
-	waiting := statusOf(healthy(t, func(s *scope) { s.store.Facts.OpenWriters = []tokenstore.OpenWriter{{PID: 1, Since: now}} }))
+	waiting := statusOf(healthy(t, func(s *scope) { s.store.Facts.OpenWriters = []eventsource.OpenWriter{{PID: 1, Since: now}} }))
 	if cmp.Equal(before, waiting) || urgent(before, waiting) {
 		t.Error("an open writer is urgent, or is not told")
 	}

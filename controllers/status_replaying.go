@@ -8,7 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
-	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/definition/declare"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -44,12 +44,12 @@ func replaying(s *scope) metav1.Condition {
 }
 
 // refusedDeclaration is why spec.replay is not asked for; nil where it is, or has been.
-func refusedDeclaration(s *scope) *definition.Refusal {
+func refusedDeclaration(s *scope) *declare.Refusal {
 	declared := s.desired.Spec.Replay
 	if declared == nil || s.begun(declared.ID) {
 		return nil
 	}
-	return s.desired.Spec.RefuseReplay(declared.Groups)
+	return declare.RefuseReplay(s.desired.Spec, declared.Groups)
 }
 
 // runningReplay is the replay that a group is in the middle of; nil where there is none.

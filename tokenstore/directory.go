@@ -1,10 +1,11 @@
 package tokenstore
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"time"
+
+	"github.com/sluice-project/sluice/eventsource"
 )
 
 // State of a worker in the directory.
@@ -66,23 +67,7 @@ type Report struct {
 	// what it did before.
 	Unsupported []string `json:"unsupported,omitempty"`
 	// OpenWriters are the oldest of the transactions that have written to the event table and stay open, oldest first.
-	OpenWriters []OpenWriter `json:"openWriters,omitempty"`
-}
-
-// OpenWriter is a transaction that has written to the event table and has not ended. Its own events wait for that; no others do.
-type OpenWriter struct {
-	Transaction string `json:"transaction"`        // its id, as pg_stat_activity and pg_prepared_xacts have it; its virtual one while it has no other
-	PID         int32  `json:"pid,omitempty"`      // of the backend; 0 where it is prepared
-	Prepared    string `json:"prepared,omitempty"` // the gid, where it is prepared for two-phase commit
-	Application string `json:"application,omitempty"`
-	User        string `json:"user,omitempty"`
-	// Since when, by the database's clock: its start, or when it was prepared; where the reader's role may not know that, when it was first seen.
-	Since time.Time `json:"since"`
-}
-
-// Compare orders the oldest first.
-func (w OpenWriter) Compare(other OpenWriter) int {
-	return cmp.Or(w.Since.Compare(other.Since), cmp.Compare(w.Transaction, other.Transaction))
+	OpenWriters []eventsource.OpenWriter `json:"openWriters,omitempty"`
 }
 
 // GroupReport is a worker's share of a group.

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/planner"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -23,7 +24,7 @@ type Facts struct {
 	// Plan is the newest one's number; Assigned of the workers is what it says.
 	Plan int64
 	// OpenWriters are the oldest of the transactions that have written to the event table and stay open, oldest first.
-	OpenWriters []tokenstore.OpenWriter
+	OpenWriters []eventsource.OpenWriter
 	// Quarantined says that the wanted definition failed before it was proven.
 	Quarantined bool
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/planner"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -134,10 +135,10 @@ func TestFailuresNobodyReportsAreTold(t *testing.T) {
 }
 
 func TestOpenWritersAreToldOnce(t *testing.T) {
-	open := func(transaction string, ago time.Duration) tokenstore.OpenWriter {
-		return tokenstore.OpenWriter{Transaction: transaction, Since: now.Add(-ago)}
+	open := func(transaction string, ago time.Duration) eventsource.OpenWriter {
+		return eventsource.OpenWriter{Transaction: transaction, Since: now.Add(-ago)}
 	}
-	reports := func(n int64, alive bool, writers ...tokenstore.OpenWriter) tokenstore.Worker {
+	reports := func(n int64, alive bool, writers ...eventsource.OpenWriter) tokenstore.Worker {
 		return tokenstore.Worker{Incarnation: n, Alive: alive, Report: tokenstore.Report{OpenWriters: writers}}
 	}
 	outcome := planner.Outcome{View: tokenstore.View{Workers: []tokenstore.Worker{
@@ -145,7 +146,7 @@ func TestOpenWritersAreToldOnce(t *testing.T) {
 		reports(2, true, open("b", 2*time.Minute), open("c", 3*time.Minute), open("e", 5*time.Minute), open("f", time.Second)),
 		reports(3, false, open("gone", 10*time.Hour)),
 	}}}
-	want := []tokenstore.OpenWriter{open("a", time.Hour), open("e", 5*time.Minute), open("d", 4*time.Minute), open("c", 3*time.Minute), open("b", 2*time.Minute)}
+	want := []eventsource.OpenWriter{open("a", time.Hour), open("e", 5*time.Minute), open("d", 4*time.Minute), open("c", 3*time.Minute), open("b", 2*time.Minute)}
 	if diff := cmp.Diff(want, factsOf(outcome, nil, nil, now).OpenWriters); diff != "" {
 		t.Error(diff)
 	}

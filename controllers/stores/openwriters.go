@@ -3,8 +3,8 @@ package stores
 import (
 	"slices"
 
+	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/planner"
-	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // toldWriters is how many open writers are told of.
@@ -12,8 +12,8 @@ const toldWriters = 5
 
 // openWritersOf are those that live workers tell of, each once. Those that do not know since when one is open say when they saw it
 // first, so the earliest time is the best.
-func openWritersOf(outcome planner.Outcome) []tokenstore.OpenWriter {
-	earliest := map[string]tokenstore.OpenWriter{}
+func openWritersOf(outcome planner.Outcome) []eventsource.OpenWriter {
+	earliest := map[string]eventsource.OpenWriter{}
 	for _, worker := range outcome.View.Workers {
 		if !worker.Alive {
 			continue
@@ -24,10 +24,10 @@ func openWritersOf(outcome planner.Outcome) []tokenstore.OpenWriter {
 			}
 		}
 	}
-	var open []tokenstore.OpenWriter // nil where there are none, as facts are compared
+	var open []eventsource.OpenWriter // nil where there are none, as facts are compared
 	for _, w := range earliest {
 		open = append(open, w)
 	}
-	slices.SortFunc(open, tokenstore.OpenWriter.Compare)
+	slices.SortFunc(open, eventsource.OpenWriter.Compare)
 	return open[:min(len(open), toldWriters)]
 }

@@ -7,7 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/eventsource"
 )
 
 // openWritersStatement lists the transactions that have a transaction id and hold the lock that every INSERT into the table takes, or into
@@ -34,12 +34,12 @@ ORDER BY 6 NULLS LAST, 1`
 
 // OpenWriters returns the transactions that have written to the table, or are about to, and have not ended, also those that keep a gap open by
 // a position that they have taken, as far as these can be told: the oldest first, and at the end those of which this role may not know since when. It also returns the server's time.
-func (s *Source) OpenWriters(ctx context.Context) (open []tokenstore.OpenWriter, now time.Time, err error) {
+func (s *Source) OpenWriters(ctx context.Context) (open []eventsource.OpenWriter, now time.Time, err error) {
 	rows, err := s.db.Query(ctx, openWritersStatement, s.events.relation, s.sequence())
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("looking for open writers: %w", err)
 	}
-	open, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (w tokenstore.OpenWriter, err error) {
+	open, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (w eventsource.OpenWriter, err error) {
 		var since *time.Time
 		if err = row.Scan(&w.Transaction, &w.PID, &w.Prepared, &w.Application, &w.User, &since, &now); since != nil {
 			w.Since = since.UTC()

@@ -11,10 +11,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/segment"
-	"github.com/sluice-project/sluice/tokenstore"
 	store "github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
@@ -79,7 +79,7 @@ func TestOpenWritersAreNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []tokenstore.OpenWriter{{Transaction: xid, PID: int32(savepoint.PgConn().PID()), Application: "importer", User: "postgres"},
+	want := []eventsource.OpenWriter{{Transaction: xid, PID: int32(savepoint.PgConn().PID()), Application: "importer", User: "postgres"},
 		{Transaction: preparedXID, Prepared: "left-behind", User: "postgres"}}
 	for i := range open {
 		if age := now.Sub(open[i].Since); age < 0 || age > time.Minute {
@@ -114,7 +114,7 @@ func TestOpenWritersThatAnotherRoleHas(t *testing.T) {
 	}
 	u.User = url.User(role)
 	source := postgres.NewSource(session(t, u.String(), "self"), schema)
-	look := func() tokenstore.OpenWriter {
+	look := func() eventsource.OpenWriter {
 		open, _, err := source.OpenWriters(t.Context())
 		if err != nil || len(open) != 1 {
 			t.Fatalf("%d writers, %v", len(open), err)

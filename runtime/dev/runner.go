@@ -173,12 +173,12 @@ func (r *runner) declare(ctx context.Context, m manifest, def definition.Definit
 	live.ErrorDetails = definition.DetailsShown // whoever runs this may see the data
 	p := declare.Processor{Owner: tokenstore.Owner{Processor: m.processor(), Installation: r.installation, TakeOverFrom: m.document.Spec.TakeOverFrom},
 		Spec: m.document.Spec, Definition: def.ID(), Live: live, Replicas: 1}
-	replay, asked, err := m.document.Spec.ReplayRequest()
+	replay, asked, err := declare.ReplayRequest(m.document.Spec)
 	if err != nil {
 		return err
 	}
 	if asked {
-		if refusal := m.document.Spec.RefuseReplay(replay.Groups); refusal != nil {
+		if refusal := declare.RefuseReplay(m.document.Spec, replay.Groups); refusal != nil {
 			return fmt.Errorf("spec.replay: %s", refusal.Message)
 		}
 		p.Replays = append(p.Replays, replay)

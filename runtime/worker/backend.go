@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"log/slog"
-	"time"
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/eventsource"
@@ -103,13 +102,10 @@ type Store interface {
 // Source is what a worker needs of one.
 type Source interface {
 	eventsource.Source
-	// Check looks whether the source is as it is declared.
-	Check(ctx context.Context) error
+	eventsource.Checker
+	eventsource.Diagnoser
 	// NeedContents has pages hold data and metadata from now on.
 	NeedContents()
-	// OpenWriters returns the transactions that events may still come from, and the time by the
-	// source's clock.
-	OpenWriters(ctx context.Context) ([]tokenstore.OpenWriter, time.Time, error)
 }
 
 // Session tells of what others announce. Its end tells others that the worker is gone.

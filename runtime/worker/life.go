@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/planner"
 	"github.com/sluice-project/sluice/runtime/feed"
 	"github.com/sluice-project/sluice/runtime/replay"
@@ -42,7 +43,7 @@ type life struct {
 	epoch      time.Time                        // with a monotonic reading
 	storeClock storeClock
 
-	openWriters atomic.Pointer[[]tokenstore.OpenWriter] // that the report tells of
+	openWriters atomic.Pointer[[]eventsource.OpenWriter] // that the report tells of
 
 	mu       sync.Mutex
 	runner   *replay.Runner // nil before replays are looked at

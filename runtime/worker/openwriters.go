@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/eventsource"
 )
 
 const (
@@ -21,13 +21,13 @@ const (
 // for whom.
 type writerWatch struct {
 	seen map[string]time.Time // by transaction, when it was seen first
-	open []tokenstore.OpenWriter
+	open []eventsource.OpenWriter
 }
 
 // note takes in who writes at a time of the database's clock, and returns who is newly open for long, and who was.
-func (w *writerWatch) note(writing []tokenstore.OpenWriter, now time.Time) (opened, ended []tokenstore.OpenWriter) {
+func (w *writerWatch) note(writing []eventsource.OpenWriter, now time.Time) (opened, ended []eventsource.OpenWriter) {
 	seen := map[string]time.Time{}
-	var open []tokenstore.OpenWriter
+	var open []eventsource.OpenWriter
 	for _, writer := range writing {
 		first, known := w.seen[writer.Transaction]
 		if !known {
@@ -41,21 +41,21 @@ func (w *writerWatch) note(writing []tokenstore.OpenWriter, now time.Time) (open
 			open = append(open, writer)
 		}
 	}
-	slices.SortStableFunc(open, tokenstore.OpenWriter.Compare)
+	slices.SortStableFunc(open, eventsource.OpenWriter.Compare)
 	opened, ended = lacking(open, w.open), lacking(w.open, open)
 	w.seen, w.open = seen, open
 	return opened, ended
 }
 
 // lacking returns those that are not among the others.
-func lacking(writers, others []tokenstore.OpenWriter) []tokenstore.OpenWriter {
-	return slices.DeleteFunc(slices.Clone(writers), func(w tokenstore.OpenWriter) bool {
-		return slices.ContainsFunc(others, func(o tokenstore.OpenWriter) bool { return o.Transaction == w.Transaction })
+func lacking(writers, others []eventsource.OpenWriter) []eventsource.OpenWriter {
+	return slices.DeleteFunc(slices.Clone(writers), func(w eventsource.OpenWriter) bool {
+		return slices.ContainsFunc(others, func(o eventsource.OpenWriter) bool { return o.Transaction == w.Transaction })
 	})
 }
 
 // told are those that the report names.
-func (w *writerWatch) told() []tokenstore.OpenWriter {
+func (w *writerWatch) told() []eventsource.OpenWriter {
 	return slices.Clone(w.open[:min(len(w.open), toldWriters)])
 }
 
@@ -108,7 +108,7 @@ func (l *life) lookForWriters(ctx context.Context, watch *writerWatch) error {
 }
 
 // described names a writer for a log.
-func described(w tokenstore.OpenWriter, now time.Time) []any {
+func described(w eventsource.OpenWriter, now time.Time) []any {
 	who := []any{"pid", w.PID, "application", w.Application}
 	if w.Prepared != "" {
 		who = []any{"prepared", w.Prepared}

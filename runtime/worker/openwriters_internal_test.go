@@ -7,17 +7,17 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/sluice-project/sluice/tokenstore"
+	"github.com/sluice-project/sluice/eventsource"
 )
 
 // second is a time of the database's clock, in seconds.
 func second(seconds int) time.Time { return time.Unix(int64(seconds), 0).UTC() }
 
-func writer(transaction string, since time.Time) tokenstore.OpenWriter {
-	return tokenstore.OpenWriter{Transaction: transaction, Since: since}
+func writer(transaction string, since time.Time) eventsource.OpenWriter {
+	return eventsource.OpenWriter{Transaction: transaction, Since: since}
 }
 
-func transactions(writers []tokenstore.OpenWriter) (names string) {
+func transactions(writers []eventsource.OpenWriter) (names string) {
 	for _, w := range writers {
 		names += fmt.Sprintf("%s since %d ", w.Transaction, w.Since.Unix())
 	}
@@ -26,17 +26,17 @@ func transactions(writers []tokenstore.OpenWriter) (names string) {
 
 func TestWritersThatStayOpen(t *testing.T) {
 	var watch writerWatch
-	hidden := func(transaction string) tokenstore.OpenWriter { return writer(transaction, time.Time{}) }
+	hidden := func(transaction string) eventsource.OpenWriter { return writer(transaction, time.Time{}) }
 	for _, look := range []struct {
 		at                  int
-		writing             []tokenstore.OpenWriter
+		writing             []eventsource.OpenWriter
 		opened, ended, open string
 	}{
-		{at: 100, writing: []tokenstore.OpenWriter{writer("short", second(91)), writer("old", second(50)), hidden("hidden")}, opened: "old since 50 ", open: "old since 50 "},
-		{at: 110, writing: []tokenstore.OpenWriter{hidden("hidden"), writer("old", second(50)), writer("next", second(101))}, opened: "hidden since 100 ", open: "old since 50 hidden since 100 "},
-		{at: 120, writing: []tokenstore.OpenWriter{hidden("hidden"), writer("next", second(101))}, opened: "next since 101 ", ended: "old since 50 ", open: "hidden since 100 next since 101 "},
+		{at: 100, writing: []eventsource.OpenWriter{writer("short", second(91)), writer("old", second(50)), hidden("hidden")}, opened: "old since 50 ", open: "old since 50 "},
+		{at: 110, writing: []eventsource.OpenWriter{hidden("hidden"), writer("old", second(50)), writer("next", second(101))}, opened: "hidden since 100 ", open: "old since 50 hidden since 100 "},
+		{at: 120, writing: []eventsource.OpenWriter{hidden("hidden"), writer("next", second(101))}, opened: "next since 101 ", ended: "old since 50 ", open: "hidden since 100 next since 101 "},
 		{at: 130, ended: "hidden since 100 next since 101 "},
-		{at: 140, writing: []tokenstore.OpenWriter{hidden("hidden")}},
+		{at: 140, writing: []eventsource.OpenWriter{hidden("hidden")}},
 	} {
 		opened, ended := watch.note(look.writing, second(look.at))
 		if diff := cmp.Diff([]string{look.opened, look.ended, look.open}, []string{transactions(opened), transactions(ended), transactions(watch.told())}); diff != "" {
@@ -47,7 +47,7 @@ func TestWritersThatStayOpen(t *testing.T) {
 
 func TestTheOldestWritersAreTold(t *testing.T) {
 	var watch writerWatch
-	var writing []tokenstore.OpenWriter
+	var writing []eventsource.OpenWriter
 	for i := range 9 {
 		writing = append(writing, writer(fmt.Sprint("w", 9-i), second(9-i)))
 	}
