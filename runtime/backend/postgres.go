@@ -201,7 +201,11 @@ func (c *connection) Check(ctx context.Context, h handler.Handler) error {
 
 // Watch implements worker.Connection.
 func (c *connection) Watch(ctx context.Context, processor string) (worker.Watch, error) {
-	return postgres.OpenWatch(ctx, c.options(c.application), c.Schema, processor)
+	watch, err := postgres.OpenWatch(ctx, c.options(c.application), c.Schema, processor)
+	if err != nil {
+		return nil, err // not a nil *postgres.Watch, which is no nil Watch
+	}
+	return watch, nil
 }
 
 // Close implements worker.Connection.

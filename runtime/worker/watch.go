@@ -106,10 +106,11 @@ func (w *watcher) run(ctx context.Context) {
 // ended waits for the end of a worker's session, for a while or until there is another one to watch.
 func (w *watcher) ended(ctx context.Context, target int64, moved <-chan struct{}) (ended bool, err error) {
 	if w.watch == nil {
-		w.watch, err = w.connection.Watch(ctx, w.options.Processor)
+		watch, err := w.connection.Watch(ctx, w.options.Processor)
 		if err != nil {
 			return false, err
 		}
+		w.watch = watch
 	}
 	if ended, err = endedUnless(ctx, w.watch, target, moved); err != nil {
 		w.watch.Close() // it is gone already
