@@ -30,6 +30,7 @@ type Store struct {
 	notify string
 
 	cleaning string // of a session
+	onAppend func() // called after batches that have added events
 	controls controls
 }
 
@@ -47,10 +48,14 @@ func NewStore(pool *pgxpool.Pool, schema string) *Store {
 // own. A handler that keeps such a connection cannot use it after its batch: nothing but batches
 // has connections of that pool, and between batches they refuse to send anything.
 func NewStoreWithBatches(pool, batches *pgxpool.Pool, schema string) *Store {
-	s := &Store{pool: pool, batches: batches, schema: quoted(schema), notify: Channel(schema)}
+	s := &Store{pool: pool, batches: batches, schema: quoted(schema), notify: Channel(schema), onAppend: func() {}}
 	s.cleaning = s.in(cleaning)
 	return s
 }
+
+// OnAppend has the store call a function after each batch that has added events to the schema's
+// event table. It may also be called after batches that have not, within seconds of one that has.
+func (s *Store) OnAppend(call func()) { s.onAppend = call }
 
 // in fills the schema's name in.
 func (s *Store) in(sql string) string { return strings.ReplaceAll(sql, "{{schema}}", s.schema) }
@@ -290,6 +295,24 @@ func (s *Store) Groups(ctx context.Context, processor string) ([]tokenstore.Grou
 func ofFence(results pgx.BatchResults) error {
 	_, err := results.Exec()
 	return fenced(err)
+}
+
+// ofAdvance reads the answer of the fencing check that moves tokens, and whether events were added.
+func ofAdvance(results pgx.BatchResults, appended *bool) error {
+	rows, err := results.Query()
+	if err != nil {
+		return fenced(err)
+	}
+	defer rows.Close()
+	if rows.Next() {
+		dest := make([]any, len(rows.FieldDescriptions()))
+		dest[1] = appended
+		if err := rows.Scan(dest...); err != nil {
+			return err
+		}
+	}
+	rows.Close()
+	return fenced(rows.Err())
 }
 
 // fenced turns the SQLSTATEs of the fencing check into tokenstore.ErrFenced and

@@ -131,14 +131,15 @@ func (s *Store) pipeline(ctx context.Context, advances []tokenstore.Advance, sta
 	if users.Len() == 0 {
 		start = start.marked(unmarked)
 		start.queue(batch)
-		s.queueFence(batch, advances, start)
+		s.queueFence(batch, advances, start, new(bool))
 		return s.pool.SendBatch(ctx, batch).Close() // which are one transaction
 	}
 	batch.Queue(start.begin())
 	start.queue(batch)
 	batch.QueuedQueries = append(batch.QueuedQueries, users.QueuedQueries...)
-	s.queueFence(batch, advances, start)
-	return s.withConn(ctx, func(conn *pgxpool.Conn) error {
+	appended := false
+	s.queueFence(batch, advances, start, &appended)
+	err := s.withConn(ctx, func(conn *pgxpool.Conn) error {
 		guard, err := guardOf(conn.Conn())
 		if err != nil {
 			return err
@@ -153,11 +154,21 @@ func (s *Store) pipeline(ctx context.Context, advances []tokenstore.Advance, sta
 		takeBack(ctx, conn.Conn(), guard, s.cleaning, err)
 		return err
 	})
+	return s.committed(err, appended)
+}
+
+// committed is the end of a batch.
+func (s *Store) committed(err error, appended bool) error {
+	if err == nil && appended {
+		s.onAppend()
+	}
+	return err
 }
 
 // InTx implements tokenstore.Commits. The transaction is a pgx.Tx.
 func (s *Store) InTx(ctx context.Context, advances []tokenstore.Advance, work func(tokenstore.Tx) error) error {
-	return s.withConn(ctx, func(conn *pgxpool.Conn) (err error) {
+	appended := false
+	err := s.withConn(ctx, func(conn *pgxpool.Conn) (err error) {
 		tx, err := newHandlerTx(ctx, conn.Conn(), openingOf(advances).marked(named).limited(ctx), s.cleaning)
 		if err != nil {
 			return err
@@ -167,8 +178,10 @@ func (s *Store) InTx(ctx context.Context, advances []tokenstore.Advance, work fu
 		if err = tx.verdict(work(tx)); err != nil {
 			return err
 		}
-		return tx.commit(func(batch *pgx.Batch, start opening) { s.queueFence(batch, advances, start) })
+		err = tx.commit(func(batch *pgx.Batch, start opening) { s.queueFence(batch, advances, start, &appended) })
+		return err
 	})
+	return s.committed(err, appended)
 }
 
 // withConn gives work a connection.
@@ -181,8 +194,9 @@ func (s *Store) withConn(ctx context.Context, work func(*pgxpool.Conn) error) er
 	return work(conn)
 }
 
-// queueFence adds the statements that move the tokens, after everything else.
-func (s *Store) queueFence(batch *pgx.Batch, advances []tokenstore.Advance, start opening) {
+// queueFence adds the statements that move the tokens, after everything else. Their answer says
+// whether the transaction has added events.
+func (s *Store) queueFence(batch *pgx.Batch, advances []tokenstore.Advance, start opening, appended *bool) {
 	n := len(advances)
 	groups, segments, snapshots := make([]string, n), make([]int32, n), make([]string, n)
 	epochs, versions, positions, release := make([]int64, n), make([]int64, n), make([]int64, n), make([]bool, n)
@@ -197,7 +211,7 @@ func (s *Store) queueFence(batch *pgx.Batch, advances []tokenstore.Advance, star
 	if start.mark == named {
 		arguments = append(arguments, start.name)
 	}
-	batch.Queue(s.in(fenceOf(advances, start.mark)), arguments...).Fn = ofFence
+	batch.Queue(s.in(fenceOf(advances, start.mark)), arguments...).Fn = func(results pgx.BatchResults) error { return ofAdvance(results, appended) }
 	for _, a := range advances {
 		if a.WasParted || len(a.Parts) > 1 {
 			s.queueParts(batch, a.Key, a.Parts)
