@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/sluice-project/sluice/definition"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/runtime/feed"
 	"github.com/sluice-project/sluice/runtime/handler"
@@ -46,7 +45,7 @@ type connection struct {
 	store     *postgres.Store
 	source    *eventspostgres.Source
 	pages     *eventspostgres.Source
-	log       *eventspostgres.Log // to tell that a handler may have appended
+	log       *eventspostgres.Log // to notify readers of what a handler has appended
 	permits   feed.Turns
 	events    handler.Events // where SQL handlers have them from
 }
@@ -123,11 +122,13 @@ func (c *connection) openPools(needs worker.Needs) (err error) {
 func (c *connection) openStores(ctx context.Context, needs worker.Needs) error {
 	c.directory = postgres.NewDirectory(c.control, c.Schema)
 	c.store = postgres.NewStoreWithBatches(c.data, c.batches, c.Schema)
+	c.log = eventspostgres.NewLog(c.control, c.Schema)
+	c.store.OnAppend(c.log.Notify)
 	source := eventspostgres.Open(c.data, c.Schema, needs.Definition.Source)
 	if err := source.Check(ctx); err != nil {
 		return err
 	}
-	c.source, c.log = source, eventspostgres.NewLog(c.control, c.Schema)
+	c.source = source
 	if c.identity.SessionLock && needs.CatchUpWorkers > 0 { // behind a pooler no lock is anybody's
 		c.permits = postgres.NewTurns(c.options(c.application), c.Schema, needs.CatchUpWorkers)
 	}
@@ -167,21 +168,12 @@ func (c *connection) Pages() worker.Source { return c.pages }
 // Permits implements worker.Connection.
 func (c *connection) Permits() feed.Turns { return c.permits }
 
-// Appended implements worker.Connection.
-func (c *connection) Appended() { c.log.Notify() }
-
-// SQL implements worker.Connection.
-func (c *connection) SQL(spec definition.SQLHandler) handler.Handler {
-	return handler.NewSQL(spec, c.events)
-}
+// Handlers implements worker.Connection.
+func (c *connection) Handlers() handler.Env { return handler.Env{Events: c.events} }
 
 // Check implements worker.Connection. It waits for a lock no longer than a setup: somebody may be
 // changing a table.
-func (c *connection) Check(ctx context.Context, h handler.Handler) error {
-	sql, ok := h.(*handler.SQL)
-	if !ok {
-		return nil
-	}
+func (c *connection) Check(ctx context.Context, h handler.Checker) error {
 	conn, err := c.data.Acquire(ctx)
 	if err != nil {
 		return err
@@ -192,9 +184,7 @@ func (c *connection) Check(ctx context.Context, h handler.Handler) error {
 		return err
 	}
 	if _, err = tx.Exec(ctx, "SET LOCAL lock_timeout = '2s'"); err == nil {
-		if err = sql.Check(ctx, conn.Conn()); err != nil {
-			err = fmt.Errorf("handler.sql.%w", err)
-		}
+		err = h.Check(ctx, tx)
 	}
 	return errors.Join(err, tx.Rollback(ctx))
 }

@@ -2,6 +2,7 @@ package handler
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -86,11 +87,15 @@ func contextOf(events []*Event) map[string]string {
 	return nil
 }
 
-// Check has the server parse every statement, without running any.
-func (h *SQL) Check(ctx context.Context, conn *pgx.Conn) error {
+// Check implements Checker: it has the server parse every statement.
+func (h *SQL) Check(ctx context.Context, in tokenstore.Tx) error {
+	tx, err := postgresTx(in)
+	if err != nil {
+		return err
+	}
 	for i, s := range h.statements {
-		if err := s.check(ctx, conn, i); err != nil {
-			return err
+		if err := s.check(ctx, tx.Conn(), i); err != nil {
+			return fmt.Errorf("handler.sql.%w", err)
 		}
 	}
 	return nil

@@ -166,7 +166,7 @@ func TestEventsComeBeforeAnyStatement(t *testing.T) {
 		"MERGE INTO seen s USING events e ON s.position = e.position WHEN NOT MATCHED THEN INSERT VALUES (e.position)",
 	} {
 		h := sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: text})
-		if err := h.Check(ctx, conn); err != nil {
+		if err := check(ctx, conn, h); err != nil {
 			t.Errorf("%s: %v", text, err)
 			continue
 		}
@@ -321,6 +321,15 @@ func TestABatchSeesItsEventsAndNoOthers(t *testing.T) {
 	}
 }
 
+// check has a handler checked in a transaction of its own.
+func check(ctx context.Context, conn *pgx.Conn, h *SQL) error {
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(h.Check(ctx, tx), tx.Rollback(ctx))
+}
+
 // alone is a transaction without a fence, but for the statements that come last.
 type alone struct {
 	conn *pgx.Conn
@@ -430,7 +439,7 @@ func TestAnErrorIsFoundInTheStatement(t *testing.T) {
 		"SELECT FROM events\nWHERE type =  ;":  {Line: 2, Column: 13, Text: "WHERE type ="},
 		"SELECT FROM events; SELECT FROM gone": {}, // the server gives no place
 	} {
-		err := sqlHandler(definition.Statement{Batch: text}).Check(ctx, conn)
+		err := check(ctx, conn, sqlHandler(definition.Statement{Batch: text}))
 		var place *PlaceError
 		if !errors.As(err, &place) {
 			place = &PlaceError{}
@@ -505,7 +514,7 @@ func TestAStatementThatIsNoneIsTheDefinitionsFault(t *testing.T) {
 		"INSERT INTO there SELECT 1 FRM events":           "SyntaxError",
 		"DELETE FROM there; DELETE FROM there":            "SyntaxError",
 	} {
-		err := sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: text}).Check(ctx, conn)
+		err := check(ctx, conn, sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: text}))
 		if err == nil {
 			t.Errorf("%s is accepted", text)
 		} else if kind, got := Classify(err, postgres.Errors{}); kind != tokenstore.DefinitionFault || got != reason {
@@ -544,13 +553,13 @@ func TestAStatementMustNotHaveParameters(t *testing.T) {
 		"WITH given AS (SELECT $1::bigint AS n) SELECT n FROM event, given",
 	} {
 		for _, s := range []definition.Statement{{EventTypes: []string{"A"}, Each: text}, {EventTypes: []string{"A"}, Batch: strings.Replace(text, "FROM event", "FROM events", 1)}} {
-			err := sqlHandler(s).Check(ctx, conn)
-			if err == nil || err.Error() != "statements[0] has a parameter: read what it needs from the events instead" {
+			err := check(ctx, conn, sqlHandler(s))
+			if err == nil || err.Error() != "handler.sql.statements[0] has a parameter: read what it needs from the events instead" {
 				t.Errorf("%s: %v", s.Each+s.Batch, err)
 			}
 		}
 	}
-	err = sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: "SELECT ARRAY[] FROM events"}).Check(ctx, conn)
+	err = check(ctx, conn, sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: "SELECT ARRAY[] FROM events"}))
 	if err == nil || !strings.Contains(err.Error(), "empty array") {
 		t.Errorf("an array of no type: %v", err)
 	}
@@ -581,9 +590,9 @@ func TestACommandThatCannotReadEventsIsNamed(t *testing.T) {
 		" -- nothing":                    "is empty: write one SELECT, INSERT, UPDATE, DELETE, MERGE or WITH",
 		";":                              "is empty: write one SELECT, INSERT, UPDATE, DELETE, MERGE or WITH",
 	} {
-		err := sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: text}).Check(ctx, conn)
+		err := check(ctx, conn, sqlHandler(definition.Statement{EventTypes: []string{"A"}, Batch: text}))
 		var statement *StatementError
-		if !errors.As(err, &statement) || err.Error() != "statements[0] "+want {
+		if !errors.As(err, &statement) || err.Error() != "handler.sql.statements[0] "+want {
 			t.Errorf("%s: %v\nwant %s", text, err, want)
 		}
 	}

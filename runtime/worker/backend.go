@@ -56,17 +56,15 @@ type Connection interface {
 	Pages() Source
 	// Permits limit how many workers read backlogs; nil for no limit.
 	Permits() feed.Turns
-	// Appended wakes whoever waits for events: a handler may have appended some.
-	Appended()
 	// Reconnect opens another session in place of one that was lost, and takes the session lock
 	// back.
 	Reconnect(ctx context.Context) (Session, error)
 	// Watch opens a watch of another worker's session.
 	Watch(ctx context.Context, processor string) (Watch, error)
-	// SQL makes the handler of SQL statements.
-	SQL(spec definition.SQLHandler) handler.Handler
+	// Handlers is what the connection has for handlers.
+	Handlers() handler.Env
 	// Check has the store look at what a handler is going to send, without running it.
-	Check(ctx context.Context, h handler.Handler) error
+	Check(ctx context.Context, h handler.Checker) error
 	// Close ends what Join has opened, but for the session. Calls that were abandoned may still
 	// have connections: Close does not wait for them.
 	Close(abandoned bool) error

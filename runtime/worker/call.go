@@ -61,7 +61,7 @@ type finish func(error)
 // call is abandoned: finish and goOn then run in another goroutine, and the caller has to end when
 // it gets control back.
 func (l *life) invoke(ctx context.Context, g *group, t transaction, c *call, finish finish, goOn func()) bool {
-	if g.spec.Go == nil {
+	if !g.traits.UserCode {
 		finish(g.handler.Apply(ctx, t, c.events))
 		return true
 	}

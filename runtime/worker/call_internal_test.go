@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/runtime/handler"
 )
@@ -39,7 +38,7 @@ func TestACallIsFinishedOnceAndSomebodyGoesOn(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := &life{Worker: &Worker{options: Options{CallGrace: time.Millisecond}}, nudge: make(chan struct{}, 1)}
-			g := &group{name: "calls", spec: definition.Handler{Go: &definition.GoHandler{}}, handler: c.handler}
+			g := &group{name: "calls", traits: handler.Traits{UserCode: true}, handler: c.handler}
 			finished, wentOn, returned := make(chan error, 2), make(chan struct{}, 2), make(chan bool, 1)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 			defer cancel()

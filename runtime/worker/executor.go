@@ -142,17 +142,13 @@ func (l *life) settle(ctx context.Context, portions []portion, events int, took 
 		p.s.advanced(p.advance, p.b.after)
 	}
 	l.mu.Unlock()
-	group := portions[0].s.group
 	for _, p := range portions {
 		p.s.member.Take(p.b.delivered, p.b.cut)
-	}
-	if group.spec.Go != nil {
-		l.connection.Appended() // the handler may have appended
 	}
 	for _, p := range portions {
 		l.succeeded(p, events, took)
 	}
-	l.committed(group)
+	l.committed(portions[0].s.group)
 	l.give(ctx, true, segmentsOf(portions)...)
 }
 

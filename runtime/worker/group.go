@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -19,9 +18,10 @@ import (
 // group is a processing group in this worker.
 type group struct {
 	name    string
-	spec    definition.Handler
 	by      segment.Sequencing
-	handler handler.Handler // nil where the program has not registered it
+	traits  handler.Traits
+	handler handler.Handler // nil if the program has not registered it
+	missing error           // why it has not
 	shares  bool            // segments may share batches: they write no rows in common
 	rate    rate
 
@@ -44,7 +44,7 @@ type group struct {
 // needsNoContents reports whether nothing here looks into events: statements in the database look them up themselves.
 func (l *life) needsNoContents() bool {
 	for _, g := range l.options.Definition.Groups {
-		if g.Handler.SQL == nil || g.Sequencing.Policy().NeedsContents() {
+		if l.options.Kinds.Traits(g.Handler).Payload || g.Sequencing.Policy().NeedsContents() {
 			return false
 		}
 	}
@@ -52,7 +52,7 @@ func (l *life) needsNoContents() bool {
 }
 
 func newGroup(spec definition.DefinedGroup) *group {
-	return &group{name: spec.Name, spec: spec.Handler, by: spec.Sequencing.Policy(), shares: spec.Handler.Rows == definition.RowsBySequence,
+	return &group{name: spec.Name, by: spec.Sequencing.Policy(), shares: spec.Handler.Rows == definition.RowsBySequence,
 		wait: backoff{initial: 500 * time.Millisecond, max: 15 * time.Second},
 		lost: backoff{initial: 100 * time.Millisecond, max: 5 * time.Second}}
 }
@@ -61,11 +61,8 @@ func (l *life) newGroups() map[string]*group {
 	groups := map[string]*group{}
 	for _, spec := range l.options.Definition.Groups {
 		g := newGroup(spec)
-		if spec.Handler.SQL != nil {
-			g.handler = l.connection.SQL(*spec.Handler.SQL)
-		} else {
-			g.handler = l.options.Handlers[spec.Handler.Go.Handler]
-		}
+		g.traits = l.options.Kinds.Traits(spec.Handler)
+		g.handler, g.missing = l.options.Kinds.New(spec.Handler, l.connection.Handlers())
 		groups[g.name] = g
 	}
 	return groups
@@ -143,13 +140,16 @@ func (g *group) waitAfter(fault tokenstore.Fault) time.Duration {
 
 // tryToMakeFit runs a group's setup, once a definition, and has the server parse its statements.
 func (l *life) tryToMakeFit(ctx context.Context, g *group, turns chan struct{}) error {
-	if g.handler == nil {
-		return &notRegisteredError{handler: g.spec.Go.Handler, registered: l.registered()}
+	if g.missing != nil {
+		return g.missing
 	}
 	if err := l.setUpOnce(ctx, g, turns); err != nil {
 		return err
 	}
-	return l.connection.Check(ctx, g.handler)
+	if h, checks := g.handler.(handler.Checker); checks {
+		return l.connection.Check(ctx, h)
+	}
+	return nil
 }
 
 func (l *life) setUp(g *group, since time.Time) {
@@ -160,7 +160,8 @@ func (l *life) setUp(g *group, since time.Time) {
 
 // setUpOnce runs the group's setup unless it has been run. Only what has to be run takes a turn: setups that hang hold no others up.
 func (l *life) setUpOnce(ctx context.Context, g *group, turns chan struct{}) error {
-	if g.spec.SQL == nil || g.spec.SQL.Setup == "" {
+	setup := g.traits.Setup
+	if setup.Commands == "" {
 		return nil
 	}
 	done, err := l.directory.SetupDone(ctx, l.options.Processor, l.options.DefinitionID, g.name)
@@ -175,20 +176,11 @@ func (l *life) setUpOnce(ctx context.Context, g *group, turns chan struct{}) err
 	}
 	l.setUp(g, time.Now())
 	defer l.setUp(g, time.Time{})
-	err = l.directory.SetupOnce(ctx, l.options.Processor, l.options.DefinitionID, g.name, g.spec.SQL.Setup, l.timeout(g.name))
+	err = l.directory.SetupOnce(ctx, l.options.Processor, l.options.DefinitionID, g.name, setup.Commands, l.timeout(g.name))
 	if err != nil {
-		return fmt.Errorf("handler.sql.setup: %w", err)
+		return fmt.Errorf("%s: %w", setup.Field, err)
 	}
 	return nil
-}
-
-type notRegisteredError struct {
-	handler    string
-	registered []string
-}
-
-func (e *notRegisteredError) Error() string {
-	return fmt.Sprintf("the image registers the handlers [%s], the spec asks for %s", strings.Join(e.registered, ", "), e.handler)
 }
 
 // judge takes note of whether a group is fit, and reports whether that is news.
@@ -240,7 +232,7 @@ const setupRuns = "SetupRuns"
 // unfit says why a group is not fit.
 func unfit(err error, store tokenstore.Classifier, details bool) tokenstore.Fault {
 	kind, reason := handler.Classify(err, store)
-	var missing *notRegisteredError
+	var missing *handler.UnregisteredError
 	var statement *handler.StatementError
 	var late *tokenstore.SetupTimeoutError
 	var running *tokenstore.SetupRunsError

@@ -28,7 +28,7 @@ func TestALostConnectionCountsNothingAgainstASetup(t *testing.T) {
 	}{
 		"the connection is lost before": {fmt.Errorf("looking for the setup: %w", ended), []time.Duration{100e6, 200e6, 400e6, 800e6, 1600e6, 3200e6, 5e9, 5e9}},
 		"it is lost in the setup":       {&tokenstore.SetupError{Err: ended}, []time.Duration{500e6, 1e9, 2e9, 4e9, 8e9, 15e9, 15e9}},
-		"the program lacks the handler": {&notRegisteredError{handler: "view"}, []time.Duration{500e6, 1e9, 2e9, 4e9, 8e9, 15e9, 15e9}},
+		"the program lacks the handler": {&handler.UnregisteredError{}, []time.Duration{500e6, 1e9, 2e9, 4e9, 8e9, 15e9, 15e9}},
 		"a statement has a parameter":   {fmt.Errorf("handler.sql.%w", &handler.StatementError{Problem: "has a parameter"}), []time.Duration{500e6, 1e9, 2e9, 4e9, 8e9, 15e9, 15e9}},
 		"the setup takes too long":      {&tokenstore.SetupTimeoutError{Err: &tokenstore.SetupError{Err: ended}}, []time.Duration{500e6, 1e9, 2e9, 4e9, 8e9, 15e9, 15e9}},
 		"the setup fails":               {&tokenstore.SetupError{Err: errors.New("no")}, []time.Duration{500e6, 1e9, 2e9, 4e9, 8e9, 15e9, 15e9}},

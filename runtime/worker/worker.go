@@ -44,6 +44,8 @@ type Options struct {
 	DefinitionID string
 	// Handlers that the program has registered, by name.
 	Handlers map[string]handler.Handler
+	// Kinds make the groups' handlers, by default Sluice's own over Handlers.
+	Kinds handler.Kinds
 	// Backend connects with the store and the source.
 	Backend Backend
 	// Version of the runtime.
@@ -102,6 +104,9 @@ type Worker struct {
 func New(o Options) *Worker {
 	if o.Executors == 0 {
 		o.Executors = 4
+	}
+	if o.Kinds == nil {
+		o.Kinds = handler.Builtin(o.Handlers)
 	}
 	if o.Memory == 0 {
 		o.Memory = defaultMemory()
