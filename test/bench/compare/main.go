@@ -4,7 +4,7 @@
 //
 // Both versions are driven from outside, by `migrate` and `dev` of a program that is built from the
 // same source with each of them. Each has a database of its own on one server, with the same
-// events. After each run the projection is compared with the events.
+// events. All of it runs on one CPU. After each run the projection is compared with the events.
 package main
 
 import (
@@ -61,6 +61,9 @@ func compare(ctx context.Context, o options) (err error) {
 	}
 	change, err := build(ctx, ".", filepath.Join(dir, "change"))
 	if err != nil {
+		return err
+	}
+	if err := lab.OneCPU(); err != nil {
 		return err
 	}
 	return lab.WithServer(ctx, map[string]string{"autovacuum": "off"}, func(server *lab.Server) error {

@@ -45,14 +45,19 @@ type pairs struct {
 	base, again, changed []float64 // one a round: of the base twice, for the noise, and of the change
 }
 
-// verdict compares the ratios of change and base with those of base and base.
+// verdict compares the ratios of change and base, the mean of its two runs, with those of base and
+// base.
 type verdict struct {
 	ratio, noise spread
 	margin       float64 // what the noise makes of a ratio of 1
 }
 
 func (p pairs) verdict() verdict {
-	v := verdict{ratio: spreadOf(ratios(p.changed, p.base)), noise: spreadOf(ratios(p.again, p.base))}
+	mean := make([]float64, len(p.base))
+	for i := range p.base {
+		mean[i] = (p.base[i] + p.again[i]) / 2
+	}
+	v := verdict{ratio: spreadOf(ratios(p.changed, mean)), noise: spreadOf(ratios(p.again, p.base))}
 	v.margin = math.Abs(v.noise.median-1) + v.noise.uncertainty()
 	return v
 }
