@@ -21,6 +21,7 @@ import (
 	"github.com/sluice-project/sluice/api/v1alpha1"
 	"github.com/sluice-project/sluice/controllers/desired"
 	"github.com/sluice-project/sluice/controllers/stores"
+	storespostgres "github.com/sluice-project/sluice/controllers/stores/postgres"
 	"github.com/sluice-project/sluice/definition"
 	eventpostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
@@ -80,13 +81,10 @@ func newStage(t *testing.T) *stage {
 		t.Fatal(err)
 	}
 	st.stores = stores.New(stores.Options{
-		Secrets: func(string) connection.Secrets {
+		Backend: storespostgres.Backend{AllowLoopback: true, Secrets: func(string) connection.Secrets {
 			return func(context.Context, string, string) ([]byte, error) { return []byte(st.url), nil }
-		},
-		Source: func(pool *pgxpool.Pool, schema string, declared definition.Source) stores.Source {
-			return eventpostgres.Open(pool, schema, declared)
-		},
-		Changed: func(types.NamespacedName) {}, Planner: "operator/test", AllowLoopback: true, MaxSessions: 1, Log: logr.Discard(),
+		}},
+		Changed: func(types.NamespacedName) {}, Planner: "operator/test", MaxSessions: 1, Log: logr.Discard(),
 	})
 	var running sync.WaitGroup
 	running.Go(func() { _ = st.stores.Start(ctx) })

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -23,9 +22,7 @@ import (
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
 	"github.com/sluice-project/sluice/controllers/stores"
-	"github.com/sluice-project/sluice/definition"
-	eventpostgres "github.com/sluice-project/sluice/eventsource/postgres"
-	"github.com/sluice-project/sluice/tokenstore/postgres/connection"
+	"github.com/sluice-project/sluice/controllers/stores/postgres"
 )
 
 // Options of the operator.
@@ -147,14 +144,10 @@ func findInstallation(ctx context.Context, kube *rest.Config, o Options) (string
 func addReconciler(manager ctrl.Manager, installation string, o Options) error {
 	observed := &notices{}
 	s := stores.New(stores.Options{
-		Secrets: func(namespace string) connection.Secrets { return stores.SecretsOf(manager.GetAPIReader(), namespace) },
-		Source: func(pool *pgxpool.Pool, schema string, declared definition.Source) stores.Source {
-			return eventpostgres.Open(pool, schema, declared)
-		},
+		Backend:             postgres.Backend{Secrets: postgres.SecretsOf(manager.GetAPIReader()), AllowLoopback: o.AllowLoopbackStores},
 		Changed:             observed.add,
 		Planner:             "operator/" + hostname(),
 		Installation:        installation,
-		AllowLoopback:       o.AllowLoopbackStores,
 		MaxSessions:         o.MaxStoreSessions,
 		MaxPause:            o.MaxStorePause,
 		Metrics:             operatorMetrics(),

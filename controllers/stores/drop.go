@@ -1,10 +1,6 @@
 package stores
 
-import (
-	"context"
-
-	"github.com/sluice-project/sluice/tokenstore/postgres"
-)
+import "context"
 
 // drop deletes the processor's rows, over the session that is open: its Secret may be gone by now. There is nothing to do in
 // a store that is not the processor's.
@@ -12,7 +8,7 @@ func (p *processor) drop(ctx context.Context, l *link, w Wanted) error {
 	if p.observation().Dropped {
 		return nil
 	}
-	meta, err := postgres.Check(ctx, l.pool, w.store().Schema)
+	meta, err := l.Meta(ctx)
 	if err != nil {
 		return err
 	}

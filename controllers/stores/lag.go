@@ -160,7 +160,7 @@ const lagPatience = 3 * time.Second
 func (p *processor) lags(l *link, w Wanted, outcome planner.Outcome) lags {
 	ctx, cancel := context.WithTimeout(p.life, lagPatience)
 	defer cancel()
-	source := p.options.Source(l.pool, w.store().Schema, w.Spec.Source)
+	source := l.Source(w.Spec.Source)
 	found, err := lagsOf(outcome, func(after int64) (time.Duration, bool, error) { return source.Waiting(ctx, after) })
 	if err == nil {
 		p.lagged.unread, p.lagged.failed = "", 0

@@ -9,12 +9,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/sluice-project/sluice/controllers/stores/backend"
 	"github.com/sluice-project/sluice/definition"
 	eventpostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/pgproxy"
@@ -79,7 +79,7 @@ func TestLagIsUnknownWhereEventsCannotBeRead(t *testing.T) {
 
 // deafSource is a source whose events cannot be read for as long as it is deaf.
 type deafSource struct {
-	Source
+	backend.Source
 	deaf  *atomic.Bool
 	asked func(deaf bool)
 }
@@ -93,6 +93,38 @@ func (s deafSource) Waiting(ctx context.Context, after int64) (time.Duration, bo
 	return s.Source.Waiting(ctx, after)
 }
 
+// sourcesOf is a backend whose sources are changed.
+type sourcesOf struct {
+	backend.Backend
+	change func(backend.Source) backend.Source
+}
+
+func (b sourcesOf) Open(namespace string, store definition.Store) backend.Access {
+	return accessOf{b.Backend.Open(namespace, store), b.change}
+}
+
+type accessOf struct {
+	backend.Access
+	change func(backend.Source) backend.Source
+}
+
+func (a accessOf) Connect(ctx context.Context) (backend.Connection, error) {
+	c, err := a.Access.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return connectionOf{c, a.change}, nil
+}
+
+type connectionOf struct {
+	backend.Connection
+	change func(backend.Source) backend.Source
+}
+
+func (c connectionOf) Source(declared definition.Source) backend.Source {
+	return c.change(c.Connection.Source(declared))
+}
+
 // TestALagThatCouldNotBeReadIsAskedForAgainAtOnce: the next look may be due seconds later.
 func TestALagThatCouldNotBeReadIsAskedForAgainAtOnce(t *testing.T) {
 	proxy := pgproxy.Start(t, postgrestest.New(t))
@@ -104,10 +136,9 @@ func TestALagThatCouldNotBeReadIsAskedForAgainAtOnce(t *testing.T) {
 	}
 	asked := make(chan question, 100)
 	s, news := runStores(t, proxy.URL(), func(o *Options) {
-		open := o.Source
-		o.Source = func(pool *pgxpool.Pool, schema string, declared definition.Source) Source {
-			return deafSource{open(pool, schema, declared), &deaf, func(deaf bool) { asked <- question{deaf, renewals.Total()} }}
-		}
+		o.Backend = sourcesOf{o.Backend, func(source backend.Source) backend.Source {
+			return deafSource{source, &deaf, func(deaf bool) { asked <- question{deaf, renewals.Total()} }}
+		}}
 	})
 	s.Want(orders, wantedIn())
 	until(t, s, news, "a lag that is known", func(o Observation) bool { return o.Seen && o.Facts.Groups[0].Lag == 0 })

@@ -5,17 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"time"
-
-	"github.com/jackc/pgerrcode"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/tokenstore"
-	"github.com/sluice-project/sluice/tokenstore/postgres"
-	"github.com/sluice-project/sluice/tokenstore/postgres/connection"
 )
 
 // Problem is why the operator cannot do in a store what it should.
@@ -63,11 +57,8 @@ func (p *Problem) NeedsSecret() bool {
 }
 
 // problemOf says what an error means to users. place is where the operator connected to, for the message.
-func problemOf(err error, place string) Problem {
+func (o Options) problemOf(err error, place string) Problem {
 	var (
-		missing   *connection.SecretNotFoundError
-		invalid   *connection.InvalidError
-		migration *postgres.MigrationRequiredError
 		protocol  *tokenstore.ProtocolError
 		conflict  *tokenstore.GroupConflictError
 		noPlace   *eventsource.StartPositionError
@@ -75,16 +66,8 @@ func problemOf(err error, place string) Problem {
 		searching *searchingError
 		sequence  *tokenstore.SequencingChangedError
 		changed   *storeChangedError
-		refused   *RefusedAddressError
-		server    *pgconn.PgError
 	)
 	switch {
-	case errors.As(err, &missing):
-		return Problem{Reason: v1alpha1.ReasonSecretNotFound, Message: missing.Error()}
-	case errors.As(err, &invalid):
-		return Problem{Reason: v1alpha1.ReasonInvalidURL, Message: invalid.Error()}
-	case errors.As(err, &migration):
-		return Problem{Reason: v1alpha1.ReasonMigrationRequired, Message: migration.Error(), NoTables: migration.Have == 0}
 	case errors.As(err, &protocol):
 		return Problem{Reason: v1alpha1.ReasonOperatorCannotConnect, Message: protocol.Error()}
 	case errors.As(err, &conflict):
@@ -99,24 +82,11 @@ func problemOf(err error, place string) Problem {
 		return Problem{Reason: v1alpha1.ReasonSequencingChanged, Message: sequence.Error(), Passes: sequence.Running != ""}
 	case errors.As(err, &changed):
 		return Problem{Reason: v1alpha1.ReasonStoreChanged, Message: changed.Error()}
-	case errors.As(err, &refused):
-		return Problem{Reason: v1alpha1.ReasonOperatorCannotConnect, Message: refused.Error()}
-	case errors.As(err, &server):
-		return Problem{Reason: reasonOf(server.Code), Message: fmt.Sprintf("%s: %s (SQLSTATE %s)", place, server.Message, server.Code)}
+	}
+	if d, known := o.Backend.Diagnose(err, place); known {
+		return Problem{Reason: d.Reason, Message: d.Message, NoTables: d.NoTables}
 	}
 	return Problem{Reason: v1alpha1.ReasonConnectionFailed, Message: place + ": " + causeOf(err)}
-}
-
-func reasonOf(code string) string {
-	switch {
-	case strings.HasPrefix(code, "28"):
-		return v1alpha1.ReasonAuthenticationFailed
-	case code == pgerrcode.InvalidCatalogName:
-		return v1alpha1.ReasonDatabaseNotFound
-	case code == pgerrcode.InsufficientPrivilege:
-		return v1alpha1.ReasonPermissionDenied
-	}
-	return v1alpha1.ReasonConnectionFailed
 }
 
 // causeOf is an error's text without what differs from one attempt to the next, such as the port that was dialled from.
@@ -132,12 +102,6 @@ func causeOf(err error) string {
 		return network.Err.Error()
 	}
 	return err.Error()
-}
-
-// contention reports whether an error is gone with the next try.
-func contention(err error) bool {
-	var server *pgconn.PgError
-	return errors.As(err, &server) && (strings.HasPrefix(server.Code, "40") || server.Code == pgerrcode.LockNotAvailable)
 }
 
 // storeChangedError says that a store is not the one that the processor belongs to.

@@ -15,7 +15,6 @@ import (
 	"github.com/sluice-project/sluice/planner"
 	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/tokenstore"
-	"github.com/sluice-project/sluice/tokenstore/postgres"
 	"github.com/sluice-project/sluice/tokenstore/protocol"
 )
 
@@ -216,8 +215,8 @@ func (p *processor) run(ctx context.Context, l *link, place string) {
 		if err != nil {
 			failures++
 			pause = min(firstPause<<min(failures, 10), p.options.MaxPause)
-			if !contention(err) {
-				p.fail(problemOf(err, place))
+			if !p.options.Backend.Contention(err) {
+				p.fail(p.options.problemOf(err, place))
 			}
 		} else {
 			failures = 0
@@ -273,14 +272,14 @@ func (p *processor) round(ctx context.Context, l *link) error {
 		return p.drop(ctx, l, w)
 	}
 	if !w.accepts(l.meta.StoreID, l.meta.Elsewhere) {
-		meta, err := postgres.Check(ctx, l.pool, w.store().Schema) // it may have been rebased since
+		meta, err := l.Meta(ctx) // it may have been rebased since
 		switch {
 		case err != nil:
 			return err
 		case !w.accepts(meta.StoreID, meta.Elsewhere):
 			return &storeChangedError{w.StoreID, meta.StoreID, meta.Elsewhere}
 		}
-		l = &link{l.directory, l.store, l.pool, meta}
+		l = &link{l.Connection, l.directory, l.store, meta}
 	}
 	p.met(l.meta.StoreID)
 	refusal, err := p.declare(ctx, l, w)
@@ -367,7 +366,7 @@ func (p *processor) tell(w Wanted, l *link, outcome planner.Outcome, replays []t
 	o.Facts.Replays = replays
 	p.paces.add(o.Facts.Groups, now)
 	if refusal != nil {
-		problem := problemOf(refusal, "")
+		problem := p.options.problemOf(refusal, "")
 		o.Problem = &problem
 	} else {
 		o.Declared = w.Generation
@@ -399,7 +398,7 @@ func (p *processor) declare(ctx context.Context, l *link, w Wanted) (refusal, er
 // pods leave all the same, and replays go on or are cancelled.
 func (p *processor) write(ctx context.Context, l *link, w Wanted) (refusal, err error) {
 	var unfit *eventsource.InvalidError
-	source := p.options.Source(l.pool, w.store().Schema, w.Spec.Source)
+	source := l.Source(w.Spec.Source)
 	if w.Spec.Source.Table != nil {
 		if err := source.Check(ctx); errors.As(err, &unfit) {
 			return err, nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	storespostgres "github.com/sluice-project/sluice/controllers/stores/postgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 	"github.com/sluice-project/sluice/tokenstore/postgres/connection"
@@ -25,7 +26,7 @@ func TestASecretThatIsChangedIsTriedWhileTheSessionGoesOn(t *testing.T) {
 	text.Store(&right)
 	s, news := runStores(t, right, func(o *Options) {
 		o.SecretsEvery = 20 * time.Millisecond
-		o.Secrets = func(string) connection.Secrets {
+		o.Backend = storespostgres.Backend{AllowLoopback: true, Secrets: func(string) connection.Secrets {
 			return func(context.Context, string, string) ([]byte, error) {
 				now := *text.Load()
 				if now == "" {
@@ -33,7 +34,7 @@ func TestASecretThatIsChangedIsTriedWhileTheSessionGoesOn(t *testing.T) {
 				}
 				return []byte(now), nil
 			}
-		}
+		}}
 	})
 	s.Want(orders, wantedIn())
 	until(t, s, news, "the first look", func(o Observation) bool { return o.Seen && o.Problem == nil })

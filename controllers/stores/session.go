@@ -6,22 +6,15 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"slices"
-	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
+	"github.com/sluice-project/sluice/controllers/stores/backend"
 	"github.com/sluice-project/sluice/definition"
-	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 const (
-	// application names the operator's connections in pg_stat_activity.
-	application = "sluice-operator"
 	// turn is how long a session keeps its slot where others wait.
 	turn = 10 * time.Second
 	// firstPause before a store that could not be reached is tried again; it doubles up to Options.MaxPause.
@@ -39,11 +32,10 @@ var errTurnOver = errors.New("another store's turn")
 type session struct {
 	key     sessionKey
 	store   definition.Postgres
+	access  backend.Access
 	options Options
 	slots   *slots
 	cancel  func() // of run; guarded by Stores.mu
-	place   atomic.Pointer[string]
-	read    atomic.Pointer[string] // digest of the Secrets' content at the last connect
 
 	mu       sync.Mutex
 	unusable *Problem // with the Secrets: see [Observation.Secrets]
@@ -52,8 +44,8 @@ type session struct {
 	changed  chan struct{} // members have
 }
 
-func newSession(key sessionKey, store definition.Postgres, o Options, slots *slots) *session {
-	return &session{key: key, store: store, options: o, slots: slots, members: map[*processor]struct{}{}, changed: make(chan struct{}, 1)}
+func newSession(key sessionKey, store definition.Store, o Options, slots *slots) *session {
+	return &session{key: key, store: *store.Postgres, access: o.Backend.Open(key.namespace, store), options: o, slots: slots, members: map[*processor]struct{}{}, changed: make(chan struct{}, 1)}
 }
 
 // add makes a processor a member. Where the store cannot be reached it learns so at once.
@@ -114,7 +106,7 @@ func (s *session) run(ctx context.Context) {
 		if time.Since(began) > turn {
 			pause = firstPause // it had worked
 		}
-		problem := problemOf(err, s.where())
+		problem := s.options.problemOf(err, s.where())
 		log.Info("Lost the store, trying again", "reason", problem.Reason, "message", problem.Message, "pause", pause.String())
 		s.fail(&problem)
 		if !s.rest(ctx, pause) {
@@ -136,35 +128,29 @@ func (s *session) rest(ctx context.Context, pause time.Duration) bool {
 
 // link is an open session as processors use it.
 type link struct {
-	directory *postgres.Directory
-	store     *postgres.Store
-	pool      *pgxpool.Pool
-	meta      postgres.Meta
+	backend.Connection
+	directory backend.Directory
+	store     backend.Store
+	meta      backend.Meta
 }
 
 // serve opens the session and runs the members' loops until it is lost; the error says why.
 func (s *session) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	options := s.connection()
-	listener, meta, err := s.prepare(ctx, options)
+	connection, meta, err := s.prepare(ctx)
 	if err != nil {
 		return err
 	}
-	defer listener.Close()
-	pool, err := postgres.Open(options)
-	if err != nil {
-		return err
-	}
-	defer pool.Close()
+	defer connection.Close()
 	s.fail(nil)
-	l := &link{postgres.NewDirectory(pool, s.store.Schema), postgres.NewStore(pool, s.store.Schema), pool, meta}
+	l := &link{connection, connection.Directory(), connection.Store(), meta}
 
 	lost := make(chan error, 1)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	running.Go(func() { lost <- s.listen(ctx, listener) })
+	running.Go(func() { lost <- s.listen(ctx, connection) })
 	running.Go(func() { s.watchSecrets(ctx, l.meta.StoreID) })
 	return s.supervise(ctx, l, lost, &running)
 }
@@ -205,25 +191,25 @@ func (s *session) supervise(ctx context.Context, l *link, lost <-chan error, run
 }
 
 // prepare connects, migrates where it may, and looks which store this is.
-func (s *session) prepare(ctx context.Context, o postgres.Options) (listener *postgres.Session, meta postgres.Meta, err error) {
+func (s *session) prepare(ctx context.Context) (connection backend.Connection, meta backend.Meta, err error) {
 	err = within(ctx, s.options.ConnectTimeout, func(ctx context.Context) error {
-		listener, err = postgres.OpenSession(ctx, o, postgres.Channel(s.store.Schema))
+		connection, err = s.access.Connect(ctx)
 		return err
 	})
 	if err != nil {
 		return nil, meta, err
 	}
-	if err := s.migrate(ctx, listener); err != nil {
-		return nil, meta, errors.Join(err, listener.Close())
+	if err := s.migrate(ctx, connection); err != nil {
+		return nil, meta, errors.Join(err, connection.Close())
 	}
 	err = within(ctx, s.options.ConnectTimeout, func(ctx context.Context) error {
-		meta, err = postgres.Check(ctx, listener.Conn(), s.store.Schema)
+		meta, err = connection.Meta(ctx)
 		return err
 	})
 	if err != nil {
-		return nil, meta, errors.Join(err, listener.Close())
+		return nil, meta, errors.Join(err, connection.Close())
 	}
-	return listener, meta, nil
+	return connection, meta, nil
 }
 
 func within(ctx context.Context, limit time.Duration, do func(context.Context) error) error {
@@ -234,18 +220,18 @@ func within(ctx context.Context, limit time.Duration, do func(context.Context) e
 
 // migrate brings the schema up to date, where it may. It has no time limit: a step that is cancelled is undone, so that one
 // that takes minutes would never be done. What goes on for long is reported.
-func (s *session) migrate(ctx context.Context, listener *postgres.Session) error {
+func (s *session) migrate(ctx context.Context, connection backend.Connection) error {
 	if s.store.Migrations == definition.MigrationsManual {
 		return nil
 	}
 	if !s.needsTables() {
-		if have, err := postgres.SchemaVersion(ctx, listener.Conn(), s.store.Schema); err != nil || have == 0 {
+		if has, err := connection.HasTables(ctx); err != nil || !has {
 			return err
 		}
 	}
 	report := time.AfterFunc(s.options.LongMigration, func() { s.fail(migrating(s.store.Schema)) })
 	defer report.Stop()
-	done, err := postgres.Migrate(ctx, listener.Conn(), s.store.Schema)
+	done, err := connection.Migrate(ctx)
 	if len(done) > 0 {
 		s.options.Log.Info("Migrated a store", "store", s.where(), "schema", s.store.Schema, "steps", done)
 	}
@@ -258,9 +244,9 @@ func (s *session) needsTables() bool {
 }
 
 // listen wakes the members that notifications name until the connection is lost.
-func (s *session) listen(ctx context.Context, listener *postgres.Session) error {
+func (s *session) listen(ctx context.Context, connection backend.Connection) error {
 	for {
-		_, name, err := listener.Wait(ctx)
+		name, err := connection.Wait(ctx)
 		if err != nil {
 			return fmt.Errorf("listening: %w", err)
 		}
@@ -272,32 +258,10 @@ func (s *session) listen(ctx context.Context, listener *postgres.Session) error 
 	}
 }
 
-// connection says how to connect: by the Secrets as they are at that moment.
-func (s *session) connection() postgres.Options {
-	return postgres.Options{
-		Application: application,
-		Keepalives:  true,
-		Dial:        dialer(s.options.AllowLoopback),
-		Target: func(ctx context.Context) (postgres.Target, error) {
-			target, digest, err := s.target(ctx)
-			if err == nil {
-				place := placeOf(target)
-				s.place.Store(&place)
-				s.read.Store(&digest)
-			}
-			return target, err
-		},
-	}
-}
-
-func placeOf(target postgres.Target) string {
-	return fmt.Sprintf("%s as %s", net.JoinHostPort(target.Host, strconv.Itoa(int(target.Port)))+"/"+target.Database, target.User)
-}
-
 // where the session connected to last.
 func (s *session) where() string {
-	if place := s.place.Load(); place != nil {
-		return *place
+	if place := s.access.Connected(); place != nil {
+		return place.String()
 	}
 	return "the store"
 }

@@ -7,13 +7,12 @@ import (
 
 	"github.com/go-logr/logr/testr"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
+	storespostgres "github.com/sluice-project/sluice/controllers/stores/postgres"
 	"github.com/sluice-project/sluice/definition"
-	eventpostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/pgproxy"
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
@@ -43,14 +42,11 @@ func runStores(t *testing.T, url string, change ...func(*Options)) (s *Stores, n
 	t.Helper()
 	changed := make(chan struct{}, 1)
 	o := Options{
-		Secrets: func(string) connection.Secrets {
+		Backend: storespostgres.Backend{AllowLoopback: true, Secrets: func(string) connection.Secrets {
 			return func(context.Context, string, string) ([]byte, error) { return []byte(url), nil }
-		},
-		Source: func(pool *pgxpool.Pool, schema string, declared definition.Source) Source {
-			return eventpostgres.Open(pool, schema, declared)
-		},
+		}},
 		Changed: func(types.NamespacedName) { signal(changed) },
-		Planner: "operator/test", AllowLoopback: true, MaxSessions: 1, MaxPause: 100 * time.Millisecond, Log: testr.New(t),
+		Planner: "operator/test", MaxSessions: 1, MaxPause: 100 * time.Millisecond, Log: testr.New(t),
 	}
 	for _, c := range change {
 		c(&o)

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	storespostgres "github.com/sluice-project/sluice/controllers/stores/postgres"
 	"github.com/sluice-project/sluice/progress"
 )
 
@@ -34,7 +35,7 @@ func TestASearchForAStartOutlivesTheRoundThatBeganIt(t *testing.T) {
 				t.Errorf("while it is looked for: %v", err)
 			}
 		}
-		if problem := problemOf(&searchingError{"view", at}, "db"); !problem.Passes || problem.Reason != "Progressing" {
+		if problem := (Options{Backend: storespostgres.Backend{}}).problemOf(&searchingError{"view", at}, "db"); !problem.Passes || problem.Reason != "Progressing" {
 			t.Errorf("it is told as %+v", problem)
 		}
 		close(release)

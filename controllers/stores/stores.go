@@ -7,20 +7,15 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/sluice-project/sluice/definition"
-	"github.com/sluice-project/sluice/eventsource"
-	"github.com/sluice-project/sluice/tokenstore/postgres/connection"
+	"github.com/sluice-project/sluice/controllers/stores/backend"
 )
 
 // Options of Stores.
 type Options struct {
-	// Secrets reads a namespace's Secrets.
-	Secrets func(namespace string) connection.Secrets
-	// Source gives the source of events that a spec declares, in the store of a schema.
-	Source func(pool *pgxpool.Pool, schema string, declared definition.Source) Source
+	// Backend opens the stores.
+	Backend backend.Backend
 	// Changed is called, from any goroutine, when there is something new to tell of a processor. It must not block.
 	Changed func(types.NamespacedName)
 	// Planner names this operator in plans.
@@ -29,8 +24,6 @@ type Options struct {
 	Installation string
 	// FormerInstallations are those that this one replaces.
 	FormerInstallations []string
-	// AllowLoopback lets the operator connect to its own host.
-	AllowLoopback bool
 	// MaxSessions is how many stores the operator is connected to at a time; the others wait for their turn.
 	MaxSessions int
 	// MaxPause between attempts to reach a store, 15 s by default.
@@ -43,15 +36,6 @@ type Options struct {
 	SecretsEvery time.Duration
 	Metrics      *Metrics
 	Log          logr.Logger
-}
-
-// Source is a source of events that can tell whether the database has it as it is declared.
-type Source interface {
-	eventsource.Source
-	// Check returns a *eventsource.InvalidError that says what to change.
-	Check(ctx context.Context) error
-	// Waiting returns how old the next event after a position is; false where there is none.
-	Waiting(ctx context.Context, after int64) (age time.Duration, waits bool, err error)
 }
 
 // Stores knows the stores of all processors. It is a Runnable of the manager, for the leader.
@@ -179,7 +163,7 @@ func (s *Stores) join(p *processor, w Wanted) {
 	key := w.sessionKey()
 	se := s.sessions[key]
 	if se == nil {
-		se = newSession(key, w.store(), s.options, s.slots)
+		se = newSession(key, w.Spec.Store, s.options, s.slots)
 		s.sessions[key] = se
 		if s.run != nil {
 			se.cancel = s.run(se.run)
