@@ -22,6 +22,7 @@ const (
 // not in the picture.
 var boxes = []struct{ prefix, box string }{
 	{"test/", ""}, {"hack/", ""}, {"internal/", ""}, {"examples/", ""}, {"tokenstore/memory", ""}, {"tokenstore/tokenstoretest", ""},
+	{"eventsource/memory", ""}, {"runtime/backend/memory", ""},
 	{"api/", "api"}, {"controllers", "controllers"}, {"cmd/", "cmd"}, {"tokenstore/postgres", "tokenstore/postgres"},
 	{"runtime/command", "commands"}, {"runtime/dev", "commands"}, {"runtime/eventfile", "commands"}, {"runtime/axon", "commands"}, {"runtime/access", "commands"},
 }

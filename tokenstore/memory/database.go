@@ -30,12 +30,13 @@ type Database struct {
 	workers    map[int64]*workerRow
 	sessions   map[int64]bool // incarnations whose session lock is held
 	last       int64          // incarnation given last
+	engine     engine
 }
 
 // New returns an empty database. now is its clock, which alone judges leases.
 func New(now func() time.Time) *Database {
 	return &Database{now: now, rows: map[string]string{}, groups: map[string]*group{}, failures: map[tokenstore.Key]tokenstore.Failure{},
-		processors: map[string]*processor{}, workers: map[int64]*workerRow{}, sessions: map[int64]bool{}}
+		processors: map[string]*processor{}, workers: map[int64]*workerRow{}, sessions: map[int64]bool{}, engine: newEngine()}
 }
 
 // Rows returns a copy of what transactions have written.
@@ -111,4 +112,6 @@ func (s *Session) Close() {
 	s.database.mu.Lock()
 	defer s.database.mu.Unlock()
 	delete(s.database.sessions, s.incarnation)
+	close(s.database.engine.ended)
+	s.database.engine.ended = make(chan struct{})
 }

@@ -79,6 +79,7 @@ func (d Directory) DeclareProcessor(_ context.Context, wanted tokenstore.Process
 		}
 		p.Revision++
 	}
+	d.announce(Signal{Processor: wanted.Name})
 	p.Definition, p.Replicas, p.Live = wanted.Definition, wanted.Replicas, wanted.Live
 	var newest int64
 	for _, f := range p.definitions {
@@ -221,6 +222,7 @@ func (d Directory) SetState(_ context.Context, incarnation int64, state tokensto
 	defer d.mu.Unlock()
 	if w := d.workers[incarnation]; w != nil && w.State != tokenstore.Ended {
 		w.State = state
+		d.announce(Signal{Processor: w.processor})
 	}
 	return nil
 }
@@ -301,6 +303,7 @@ func (d Directory) Assign(_ context.Context, name string, plan tokenstore.Plan) 
 		return nil
 	}
 	p.Plan++
+	d.announce(Signal{Processor: name})
 	for _, a := range plan.Targets {
 		p.assignments[a.Key] = a.Worker
 	}
@@ -330,6 +333,7 @@ func (d Directory) Adopt(_ context.Context, name string, worker int64, orphans [
 	})
 	if len(got) > 0 {
 		p.Plan++
+		d.announce(Signal{Processor: name})
 	}
 	return got, nil
 }

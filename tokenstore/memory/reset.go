@@ -185,7 +185,7 @@ func (s Store) rewind(processor string, r tokenstore.Replay, n progress.Algebra,
 	}
 	now := s.now()
 	e.Phase, e.Reason, e.Message, e.ResetAt, e.Done, e.Total = tokenstore.ReplayRunning, "", "", &now, 0, total
-	maps.Copy(s.rows, tx.writes)
+	s.write(tx)
 	return nil
 }
 

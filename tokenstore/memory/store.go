@@ -28,10 +28,21 @@ var (
 func (d *Database) Store() Store { return Store{d} }
 
 // Tx is a transaction of a projection: what it writes is there once it has committed.
-type Tx struct{ writes map[string]string }
+type Tx struct {
+	writes  map[string]string
+	appends map[string]string
+}
 
 // Put writes a row.
 func (t *Tx) Put(key, value string) { t.writes[key] = value }
+
+// Append adds text to a row, as it is when the transaction commits.
+func (t *Tx) Append(key, text string) {
+	if t.appends == nil {
+		t.appends = map[string]string{}
+	}
+	t.appends[key] += text
+}
 
 // Declare implements tokenstore.Store.
 func (s Store) Declare(_ context.Context, owner tokenstore.Owner, groups []tokenstore.Group, requested []tokenstore.ReplayRequest,
@@ -287,8 +298,22 @@ func (s Store) InTx(_ context.Context, advances []tokenstore.Advance, work func(
 			delete(s.failures, a.Key)
 		}
 	}
-	maps.Copy(s.rows, tx.writes)
+	s.write(tx)
+	for _, a := range advances {
+		if a.Release {
+			s.announce(Signal{})
+			break
+		}
+	}
 	return nil
+}
+
+// write writes what a transaction has.
+func (s Store) write(tx *Tx) {
+	maps.Copy(s.rows, tx.writes)
+	for key, text := range tx.appends {
+		s.rows[key] += text
+	}
 }
 
 // Fail implements tokenstore.Store.
