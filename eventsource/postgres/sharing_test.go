@@ -128,6 +128,7 @@ type appender struct {
 
 	own     string
 	version postgres.Version // of its own stream
+	late    bool             // the stream may get further events: the server may commit what was cut off
 	asked   []asked
 }
 
@@ -157,11 +158,13 @@ func (c *appender) append() {
 			if version != expected+postgres.Version(len(events)) {
 				c.t.Errorf("%d events were appended at version %d: the new one is %d", len(events), expected, version)
 			}
-			c.version = version
+			c.version, c.late = version, false
 		}
+	case isConflict && c.late && conflict.Actual > c.version:
+		c.version, c.late = conflict.Actual, false
 	case isConflict && conflicts && conflict.Actual == c.version, pg != nil && pg.Code == "22P05" && refused:
 	case err != nil && c.killing && !isConflict:
-		a.unknown = true
+		a.unknown, c.late = true, true
 		c.version = query[postgres.Version](c.t, c.db, "SELECT coalesce(max(version), 0) FROM sluice.event WHERE stream_id = $1", c.own)
 	default:
 		c.t.Errorf("%d events at version %d of %s: %v", len(events), expected, a.stream, err)
