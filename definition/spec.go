@@ -68,6 +68,38 @@ type Postgres struct {
 	ExpectedStoreID string      `json:"expectedStoreID,omitempty"`
 }
 
+// SecretKeys are the Secrets that the store's connection reads, and which keys of them, without
+// repetition, in the order of the spec.
+func (p Postgres) SecretKeys() []SecretKey {
+	var keys []SecretKey
+	seen := map[SecretKey]bool{}
+	add := func(ref SecretKey) {
+		if !seen[ref] {
+			seen[ref] = true
+			keys = append(keys, ref)
+		}
+	}
+	if ref := p.URLSecretRef; ref != nil {
+		add(*ref)
+	}
+	if c := p.Connection; c != nil {
+		add(c.UsernameSecretRef)
+		if c.PasswordSecretRef != nil {
+			add(*c.PasswordSecretRef)
+		}
+	}
+	if settings := p.TLS; settings != nil {
+		if settings.CASecretRef != nil {
+			add(*settings.CASecretRef)
+		}
+		if settings.CertificateSecretRef != nil {
+			add(SecretKey{Name: settings.CertificateSecretRef.Name, Key: "tls.crt"})
+			add(SecretKey{Name: settings.CertificateSecretRef.Name, Key: "tls.key"})
+		}
+	}
+	return keys
+}
+
 // Ways to upgrade Sluice's tables.
 const (
 	MigrationsAuto   = "Auto"

@@ -8,7 +8,6 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/sluice-project/sluice/definition"
-	"github.com/sluice-project/sluice/tokenstore/postgres/connection"
 )
 
 // Volumes of the worker and where they are.
@@ -38,7 +37,7 @@ func secretSources(store definition.Store) []corev1.VolumeProjection {
 	if store.Postgres == nil {
 		return nil
 	}
-	keys := connection.SecretKeys(*store.Postgres)
+	keys := store.Postgres.SecretKeys()
 	slices.SortFunc(keys, func(a, b definition.SecretKey) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Key, b.Key))
 	})

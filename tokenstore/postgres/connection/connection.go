@@ -200,35 +200,3 @@ func chainOnly(roots *x509.CertPool) func(tls.ConnectionState) error {
 		return err
 	}
 }
-
-// SecretKeys are the Secrets that the store's connection reads, and which keys of them, without repetition, in the order
-// of the spec.
-func SecretKeys(store definition.Postgres) []definition.SecretKey {
-	var keys []definition.SecretKey
-	seen := map[definition.SecretKey]bool{}
-	add := func(ref definition.SecretKey) {
-		if !seen[ref] {
-			seen[ref] = true
-			keys = append(keys, ref)
-		}
-	}
-	if ref := store.URLSecretRef; ref != nil {
-		add(*ref)
-	}
-	if c := store.Connection; c != nil {
-		add(c.UsernameSecretRef)
-		if c.PasswordSecretRef != nil {
-			add(*c.PasswordSecretRef)
-		}
-	}
-	if settings := store.TLS; settings != nil {
-		if settings.CASecretRef != nil {
-			add(*settings.CASecretRef)
-		}
-		if settings.CertificateSecretRef != nil {
-			add(definition.SecretKey{Name: settings.CertificateSecretRef.Name, Key: "tls.crt"})
-			add(definition.SecretKey{Name: settings.CertificateSecretRef.Name, Key: "tls.key"})
-		}
-	}
-	return keys
-}

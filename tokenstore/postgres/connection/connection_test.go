@@ -171,15 +171,6 @@ func TestKindsOfErrorsCanBeToldApart(t *testing.T) {
 	}
 }
 
-func TestSecretKeys(t *testing.T) {
-	store := byPartsStore()
-	store.TLS = &definition.TLS{CASecretRef: &definition.SecretKey{Name: "db", Key: "user"}, CertificateSecretRef: &definition.Secret{Name: "client"}}
-	want := []definition.SecretKey{{Name: "db", Key: "user"}, {Name: "db", Key: "password"}, {Name: "client", Key: "tls.crt"}, {Name: "client", Key: "tls.key"}}
-	if diff := cmp.Diff(want, SecretKeys(store)); diff != "" {
-		t.Error(diff)
-	}
-}
-
 func selfSigned(t *testing.T) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
