@@ -237,21 +237,25 @@ func TestAFenceLosesOnlyTheSegmentThatWasTaken(t *testing.T) {
 func (w *world) losesOne(proxy *pgproxy.Proxy) bool {
 	w.t.Helper()
 	before := w.epochs()
-	held := proxy.Set(pgproxy.Rule{Hold: true, When: func(m pgproxy.Message) bool {
-		return m.Runs() && strings.Contains(m.SQL, "advance(") && shared(m)
-	}})
-	w.appendUntil(held)
-	// What Claim does, by nobody that anybody knows: the worker may claim it again.
-	w.exec(`UPDATE sluice.token SET epoch = epoch + 1, version = version + 1 WHERE segment = 5`)
-	held.Release()
-	if answer := held.WaitSettled(); answer.Code != "SL001" {
-		w.t.Fatalf("vacuous: the server has answered %+v", answer)
+	taken := int64(0)
+	for fenced := false; !fenced; { // the batch that is held may be one without the segment
+		if taken++; taken > 10 {
+			w.t.Fatal("vacuous: no batch with the segment was held")
+		}
+		held := proxy.Set(pgproxy.Rule{Hold: true, When: func(m pgproxy.Message) bool {
+			return m.Runs() && strings.Contains(m.SQL, "advance(") && shared(m)
+		}})
+		w.appendUntil(held)
+		// What Claim does, by nobody that anybody knows: the worker may claim it again.
+		w.exec(`UPDATE sluice.token SET epoch = epoch + 1, version = version + 1 WHERE segment = 5`)
+		held.Release()
+		fenced = held.WaitSettled().Code == "SL001"
+		w.caughtUp()
+		w.atRest()
 	}
-	w.caughtUp()
-	w.atRest()
 	after := w.epochs()
-	w.t.Logf("the epochs have gone up by %d; the claim of one segment by another and by this worker makes 2", after-before)
-	return after == before+2
+	w.t.Logf("the epochs have gone up by %d; each of %d claims of the segment by another, and then by this worker, makes 2", after-before, taken)
+	return after == before+2*taken
 }
 
 // TestReplaysAndOtherTypesInSharedBatches replays a group while segments share, among events that it does not want.

@@ -71,14 +71,21 @@ func imports(t *testing.T) graph {
 	return g
 }
 
-// reaches reports whether a box imports another one, by way of others too.
+// reaches reports whether a box imports another one, by way of others too. Boxes have several
+// packages, so they may import each other.
 func (g graph) reaches(from, to string) bool {
-	if g[from][to] {
-		return true
-	}
-	for next := range g[from] {
-		if g.reaches(next, to) {
+	seen, next := map[string]bool{from: true}, []string{from}
+	for len(next) > 0 {
+		at := next[0]
+		next = next[1:]
+		if g[at][to] {
 			return true
+		}
+		for box := range g[at] {
+			if !seen[box] {
+				seen[box] = true
+				next = append(next, box)
+			}
 		}
 	}
 	return false
