@@ -210,16 +210,25 @@ func ofUser(results pgx.BatchResults) error {
 	return err
 }
 
-// values are events for users' code, which may do with them as it likes. Their data is copied into
-// one piece of memory, which costs less than a piece for each.
+// roomBytes is how much memory the data of small events shares. A handler that keeps the data of one
+// event keeps as much at most.
+const roomBytes = 4 << 10
+
+// values are events for users' code, which may do with them as it likes. Small events share pieces
+// of memory, which costs less than a piece for each.
 func values(events []*Event) []Event {
-	size := 0
+	left := 0
 	for _, e := range events {
-		size += len(e.Data) + len(e.Metadata)
+		left += len(e.Data) + len(e.Metadata)
 	}
-	all, room := make([]Event, len(events)), make([]byte, 0, size)
+	all, room := make([]Event, len(events)), []byte(nil)
 	for i, e := range events {
+		size := len(e.Data) + len(e.Metadata)
+		if size > cap(room)-len(room) {
+			room = make([]byte, 0, max(size, min(left, roomBytes)))
+		}
 		all[i], room = owned(e, room)
+		left -= size
 	}
 	return all
 }
@@ -231,7 +240,7 @@ func own(e *Event) Event {
 	return v
 }
 
-// owned is own with the data in room, which must have the capacity. It returns the room that is left.
+// owned is own with the data in room, which must have the capacity. It returns the room with it.
 func owned(e *Event, room []byte) (Event, []byte) {
 	v := *e
 	v.Data, room = copied(e.Data, room)

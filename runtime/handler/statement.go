@@ -20,7 +20,7 @@ type statement struct {
 	own   string // as its user wrote it
 	bare  string // over no events, and so without parameters
 	text  string
-	alone string // of a batch of one event; empty if each is set
+	alone string // of a call over one event; empty if each is set
 	mixed string // of a batch of which some events are handled again and some are not, or that is not in the order of positions
 	each  bool   // once for each event, not once for all
 }
