@@ -12,8 +12,8 @@ import (
 // What a worker needs of a store beside its tokens and its directory: setups, signals, sessions that
 // others watch, and the right to plan.
 
-// engine is the part of a Database for that.
-type engine struct {
+// coordination is the part of a Database for that.
+type coordination struct {
 	setups    map[setupKey]bool
 	planning  map[string]bool // processors that a worker plans at the moment
 	listeners map[*Listener]bool
@@ -22,8 +22,8 @@ type engine struct {
 
 type setupKey struct{ processor, definition, group string }
 
-func newEngine() engine {
-	return engine{setups: map[setupKey]bool{}, planning: map[string]bool{}, listeners: map[*Listener]bool{}, ended: make(chan struct{})}
+func newCoordination() coordination {
+	return coordination{setups: map[setupKey]bool{}, planning: map[string]bool{}, listeners: map[*Listener]bool{}, ended: make(chan struct{})}
 }
 
 // ErrLost is the error of a session whose connection was lost.
@@ -58,7 +58,7 @@ func (d *Database) Listen() *Listener {
 	l := &Listener{database: d, signals: map[Signal]bool{}, wake: make(chan struct{}, 1), closed: make(chan struct{})}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.engine.listeners[l] = true
+	d.coordination.listeners[l] = true
 	return l
 }
 
@@ -86,8 +86,8 @@ func (l *Listener) Next(ctx context.Context) (Signal, error) {
 func (l *Listener) Close() {
 	l.database.mu.Lock()
 	defer l.database.mu.Unlock()
-	if l.database.engine.listeners[l] {
-		delete(l.database.engine.listeners, l)
+	if l.database.coordination.listeners[l] {
+		delete(l.database.coordination.listeners, l)
 		close(l.closed)
 	}
 }
@@ -101,7 +101,7 @@ func (d *Database) Announce(s Signal) {
 
 // announce is Announce for those who hold the lock.
 func (d *Database) announce(s Signal) {
-	for l := range d.engine.listeners {
+	for l := range d.coordination.listeners {
 		l.mu.Lock()
 		l.signals[s] = true
 		l.mu.Unlock()
@@ -133,16 +133,16 @@ func (Directory) Probe(context.Context, int64) error { return nil }
 // PlannerLock runs plan unless another worker plans the processor, and reports whether it did.
 func (d Directory) PlannerLock(_ context.Context, processor string, plan func() error) (bool, error) {
 	d.mu.Lock()
-	if d.engine.planning[processor] {
+	if d.coordination.planning[processor] {
 		d.mu.Unlock()
 		return false, nil
 	}
-	d.engine.planning[processor] = true
+	d.coordination.planning[processor] = true
 	d.mu.Unlock()
 	defer func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		delete(d.engine.planning, processor)
+		delete(d.coordination.planning, processor)
 	}()
 	return true, plan()
 }
@@ -151,7 +151,7 @@ func (d Directory) PlannerLock(_ context.Context, processor string, plan func() 
 func (d Directory) SetupDone(_ context.Context, processor, definition, group string) (bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.engine.setups[setupKey{processor, definition, group}], nil
+	return d.coordination.setups[setupKey{processor, definition, group}], nil
 }
 
 // SetupOnce implements tokenstore.Setups. It only records that the setup has been run: there are no
@@ -159,7 +159,7 @@ func (d Directory) SetupDone(_ context.Context, processor, definition, group str
 func (d Directory) SetupOnce(_ context.Context, processor, definition, group, _ string, _ time.Duration) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.engine.setups[setupKey{processor, definition, group}] = true
+	d.coordination.setups[setupKey{processor, definition, group}] = true
 	return nil
 }
 
@@ -170,7 +170,7 @@ func (d *Database) SessionEnded(ctx context.Context, incarnation int64, limit ti
 	defer timer.Stop()
 	for {
 		d.mu.Lock()
-		held, ended := d.sessions[incarnation], d.engine.ended
+		held, ended := d.sessions[incarnation], d.coordination.ended
 		d.mu.Unlock()
 		if !held {
 			return true, nil

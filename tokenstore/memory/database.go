@@ -20,23 +20,23 @@ import (
 type Database struct {
 	now func() time.Time
 
-	mu         sync.Mutex
-	rows       map[string]string // of projections
-	groups     map[string]*group
-	failures   map[tokenstore.Key]tokenstore.Failure
-	ledger     []*entry
-	lastReplay int64 // number that was given to a replay last: none is given again
-	processors map[string]*processor
-	workers    map[int64]*workerRow
-	sessions   map[int64]bool // incarnations whose session lock is held
-	last       int64          // incarnation given last
-	engine     engine
+	mu           sync.Mutex
+	rows         map[string]string // of projections
+	groups       map[string]*group
+	failures     map[tokenstore.Key]tokenstore.Failure
+	ledger       []*entry
+	lastReplay   int64 // number that was given to a replay last: none is given again
+	processors   map[string]*processor
+	workers      map[int64]*workerRow
+	sessions     map[int64]bool // incarnations whose session lock is held
+	last         int64          // incarnation given last
+	coordination coordination
 }
 
 // New returns an empty database. now is its clock, which alone judges leases.
 func New(now func() time.Time) *Database {
 	return &Database{now: now, rows: map[string]string{}, groups: map[string]*group{}, failures: map[tokenstore.Key]tokenstore.Failure{},
-		processors: map[string]*processor{}, workers: map[int64]*workerRow{}, sessions: map[int64]bool{}, engine: newEngine()}
+		processors: map[string]*processor{}, workers: map[int64]*workerRow{}, sessions: map[int64]bool{}, coordination: newCoordination()}
 }
 
 // Rows returns a copy of what transactions have written.
@@ -112,6 +112,6 @@ func (s *Session) Close() {
 	s.database.mu.Lock()
 	defer s.database.mu.Unlock()
 	delete(s.database.sessions, s.incarnation)
-	close(s.database.engine.ended)
-	s.database.engine.ended = make(chan struct{})
+	close(s.database.coordination.ended)
+	s.database.coordination.ended = make(chan struct{})
 }

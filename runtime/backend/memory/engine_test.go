@@ -47,6 +47,7 @@ type world struct {
 	killed  int
 	cut     int
 	frozen  int
+	lost    int // answers
 	layouts int
 }
 
@@ -185,7 +186,7 @@ func (w *world) plan(ctx context.Context) {
 
 // step does something to the world.
 func (w *world) step() {
-	switch w.chance.IntN(12) {
+	switch w.chance.IntN(13) {
 	case 0: // the process of a pod is killed, and a new pod comes
 		i := w.chance.IntN(len(w.pods))
 		w.pods[i].backend.Kill()
@@ -205,7 +206,11 @@ func (w *world) step() {
 		time.Sleep(time.Duration(w.chance.Int64N(int64(50 * time.Millisecond))))
 		w.pods[w.chance.IntN(len(w.pods))].backend.Freeze(time.Duration(w.chance.Int64N(int64(15 * time.Second))))
 		w.frozen++
-	case 6:
+	case 6: // a batch commits, and its worker does not know
+		w.pods[w.chance.IntN(len(w.pods))].backend.LoseAnswers(1)
+		w.append(20)
+		w.lost++
+	case 7:
 		w.declare(1 + w.chance.IntN(8))
 		w.layouts++
 	default:
@@ -215,9 +220,9 @@ func (w *world) step() {
 }
 
 // TestWholeWorkersHandleEachEventOnceInOrder runs complete workers on a store and a log in memory
-// through minutes of crashes, lost connections, stopped processes, rollouts and changes of the layout. The time is that
-// of testing/synctest, so this takes seconds. The seed decides what happens to the workers, and the
-// Go scheduler what they are doing at that moment.
+// through minutes of crashes, lost connections and answers, stopped processes, rollouts and changes
+// of the layout. The time is that of testing/synctest, so this takes seconds. The seed decides what
+// happens to the workers, and the Go scheduler what they are doing at that moment.
 func TestWholeWorkersHandleEachEventOnceInOrder(t *testing.T) {
 	for seed := range uint64(8) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
@@ -254,7 +259,7 @@ func run(t *testing.T, seed uint64) {
 	if wrong != "" {
 		t.Errorf("%s\n\nthe workers' logs:\n%s", wrong, w.out.String())
 	}
-	if w.killed == 0 || w.cut == 0 || w.frozen == 0 || w.layouts == 0 || w.failed.Load() == 0 || w.batches.Load() < 50 {
-		t.Errorf("vacuous: %d pods killed, %d cut, %d frozen, %d layouts, %d of %d batches failed", w.killed, w.cut, w.frozen, w.layouts, w.failed.Load(), w.batches.Load())
+	if w.killed == 0 || w.cut == 0 || w.frozen == 0 || w.lost == 0 || w.layouts == 0 || w.failed.Load() == 0 || w.batches.Load() < 50 {
+		t.Errorf("vacuous: %d pods killed, %d cut, %d frozen, %d answers lost, %d layouts, %d of %d batches failed", w.killed, w.cut, w.frozen, w.lost, w.layouts, w.failed.Load(), w.batches.Load())
 	}
 }

@@ -28,12 +28,13 @@ type Backend struct {
 	connections map[*connection]bool
 	dead        bool
 	frozen      time.Time // until when
+	unanswered  int       // commits whose answers are lost
 }
 
 var _ worker.Backend = (*Backend)(nil)
 
 // Kill cuts all connections and refuses new ones, as the end of the process does: its sessions end,
-// and nothing that it sends arrives any more.
+// and heartbeats, claims, adoptions, plans and commits fail.
 func (b *Backend) Kill() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -52,12 +53,31 @@ func (b *Backend) Cut() {
 	}
 }
 
-// Freeze has all that goes to the store and the log wait, as in a process that is stopped for a
-// while. Sessions stay open meanwhile.
+// Freeze has heartbeats, claims, adoptions, plans and commits wait, as in a process that is stopped
+// for a while. Sessions stay open meanwhile.
 func (b *Backend) Freeze(d time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.frozen = time.Now().Add(d)
+}
+
+// LoseAnswers has the answers of the next n commits get lost: the worker does not know what has
+// become of them.
+func (b *Backend) LoseAnswers(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.unanswered = n
+}
+
+// answers reports whether the answer of a commit arrives.
+func (b *Backend) answers() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.unanswered == 0 {
+		return true
+	}
+	b.unanswered--
+	return false
 }
 
 // connection is that of an incarnation.
@@ -111,7 +131,8 @@ func (c *connection) end() {
 	}
 }
 
-// reach waits while the process is frozen, and fails once it is dead.
+// reach waits while the process is frozen, and fails while the connection is lost and once the
+// process is dead.
 func (c *connection) reach() error {
 	c.backend.mu.Lock()
 	wait := time.Until(c.backend.frozen)
@@ -120,8 +141,11 @@ func (c *connection) reach() error {
 		time.Sleep(wait)
 	}
 	c.backend.mu.Lock()
-	defer c.backend.mu.Unlock()
-	if c.backend.dead {
+	dead := c.backend.dead
+	c.backend.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if dead || c.lost {
 		return store.ErrLost
 	}
 	return nil
@@ -158,9 +182,12 @@ func (c *connection) Check(context.Context, handler.Checker) error {
 }
 
 // Reconnect implements worker.Connection.
-func (c *connection) Reconnect(ctx context.Context) (worker.Session, error) {
-	if err := c.reach(); err != nil {
-		return nil, err
+func (c *connection) Reconnect(context.Context) (worker.Session, error) {
+	c.backend.mu.Lock()
+	dead := c.backend.dead
+	c.backend.mu.Unlock()
+	if dead {
+		return nil, store.ErrLost
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -225,8 +252,8 @@ func (w watch) Ended(ctx context.Context, incarnation int64) (bool, error) {
 // Close implements worker.Watch.
 func (watch) Close() error { return nil }
 
-// directory and tokens wait while their process is frozen, and fail once it is dead. That is so for
-// what a worker needs to go on: its heartbeat, its claims and its commits.
+// directory and tokens wait while their process is frozen, and fail while the connection is lost.
+// That is so for what a worker needs to go on; what it only looks at is always there.
 type directory struct {
 	store.Directory
 	connection *connection
@@ -290,12 +317,19 @@ func (t tokens) InTx(ctx context.Context, advances []tokenstore.Advance, work fu
 	if err := t.connection.reach(); err != nil {
 		return err
 	}
-	return t.Store.InTx(ctx, advances, func(tx tokenstore.Tx) error {
+	err := t.Store.InTx(ctx, advances, func(tx tokenstore.Tx) error {
 		if err := work(tx); err != nil {
 			return err
 		}
-		return t.connection.reach() // the process may have died meanwhile
+		if err := t.connection.reach(); err != nil { // much may have happened meanwhile
+			return err
+		}
+		return ctx.Err()
 	})
+	if err == nil && !t.connection.backend.answers() {
+		return store.ErrLost
+	}
+	return err
 }
 
 // Pipeline implements tokenstore.Commits.
