@@ -10,16 +10,19 @@ import (
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
-// TestOnlyBatchesThatAddEventsAreAnnounced has handlers add events to the event table in each way, and write
-// elsewhere.
+// TestOnlyBatchesThatAddEventsAreAnnounced has handlers add events to the event table in each way,
+// and write elsewhere.
 func TestOnlyBatchesThatAddEventsAreAnnounced(t *testing.T) {
 	const (
 		added  = `INSERT INTO sluice.event (stream_id, version, type, data) SELECT 's', count(*) + 1, 'Added', '{}' FROM sluice.event`
 		hidden = `SELECT add_event()`
+		late   = `INSERT INTO deferred VALUES (1)`
 		none   = `INSERT INTO written SELECT count(*) FROM sluice.event`
 	)
 	store, pool := declared(t, 1)
-	exec(t, pool, `CREATE TABLE written (n bigint); CREATE FUNCTION add_event() RETURNS void LANGUAGE sql AS $$ `+added+` $$`)
+	exec(t, pool, `CREATE TABLE written (n bigint); CREATE FUNCTION add_event() RETURNS void LANGUAGE sql AS $$ `+added+` $$;
+		CREATE FUNCTION add_late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM add_event(); RETURN NULL; END $$;
+		CREATE TABLE deferred (n int); CREATE CONSTRAINT TRIGGER late AFTER INSERT ON deferred DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION add_late()`)
 	token := claim(t, store, 7, tokens(t, store)...)[0]
 	ways := map[string]func(context.Context, *postgres.Store, tokenstore.Advance, string) error{
 		"a pipeline": func(ctx context.Context, s *postgres.Store, a tokenstore.Advance, sql string) error {
@@ -40,6 +43,7 @@ func TestOnlyBatchesThatAddEventsAreAnnounced(t *testing.T) {
 		}{
 			"an event":                        {added, "on", true},
 			"an event in a function":          {hidden, "on", true},
+			"an event at the commit":          {late, "on", true},
 			"something else":                  {none, "on", false},
 			"an event that no one counts":     {added, "off", true},
 			"an event of a backlog's batches": {added, "on", true},

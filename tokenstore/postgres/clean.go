@@ -17,12 +17,17 @@ import (
 // commits is cleaned behind its commit, in the same round trip. What cleaning cannot take back, or
 // a cleaning that fails, closes the connection.
 
-// cleaning takes a session back to what it was when it was made.
-const cleaning = `SELECT {{schema}}.clean_session(), pg_catalog.pg_advisory_unlock_all()`
+// cleaning takes a session back to what it was when it was made. It also says whether events may
+// have been added since the session was last at rest, by statistics that the session keeps for
+// itself at first: to ask takes no look at a table. They may still have what the transactions of the
+// last seconds have added. That is asked behind the commit, in which deferred triggers may add some.
+const cleaning = `SELECT {{schema}}.clean_session(), pg_catalog.pg_advisory_unlock_all(),
+	COALESCE(pg_catalog.pg_stat_get_xact_tuples_inserted(pg_catalog.to_regclass('{{schema}}.event')) OPERATOR(pg_catalog.>) 0, true)
+	OR pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'off'`
 
-// commitWith sends a batch with the commit and the cleaning behind it. Its error is that of what
-// comes before the cleaning.
-func commitWith(ctx context.Context, conn *pgx.Conn, guard *guard, batch *pgx.Batch, clean string) error {
+// commitWith sends a batch with the commit and the cleaning behind it, and reports whether it may
+// have added events. Its error is that of what comes before the cleaning.
+func commitWith(ctx context.Context, conn *pgx.Conn, guard *guard, batch *pgx.Batch, clean string) (appended bool, err error) {
 	committed := false
 	batch.Queue(commitText).Fn = func(results pgx.BatchResults) error {
 		tag, err := results.Exec()
@@ -31,15 +36,15 @@ func commitWith(ctx context.Context, conn *pgx.Conn, guard *guard, batch *pgx.Ba
 		}
 		return ofCommit(err)
 	}
-	batch.Queue(clean)
+	batch.Queue(clean).QueryRow(func(row pgx.Row) error { return row.Scan(nil, nil, &appended) })
 	var results pgx.BatchResults
 	guard.own(func() { results = conn.SendBatch(ctx, batch) }, beginText, beginDeferrable, commitText, clean)
-	err := results.Close()
+	err = results.Close()
 	if err != nil && committed {
 		shut(conn) // it is not clean
-		return nil
+		return true, nil
 	}
-	return err
+	return appended, err
 }
 
 // ofCommit makes an answer of the server to a COMMIT a *tokenstore.CommitError.

@@ -38,7 +38,7 @@ func TestTheFenceOfQueuedStatementsKnowsItsTransaction(t *testing.T) {
 			}
 			defer conn.Exec(ctx, "rollback") //nolint:errcheck // nothing rests on it
 			batch := &pgx.Batch{}
-			store.queueFence(batch, nil, start, new(bool))
+			store.queueFence(batch, nil, start)
 			err := fenced(conn.SendBatch(ctx, batch).Close())
 			if passed := err == nil; passed != c.passes || !passed && !errors.Is(err, tokenstore.ErrManagedTransaction) {
 				t.Errorf("the fence says: %v", err)

@@ -300,16 +300,17 @@ func (t *handlerTx) verdict(err error) error {
 	return fmt.Errorf("%w (the handler returned: %v)", ended, err) //nolint:errorlint // what it returned decides nothing
 }
 
-// commit sends the fencing check, the commit and the cleaning together. Users' code no longer has
-// the transaction, but may have kept the connection: it stays held.
-func (t *handlerTx) commit(queueFence func(*pgx.Batch, opening)) error {
+// commit sends the fencing check, the commit and the cleaning together, and reports whether events
+// were added. Users' code no longer has the transaction, but may have kept the connection: it stays
+// held.
+func (t *handlerTx) commit(queueFence func(*pgx.Batch, opening)) (appended bool, err error) {
 	batch := &pgx.Batch{}
 	if t.tx == nil {
 		start := t.start.marked(unmarked)
 		start.queue(batch)
 		queueFence(batch, start)
 		t.guard.begin()
-		return t.conn.SendBatch(t.ctx, batch).Close() // which are one transaction
+		return false, t.conn.SendBatch(t.ctx, batch).Close() // which are one transaction
 	}
 	queueFence(batch, t.start)
 	return commitWith(t.ctx, t.conn, t.guard, batch, t.clean)

@@ -202,7 +202,7 @@ func (t *resetTry) Run(ctx context.Context, processor string, r tokenstore.Repla
 	err = s.reset(ctx, tx, processor, r, n, start, run)
 	tx.ended = pgx.ErrTxClosed
 	if err == nil {
-		err = tx.commit(func(batch *pgx.Batch, start opening) { batch.Queue(s.in(unlessForeign), start.name).Fn = ofFence })
+		_, err = tx.commit(func(batch *pgx.Batch, start opening) { batch.Queue(s.in(unlessForeign), start.name).Fn = ofFence })
 	}
 	if err != nil && !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
 		// Now, not when the server notices that the connection is closed.

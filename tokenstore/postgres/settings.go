@@ -123,11 +123,6 @@ const (
 	// markedFence is the fence where users' code has had the transaction, and may have ended it and
 	// begun another.
 	markedFence = `SELECT CASE WHEN {{known}} THEN {{schema}}.advance($1, $2, $3, $4, $5, $6, $7, $8) ELSE {{schema}}.foreign_transaction() END`
-	// appended says whether the transaction has added events, by the server's statistics, which the
-	// session keeps for itself at first: to ask costs no look at a table. They may still have what
-	// transactions of the last seconds have added.
-	appended = `, pg_catalog.pg_stat_get_xact_tuples_inserted('{{schema}}.event'::pg_catalog.regclass) OPERATOR(pg_catalog.>) 0
-		OR pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'off'`
 	// syncAppended has a transaction wait for the disk after all where it has appended events:
 	// others may act on those before the server crashes, and the handler would append others in
 	// their place. max() over the expression of the index keeps the planner from reading the table.
@@ -141,13 +136,12 @@ var known = map[mark]string{
 	named:      `pg_catalog.current_setting('sluice.batch', true) OPERATOR(pg_catalog.=) $9`,
 }
 
-// fenceOf returns the statement that moves the tokens and says whether events were added.
+// fenceOf returns the statement that moves the tokens.
 func fenceOf(advances []tokenstore.Advance, m mark) string {
 	text := fence
 	if m != unmarked {
 		text = strings.ReplaceAll(markedFence, "{{known}}", known[m])
 	}
-	text += appended
 	if unsynced(advances) {
 		text += syncAppended
 	}

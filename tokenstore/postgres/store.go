@@ -297,24 +297,6 @@ func ofFence(results pgx.BatchResults) error {
 	return fenced(err)
 }
 
-// ofAdvance reads the answer of the fencing check that moves tokens, and whether events were added.
-func ofAdvance(results pgx.BatchResults, appended *bool) error {
-	rows, err := results.Query()
-	if err != nil {
-		return fenced(err)
-	}
-	defer rows.Close()
-	if rows.Next() {
-		dest := make([]any, len(rows.FieldDescriptions()))
-		dest[1] = appended
-		if err := rows.Scan(dest...); err != nil {
-			return err
-		}
-	}
-	rows.Close()
-	return fenced(rows.Err())
-}
-
 // fenced turns the SQLSTATEs of the fencing check into tokenstore.ErrFenced and
 // tokenstore.ErrManagedTransaction.
 func fenced(err error) error {

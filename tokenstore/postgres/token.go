@@ -131,14 +131,14 @@ func (s *Store) pipeline(ctx context.Context, advances []tokenstore.Advance, sta
 	if users.Len() == 0 {
 		start = start.marked(unmarked)
 		start.queue(batch)
-		s.queueFence(batch, advances, start, new(bool))
+		s.queueFence(batch, advances, start)
 		return s.pool.SendBatch(ctx, batch).Close() // which are one transaction
 	}
 	batch.Queue(start.begin())
 	start.queue(batch)
 	batch.QueuedQueries = append(batch.QueuedQueries, users.QueuedQueries...)
+	s.queueFence(batch, advances, start)
 	appended := false
-	s.queueFence(batch, advances, start, &appended)
 	err := s.withConn(ctx, func(conn *pgxpool.Conn) error {
 		guard, err := guardOf(conn.Conn())
 		if err != nil {
@@ -147,7 +147,7 @@ func (s *Store) pipeline(ctx context.Context, advances []tokenstore.Advance, sta
 		if start.mark != unmarked {
 			guard.hold()
 		}
-		err = commitWith(ctx, conn.Conn(), guard, batch, s.cleaning)
+		appended, err = commitWith(ctx, conn.Conn(), guard, batch, s.cleaning)
 		if refused := guard.refusal(); refused != nil {
 			err = refused
 		}
@@ -178,7 +178,7 @@ func (s *Store) InTx(ctx context.Context, advances []tokenstore.Advance, work fu
 		if err = tx.verdict(work(tx)); err != nil {
 			return err
 		}
-		err = tx.commit(func(batch *pgx.Batch, start opening) { s.queueFence(batch, advances, start, &appended) })
+		appended, err = tx.commit(func(batch *pgx.Batch, start opening) { s.queueFence(batch, advances, start) })
 		return err
 	})
 	return s.committed(err, appended)
@@ -194,9 +194,8 @@ func (s *Store) withConn(ctx context.Context, work func(*pgxpool.Conn) error) er
 	return work(conn)
 }
 
-// queueFence adds the statements that move the tokens, after everything else. Their answer says
-// whether the transaction has added events.
-func (s *Store) queueFence(batch *pgx.Batch, advances []tokenstore.Advance, start opening, appended *bool) {
+// queueFence adds the statements that move the tokens, after everything else.
+func (s *Store) queueFence(batch *pgx.Batch, advances []tokenstore.Advance, start opening) {
 	n := len(advances)
 	groups, segments, snapshots := make([]string, n), make([]int32, n), make([]string, n)
 	epochs, versions, positions, release := make([]int64, n), make([]int64, n), make([]int64, n), make([]bool, n)
@@ -211,7 +210,7 @@ func (s *Store) queueFence(batch *pgx.Batch, advances []tokenstore.Advance, star
 	if start.mark == named {
 		arguments = append(arguments, start.name)
 	}
-	batch.Queue(s.in(fenceOf(advances, start.mark)), arguments...).Fn = func(results pgx.BatchResults) error { return ofAdvance(results, appended) }
+	batch.Queue(s.in(fenceOf(advances, start.mark)), arguments...).Fn = ofFence
 	for _, a := range advances {
 		if a.WasParted || len(a.Parts) > 1 {
 			s.queueParts(batch, a.Key, a.Parts)

@@ -97,8 +97,8 @@ func (p *place) Meta(ctx context.Context) (backend.Meta, error) {
 	if err != nil {
 		return backend.Meta{}, err
 	}
-	meta, err := metaOf(ctx, conn, p.access.store.Schema)
-	return meta, errors.Join(err, conn.Close(context.WithoutCancel(ctx)))
+	defer conn.Close(context.WithoutCancel(ctx)) // which store it is, is known
+	return metaOf(ctx, conn, p.access.store.Schema)
 }
 
 func metaOf(ctx context.Context, conn postgres.Querier, schema string) (backend.Meta, error) {
