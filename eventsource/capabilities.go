@@ -27,7 +27,8 @@ type OpenWriter struct {
 	Prepared    string `json:"prepared,omitempty"` // the gid, where it is prepared for two-phase commit
 	Application string `json:"application,omitempty"`
 	User        string `json:"user,omitempty"`
-	// Since when, by the database's clock: its start, or when it was prepared; where the reader's role may not know that, when it was first seen.
+	// Since when, by the database's clock: its start, or when it was prepared. If the reader's role may
+	// not know that, it is when the transaction was first seen.
 	Since time.Time `json:"since"`
 }
 

@@ -106,7 +106,7 @@ type Source interface {
 	NeedContents()
 }
 
-// Session tells of what others announce. Its end tells others that the worker is gone.
+// Session receives what others announce. When it ends, others see that the worker is gone.
 type Session interface {
 	// Next waits for a signal. An error that is not the context's says that the session has ended.
 	Next(ctx context.Context) (Signal, error)

@@ -162,8 +162,8 @@ type Meta struct {
 	Home string
 }
 
-// Check returns which store this is. A *MigrationRequiredError says that its schema is too old, a *tokenstore.ProtocolError that this
-// binary is.
+// Check returns which store this is. A *MigrationRequiredError says that its schema is too old, a
+// *tokenstore.ProtocolError that this binary is.
 func Check(ctx context.Context, conn Querier, schema string) (Meta, error) {
 	steps, err := migrations(schema)
 	if err != nil {
