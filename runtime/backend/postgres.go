@@ -11,9 +11,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
-	"github.com/sluice-project/sluice/runtime/feed"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/runtime/worker"
+	"github.com/sluice-project/sluice/tokenstore"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
@@ -46,7 +46,7 @@ type connection struct {
 	source    *eventspostgres.Source
 	pages     *eventspostgres.Source
 	log       *eventspostgres.Log // to notify readers of what a handler has appended
-	permits   feed.Turns
+	permits   tokenstore.Permits
 	events    handler.Events // where SQL handlers have them from
 }
 
@@ -130,7 +130,7 @@ func (c *connection) openStores(ctx context.Context, needs worker.Needs) error {
 	}
 	c.source = source
 	if c.identity.SessionLock && needs.CatchUpWorkers > 0 { // behind a pooler no lock is anybody's
-		c.permits = postgres.NewTurns(c.options(c.application), c.Schema, needs.CatchUpWorkers)
+		c.permits = postgres.NewPermits(c.options(c.application), c.Schema, needs.CatchUpWorkers)
 	}
 	pages := source
 	if needs.WithoutPayload {
@@ -166,7 +166,7 @@ func (c *connection) Source() worker.Source { return c.source }
 func (c *connection) Pages() worker.Source { return c.pages }
 
 // Permits implements worker.Connection.
-func (c *connection) Permits() feed.Turns { return c.permits }
+func (c *connection) Permits() tokenstore.Permits { return c.permits }
 
 // Handlers implements worker.Connection.
 func (c *connection) Handlers() handler.Env { return handler.Env{Events: c.events} }

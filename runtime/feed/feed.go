@@ -43,8 +43,8 @@ type Options struct {
 	Near int64
 	// Readers is how many reads may run at once, 3 by default, at least 2: one is for segments near the tail alone, one for others.
 	Readers int
-	// Turns are what reads for segments that are not near the tail wait for; nil where they do not wait.
-	Turns Turns
+	// Permits are what reads for segments that are not near the tail wait for; nil if they do not wait.
+	Permits tokenstore.Permits
 	// Memory is the budget in bytes, 64 MiB by default; see [PageBytes] for what the source has to know of it.
 	Memory int64
 	// Slowest is the longest time between two looks for new events, 300 ms by default.
@@ -94,7 +94,7 @@ type Feed struct {
 	mu       sync.Mutex
 	members  map[tokenstore.Key]*Member
 	budget   budget
-	turn     turn
+	permit   permit
 	spacing  spacing
 	refused  bool // the budget kept a read from beginning
 	reading  int
@@ -105,17 +105,17 @@ type Feed struct {
 	wake     chan struct{}
 	idle     chan *read     // taken by a goroutine that has read before
 	readers  sync.WaitGroup // goroutines that read
-	running  sync.WaitGroup // reads, and taking turns
+	running  sync.WaitGroup // reads, and acquiring permits
 }
 
 // New returns a feed over a source. deliver is called whenever a member has got events, failed when a read did not
 // succeed (with nil when one does again); both must not block.
 func New(source eventsource.Source, options Options, log *slog.Logger, deliver func(tokenstore.Key), failed func(error)) *Feed {
 	options = options.withDefaults()
-	turn := turn{needed: options.Turns != nil, wanted: make(chan struct{}, 1)}
+	permit := permit{needed: options.Permits != nil, wanted: make(chan struct{}, 1)}
 	return &Feed{source: source, options: options, log: log, deliver: deliver, failed: failed, interval: fastest,
 		budget: budget{total: options.Memory, page: PageBytes(options.Memory)},
-		turn:   turn, tail: -1,
+		permit: permit, tail: -1,
 		members: map[tokenstore.Key]*Member{}, reads: map[*read]bool{}, wake: make(chan struct{}, 1), idle: make(chan *read)}
 }
 
@@ -181,8 +181,8 @@ func (f *Feed) feedAll() {
 func (f *Feed) Run(ctx context.Context) {
 	defer f.readers.Wait()
 	defer f.running.Wait()
-	if f.options.Turns != nil {
-		f.running.Go(func() { f.takeTurns(ctx) })
+	if f.options.Permits != nil {
+		f.running.Go(func() { f.acquirePermits(ctx) })
 	}
 	timer := time.NewTimer(fastest)
 	defer timer.Stop()

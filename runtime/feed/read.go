@@ -161,7 +161,7 @@ func (f *Feed) began(r *read) {
 	f.budget.begin()
 	if r.behind {
 		f.behind++
-		f.turn.used = time.Now()
+		f.permit.used = time.Now()
 	}
 	for _, m := range r.members {
 		m.reading, m.hungry = true, false
@@ -175,7 +175,7 @@ func (f *Feed) ended(r *read) {
 	f.budget.end()
 	if r.behind {
 		f.behind--
-		f.turn.used = time.Now()
+		f.permit.used = time.Now()
 	}
 	for _, m := range r.members {
 		m.reading = false

@@ -6,7 +6,6 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/eventsource"
-	"github.com/sluice-project/sluice/runtime/feed"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -55,7 +54,7 @@ type Connection interface {
 	Source() Source
 	Pages() Source
 	// Permits limit how many workers read backlogs; nil for no limit.
-	Permits() feed.Turns
+	Permits() tokenstore.Permits
 	// Reconnect opens another session in place of one that was lost, and takes the session lock
 	// back.
 	Reconnect(ctx context.Context) (Session, error)

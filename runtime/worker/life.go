@@ -90,7 +90,7 @@ func (l *life) join(ctx context.Context) (Session, error) {
 	l.connection, l.directory, l.store, l.errors = connection, connection.Directory(), connection.Store(), connection.Store()
 	l.source, l.pages = connection.Source(), connection.Pages()
 	l.log = l.Worker.log.With("incarnation", connection.Identity().Incarnation)
-	memory.Turns = connection.Permits()
+	memory.Permits = connection.Permits()
 	l.feed = feed.New(l.pages, memory, l.log, l.delivered, l.readFailed)
 	return session, nil
 }

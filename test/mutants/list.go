@@ -164,7 +164,7 @@ var mutants = []mutant{
 	{"workers of another installation are let in", []edit{{"tokenstore/postgres/migrations/0012_scope.sql", "NEW.installation <> owner", "NEW.installation = '-'"}}, conformance},
 	{"the workers of a former owner go on", []edit{{"tokenstore/postgres/directory.go", "AND installation <> $2 AND (installation <> '' OR $3)", "AND installation <> $2 AND installation = '-' AND $3"}}, conformance},
 	{"session locks have no schema", []edit{{scopes, "classOf(\"session/\" + schema)", "classOf(\"session/\" + schema[:0])"}}, scoping},
-	{"turns have no schema", []edit{{scopes, "classOf(\"turn/\" + schema)", "classOf(\"turn/\" + schema[:0])"}}, scoping},
+	{"backlog permits have no schema", []edit{{scopes, "classOf(\"turn/\" + schema)", "classOf(\"turn/\" + schema[:0])"}}, scoping},
 	{"locks of transactions have no schema", []edit{{scopes, "\"sluice/\" + schema + \"/\" + kind", "\"sluice/\" + schema[:0] + \"/\" + kind"}}, scoping},
 	{"connections of every store have the same name", []edit{{scopes, "concat_ws('/', h.store_id, h.tableoid, d.oid)", "concat_ws('/', h.store_id)"}}, scoping},
 	{"a batch of several is tried again whole when the definition fails", []edit{{"runtime/failure/failure.go", "case tokenstore.EventFault, tokenstore.DefinitionFault:", "case tokenstore.EventFault:"}}, test{"./runtime/failure", "TestDecide", true}},

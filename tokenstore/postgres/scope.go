@@ -25,9 +25,9 @@ func sessionClass(schema string) int32 { return classOf("session/" + schema) }
 // MigrationLock returns the two keys of the advisory lock under which a schema is migrated.
 func MigrationLock(schema string) (class, key int32) { return sessionClass(schema), migrationLock }
 
-// turnClass is the first key of the locks for a schema's turns at reading; the second one is the
-// turn's number, from 0.
-func turnClass(schema string) int32 { return classOf("turn/" + schema) }
+// permitClass is the first key of the locks for a schema's backlog permits; the second one is the
+// permit's number, from 0.
+func permitClass(schema string) int32 { return classOf("turn/" + schema) }
 
 // classOf is not negative, so that pg_locks shows the same number.
 func classOf(name string) int32 {

@@ -206,14 +206,14 @@ func TestOnlyBlockersOfTheSameStoreAreEnded(t *testing.T) {
 func TestLocksOfOneSchemaAreFreeInAnother(t *testing.T) {
 	database := postgrestest.New(t)
 	a, b := placeIn(t, "a", database, "a"), placeIn(t, "b", database, "b")
-	turnsOf := func(p place) *postgres.Turns {
-		turns := postgres.NewTurns(p.options, p.schema, 1)
-		t.Cleanup(func() { turns.Close() })
-		return turns
+	permitsOf := func(p place) *postgres.Permits {
+		permits := postgres.NewPermits(p.options, p.schema, 1)
+		t.Cleanup(func() { permits.Close() })
+		return permits
 	}
-	takes(t, turnsOf(a), true)
-	takes(t, turnsOf(a), false)
-	takes(t, turnsOf(b), true)
+	acquires(t, permitsOf(a), true)
+	acquires(t, permitsOf(a), false)
+	acquires(t, permitsOf(b), true)
 	planned := 0
 	if _, err := a.directory.PlannerLock(t.Context(), processor, func() error {
 		for _, p := range []place{a, b} {

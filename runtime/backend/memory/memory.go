@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/eventsource/memory"
-	"github.com/sluice-project/sluice/runtime/feed"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/runtime/worker"
 	"github.com/sluice-project/sluice/tokenstore"
@@ -171,7 +170,7 @@ func (c *connection) Source() worker.Source { return c.backend.Log.Source() }
 func (c *connection) Pages() worker.Source { return c.backend.Log.Source() }
 
 // Permits implements worker.Connection: any number of workers may read backlogs.
-func (c *connection) Permits() feed.Turns { return nil }
+func (c *connection) Permits() tokenstore.Permits { return nil }
 
 // Handlers implements worker.Connection.
 func (c *connection) Handlers() handler.Env { return handler.Env{} }

@@ -89,7 +89,7 @@ func TestReadsOfABacklogNeverKeepOneAtTheTailFromBeginning(t *testing.T) {
 	}
 }
 
-// counter is a database's turns, and one who takes them.
+// counter is a store's permits, and one who acquires them.
 type counter struct {
 	mu          sync.Mutex
 	free, least int
@@ -97,12 +97,12 @@ type counter struct {
 	refused     int
 }
 
-type taker struct {
+type acquirer struct {
 	*counter
 	err error
 }
 
-func (c *taker) Take(context.Context) (bool, error) {
+func (c *acquirer) Acquire(context.Context) (bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
@@ -118,14 +118,14 @@ func (c *taker) Take(context.Context) (bool, error) {
 	return true, nil
 }
 
-func (c *taker) Give(context.Context) error {
+func (c *acquirer) Release(context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.free++
 	return nil
 }
 
-func (c *taker) Close() error { return nil }
+func (c *acquirer) Close() error { return nil }
 
 func (c *counter) wasRefused() int {
 	c.mu.Lock()
@@ -133,8 +133,9 @@ func (c *counter) wasRefused() int {
 	return c.refused
 }
 
-// TestABacklogWaitsForATurnAndTheTailDoesNot has no turn free: a segment at the tail is read for, one far behind only when there is one.
-func TestABacklogWaitsForATurnAndTheTailDoesNot(t *testing.T) {
+// TestABacklogWaitsForAPermitAndTheTailDoesNot has no permit free: a segment at the tail is read for,
+// one far behind only when there is one.
+func TestABacklogWaitsForAPermitAndTheTailDoesNot(t *testing.T) {
 	l := newLine(5000)
 	var behind atomic.Int32
 	l.before = func(low int64) {
@@ -142,14 +143,14 @@ func TestABacklogWaitsForATurnAndTheTailDoesNot(t *testing.T) {
 			behind.Add(1)
 		}
 	}
-	turns := &taker{counter: &counter{}}
-	f, given := started(t, l, Options{Near: 100, Turns: turns})
+	permits := &acquirer{counter: &counter{}}
+	f, given := started(t, l, Options{Near: 100, Permits: permits})
 	live := add(t, f, "live", segment.Root, segment.PerStream, 4990)
 	awaits(t, given, "live")
 	add(t, f, "behind", segment.Root, segment.PerStream, 0)
-	for deadline := time.Now().Add(time.Minute); turns.wasRefused() < 3; {
+	for deadline := time.Now().Add(time.Minute); permits.wasRefused() < 3; {
 		if time.Now().After(deadline) || behind.Load() > 0 {
-			t.Fatalf("%d reads of a backlog without a turn, and %d attempts to get one", behind.Load(), turns.wasRefused())
+			t.Fatalf("%d reads of a backlog without a permit, and %d attempts to get one", behind.Load(), permits.wasRefused())
 		}
 		live.Take(len(live.Peek()), 0)
 		l.grow(1)
@@ -157,16 +158,17 @@ func TestABacklogWaitsForATurnAndTheTailDoesNot(t *testing.T) {
 		awaits(t, given, "live")
 	}
 	if n := behind.Load(); n != 0 {
-		t.Fatalf("%d reads of a backlog without a turn", n)
+		t.Fatalf("%d reads of a backlog without a permit", n)
 	}
-	turns.mu.Lock()
-	turns.free = 1
-	turns.mu.Unlock()
+	permits.mu.Lock()
+	permits.free = 1
+	permits.mu.Unlock()
 	awaits(t, given, "behind")
 }
 
-// TestFeedsTakeTurns has five feeds with a backlog share two turns: no more than two have one at a time, and all come to the end.
-func TestFeedsTakeTurns(t *testing.T) {
+// TestFeedsSharePermits has five feeds with a backlog share two permits: no more than two hold one at
+// a time, and all come to the end.
+func TestFeedsSharePermits(t *testing.T) {
 	shared := &counter{free: 2, least: 2}
 	const events = 40_000
 	var running sync.WaitGroup
@@ -177,7 +179,7 @@ func TestFeedsTakeTurns(t *testing.T) {
 				time.Sleep(time.Millisecond)
 			}
 		}
-		f, given := started(t, l, Options{Near: 10, Turns: &taker{counter: shared}})
+		f, given := started(t, l, Options{Near: 10, Permits: &acquirer{counter: shared}})
 		running.Go(func() {
 			c := &consumer{Member: add(t, f, "a", segment.Root, segment.PerStream, 0)}
 			for deadline := time.After(time.Minute); len(c.taken) < events; {
@@ -195,25 +197,25 @@ func TestFeedsTakeTurns(t *testing.T) {
 	shared.mu.Lock()
 	defer shared.mu.Unlock()
 	if shared.least != 0 || shared.taken < 5 {
-		t.Errorf("%d turns were taken by five; %d were left at least", shared.taken, shared.least)
+		t.Errorf("%d permits were acquired by five; %d were left at least", shared.taken, shared.least)
 	}
 }
 
-// TestABacklogIsReadWhereTurnsCannotBeAskedFor has every attempt fail.
-func TestABacklogIsReadWhereTurnsCannotBeAskedFor(t *testing.T) {
+// TestABacklogIsReadWherePermitsCannotBeAcquired has every attempt fail.
+func TestABacklogIsReadWherePermitsCannotBeAcquired(t *testing.T) {
 	l := newLine(5000)
-	f, given := started(t, l, Options{Near: 10, Turns: &taker{counter: &counter{}, err: errors.New("no locks here")}})
+	f, given := started(t, l, Options{Near: 10, Permits: &acquirer{counter: &counter{}, err: errors.New("no locks here")}})
 	add(t, f, "behind", segment.Root, segment.PerStream, 0)
 	awaits(t, given, "behind")
 }
 
-// TestWhereThereIsNothingNobodyTakesATurn looks at an empty source again and again.
-func TestWhereThereIsNothingNobodyTakesATurn(t *testing.T) {
+// TestWhereThereIsNothingNobodyAcquiresAPermit looks at an empty source again and again.
+func TestWhereThereIsNothingNobodyAcquiresAPermit(t *testing.T) {
 	l := newLine(0)
 	var reads atomic.Int32
 	l.before = func(int64) { reads.Add(1) }
-	turns := &taker{counter: &counter{free: 1}}
-	f, given := started(t, l, Options{Turns: turns})
+	permits := &acquirer{counter: &counter{free: 1}}
+	f, given := started(t, l, Options{Permits: permits})
 	m := add(t, f, "a", segment.Root, segment.PerStream, 0)
 	for deadline := time.Now().Add(time.Minute); reads.Load() < 20; f.Wake() {
 		if time.Now().After(deadline) {
@@ -223,9 +225,9 @@ func TestWhereThereIsNothingNobodyTakesATurn(t *testing.T) {
 	l.grow(1)
 	awaits(t, given, "a")
 	m.Take(len(m.Peek()), 0)
-	turns.mu.Lock()
-	defer turns.mu.Unlock()
-	if turns.taken != 0 {
-		t.Errorf("%d turns were taken", turns.taken)
+	permits.mu.Lock()
+	defer permits.mu.Unlock()
+	if permits.taken != 0 {
+		t.Errorf("%d permits were acquired", permits.taken)
 	}
 }
