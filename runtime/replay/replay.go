@@ -71,8 +71,7 @@ type Store interface {
 // Directory is what a Runner needs of one.
 type Directory interface {
 	tokenstore.Directory
-	// TerminateBackends ends what connections are left of workers, and returns how many there were.
-	TerminateBackends(ctx context.Context, workers []int64) (int, error)
+	tokenstore.Evictor
 }
 
 // Waits between two tries of a reset.
@@ -345,7 +344,7 @@ func (r *Runner) bury(ctx context.Context) error {
 	if len(r.dead) == 0 {
 		return nil
 	}
-	ended, err := r.Directory.TerminateBackends(ctx, r.dead)
+	ended, err := r.Directory.Evict(ctx, r.dead)
 	if ended > 0 {
 		r.Log.Warn("ended the connections of dead workers, one of which may have been resetting", "workers", r.dead, "connections", ended)
 	}

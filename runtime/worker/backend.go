@@ -73,18 +73,11 @@ type Connection interface {
 type Directory interface {
 	tokenstore.Directory
 	tokenstore.Setups
-	// PlannerLock tries to become the only worker that plans a processor, runs plan under it, and
-	// reports whether it got it.
-	PlannerLock(ctx context.Context, processor string, plan func() error) (bool, error)
-	// Wake has all who watch a processor look at it.
-	Wake(ctx context.Context, processor string) error
-	// TerminateBackends ends what connections are left of incarnations that have ended, and returns
-	// how many there were.
-	TerminateBackends(ctx context.Context, incarnations []int64) (int, error)
-	// TellOfLiveEvents tells all workers of the store that there are live events.
-	TellOfLiveEvents(ctx context.Context) error
-	// Probe commits next to nothing, and returns when that is on the disk.
-	Probe(ctx context.Context, incarnation int64) error
+	tokenstore.Elector
+	tokenstore.Evictor
+	tokenstore.Waker
+	tokenstore.LiveNotifier
+	tokenstore.Prober
 }
 
 // Store is what a worker needs of one.

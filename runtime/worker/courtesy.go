@@ -122,7 +122,7 @@ func (l *life) tellOfLive(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-l.alive:
-			if err := l.directory.TellOfLiveEvents(ctx); err != nil && ctx.Err() == nil {
+			if err := l.directory.NotifyLiveEvents(ctx); err != nil && ctx.Err() == nil {
 				l.log.Warn("cannot tell other workers, whose backlogs would give way, that there are live events here", "error", err)
 			}
 		}

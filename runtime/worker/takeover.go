@@ -45,7 +45,7 @@ func (c *controller) bury(ctx context.Context, dead []death) error {
 	for i, d := range dead {
 		workers[i] = d.worker
 	}
-	ended, err := c.directory.TerminateBackends(ctx, workers)
+	ended, err := c.directory.Evict(ctx, workers)
 	if err != nil {
 		return err
 	}

@@ -112,25 +112,25 @@ func (d *Database) announce(s Signal) {
 	}
 }
 
-// Wake has all who watch a processor look at it.
+// Wake implements tokenstore.Waker.
 func (d Directory) Wake(_ context.Context, processor string) error {
 	d.Announce(Signal{Processor: processor})
 	return nil
 }
 
-// TellOfLiveEvents tells all workers of the store that there are live events.
-func (d Directory) TellOfLiveEvents(context.Context) error {
+// NotifyLiveEvents implements tokenstore.LiveNotifier.
+func (d Directory) NotifyLiveEvents(context.Context) error {
 	d.Announce(Signal{Live: true})
 	return nil
 }
 
-// TerminateBackends returns 0: what has ended here leaves no connections.
-func (Directory) TerminateBackends(context.Context, []int64) (int, error) { return 0, nil }
+// Evict implements tokenstore.Evictor. It returns 0: what has ended here leaves no connections.
+func (Directory) Evict(context.Context, []int64) (int, error) { return 0, nil }
 
-// Probe returns at once, as commits do.
+// Probe implements tokenstore.Prober. It returns at once, as commits do.
 func (Directory) Probe(context.Context, int64) error { return nil }
 
-// PlannerLock runs plan unless another worker plans the processor, and reports whether it did.
+// PlannerLock implements tokenstore.Elector.
 func (d Directory) PlannerLock(_ context.Context, processor string, plan func() error) (bool, error) {
 	d.mu.Lock()
 	if d.coordination.planning[processor] {

@@ -15,7 +15,15 @@ import (
 // Directory is a tokenstore.Directory.
 type Directory struct{ *Database }
 
-var _ tokenstore.Directory = Directory{}
+var (
+	_ tokenstore.Directory    = Directory{}
+	_ tokenstore.Setups       = Directory{}
+	_ tokenstore.Elector      = Directory{}
+	_ tokenstore.Evictor      = Directory{}
+	_ tokenstore.Waker        = Directory{}
+	_ tokenstore.LiveNotifier = Directory{}
+	_ tokenstore.Prober       = Directory{}
+)
 
 // Directory returns the database's directory.
 func (d *Database) Directory() Directory { return Directory{d} }

@@ -37,7 +37,15 @@ type Directory struct {
 	class  int32 // of session locks
 }
 
-var _ tokenstore.Directory = (*Directory)(nil)
+var (
+	_ tokenstore.Directory    = (*Directory)(nil)
+	_ tokenstore.Setups       = (*Directory)(nil)
+	_ tokenstore.Elector      = (*Directory)(nil)
+	_ tokenstore.Evictor      = (*Directory)(nil)
+	_ tokenstore.Waker        = (*Directory)(nil)
+	_ tokenstore.LiveNotifier = (*Directory)(nil)
+	_ tokenstore.Prober       = (*Directory)(nil)
+)
 
 // NewDirectory returns the directory in a schema which Migrate has brought up to date.
 func NewDirectory(pool *pgxpool.Pool, schema string) *Directory {
@@ -212,7 +220,7 @@ func (d *Directory) Beat(ctx context.Context, w tokenstore.Worker) (tokenstore.P
 	return p, nil
 }
 
-// Wake has all who watch a processor look at it.
+// Wake implements tokenstore.Waker.
 func (d *Directory) Wake(ctx context.Context, processor string) error {
 	if _, err := d.pool.Exec(ctx, `SELECT pg_notify($1, $2)`, d.notify, processor); err != nil {
 		return fmt.Errorf("waking the workers of %s: %w", processor, err)

@@ -166,7 +166,7 @@ func TestWorkersOfOtherStoresAreNeitherBlockedNorEnded(t *testing.T) {
 	}
 	count(t, places[0].pool, 0, `SELECT count(*) FROM pg_locks l JOIN a.worker w ON l.classid = w.lock_class::oid AND l.objid = 7
 		WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())`)
-	if n, err := places[0].directory.TerminateBackends(t.Context(), []int64{7}); err != nil || n != 1 {
+	if n, err := places[0].directory.Evict(t.Context(), []int64{7}); err != nil || n != 1 {
 		t.Errorf("ended %d connections of worker 7 of %s: %v", n, places[0].name, err)
 	}
 	for i, p := range places {
@@ -175,7 +175,7 @@ func TestWorkersOfOtherStoresAreNeitherBlockedNorEnded(t *testing.T) {
 		}
 	}
 	exec(t, places[1].pool, `DELETE FROM b.worker`) // its row may be gone
-	if n, err := places[1].directory.TerminateBackends(t.Context(), []int64{7, 77}); err != nil || n != 1 {
+	if n, err := places[1].directory.Evict(t.Context(), []int64{7, 77}); err != nil || n != 1 {
 		t.Errorf("ended %d connections of worker 7 of %s: %v", n, places[1].name, err)
 	}
 	if !lives(t, conns[2]) || !lives(t, conns[3]) {
@@ -339,7 +339,7 @@ func TestWorkersOfTheLastVersionAreSeenWatchedAndEnded(t *testing.T) {
 	if w := view(t, p.directory).Workers[0]; w.Alive || !w.Leased {
 		t.Errorf("after that it is alive: %t, with a lease: %t", w.Alive, w.Leased)
 	}
-	if n, err := p.directory.TerminateBackends(t.Context(), []int64{7}); err != nil || n != 1 || lives(t, data) {
+	if n, err := p.directory.Evict(t.Context(), []int64{7}); err != nil || n != 1 || lives(t, data) {
 		t.Errorf("ended %d of its connections: %v", n, err)
 	}
 }
@@ -352,7 +352,7 @@ func TestFormerConnectionsAreLeftWhereTheyMayBeOtherStores(t *testing.T) {
 	_, data := formerWorker(t, a)
 	exec(t, a.pool, `UPDATE a.worker SET state = 'Ended'`)
 	for _, p := range []place{a, b} {
-		if n, err := p.directory.TerminateBackends(t.Context(), []int64{7}); err != nil || n != 0 {
+		if n, err := p.directory.Evict(t.Context(), []int64{7}); err != nil || n != 0 {
 			t.Errorf("schema %s ended %d connections: %v", p.name, n, err)
 		}
 	}
@@ -395,7 +395,7 @@ func TestSchemasWithLongNamesAreNotified(t *testing.T) {
 	if err := p.directory.DeclareProcessor(t.Context(), tokenstore.Processor{Name: processor, Definition: "one", Replicas: 1, Live: []byte(`{}`)}); err != nil {
 		t.Error(err)
 	}
-	if err := p.directory.TellOfLiveEvents(t.Context()); err != nil {
+	if err := p.directory.NotifyLiveEvents(t.Context()); err != nil {
 		t.Error(err)
 	}
 }
@@ -410,7 +410,7 @@ func TestOnlyWorkersOfTheSchemaHearOfLiveEvents(t *testing.T) {
 	}
 	t.Cleanup(func() { session.Close() }) // it is not needed any more
 	for _, p := range []place{b, a} {
-		if err := p.directory.TellOfLiveEvents(t.Context()); err != nil {
+		if err := p.directory.NotifyLiveEvents(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}

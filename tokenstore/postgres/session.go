@@ -67,9 +67,9 @@ func (s *Session) Close() error {
 	return s.conn.Close(ctx)
 }
 
-// TerminateBackends ends what connections of dead incarnations are left: an open transaction of a frozen process would
-// keep rows locked that the new owner needs. It returns how many there were.
-func (d *Directory) TerminateBackends(ctx context.Context, incarnations []int64) (int, error) {
+// Evict implements tokenstore.Evictor: an open transaction of a frozen process would keep rows locked
+// that the new owner needs.
+func (d *Directory) Evict(ctx context.Context, incarnations []int64) (int, error) {
 	var ended int
 	err := d.pool.QueryRow(ctx, d.in(`SELECT count(*) FILTER (WHERE pg_terminate_backend(a.pid))
 		FROM unnest($1::bigint[]) AS dead (incarnation) LEFT JOIN {{schema}}.worker w USING (incarnation)
@@ -84,8 +84,7 @@ func (d *Directory) TerminateBackends(ctx context.Context, incarnations []int64)
 	return ended, nil
 }
 
-// PlannerLock tries to become the only worker that plans a processor, for one transaction, and runs plan under it.
-// It reports whether it got the lock.
+// PlannerLock implements tokenstore.Elector. The lock is that of a transaction.
 func (d *Directory) PlannerLock(ctx context.Context, processor string, plan func() error) (bool, error) {
 	got := false
 	err := pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {

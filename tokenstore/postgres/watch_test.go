@@ -205,10 +205,10 @@ func TestTheOpenTransactionOfADeadOwnerDoesNotBlockItsSuccessor(t *testing.T) {
 		batch <- err
 	}()
 	count(t, pool, 1, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`)
-	if n, err := d.TerminateBackends(ctx, []int64{8}); err != nil || n != 0 {
+	if n, err := d.Evict(ctx, []int64{8}); err != nil || n != 0 {
 		t.Fatalf("connections of another worker: %d, %v", n, err)
 	}
-	if n, err := d.TerminateBackends(ctx, []int64{7}); err != nil || n != 1 {
+	if n, err := d.Evict(ctx, []int64{7}); err != nil || n != 1 {
 		t.Fatalf("connections ended: %d, %v", n, err)
 	}
 	if err := <-batch; err != nil {

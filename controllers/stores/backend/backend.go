@@ -84,8 +84,7 @@ type Connection interface {
 // Directory is what the operator needs of one.
 type Directory interface {
 	tokenstore.Directory
-	// Wake has all who watch a processor look at it.
-	Wake(ctx context.Context, processor string) error
+	tokenstore.Waker
 }
 
 // Store is what the operator needs of one.

@@ -282,7 +282,7 @@ func (d directory) Adopt(ctx context.Context, name string, worker int64, orphans
 	return d.Directory.Adopt(ctx, name, worker, orphans)
 }
 
-// PlannerLock implements worker.Directory.
+// PlannerLock implements tokenstore.Elector.
 func (d directory) PlannerLock(ctx context.Context, processor string, plan func() error) (bool, error) {
 	if err := d.connection.reach(); err != nil {
 		return false, err
