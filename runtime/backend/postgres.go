@@ -5,9 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
-	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
@@ -33,8 +32,7 @@ var _ worker.Backend = Postgres{}
 // a heartbeat for a batch, a page for a hand-over.
 type connection struct {
 	Postgres
-	identity    worker.Identity
-	application string // of the connections
+	*postgres.Member
 
 	control *pgxpool.Pool // for the directory
 	data    *pgxpool.Pool // for tokens and the source
@@ -46,55 +44,43 @@ type connection struct {
 	source    *eventspostgres.Source
 	pages     *eventspostgres.Source
 	log       *eventspostgres.Log // to notify readers of what a handler has appended
-	permits   tokenstore.Permits
-	events    handler.Events // where SQL handlers have them from
+	events    handler.Events      // where SQL handlers have them from
 }
 
 // Join implements worker.Backend.
-func (p Postgres) Join(ctx context.Context, needs worker.Needs) (worker.Connection, worker.Session, error) {
-	session, err := p.openSession(ctx)
+func (p Postgres) Join(ctx context.Context, needs worker.Needs) (worker.Connection, tokenstore.Session, error) {
+	member, session, err := p.membership(needs).Open(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	c := &connection{Postgres: p}
-	if err := c.open(ctx, session, needs); err != nil {
+	c := &connection{Postgres: p, Member: member}
+	if err := c.open(ctx, needs); err != nil {
 		return nil, nil, errors.Join(err, c.Close(false), session.Close())
 	}
-	return c, p.listening(session), nil
+	return c, session, nil
 }
 
-func (c *connection) open(ctx context.Context, session *postgres.Session, needs worker.Needs) error {
-	meta, err := c.checkStore(ctx, session, needs)
-	if err != nil {
-		return err
+// membership is that of the store. Events are announced in the same database.
+func (p Postgres) membership(needs worker.Needs) postgres.Membership {
+	m := postgres.Membership{Options: postgres.Options{Target: p.Target, Application: "sluice", Keepalives: true}, Schema: p.Schema,
+		Channels: map[string]tokenstore.SignalKind{eventspostgres.Channel(p.Schema): tokenstore.EventsAppended}}
+	if p.Migrate {
+		m.Prepare = func(ctx context.Context, conn *pgx.Conn) error {
+			done, err := postgres.Migrate(ctx, conn, p.Schema)
+			if err == nil && len(done) > 0 {
+				needs.Log.Info("migrated the store", "schema", p.Schema, "steps", done)
+			}
+			return err
+		}
 	}
-	n, err := session.Incarnation(ctx, c.Schema)
-	if err != nil {
-		return err
-	}
-	locked, err := session.Lock(ctx, c.Schema, n)
-	if err != nil {
-		return err
-	}
-	c.identity = worker.Identity{Incarnation: n, Nonce: uuid.NewString(), SessionLock: locked}
-	c.application = postgres.ApplicationOf(meta.Home, n, c.identity.Nonce)
+	return m
+}
+
+func (c *connection) open(ctx context.Context, needs worker.Needs) error {
 	if err := c.openPools(needs); err != nil {
 		return err
 	}
 	return c.openStores(ctx, needs)
-}
-
-func (c *connection) checkStore(ctx context.Context, session *postgres.Session, needs worker.Needs) (postgres.Meta, error) {
-	if c.Migrate {
-		done, err := postgres.Migrate(ctx, session.Conn(), c.Schema)
-		if err != nil {
-			return postgres.Meta{}, err
-		}
-		if len(done) > 0 {
-			needs.Log.Info("migrated the store", "schema", c.Schema, "steps", done)
-		}
-	}
-	return postgres.Check(ctx, session.Conn(), c.Schema)
 }
 
 // openPools makes pools that are large enough: nobody waits for a connection, stand-ins neither, and
@@ -110,7 +96,7 @@ func (c *connection) openPools(needs worker.Needs) (err error) {
 		{&c.reading, needs.Readers + 1, eventspostgres.PageSettings()},
 		{&c.batches, needs.Batches + needs.Abandoned, nil},
 	} {
-		o := c.options(c.application)
+		o := c.Options()
 		o.MaxConns, o.Settings = int32(p.most), p.settings
 		if *p.pool, err = postgres.Open(o); err != nil {
 			return err
@@ -129,9 +115,6 @@ func (c *connection) openStores(ctx context.Context, needs worker.Needs) error {
 		return err
 	}
 	c.source = source
-	if c.identity.SessionLock && needs.CatchUpWorkers > 0 { // behind a pooler no lock is anybody's
-		c.permits = postgres.NewPermits(c.options(c.application), c.Schema, needs.CatchUpWorkers)
-	}
 	pages := source
 	if needs.WithoutPayload {
 		pages = source.WithoutContents()
@@ -141,17 +124,6 @@ func (c *connection) openStores(ctx context.Context, needs worker.Needs) error {
 	c.events = handler.Events{Join: eventspostgres.JoinEvents(c.Schema, declared), At: eventspostgres.EventsAt(c.Schema, declared), Table: needs.Definition.Source.Table}
 	return nil
 }
-
-func (p Postgres) options(application string) postgres.Options {
-	return postgres.Options{Target: p.Target, Application: application, Keepalives: true}
-}
-
-func (p Postgres) openSession(ctx context.Context) (*postgres.Session, error) {
-	return postgres.OpenSession(ctx, p.options("sluice"), postgres.Channel(p.Schema), eventspostgres.Channel(p.Schema), postgres.LiveChannel(p.Schema))
-}
-
-// Identity implements worker.Connection.
-func (c *connection) Identity() worker.Identity { return c.identity }
 
 // Directory implements worker.Connection.
 func (c *connection) Directory() worker.Directory { return c.directory }
@@ -164,9 +136,6 @@ func (c *connection) Source() worker.Source { return c.source }
 
 // Pages implements worker.Connection.
 func (c *connection) Pages() worker.Source { return c.pages }
-
-// Permits implements worker.Connection.
-func (c *connection) Permits() tokenstore.Permits { return c.permits }
 
 // Handlers implements worker.Connection.
 func (c *connection) Handlers() handler.Env { return handler.Env{Events: c.events} }
@@ -189,15 +158,6 @@ func (c *connection) Check(ctx context.Context, h handler.Checker) error {
 	return errors.Join(err, tx.Rollback(ctx))
 }
 
-// Watch implements worker.Connection.
-func (c *connection) Watch(ctx context.Context, processor string) (worker.Watch, error) {
-	watch, err := postgres.OpenWatch(ctx, c.options(c.application), c.Schema, processor)
-	if err != nil {
-		return nil, err // not a nil *postgres.Watch, which is no nil Watch
-	}
-	return watch, nil
-}
-
 // Close implements worker.Connection.
 func (c *connection) Close(abandoned bool) (err error) {
 	if c.log != nil {
@@ -215,54 +175,4 @@ func (c *connection) Close(abandoned bool) (err error) {
 		}
 	}
 	return err
-}
-
-// Waits between two tries to take the session lock back.
-const (
-	firstLockWait = 2 * time.Millisecond
-	lastLockWait  = 50 * time.Millisecond
-)
-
-// Reconnect implements worker.Connection. The server may take a moment to let go of the lock of the
-// connection that was lost.
-func (c *connection) Reconnect(ctx context.Context) (worker.Session, error) {
-	session, err := c.openSession(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for wait := firstLockWait; c.identity.SessionLock; wait = min(2*wait, lastLockWait) {
-		locked, err := session.Lock(ctx, c.Schema, c.identity.Incarnation)
-		if err != nil {
-			return nil, errors.Join(err, session.Close()) // it is of no use without the lock
-		}
-		if locked {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(ctx.Err(), session.Close())
-		case <-time.After(wait):
-		}
-	}
-	return c.listening(session), nil
-}
-
-// listening reads the channels that a session listens on.
-type listening struct {
-	*postgres.Session
-	signals map[string]worker.SignalKind // by channel
-}
-
-func (p Postgres) listening(session *postgres.Session) *listening {
-	return &listening{session, map[string]worker.SignalKind{postgres.Channel(p.Schema): worker.DirectoryChanged,
-		eventspostgres.Channel(p.Schema): worker.EventsAppended, postgres.LiveChannel(p.Schema): worker.LiveEvents}}
-}
-
-// Next implements worker.Session.
-func (l *listening) Next(ctx context.Context) (worker.Signal, error) {
-	channel, payload, err := l.Wait(ctx)
-	if err != nil {
-		return worker.Signal{}, err
-	}
-	return worker.Signal{Kind: l.signals[channel], Processor: payload}, nil
 }

@@ -80,17 +80,17 @@ func (w *Worker) live(ctx context.Context) (lived bool, err error) {
 }
 
 // join connects with the store and the source.
-func (l *life) join(ctx context.Context) (Session, error) {
+func (l *life) join(ctx context.Context) (tokenstore.Session, error) {
 	memory := feed.Options{Memory: l.options.Memory, Readers: readers}
 	connection, session, err := l.options.Backend.Join(ctx, Needs{Definition: l.options.Definition, Batches: 2 * l.options.Executors, Abandoned: mostAbandoned,
-		Readers: readers, PageBytes: feed.PageBytes(memory.Memory), WithoutPayload: l.needsNoContents(), CatchUpWorkers: l.options.CatchUpWorkers, Log: l.Worker.log})
+		Readers: readers, PageBytes: feed.PageBytes(memory.Memory), WithoutPayload: l.needsNoContents(), Log: l.Worker.log})
 	if err != nil {
 		return nil, err
 	}
 	l.connection, l.directory, l.store, l.errors = connection, connection.Directory(), connection.Store(), connection.Store()
 	l.source, l.pages = connection.Source(), connection.Pages()
 	l.log = l.Worker.log.With("incarnation", connection.Identity().Incarnation)
-	memory.Permits = connection.Permits()
+	memory.Permits = connection.Permits(l.options.CatchUpWorkers)
 	l.feed = feed.New(l.pages, memory, l.log, l.delivered, l.readFailed)
 	return session, nil
 }

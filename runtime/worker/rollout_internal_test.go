@@ -57,7 +57,7 @@ type actor struct {
 type rolledPod struct {
 	*rollout
 	name       string
-	session    *memory.Session
+	session    tokenstore.Session
 	self       tokenstore.Worker
 	held       map[tokenstore.Key]int64
 	orphaned   map[tokenstore.Key]time.Time
@@ -153,8 +153,9 @@ func (r *rollout) look() {
 func (r *rollout) come(definition string) *rolledPod {
 	r.next++
 	p := &rolledPod{rollout: r, name: fmt.Sprintf("%s-%d", definition, r.next), held: map[tokenstore.Key]int64{}, orphaned: map[tokenstore.Key]time.Time{}}
-	p.session = r.database.OpenSession()
-	p.self = tokenstore.Worker{Incarnation: p.session.Incarnation(), Nonce: p.name, Pod: p.name, Definition: definition, SessionLock: true, State: tokenstore.Active}
+	member, session := r.database.Join()
+	p.session = session
+	p.self = tokenstore.Worker{Incarnation: member.Identity().Incarnation, Nonce: p.name, Pod: p.name, Definition: definition, SessionLock: true, State: tokenstore.Active}
 	r.must(r.database.Directory().Register(context.Background(), rolled, p.self))
 	r.pods = append(r.pods, p)
 	r.say("%s registers", p.name)

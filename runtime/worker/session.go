@@ -3,12 +3,14 @@ package worker
 import (
 	"context"
 	"time"
+
+	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // sessionKeeper listens on the control connection, and makes another one when it is lost.
 type sessionKeeper struct {
 	*life
-	session Session // nil while there is none
+	session tokenstore.Session // nil while there is none
 }
 
 // run passes notifications on until the context ends.
@@ -16,7 +18,7 @@ func (k *sessionKeeper) run(ctx context.Context) {
 	wait := backoff{initial: 20 * time.Millisecond, max: 320 * time.Millisecond}
 	for ctx.Err() == nil {
 		if k.session == nil {
-			session, err := k.connection.Reconnect(ctx)
+			session, err := k.connection.Rejoin(ctx)
 			if err != nil {
 				sleep(ctx, jittered(wait.next()))
 				continue
@@ -34,9 +36,9 @@ func (k *sessionKeeper) run(ctx context.Context) {
 			}
 			k.session.Close() // it is gone already
 			k.session = nil
-		case signal.Kind == EventsAppended:
+		case signal.Kind == tokenstore.EventsAppended:
 			k.feed.Wake()
-		case signal.Kind == LiveEvents:
+		case signal.Kind == tokenstore.LiveEvents:
 			k.courtesy.heard(time.Now())
 		case signal.Processor == "" || signal.Processor == k.options.Processor:
 			k.look()

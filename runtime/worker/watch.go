@@ -67,7 +67,7 @@ const watchAgain = 200 * time.Millisecond
 // up for, up to a second later.
 type watcher struct {
 	*life
-	watch Watch // nil while there is no connection
+	watch tokenstore.PeerWatch // nil while there is no connection
 	wait  backoff
 }
 
@@ -106,7 +106,7 @@ func (w *watcher) run(ctx context.Context) {
 // ended waits for the end of a worker's session, for a while or until there is another one to watch.
 func (w *watcher) ended(ctx context.Context, target int64, moved <-chan struct{}) (ended bool, err error) {
 	if w.watch == nil {
-		watch, err := w.connection.Watch(ctx, w.options.Processor)
+		watch, err := w.connection.WatchPeers(ctx, w.options.Processor)
 		if err != nil {
 			return false, err
 		}
@@ -122,7 +122,7 @@ func (w *watcher) ended(ctx context.Context, target int64, moved <-chan struct{}
 }
 
 // endedUnless waits for the end of a worker's session until there is another one to watch.
-func endedUnless(ctx context.Context, watch Watch, target int64, moved <-chan struct{}) (bool, error) {
+func endedUnless(ctx context.Context, watch tokenstore.PeerWatch, target int64, moved <-chan struct{}) (bool, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -132,7 +132,7 @@ func endedUnless(ctx context.Context, watch Watch, target int64, moved <-chan st
 		case <-ctx.Done():
 		}
 	}()
-	return watch.Ended(ctx, target)
+	return watch.WaitSessionEnd(ctx, target)
 }
 
 // await waits until there is another worker to watch, or enough time has passed.

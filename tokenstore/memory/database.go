@@ -28,15 +28,15 @@ type Database struct {
 	lastReplay   int64 // number that was given to a replay last: none is given again
 	processors   map[string]*processor
 	workers      map[int64]*workerRow
-	sessions     map[int64]bool // incarnations whose session lock is held
-	last         int64          // incarnation given last
+	sessions     map[int64]*Session // that are open, by incarnation
+	last         int64              // incarnation given last
 	coordination coordination
 }
 
 // New returns an empty database. now is its clock, which alone judges leases.
 func New(now func() time.Time) *Database {
 	return &Database{now: now, rows: map[string]string{}, groups: map[string]*group{}, failures: map[tokenstore.Key]tokenstore.Failure{},
-		processors: map[string]*processor{}, workers: map[int64]*workerRow{}, sessions: map[int64]bool{}, coordination: newCoordination()}
+		processors: map[string]*processor{}, workers: map[int64]*workerRow{}, sessions: map[int64]*Session{}, coordination: newCoordination()}
 }
 
 // Rows returns a copy of what transactions have written.
@@ -87,31 +87,4 @@ func (g *group) find(s segment.Segment) (tokenstore.Token, bool) {
 func (g *group) put(t tokenstore.Token) {
 	t.Parts = slices.Clone(t.Parts)
 	g.tokens[t.Segment] = t
-}
-
-// Session stands for the connection with which a worker lives: its lock is held until it ends.
-type Session struct {
-	database    *Database
-	incarnation int64
-}
-
-// OpenSession gives an incarnation that nobody has had, and its session lock.
-func (d *Database) OpenSession() *Session {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.last++
-	d.sessions[d.last] = true
-	return &Session{d, d.last}
-}
-
-// Incarnation of the worker.
-func (s *Session) Incarnation() int64 { return s.incarnation }
-
-// Close lets the lock go.
-func (s *Session) Close() {
-	s.database.mu.Lock()
-	defer s.database.mu.Unlock()
-	delete(s.database.sessions, s.incarnation)
-	close(s.database.coordination.ended)
-	s.database.coordination.ended = make(chan struct{})
 }

@@ -60,7 +60,7 @@ type workerRow struct {
 
 // alive is true for a worker whose lease runs and which, where it holds a session lock, still holds it.
 func (d *Database) alive(w *workerRow) bool {
-	return w.State != tokenstore.Ended && w.leaseUntil.After(d.now()) && (!w.SessionLock || d.sessions[w.Incarnation])
+	return w.State != tokenstore.Ended && w.leaseUntil.After(d.now()) && (!w.SessionLock || d.sessions[w.Incarnation] != nil)
 }
 
 // DeclareProcessor implements tokenstore.Directory.
@@ -87,7 +87,7 @@ func (d Directory) DeclareProcessor(_ context.Context, wanted tokenstore.Process
 		}
 		p.Revision++
 	}
-	d.announce(Signal{Processor: wanted.Name})
+	d.changed(wanted.Name)
 	p.Definition, p.Replicas, p.Live = wanted.Definition, wanted.Replicas, wanted.Live
 	var newest int64
 	for _, f := range p.definitions {
@@ -230,7 +230,7 @@ func (d Directory) SetState(_ context.Context, incarnation int64, state tokensto
 	defer d.mu.Unlock()
 	if w := d.workers[incarnation]; w != nil && w.State != tokenstore.Ended {
 		w.State = state
-		d.announce(Signal{Processor: w.processor})
+		d.changed(w.processor)
 	}
 	return nil
 }
@@ -311,7 +311,7 @@ func (d Directory) Assign(_ context.Context, name string, plan tokenstore.Plan) 
 		return nil
 	}
 	p.Plan++
-	d.announce(Signal{Processor: name})
+	d.changed(name)
 	for _, a := range plan.Targets {
 		p.assignments[a.Key] = a.Worker
 	}
@@ -341,7 +341,7 @@ func (d Directory) Adopt(_ context.Context, name string, worker int64, orphans [
 	})
 	if len(got) > 0 {
 		p.Plan++
-		d.announce(Signal{Processor: name})
+		d.changed(name)
 	}
 	return got, nil
 }

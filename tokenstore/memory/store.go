@@ -301,7 +301,7 @@ func (s Store) InTx(_ context.Context, advances []tokenstore.Advance, work func(
 	s.write(tx)
 	for _, a := range advances {
 		if a.Release {
-			s.announce(Signal{})
+			s.changed("")
 			break
 		}
 	}

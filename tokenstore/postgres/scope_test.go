@@ -324,7 +324,7 @@ func TestWorkersOfTheLastVersionAreSeenWatchedAndEnded(t *testing.T) {
 		t.Fatalf("it has a lock: %t, and is alive: %t", w.SessionLock, w.Alive)
 	}
 	watcher := watch(t, p.pool, "")
-	if ended, err := watcher.Ended(t.Context(), 7); err != nil || ended {
+	if ended, err := watcher.WaitSessionEnd(t.Context(), 7); err != nil || ended {
 		t.Fatalf("its session has ended: %t, %v", ended, err)
 	}
 	if err := session.Close(t.Context()); err != nil {

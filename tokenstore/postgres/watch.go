@@ -9,19 +9,23 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+
+	"github.com/sluice-project/sluice/tokenstore"
 )
 
-// Watch is a connection of its own that waits for the end of another worker's session: it queues behind that one's session
-// lock, and is served when the server lets go of it.
+// PeerWatch is a connection of its own that waits for the end of another worker's session: it queues
+// behind that one's session lock, and is served when the server lets go of it.
 //
 // Nothing is left behind, whatever becomes of the watcher: the lock that it gets belongs to a transaction that ends in the
 // server at once, whether or not the watcher's process still runs. It is a shared one, which does not count as a sign of life,
 // and the watchers of one session do not wait for each other.
-type Watch struct {
+type PeerWatch struct {
 	conn      *pgx.Conn
 	schema    string
 	processor string
 }
+
+var _ tokenstore.PeerWatch = (*PeerWatch)(nil)
 
 const (
 	// watchSlice is how long one transaction waits. A statement that waits keeps its snapshot, and with it all row versions that
@@ -31,8 +35,9 @@ const (
 	watchFor = time.Second
 )
 
-// OpenWatch connects. Those whom a session's end concerns are told on the schema's channel, with the processor's name.
-func OpenWatch(ctx context.Context, o Options, schema, processor string) (*Watch, error) {
+// OpenPeerWatch connects. The end of a session is announced on the schema's channel, with the
+// processor's name.
+func OpenPeerWatch(ctx context.Context, o Options, schema, processor string) (*PeerWatch, error) {
 	conn, err := connect(ctx, o, func(config *pgx.ConnConfig) {
 		// Whoever no longer wants to wait ends the statement, not the connection. The statement
 		// ends by itself within watchFor, also if a busy server is late to cancel it.
@@ -47,13 +52,12 @@ func OpenWatch(ctx context.Context, o Options, schema, processor string) (*Watch
 		conn.Close(ctx)
 		return nil, fmt.Errorf("preparing to watch a session: %w", err)
 	}
-	return &Watch{conn: conn, schema: schema, processor: processor}, nil
+	return &PeerWatch{conn: conn, schema: schema, processor: processor}, nil
 }
 
-// Ended waits until the session of an incarnation has ended, and reports whether it has: false after at most a second, or
-// when the context ends. The server tells the processor's workers and planners in the same transaction. After an
-// error the connection is of no use any more.
-func (w *Watch) Ended(ctx context.Context, incarnation int64) (bool, error) {
+// WaitSessionEnd implements tokenstore.PeerWatch. The transaction that gets the lock announces the
+// session's end.
+func (w *PeerWatch) WaitSessionEnd(ctx context.Context, incarnation int64) (bool, error) {
 	// Errors that a block catches are not logged by the server; a statement that fails every second would be.
 	_, err := w.conn.Exec(ctx, fmt.Sprintf(`DO $watch$
 		DECLARE
@@ -89,7 +93,7 @@ func (w *Watch) Ended(ctx context.Context, incarnation int64) (bool, error) {
 }
 
 // Close ends the connection.
-func (w *Watch) Close() error {
+func (w *PeerWatch) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	return w.conn.Close(ctx)

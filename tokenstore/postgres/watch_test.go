@@ -25,11 +25,11 @@ func locked(t *testing.T, pool *pgxpool.Pool, incarnation int64) *postgres.Sessi
 	return s
 }
 
-func watch(t *testing.T, pool *pgxpool.Pool, application string) *postgres.Watch {
+func watch(t *testing.T, pool *pgxpool.Pool, application string) *postgres.PeerWatch {
 	t.Helper()
 	o := optionsOf(pool)
 	o.Application = application
-	w, err := postgres.OpenWatch(context.Background(), o, postgres.DefaultSchema, processor)
+	w, err := postgres.OpenPeerWatch(context.Background(), o, postgres.DefaultSchema, processor)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,9 +60,9 @@ const (
 )
 
 // next watches until there is an answer other than that the session still lasts.
-func next(ctx context.Context, w *postgres.Watch, incarnation int64) (ended bool, err error) {
+func next(ctx context.Context, w *postgres.PeerWatch, incarnation int64) (ended bool, err error) {
 	for !ended && err == nil && ctx.Err() == nil {
-		ended, err = w.Ended(ctx, incarnation)
+		ended, err = w.WaitSessionEnd(ctx, incarnation)
 	}
 	return ended, err
 }
@@ -118,7 +118,7 @@ func TestAWatcherThatTurnsAwayLeavesNothingAndGoesOnWithItsConnection(t *testing
 	count(t, pool, 0, waiting, 7)
 	again, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	if ended, err := w.Ended(again, 8); err != nil || ended {
+	if ended, err := w.WaitSessionEnd(again, 8); err != nil || ended {
 		t.Fatalf("ended %t, %v", ended, err)
 	}
 	count(t, pool, 1, `SELECT count(*) FROM pg_stat_activity WHERE application_name = $1`, "watcher")
@@ -153,7 +153,7 @@ func TestAFrozenWatcherKeepsNothingLocked(t *testing.T) {
 		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
 		return freezing{conn, f, over}, err
 	}
-	w, err := postgres.OpenWatch(context.Background(), o, postgres.DefaultSchema, processor)
+	w, err := postgres.OpenPeerWatch(context.Background(), o, postgres.DefaultSchema, processor)
 	if err != nil {
 		t.Fatal(err)
 	}

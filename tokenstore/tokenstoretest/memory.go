@@ -27,8 +27,8 @@ func Memory() Harness {
 		},
 		Rows: func(context.Context) (map[string]string, error) { return d.Rows(), nil },
 		OpenSession: func(context.Context) (int64, func(), error) {
-			s := d.OpenSession()
-			return s.Incarnation(), s.Close, nil
+			member, session := d.Join()
+			return member.Identity().Incarnation, func() { session.Close() }, nil
 		},
 		Elapse: func(_ context.Context, by time.Duration) error { elapsed.Add(int64(by)); return nil },
 	}

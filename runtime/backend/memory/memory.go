@@ -6,7 +6,6 @@ package memory
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -81,36 +80,36 @@ func (b *Backend) answers() bool {
 
 // connection is that of an incarnation.
 type connection struct {
-	backend     *Backend
-	incarnation int64
+	*store.Member
+	backend *Backend
 
-	mu       sync.Mutex
-	lost     bool
-	session  *store.Session
-	listener *store.Listener
-	cancel   func() // of the log's calls
+	mu      sync.Mutex
+	lost    bool
+	session tokenstore.Session
+	cancel  func() // of the log's calls
 }
 
 // Join implements worker.Backend.
-func (b *Backend) Join(context.Context, worker.Needs) (worker.Connection, worker.Session, error) {
+func (b *Backend) Join(context.Context, worker.Needs) (worker.Connection, tokenstore.Session, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.dead {
 		return nil, nil, store.ErrLost
 	}
-	c := &connection{backend: b}
-	c.open(b.Database.OpenSession())
-	c.incarnation = c.session.Incarnation()
+	member, session := b.Database.Join()
+	c := &connection{Member: member, backend: b}
 	if b.connections == nil {
 		b.connections = map[*connection]bool{}
 	}
 	b.connections[c] = true
-	return c, &listening{c, c.listener}, nil
+	return c, c.open(session), nil
 }
 
-func (c *connection) open(session *store.Session) {
-	c.session, c.listener, c.lost = session, c.backend.Database.Listen(), false
-	c.cancel = c.backend.Log.OnAppend(func() { c.backend.Database.Announce(store.Signal{Appended: true}) })
+// open begins to use a session, and returns it as the worker has it.
+func (c *connection) open(opened tokenstore.Session) tokenstore.Session {
+	c.session, c.lost = opened, false
+	c.cancel = c.backend.Log.OnAppend(func() { c.backend.Database.Announce(tokenstore.Signal{Kind: tokenstore.EventsAppended}) })
+	return session{opened, c}
 }
 
 // cut ends the session: others see that it has ended.
@@ -125,8 +124,7 @@ func (c *connection) end() {
 	if !c.lost {
 		c.lost = true
 		c.cancel()
-		c.session.Close()
-		c.listener.Close()
+		c.session.Close() // it never fails
 	}
 }
 
@@ -150,11 +148,6 @@ func (c *connection) reach() error {
 	return nil
 }
 
-// Identity implements worker.Connection.
-func (c *connection) Identity() worker.Identity {
-	return worker.Identity{Incarnation: c.incarnation, Nonce: fmt.Sprint(c.incarnation), SessionLock: true}
-}
-
 // Directory implements worker.Connection.
 func (c *connection) Directory() worker.Directory {
 	return directory{c.backend.Database.Directory(), c}
@@ -169,8 +162,8 @@ func (c *connection) Source() worker.Source { return c.backend.Log.Source() }
 // Pages implements worker.Connection.
 func (c *connection) Pages() worker.Source { return c.backend.Log.Source() }
 
-// Permits implements worker.Connection: any number of workers may read backlogs.
-func (c *connection) Permits() tokenstore.Permits { return nil }
+// Permits implements tokenstore.Limiter: any number of workers may read backlogs.
+func (c *connection) Permits(int) tokenstore.Permits { return nil }
 
 // Handlers implements worker.Connection.
 func (c *connection) Handlers() handler.Env { return handler.Env{} }
@@ -180,8 +173,8 @@ func (c *connection) Check(context.Context, handler.Checker) error {
 	return errors.New("a store in memory has no statements")
 }
 
-// Reconnect implements worker.Connection.
-func (c *connection) Reconnect(context.Context) (worker.Session, error) {
+// Rejoin implements tokenstore.Member.
+func (c *connection) Rejoin(ctx context.Context) (tokenstore.Session, error) {
 	c.backend.mu.Lock()
 	dead := c.backend.dead
 	c.backend.mu.Unlock()
@@ -191,16 +184,21 @@ func (c *connection) Reconnect(context.Context) (worker.Session, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.end()
-	session, locked := c.backend.Database.LockSession(c.incarnation)
-	if !locked {
-		return nil, fmt.Errorf("the session of incarnation %d is another connection's", c.incarnation)
+	opened, err := c.Member.Rejoin(ctx)
+	if err != nil {
+		return nil, err
 	}
-	c.open(session)
-	return &listening{c, c.listener}, nil
+	return c.open(opened), nil
 }
 
-// Watch implements worker.Connection.
-func (c *connection) Watch(context.Context, string) (worker.Watch, error) { return watch{c}, c.reach() }
+// WatchPeers implements tokenstore.PeerWatcher.
+func (c *connection) WatchPeers(ctx context.Context, processor string) (tokenstore.PeerWatch, error) {
+	if err := c.reach(); err != nil {
+		return nil, err
+	}
+	opened, err := c.Member.WatchPeers(ctx, processor)
+	return watch{opened, c}, err
+}
 
 // Close implements worker.Connection.
 func (c *connection) Close(bool) error {
@@ -211,45 +209,31 @@ func (c *connection) Close(bool) error {
 	return nil
 }
 
-// listening is a session.
-type listening struct {
+// session is a session whose end is that of its connection.
+type session struct {
+	tokenstore.Session
 	connection *connection
-	listener   *store.Listener
 }
 
-// Next implements worker.Session.
-func (l *listening) Next(ctx context.Context) (worker.Signal, error) {
-	s, err := l.listener.Next(ctx)
-	switch {
-	case err != nil:
-		return worker.Signal{}, err
-	case s.Appended:
-		return worker.Signal{Kind: worker.EventsAppended}, nil
-	case s.Live:
-		return worker.Signal{Kind: worker.LiveEvents}, nil
-	}
-	return worker.Signal{Kind: worker.DirectoryChanged, Processor: s.Processor}, nil
-}
-
-// Close implements worker.Session.
-func (l *listening) Close() error {
-	l.connection.cut()
+// Close implements tokenstore.Session.
+func (s session) Close() error {
+	s.connection.cut()
 	return nil
 }
 
-// watch watches other sessions.
-type watch struct{ connection *connection }
+// watch watches other sessions while its own connection is there.
+type watch struct {
+	tokenstore.PeerWatch
+	connection *connection
+}
 
-// Ended implements worker.Watch.
-func (w watch) Ended(ctx context.Context, incarnation int64) (bool, error) {
+// WaitSessionEnd implements tokenstore.PeerWatch.
+func (w watch) WaitSessionEnd(ctx context.Context, incarnation int64) (bool, error) {
 	if err := w.connection.reach(); err != nil {
 		return false, err
 	}
-	return w.connection.backend.Database.SessionEnded(ctx, incarnation, time.Second)
+	return w.PeerWatch.WaitSessionEnd(ctx, incarnation)
 }
-
-// Close implements worker.Watch.
-func (watch) Close() error { return nil }
 
 // directory and tokens wait while their process is frozen, and fail while the connection is lost.
 // That is so for what a worker needs to go on; what it only looks at is always there.
