@@ -144,6 +144,7 @@ func (d Directory) Register(_ context.Context, processor string, w tokenstore.Wo
 	}
 	w.State, w.StartedAt = tokenstore.Active, d.now()
 	d.workers[w.Incarnation] = &workerRow{Worker: w, processor: processor, leaseUntil: d.now().Add(tokenstore.TimingOf(w.Lease).Lease)}
+	d.changed(processor)
 	return nil
 }
 
@@ -246,6 +247,7 @@ func (d Directory) Leave(_ context.Context, processor string, pods []string) err
 		if w.leaving = (time.Time{}); slices.Contains(pods, w.Pod) {
 			w.leaving = d.now()
 		}
+		d.changed(processor)
 	}
 	return nil
 }
@@ -256,6 +258,7 @@ func (d Directory) Acknowledge(_ context.Context, processor string, plan int64) 
 	defer d.mu.Unlock()
 	if p := d.processors[processor]; p != nil {
 		p.Costed = max(p.Costed, plan)
+		d.changed(processor)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -73,19 +74,19 @@ func (m *Member) Rejoin(ctx context.Context) (tokenstore.Session, error) {
 
 // open opens a session. The caller holds the database's lock.
 func (m *Member) open() *Session {
-	s := &Session{database: m.database, incarnation: m.incarnation, signals: map[tokenstore.Signal]bool{}, wake: make(chan struct{}, 1), closed: make(chan struct{})}
+	s := &Session{database: m.database, incarnation: m.incarnation, wake: make(chan struct{}, 1), closed: make(chan struct{})}
 	m.database.sessions[m.incarnation] = s
 	return s
 }
 
-// Session is a tokenstore.Session. A signal that is announced several times before it is received is
-// received once.
+// Session is a tokenstore.Session. It receives signals in the order in which they were announced. A
+// signal that is announced several times before it is received is received once.
 type Session struct {
 	database    *Database
 	incarnation int64
 
 	mu      sync.Mutex
-	signals map[tokenstore.Signal]bool
+	signals []tokenstore.Signal // that were not received yet
 	wake    chan struct{}
 	closed  chan struct{}
 }
@@ -112,17 +113,20 @@ func (s *Session) Next(ctx context.Context) (tokenstore.Signal, error) {
 func (s *Session) take() (tokenstore.Signal, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for signal := range s.signals {
-		delete(s.signals, signal)
-		return signal, true
+	if len(s.signals) == 0 {
+		return tokenstore.Signal{}, false
 	}
-	return tokenstore.Signal{}, false
+	signal := s.signals[0]
+	s.signals = s.signals[1:]
+	return signal, true
 }
 
 // receive adds a signal.
 func (s *Session) receive(signal tokenstore.Signal) {
 	s.mu.Lock()
-	s.signals[signal] = true
+	if !slices.Contains(s.signals, signal) {
+		s.signals = append(s.signals, signal)
+	}
 	s.mu.Unlock()
 	select {
 	case s.wake <- struct{}{}:

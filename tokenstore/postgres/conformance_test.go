@@ -2,7 +2,6 @@ package postgres_test
 
 import (
 	"context"
-	"fmt"
 	"testing"
 	"time"
 
@@ -32,6 +31,7 @@ func harness(t testing.TB, pool *pgxpool.Pool) tokenstoretest.Harness {
 	store := postgres.NewStore(pool, postgres.DefaultSchema)
 	return tokenstoretest.Harness{
 		Store: store, Directory: postgres.NewDirectory(pool, postgres.DefaultSchema),
+		Membership: postgres.Membership{Options: optionsOf(pool), Schema: postgres.DefaultSchema},
 		Queue: func(s tokenstore.Statements, rows map[string]string) error {
 			for key, value := range rows {
 				s.(*pgx.Batch).Queue(put, key, value)
@@ -55,20 +55,6 @@ func harness(t testing.TB, pool *pgxpool.Pool) tokenstoretest.Harness {
 			var key, value string
 			_, err = pgx.ForEachRow(rows, []any{&key, &value}, func() error { all[key] = value; return nil })
 			return all, err
-		},
-		OpenSession: func(ctx context.Context) (int64, func(), error) {
-			session, err := postgres.OpenSession(ctx, optionsOf(pool))
-			if err != nil {
-				return 0, nil, err
-			}
-			n, err := session.Incarnation(ctx, postgres.DefaultSchema)
-			if err != nil {
-				return 0, nil, err
-			}
-			if got, err := session.Lock(ctx, postgres.DefaultSchema, n); err != nil || !got {
-				return 0, nil, fmt.Errorf("the session lock: %v, %w", got, err)
-			}
-			return n, func() { session.Close() }, nil
 		},
 		Elapse: func(ctx context.Context, d time.Duration) error { return elapse(ctx, pool, d) },
 	}

@@ -20,16 +20,12 @@ func Memory() Harness {
 		return nil
 	}
 	return Harness{
-		Store: d.Store(), Directory: d.Directory(),
+		Store: d.Store(), Directory: d.Directory(), Membership: d.Membership(),
 		Queue: func(s tokenstore.Statements, rows map[string]string) error { return put(s.(*memory.Tx), rows) },
 		Write: func(_ context.Context, tx tokenstore.Tx, rows map[string]string) error {
 			return put(tx.(*memory.Tx), rows)
 		},
-		Rows: func(context.Context) (map[string]string, error) { return d.Rows(), nil },
-		OpenSession: func(context.Context) (int64, func(), error) {
-			member, session := d.Join()
-			return member.Identity().Incarnation, func() { session.Close() }, nil
-		},
+		Rows:   func(context.Context) (map[string]string, error) { return d.Rows(), nil },
 		Elapse: func(_ context.Context, by time.Duration) error { elapsed.Add(int64(by)); return nil },
 	}
 }

@@ -24,10 +24,22 @@ type Store interface {
 	tokenstore.Commits
 }
 
+// Directory is what a directory consists of.
+type Directory interface {
+	tokenstore.Directory
+	tokenstore.Elector
+	tokenstore.Evictor
+	tokenstore.Waker
+	tokenstore.LiveNotifier
+	tokenstore.Prober
+}
+
 // Harness is a store under test: a new, empty one.
 type Harness struct {
 	Store     Store
-	Directory tokenstore.Directory
+	Directory Directory
+	// Membership has session locks. Its members are PeerWatchers and Limiters.
+	Membership tokenstore.Membership
 	// OpenTransactions has batches commit by Commits.InTx, not by Commits.Pipeline.
 	OpenTransactions bool
 	// Queue adds statements that write rows of a projection.
@@ -36,8 +48,6 @@ type Harness struct {
 	Write func(ctx context.Context, tx tokenstore.Tx, rows map[string]string) error
 	// Rows returns the projection.
 	Rows func(ctx context.Context) (map[string]string, error)
-	// OpenSession gives an incarnation that nobody has had, and its session lock until end is called.
-	OpenSession func(ctx context.Context) (incarnation int64, end func(), err error)
 	// Elapse has so much time pass by the database's clock.
 	Elapse func(ctx context.Context, d time.Duration) error
 }
@@ -94,7 +104,7 @@ func At(position int64) progress.Progress {
 
 // Run runs the suite.
 func Run(t *testing.T, open func(t *testing.T) Harness) {
-	for _, part := range []map[string]func(*world){groups, owners, sequencings, claims, fence, shapes, replays, resets, workers, plans} {
+	for _, part := range []map[string]func(*world){groups, owners, sequencings, claims, fence, shapes, replays, resets, workers, plans, members} {
 		for name, test := range part {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()

@@ -77,15 +77,11 @@ var workers = map[string]func(*world){
 	},
 	"a worker is dead when its session lock is gone": func(w *world) {
 		w.processor()
-		n, end, err := w.OpenSession(w.ctx)
-		w.must(err)
-		me := worker(n)
-		me.SessionLock = true
-		w.register(me)
+		me, session := w.joined()
 		if v := w.view().Workers[0]; !v.Alive {
 			w.Fatalf("with its lock: %+v", v)
 		}
-		end()
+		w.must(session.Close())
 		for w.view().Workers[0].Alive { // a server notices the end of a connection by itself
 		}
 		if v := w.view().Workers[0]; !v.Leased {
@@ -231,16 +227,12 @@ var plans = map[string]func(*world){
 	"a plan of a worker that is dead is nobody's": func(w *world) {
 		w.processor()
 		me := w.register(worker(1000))
-		n, end, err := w.OpenSession(w.ctx)
-		w.must(err)
-		planner := worker(n)
-		planner.SessionLock = true
-		w.register(planner)
-		w.must(w.Directory.Assign(w.ctx, processor, tokenstore.Plan{Planner: fmt.Sprint(tokenstore.WorkerPlans, n), Members: []int64{}}))
+		planner, session := w.joined()
+		w.must(w.Directory.Assign(w.ctx, processor, tokenstore.Plan{Planner: fmt.Sprint(tokenstore.WorkerPlans, planner.Incarnation), Members: []int64{}}))
 		if p := w.beat(me); !p.Planned {
 			w.Errorf("while it lives: %+v", p)
 		}
-		end()
+		w.must(session.Close())
 		for w.beat(me).Planned { // until the server has noticed
 		}
 	},
