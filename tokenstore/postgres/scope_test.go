@@ -203,6 +203,13 @@ func TestOnlyBlockersOfTheSameStoreAreEnded(t *testing.T) {
 	}
 }
 
+func acquires(t *testing.T, permits *postgres.Permits, want bool) {
+	t.Helper()
+	if got, err := permits.Acquire(t.Context()); err != nil || got != want {
+		t.Fatalf("acquired a permit: %t, %v, want %t", got, err, want)
+	}
+}
+
 func TestLocksOfOneSchemaAreFreeInAnother(t *testing.T) {
 	database := postgrestest.New(t)
 	a, b := placeIn(t, "a", database, "a"), placeIn(t, "b", database, "b")

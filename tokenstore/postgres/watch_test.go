@@ -67,35 +67,6 @@ func next(ctx context.Context, w *postgres.PeerWatch, incarnation int64) (ended 
 	return ended, err
 }
 
-func TestTheEndOfASessionIsToldToItsWatcherAndToEverybody(t *testing.T) {
-	pool := migrated(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	victim, other := locked(t, pool, 7), locked(t, pool, 9)
-	w := watch(t, pool, "")
-	told := make(chan error, 1)
-	ended := false
-	go func() {
-		var err error
-		ended, err = next(ctx, w, 7)
-		told <- err
-	}()
-	count(t, pool, 1, waiting, 7)
-	if _, err := pool.Exec(ctx, `SELECT pg_terminate_backend($1)`, victim.Conn().PgConn().PID()); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-told; err != nil || !ended {
-		t.Fatalf("ended %t, %v", ended, err)
-	}
-	if channel, payload, err := other.Wait(ctx); err != nil || channel != postgres.Channel(postgres.DefaultSchema) || payload != processor {
-		t.Fatalf("others are told %s %s, %v", channel, payload, err)
-	}
-	count(t, pool, 0, held, 7)
-	if s := locked(t, pool, 7); s.Close() != nil { // whoever reconnects gets it back
-		t.Fatal("closing the session")
-	}
-}
-
 func TestAWatcherThatTurnsAwayLeavesNothingAndGoesOnWithItsConnection(t *testing.T) {
 	pool := migrated(t)
 	locked(t, pool, 7)
