@@ -28,7 +28,10 @@ type Event struct {
 	Metadata   json.RawMessage
 	RecordedAt time.Time
 	Hash       uint32 // of the sequence key: decides which segment it belongs to. A source gives that of segment.PerStream
-	Txn        uint64 // transaction that wrote it, where the source orders by transactions
+	// Mark is what the source's coverages need to know of the event beside its position. In PostgreSQL
+	// it is the transaction that wrote the event, if the source orders by transactions. Otherwise it
+	// is 0.
+	Mark uint64
 	// Unreadable says what cannot be read of the event; nil for nearly all. Handlers never get such
 	// an event.
 	Unreadable *UnreadableError

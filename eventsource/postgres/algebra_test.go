@@ -46,7 +46,7 @@ func coverageOf(t *rapid.T, server []Snapshot, name string) *coverage {
 func everyEvent(visit func(e *eventsource.Event)) {
 	for position := int64(1); position <= lastPosition; position++ {
 		for x := uint64(1); x <= lastXID; x++ {
-			visit(&eventsource.Event{Position: position, Txn: x})
+			visit(&eventsource.Event{Position: position, Mark: x})
 		}
 	}
 }
@@ -62,13 +62,13 @@ func TestUnionMeetAndPrefixCoverWhatTheirNamesSay(t *testing.T) {
 			inA, inB := a.Covers(e), b.Covers(e)
 			contained = contained && (inA || !inB)
 			if got := union.Covers(e); got != (inA || inB) {
-				t.Fatalf("%d of %d: the union covers it: %t", e.Position, e.Txn, got)
+				t.Fatalf("%d of %d: the union covers it: %t", e.Position, e.Mark, got)
 			}
 			if got := meet.Covers(e); got != (inA && inB) {
-				t.Fatalf("%d of %d: the meet covers it: %t", e.Position, e.Txn, got)
+				t.Fatalf("%d of %d: the meet covers it: %t", e.Position, e.Mark, got)
 			}
 			if got := prefix.Covers(e); got != (inA && e.Position <= through) {
-				t.Fatalf("%d of %d: what is covered up to %d: %t", e.Position, e.Txn, through, got)
+				t.Fatalf("%d of %d: what is covered up to %d: %t", e.Position, e.Mark, through, got)
 			}
 		})
 		if a.contains(b) && !contained {

@@ -122,7 +122,7 @@ func (s *Source) fillCarefully(ctx context.Context, k *known, p *pageBuilder, ev
 
 // examine reads one event column by column.
 func (s *Source) examine(ctx context.Context, k *known, p *pageBuilder, e *eventsource.Event) error {
-	row := &pageBuilder{started: true, snapshot: p.snapshot, fields: k.fields, position: e.Position, txid: e.Txn, bare: s.bare()}
+	row := &pageBuilder{started: true, snapshot: p.snapshot, fields: k.fields, position: e.Position, txid: e.Mark, bare: s.bare()}
 	for i, f := range k.fields {
 		if f.content && row.bare {
 			continue

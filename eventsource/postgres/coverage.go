@@ -24,7 +24,7 @@ type coverage struct {
 }
 
 // Covers reports whether the event has been given.
-func (c *coverage) Covers(e *eventsource.Event) bool { return c.at(e.Position).Visible(e.Txn) }
+func (c *coverage) Covers(e *eventsource.Event) bool { return c.at(e.Position).Visible(e.Mark) }
 
 // at returns the snapshot up to which events at the position have been given: that of the lowest step that reaches so
 // far, as the steps above it see less.

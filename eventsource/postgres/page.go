@@ -75,7 +75,7 @@ func (p *pageBuilder) add() error {
 	}
 	e := p.memory.event()
 	e.Unreadable, p.unreadable = p.unreadable, nil
-	e.Position, e.Version, e.RecordedAt, e.Txn = p.position, p.version, p.recordedAt, p.txid
+	e.Position, e.Version, e.RecordedAt, e.Mark = p.position, p.version, p.recordedAt, p.txid
 	text := p.memory.text(p.stream, p.id, p.kind)
 	e.StreamID, text = text[:len(p.stream)], text[len(p.stream):]
 	e.ID, e.Type = text[:len(p.id)], text[len(p.id):]

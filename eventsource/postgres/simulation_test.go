@@ -108,7 +108,7 @@ func (s *simulation) append(t *transaction, events int) {
 			s.head++
 			position = s.head
 		}
-		t.rows = append(t.rows, row{Event: eventsource.Event{Position: position, StreamID: stream, Version: version, Txn: t.xid}})
+		t.rows = append(t.rows, row{Event: eventsource.Event{Position: position, StreamID: stream, Version: version, Mark: t.xid}})
 	}
 }
 
@@ -141,7 +141,7 @@ func (s *simulation) read(from []*coverage, half, limit int) eventsource.Page {
 		wanted := r.Position > tail && r.Position <= windowEnd
 		for _, b := range bands {
 			if r.Position > b.above && r.Position <= b.through {
-				wanted = wanted || r.Txn >= b.snapshot.xmax || slices.Contains(b.snapshot.xip, r.Txn)
+				wanted = wanted || r.Mark >= b.snapshot.xmax || slices.Contains(b.snapshot.xip, r.Mark)
 			}
 		}
 		if wanted {
@@ -327,11 +327,11 @@ func (s *simulation) finish() error {
 	for _, m := range s.members {
 		for _, r := range s.log {
 			want := 1
-			if m.half != 2 && int(r.StreamID[1])%2 != m.half || m.latest && m.from.Visible(r.Txn) {
+			if m.half != 2 && int(r.StreamID[1])%2 != m.half || m.latest && m.from.Visible(r.Mark) {
 				want = 0
 			}
 			if got := m.delivered[r.Position]; got != want {
-				return fmt.Errorf("position %d of transaction %d given %d times, want %d", r.Position, r.Txn, got, want)
+				return fmt.Errorf("position %d of transaction %d given %d times, want %d", r.Position, r.Mark, got, want)
 			}
 		}
 	}

@@ -66,10 +66,10 @@ func TestAnEventIsReadAsItWasWritten(t *testing.T) {
 	if age := time.Since(got.RecordedAt); age < 0 || age > time.Minute {
 		t.Errorf("recorded %v ago", age)
 	}
-	if got.Txn == 0 || got.Txn != page.Events[1].Txn {
-		t.Errorf("transactions %d and %d", got.Txn, page.Events[1].Txn)
+	if got.Mark == 0 || got.Mark != page.Events[1].Mark {
+		t.Errorf("transactions %d and %d", got.Mark, page.Events[1].Mark)
 	}
-	got.RecordedAt, got.Txn = time.Time{}, 0
+	got.RecordedAt, got.Mark = time.Time{}, 0
 	want := &eventsource.Event{Position: 1, StreamID: "straße-1", Version: 1, ID: "f47ac10b-58cc-4372-a567-0e02b2c3d479", Type: "Opened",
 		Data: []byte(`{"to": "Ærø", "amount": 12.50}`), Metadata: []byte(`{"by": "me"}`), Hash: segment.PG1("straße-1")}
 	if d := cmp.Diff(want, got); d != "" {
