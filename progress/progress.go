@@ -33,6 +33,10 @@ type Algebra interface {
 	Intersect(a, b Progress) (Progress, error)
 	// Contains reports whether a covers all that b covers.
 	Contains(a, b Progress) (bool, error)
+	// Distance is how many positions to is ahead of from at most: for figures of lag, and to tell
+	// what is live from what is catching up. It is 0 if to is not ahead. Late events that from lacks
+	// below its own position do not count.
+	Distance(from, to Progress) (int64, error)
 }
 
 // StartType names a kind of StartPosition.

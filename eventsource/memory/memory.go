@@ -153,6 +153,11 @@ func (s Source) Contains(a, b progress.Progress) (bool, error) {
 	return a.Position >= b.Position, check(a, b)
 }
 
+// Distance implements progress.Algebra.
+func (s Source) Distance(from, to progress.Progress) (int64, error) {
+	return max(to.Position-from.Position, 0), check(from, to)
+}
+
 // Read implements eventsource.Source. A page ends behind as many of the log's events as the limit
 // says, whether or not they are of the segments.
 func (s Source) Read(_ context.Context, from []eventsource.Coverage, segments []segment.Segment, limit int) (eventsource.Page, error) {

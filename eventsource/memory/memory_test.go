@@ -80,3 +80,29 @@ func TestEveryEventIsReadOnce(t *testing.T) {
 		}
 	})
 }
+
+func TestDistanceIsHowManyPositionsOneIsAhead(t *testing.T) {
+	source := memory.New(time.Now).Source()
+	at := func(position int64) progress.Progress { return progress.Progress{Position: position} }
+	for name, c := range map[string]struct {
+		from, to progress.Progress
+		want     int64
+	}{
+		"from the start": {at(0), at(7), 7},
+		"ahead":          {at(3), at(7), 4},
+		"the same":       {at(7), at(7), 0},
+		"behind":         {at(7), at(3), 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got, err := source.Distance(c.from, c.to); err != nil || got != c.want {
+				t.Errorf("%d, %v, want %d", got, err, c.want)
+			}
+		})
+	}
+	other := progress.Progress{Position: 7, State: "3:4:"}
+	for _, pair := range [][2]progress.Progress{{other, at(0)}, {at(0), other}} {
+		if d, err := source.Distance(pair[0], pair[1]); err == nil {
+			t.Errorf("from %v to %v, which another source has written: %d", pair[0], pair[1], d)
+		}
+	}
+}

@@ -77,6 +77,19 @@ func (s *Source) Contains(a, b progress.Progress) (bool, error) {
 	return x.contains(y), nil
 }
 
+// Distance implements progress.Algebra.
+func (s *Source) Distance(from, to progress.Progress) (int64, error) {
+	x, err := s.Parse(from)
+	if err != nil {
+		return 0, err
+	}
+	y, err := s.Parse(to)
+	if err != nil {
+		return 0, err
+	}
+	return max(y.Position()-x.Position(), 0), nil
+}
+
 func (s *Source) combine(a, b progress.Progress, with func(x, y *coverage) *coverage) (progress.Progress, error) {
 	x, err := s.parse(a)
 	if err != nil {

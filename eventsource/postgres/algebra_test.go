@@ -5,7 +5,9 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/progress"
 )
 
 const (
@@ -83,4 +85,56 @@ func TestUnionMeetAndPrefixCoverWhatTheirNamesSay(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestDistanceIsHowManyPositionsOneIsAheadAtMost(t *testing.T) {
+	for name, reader := range map[string]struct {
+		source *Source
+		draw   func(t *rapid.T) func(name string) eventsource.Coverage
+	}{
+		"snapshots": {Open(nil, "sluice", definition.Source{Type: definition.SourceStore}), func(t *rapid.T) func(string) eventsource.Coverage {
+			server := history(t)
+			return func(name string) eventsource.Coverage { return coverageOf(t, server, name) }
+		}},
+		"gaps": {gapsSource(), func(t *rapid.T) func(string) eventsource.Coverage {
+			return func(name string) eventsource.Coverage {
+				return &gapped{table: gapsSource().events.name(), set: setOf(t, name)}
+			}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rapid.Check(t, func(t *rapid.T) {
+				draw := reader.draw(t)
+				distance := func(from, to eventsource.Coverage) int64 {
+					d, err := reader.source.Distance(from.Progress(), to.Progress())
+					if err != nil || d < 0 {
+						t.Fatalf("from %v to %v: %d, %v", from.Progress(), to.Progress(), d, err)
+					}
+					return d
+				}
+				a, b, between := draw("a"), draw("b"), draw("between")
+				ahead := map[int64]bool{}
+				everyEvent(func(e *eventsource.Event) {
+					if e.Position > a.Position() && b.Covers(e) {
+						ahead[e.Position] = true
+					}
+				})
+				if d := distance(a, b); d < int64(len(ahead)) || d > lastPosition || (d > 0) != (b.Position() > a.Position()) {
+					t.Fatalf("from %v to %v: %d, and events at %d positions", a.Progress(), b.Progress(), d, len(ahead))
+				}
+				if way := distance(a, between) + distance(between, b); way < distance(a, b) {
+					t.Fatalf("from %v over %v to %v it is less: %d", a.Progress(), between.Progress(), b.Progress(), way)
+				}
+				if contains, err := reader.source.Contains(a.Progress(), b.Progress()); err != nil || contains && distance(a, b) > 0 {
+					t.Fatalf("%v contains %v, which is ahead by %d, %v", a.Progress(), b.Progress(), distance(a, b), err)
+				}
+			})
+			other := progress.Progress{Position: 7, State: "public.other.id 3:4:"}
+			for _, pair := range [][2]progress.Progress{{other, {}}, {{}, other}} {
+				if d, err := reader.source.Distance(pair[0], pair[1]); err == nil {
+					t.Errorf("from %v to %v, which another source has written: %d", pair[0], pair[1], d)
+				}
+			}
+		})
+	}
 }

@@ -40,6 +40,10 @@ func (letters) Contains(a, b progress.Progress) (bool, error) {
 	return !strings.ContainsFunc(b.State, func(r rune) bool { return !strings.ContainsRune(a.State, r) }), nil
 }
 
+func (letters) Distance(from, to progress.Progress) (int64, error) {
+	return max(to.Position-from.Position, 0), nil
+}
+
 const events = "abcdefgh" // an event of each of eight hashes: the i-th letter has the hash i
 
 // model is one group: its tokens and boundaries, and what has really happened to each event.

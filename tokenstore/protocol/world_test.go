@@ -33,6 +33,10 @@ func (line) Intersect(a, b progress.Progress) (progress.Progress, error) {
 
 func (line) Contains(a, b progress.Progress) (bool, error) { return a.Position >= b.Position, nil }
 
+func (line) Distance(from, to progress.Progress) (int64, error) {
+	return max(to.Position-from.Position, 0), nil
+}
+
 // state is the whole world: the store with the projection in it, what each worker believes, and what is on its way.
 type state struct {
 	tokens    []tokenstore.Token // by segment

@@ -94,6 +94,11 @@ func (Line) Intersect(a, b progress.Progress) (progress.Progress, error) {
 // Contains implements progress.Algebra.
 func (Line) Contains(a, b progress.Progress) (bool, error) { return a.Position >= b.Position, nil }
 
+// Distance implements progress.Algebra.
+func (Line) Distance(from, to progress.Progress) (int64, error) {
+	return max(to.Position-from.Position, 0), nil
+}
+
 // At is the progress of a position.
 func At(position int64) progress.Progress {
 	if position == 0 {
