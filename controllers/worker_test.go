@@ -112,7 +112,7 @@ func (p *playedWorker) step(ctx context.Context) error {
 			p.me.Report.Groups[g.Name] = tokenstore.GroupReport{}
 		}
 	}
-	if _, err := p.directory.Beat(ctx, p.me); err != nil {
+	if _, err := p.directory.Heartbeat(ctx, p.me); err != nil {
 		if errors.Is(err, tokenstore.ErrNoProcessor) {
 			return nil
 		}

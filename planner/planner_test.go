@@ -79,7 +79,7 @@ func (w *world) join(incarnation int64, refuses bool) {
 	if err := w.directory.Register(context.Background(), processor, worker); err != nil {
 		w.t.Fatal(err)
 	}
-	if _, err := w.directory.Beat(context.Background(), worker); err != nil {
+	if _, err := w.directory.Heartbeat(context.Background(), worker); err != nil {
 		w.t.Fatal(err)
 	}
 }

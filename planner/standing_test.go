@@ -35,7 +35,7 @@ func (w *world) start(incarnation int64, definition string, report tokenstore.Re
 
 func (w *world) beat(worker tokenstore.Worker) {
 	w.t.Helper()
-	if _, err := w.directory.Beat(context.Background(), worker); err != nil {
+	if _, err := w.directory.Heartbeat(context.Background(), worker); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -213,8 +213,9 @@ type View struct {
 	Assignments []Assignment
 }
 
-// Pulse is what a heartbeat returns: it differs from the last one when a new View is worth the query.
-type Pulse struct {
+// HeartbeatResponse is what a heartbeat returns. If it differs from the last one, a new View is worth
+// the query.
+type HeartbeatResponse struct {
 	Revision int64
 	Plan     int64
 	Planned  bool // a planner has renewed the plan within PlannerTimeout, and is no worker that is dead
@@ -260,9 +261,9 @@ type Directory interface {
 	// from one installation by another.
 	Register(ctx context.Context, processor string, w Worker) error
 
-	// Beat renews the lease, stores the state and report, and looks whether something has changed.
+	// Heartbeat renews the lease, stores the state and report, and looks whether something has changed.
 	// ErrWorkerEnded when the worker is not known any more, ErrNoProcessor when the processor is not.
-	Beat(ctx context.Context, w Worker) (Pulse, error)
+	Heartbeat(ctx context.Context, w Worker) (HeartbeatResponse, error)
 
 	// SetState tells everybody at once that a worker drains, or has ended.
 	SetState(ctx context.Context, incarnation int64, state State) error

@@ -18,7 +18,7 @@ import (
 // controller is the state of the control loop, which alone claims and decides to release.
 type controller struct {
 	*life
-	pulse     tokenstore.Pulse
+	response  tokenstore.HeartbeatResponse
 	beaten    bool // the directory knows this worker and its processor
 	nextBeat  time.Time
 	nextMove  time.Time
@@ -107,7 +107,7 @@ func (c *controller) turn(ctx context.Context) (time.Duration, error) {
 	}
 	if wait := time.Until(c.restUntil); wait > 0 {
 		again = min(again, wait)
-	} else if c.beaten && (c.due || c.planning || !c.pulse.Planned) && !c.renews(ctx) {
+	} else if c.beaten && (c.due || c.planning || !c.response.Planned) && !c.renews(ctx) {
 		began := time.Now()
 		d, err := c.observe(ctx)
 		c.restUntil = time.Now().Add(restAfter * time.Since(began))
@@ -139,7 +139,7 @@ func (c *controller) beat(ctx context.Context) error {
 	c.prove()
 	c.self.Report = c.makeReport()
 	expired := !c.trusts()
-	pulse, err := c.directory.Beat(ctx, c.self)
+	response, err := c.directory.Heartbeat(ctx, c.self)
 	switch {
 	case errors.Is(err, tokenstore.ErrWorkerEnded):
 		return fmt.Errorf("%w: %w", errNextLife, err)
@@ -159,18 +159,18 @@ func (c *controller) beat(ctx context.Context) error {
 		c.due = true
 	}
 	c.renew(sent, timing)
-	c.storeClock.set(pulse.Now)
-	pulse.Now = time.Time{}
-	if !c.beaten || pulse != c.pulse {
+	c.storeClock.set(response.Now)
+	response.Now = time.Time{}
+	if !c.beaten || response != c.response {
 		c.due = true
 	}
-	if pulse.Planned {
+	if response.Planned {
 		c.planned = sent
 	}
-	if pulse.Replays > 0 {
+	if response.Replays > 0 {
 		c.lookAtReplays()
 	}
-	c.pulse, c.beaten = pulse, true
+	c.response, c.beaten = response, true
 	return nil
 }
 
@@ -239,10 +239,10 @@ func (c *controller) beatMeanwhile(ctx context.Context) error {
 // meet takes note of who else lives: whom to watch, and whether there is anybody to hand over to.
 func (c *controller) meet(workers []tokenstore.Worker) {
 	c.ring.aim(neighbour(c.self.Incarnation, workers))
-	c.pulse.Alive = 0
+	c.response.Alive = 0
 	for _, w := range workers {
 		if w.Alive {
-			c.pulse.Alive++
+			c.response.Alive++
 		}
 	}
 }
@@ -264,7 +264,7 @@ func (c *controller) reread(ctx context.Context) error {
 // plan plans where nobody else does, or where this worker did last: also while it drains, for until somebody else noticed
 // nobody would name those who take its segments.
 func (c *controller) plan(ctx context.Context) {
-	c.planning = (c.planning || !c.pulse.Planned && c.drainFrom.IsZero()) && (!c.pulse.Planned || c.pulse.Planner == c.planner.Name)
+	c.planning = (c.planning || !c.response.Planned && c.drainFrom.IsZero()) && (!c.response.Planned || c.response.Planner == c.planner.Name)
 	if !c.planning {
 		return
 	}
@@ -289,7 +289,7 @@ const replanEvery = 5 * time.Second
 
 // renews renews the plan, without a look at the directory, where this worker made it and nothing has changed.
 func (c *controller) renews(ctx context.Context) bool {
-	if c.due || !c.planning || c.pulse.Planner != c.planner.Name || !c.drainFrom.IsZero() || c.severed.Load() {
+	if c.due || !c.planning || c.response.Planner != c.planner.Name || !c.drainFrom.IsZero() || c.severed.Load() {
 		return false
 	}
 	renewed, err := c.planner.Renew(ctx, replanEvery)
@@ -365,7 +365,7 @@ func (c *controller) drained() bool {
 	if c.drainFrom.IsZero() {
 		return false
 	}
-	return len(c.held()) == 0 || c.pulse.Alive <= 1 || time.Since(c.drainFrom) > c.options.DrainTimeout
+	return len(c.held()) == 0 || c.response.Alive <= 1 || time.Since(c.drainFrom) > c.options.DrainTimeout
 }
 
 // end releases what is left and ends the incarnation.
@@ -375,7 +375,7 @@ func (c *controller) end(ctx context.Context) error {
 	c.mu.Lock()
 	all := c.all()
 	c.mu.Unlock()
-	if len(all) > 0 && c.pulse.Alive > 1 {
+	if len(all) > 0 && c.response.Alive > 1 {
 		c.log.Warn("releasing segments that nobody has asked for", "segments", len(all))
 	}
 	c.leave(ctx, all)

@@ -243,7 +243,7 @@ func (w *world) registerAlive(ctx context.Context) {
 	}
 	go func() {
 		for ctx.Err() == nil {
-			_, _ = directory.Beat(ctx, idle) // the test sees it end where it fails
+			_, _ = directory.Heartbeat(ctx, idle) // the test sees it end where it fails
 			time.Sleep(tokenstore.Heartbeat)
 		}
 	}()

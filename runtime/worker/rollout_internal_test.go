@@ -174,7 +174,7 @@ func (p *rolledPod) beat() {
 	}
 	p.self.Report.Proven = p.self.Report.Proven || len(p.held) > 0 && p.chance.IntN(2) == 0
 	p.self.Report.Ready = p.ready
-	_, err = p.database.Directory().Beat(context.Background(), p.self)
+	_, err = p.database.Directory().Heartbeat(context.Background(), p.self)
 	p.must(err)
 	p.reported = true
 }

@@ -148,18 +148,18 @@ func (d Directory) Register(_ context.Context, processor string, w tokenstore.Wo
 	return nil
 }
 
-// Beat implements tokenstore.Directory.
-func (d Directory) Beat(_ context.Context, w tokenstore.Worker) (tokenstore.Pulse, error) {
+// Heartbeat implements tokenstore.Directory.
+func (d Directory) Heartbeat(_ context.Context, w tokenstore.Worker) (tokenstore.HeartbeatResponse, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	row := d.workers[w.Incarnation]
 	if row == nil || row.Nonce != w.Nonce || row.State == tokenstore.Ended {
-		return tokenstore.Pulse{}, tokenstore.ErrWorkerEnded
+		return tokenstore.HeartbeatResponse{}, tokenstore.ErrWorkerEnded
 	}
 	row.leaseUntil, row.State, row.Report = d.now().Add(tokenstore.TimingOf(w.Lease).Lease), w.State, w.Report
 	p := d.processors[row.processor]
 	if p == nil {
-		return tokenstore.Pulse{}, tokenstore.ErrNoProcessor
+		return tokenstore.HeartbeatResponse{}, tokenstore.ErrNoProcessor
 	}
 	if f := p.definitions[row.Definition]; f != nil {
 		switch {
@@ -172,22 +172,22 @@ func (d Directory) Beat(_ context.Context, w tokenstore.Worker) (tokenstore.Puls
 			f.failures, f.quarantined = tokenstore.QuarantineAfter, true
 		}
 	}
-	return d.pulse(p), nil
+	return d.response(p), nil
 }
 
-func (d Directory) pulse(p *processor) tokenstore.Pulse {
-	pulse := tokenstore.Pulse{Revision: p.Revision, Plan: p.Plan, Planner: p.Planner, Planned: p.renewed.After(d.now().Add(-tokenstore.PlannerTimeout))}
+func (d Directory) response(p *processor) tokenstore.HeartbeatResponse {
+	response := tokenstore.HeartbeatResponse{Revision: p.Revision, Plan: p.Plan, Planner: p.Planner, Planned: p.renewed.After(d.now().Add(-tokenstore.PlannerTimeout))}
 	for _, w := range d.workers {
 		if w.processor != p.Name {
 			continue
 		}
 		if d.alive(w) {
-			pulse.Alive++
+			response.Alive++
 		} else if p.Planner == fmt.Sprint(tokenstore.WorkerPlans, w.Incarnation) {
-			pulse.Planned = false
+			response.Planned = false
 		}
 		if w.State != tokenstore.Ended {
-			pulse.Known++
+			response.Known++
 		}
 	}
 	running := map[int64]bool{}
@@ -198,10 +198,10 @@ func (d Directory) pulse(p *processor) tokenstore.Pulse {
 	}
 	for _, e := range d.ledger {
 		if !e.Phase.Ended() && (e.processor == p.Name || running[e.Number]) {
-			pulse.Replays++
+			response.Replays++
 		}
 	}
-	return pulse
+	return response
 }
 
 // blame counts the death of a worker whose segment is taken from it, in a rollout, against its definition while that is not

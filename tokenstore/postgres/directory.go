@@ -176,9 +176,9 @@ func notAdmitted(err error, processor, installation string) error {
 	return err
 }
 
-// Beat implements tokenstore.Directory.
-func (d *Directory) Beat(ctx context.Context, w tokenstore.Worker) (tokenstore.Pulse, error) {
-	var p tokenstore.Pulse
+// Heartbeat implements tokenstore.Directory.
+func (d *Directory) Heartbeat(ctx context.Context, w tokenstore.Worker) (tokenstore.HeartbeatResponse, error) {
+	var p tokenstore.HeartbeatResponse
 	var known bool
 	var revision, plan *int64
 	err := d.pool.QueryRow(ctx, d.in(`

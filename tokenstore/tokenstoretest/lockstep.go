@@ -33,7 +33,7 @@ func Lockstep(t *testing.T, store Harness) {
 		t.Repeat(map[string]func(*rapid.T){
 			"declare": m.declare, "take over": m.takeOver, "claim": m.claim, "claim more": m.claim, "commit": m.commit, "commit more": m.commit, "fail": m.fail, "mark": m.mark,
 			"split": m.split, "merge": m.merge, "towards": m.towards, "define": m.define, "request": m.request, "begin": m.begin, "reset": m.reset,
-			"end reset": m.endReset, "complete": m.complete, "abandon": m.abandon, "drop": m.drop, "register": m.register, "beat": m.beat,
+			"end reset": m.endReset, "complete": m.complete, "abandon": m.abandon, "drop": m.drop, "register": m.register, "beat": m.heartbeat,
 			"state": m.state, "elapse": m.elapse, "assign": m.assign, "adopt": m.adopt, "replay": m.replayed, "apart": m.apart, "": m.compare,
 		})
 	})
@@ -486,14 +486,14 @@ func (m *lockstep) register(t *rapid.T) {
 	m.step(t, "register", func(h Harness) error { return h.Directory.Register(m.ctx, m.processor, w) })
 }
 
-func (m *lockstep) beat(t *rapid.T) {
+func (m *lockstep) heartbeat(t *rapid.T) {
 	w := m.self(t)
 	w.Report = tokenstore.Report{Proven: rapid.IntRange(0, 5).Draw(t, "proven") == 0, Idle: rapid.Bool().Draw(t, "idle")}
 	if rapid.IntRange(0, 3).Draw(t, "fails") == 0 {
 		w.Report.Failing = "event 1"
 	}
 	m.step(t, "beat", func(h Harness) error {
-		_, err := h.Directory.Beat(m.ctx, w) // whom a pulse counts, views tell
+		_, err := h.Directory.Heartbeat(m.ctx, w) // views say whom the response counts
 		return err
 	})
 }

@@ -105,7 +105,7 @@ var owners = map[string]func(*world){
 		if v := w.view(); len(v.Workers) != 0 || len(v.Assignments) != 0 || v.Processor.Installation != "b" {
 			w.Errorf("workers %+v, assignments %+v of installation %s", v.Workers, v.Assignments, v.Processor.Installation)
 		}
-		if _, err := w.Directory.Beat(w.ctx, workerOf(mine, 1)); !errors.Is(err, tokenstore.ErrWorkerEnded) {
+		if _, err := w.Directory.Heartbeat(w.ctx, workerOf(mine, 1)); !errors.Is(err, tokenstore.ErrWorkerEnded) {
 			w.Errorf("a worker of the former owner beats: %v, want ErrWorkerEnded", err)
 		}
 		w.notLetIn(workerOf(mine, 3))

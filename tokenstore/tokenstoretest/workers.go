@@ -21,9 +21,9 @@ func (w *world) view() tokenstore.View {
 	return v
 }
 
-func (w *world) beat(as tokenstore.Worker) tokenstore.Pulse {
+func (w *world) heartbeat(as tokenstore.Worker) tokenstore.HeartbeatResponse {
 	w.Helper()
-	p, err := w.Directory.Beat(w.ctx, as)
+	p, err := w.Directory.Heartbeat(w.ctx, as)
 	w.must(err)
 	return p
 }
@@ -62,7 +62,7 @@ var workers = map[string]func(*world){
 		if !alive() {
 			w.Error("a second before its lease ends, it is dead")
 		}
-		w.beat(me)
+		w.heartbeat(me)
 		w.must(w.Elapse(w.ctx, tokenstore.Lease-time.Second))
 		if !alive() {
 			w.Error("a beat gave it no other lease")
@@ -71,7 +71,7 @@ var workers = map[string]func(*world){
 		if v := w.view().Workers[0]; v.Alive || v.Leased {
 			w.Errorf("after its lease: %+v", v)
 		}
-		if w.beat(me); !alive() {
+		if w.heartbeat(me); !alive() {
 			w.Error("back again, it is dead still")
 		}
 	},
@@ -87,8 +87,8 @@ var workers = map[string]func(*world){
 		if v := w.view().Workers[0]; !v.Leased {
 			w.Error("its lease has ended too")
 		}
-		if p := w.beat(me); p.Alive != 0 || p.Known != 1 {
-			w.Errorf("the pulse: %+v", p)
+		if p := w.heartbeat(me); p.Alive != 0 || p.Known != 1 {
+			w.Errorf("the response: %+v", p)
 		}
 	},
 	"who has ended has ended": func(w *world) {
@@ -98,19 +98,19 @@ var workers = map[string]func(*world){
 		w.same("state", tokenstore.Draining, w.view().Workers[0].State)
 		w.must(w.Directory.SetState(w.ctx, 1, tokenstore.Ended))
 		w.must(w.Directory.SetState(w.ctx, 1, tokenstore.Active))
-		if _, err := w.Directory.Beat(w.ctx, me); !errors.Is(err, tokenstore.ErrWorkerEnded) {
+		if _, err := w.Directory.Heartbeat(w.ctx, me); !errors.Is(err, tokenstore.ErrWorkerEnded) {
 			w.Errorf("a beat after the end: %v", err)
 		}
 		if v := w.view(); len(v.Workers) != 0 {
 			w.Errorf("workers %+v", v.Workers)
 		}
 		stranger := worker(2)
-		if _, err := w.Directory.Beat(w.ctx, stranger); !errors.Is(err, tokenstore.ErrWorkerEnded) {
+		if _, err := w.Directory.Heartbeat(w.ctx, stranger); !errors.Is(err, tokenstore.ErrWorkerEnded) {
 			w.Errorf("a beat of nobody: %v", err)
 		}
 		other := w.register(worker(3))
 		other.Nonce = "00000000-0000-4000-8000-000000000000"
-		if _, err := w.Directory.Beat(w.ctx, other); !errors.Is(err, tokenstore.ErrWorkerEnded) {
+		if _, err := w.Directory.Heartbeat(w.ctx, other); !errors.Is(err, tokenstore.ErrWorkerEnded) {
 			w.Errorf("a beat of an incarnation that was given twice: %v", err)
 		}
 		if err := w.Directory.Register(w.ctx, processor, worker(3)); err == nil {
@@ -119,12 +119,12 @@ var workers = map[string]func(*world){
 	},
 	"a worker of no processor is told so": func(w *world) {
 		me := w.register(worker(1))
-		if _, err := w.Directory.Beat(w.ctx, me); !errors.Is(err, tokenstore.ErrNoProcessor) {
+		if _, err := w.Directory.Heartbeat(w.ctx, me); !errors.Is(err, tokenstore.ErrNoProcessor) {
 			w.Errorf("a beat: %v", err)
 		}
 		w.processor()
 		w.must(w.Directory.RemoveProcessor(w.ctx, tokenstore.Owner{Processor: processor}))
-		if _, err := w.Directory.Beat(w.ctx, me); !errors.Is(err, tokenstore.ErrWorkerEnded) {
+		if _, err := w.Directory.Heartbeat(w.ctx, me); !errors.Is(err, tokenstore.ErrWorkerEnded) {
 			w.Errorf("a beat after the processor was removed: %v", err)
 		}
 	},
@@ -132,14 +132,14 @@ var workers = map[string]func(*world){
 		w.processor()
 		me := w.register(worker(1))
 		me.Report = tokenstore.Report{Ready: true, Idle: true, Groups: map[string]tokenstore.GroupReport{view: {Rate: 5}}}
-		w.beat(me)
+		w.heartbeat(me)
 		if v := w.view().Workers[0]; !v.Idle || v.Proven || v.Report.Groups[view].Rate != 5 || !v.Report.Ready {
 			w.Errorf("idle: %+v", v)
 		}
 		me.Report.Proven = true
-		w.beat(me)
+		w.heartbeat(me)
 		me.Report = tokenstore.Report{Failing: "event 3"}
-		w.beat(me)
+		w.heartbeat(me)
 		if v := w.view().Workers[0]; !v.Proven || v.Quarantined {
 			w.Errorf("proven: %+v", v)
 		}
@@ -147,7 +147,7 @@ var workers = map[string]func(*world){
 		next := worker(2)
 		next.Definition, next.Report.Failing = "d2", "event 3"
 		w.register(next)
-		w.beat(next)
+		w.heartbeat(next)
 		if v := w.view(); !v.Processor.Quarantined || !v.Workers[1].Quarantined || v.Workers[0].Quarantined {
 			w.Errorf("failing: %+v", v)
 		}
@@ -203,24 +203,24 @@ var plans = map[string]func(*world){
 	"a plan is told with the next beat, and lapses": func(w *world) {
 		w.processor()
 		me := w.register(worker(1))
-		before := w.beat(me)
+		before := w.heartbeat(me)
 		if before.Planned {
 			w.Errorf("before any plan: %+v", before)
 		}
 		target := tokenstore.Assignment{Key: tokenstore.Key{Group: view, Segment: 3}, Worker: 1}
 		w.must(w.Directory.Assign(w.ctx, processor, plan(before.Plan, target)))
-		if after := w.beat(me); after.Plan != before.Plan+1 || !after.Planned || after.Alive != 1 || after.Planner != "test" {
+		if after := w.heartbeat(me); after.Plan != before.Plan+1 || !after.Planned || after.Alive != 1 || after.Planner != "test" {
 			w.Errorf("after it: %+v", after)
 		}
 		v := w.view()
 		w.same("assignments", []tokenstore.Assignment{target}, v.Assignments)
 		w.same("members", []int64{1, 2}, v.Processor.Members)
 		w.must(w.Elapse(w.ctx, tokenstore.PlannerTimeout+time.Second))
-		if late := w.beat(me); late.Planned {
+		if late := w.heartbeat(me); late.Planned {
 			w.Errorf("nobody has renewed it: %+v", late)
 		}
 		w.must(w.Directory.Assign(w.ctx, processor, plan(before.Plan+1)))
-		if renewed := w.beat(me); !renewed.Planned || renewed.Plan != before.Plan+1 {
+		if renewed := w.heartbeat(me); !renewed.Planned || renewed.Plan != before.Plan+1 {
 			w.Errorf("renewed: %+v", renewed)
 		}
 	},
@@ -229,11 +229,11 @@ var plans = map[string]func(*world){
 		me := w.register(worker(1000))
 		planner, session := w.joined()
 		w.must(w.Directory.Assign(w.ctx, processor, tokenstore.Plan{Planner: fmt.Sprint(tokenstore.WorkerPlans, planner.Incarnation), Members: []int64{}}))
-		if p := w.beat(me); !p.Planned {
+		if p := w.heartbeat(me); !p.Planned {
 			w.Errorf("while it lives: %+v", p)
 		}
 		w.must(session.Close())
-		for w.beat(me).Planned { // until the server has noticed
+		for w.heartbeat(me).Planned { // until the server has noticed
 		}
 	},
 	"a plan that was made on an older one is refused": func(w *world) {

@@ -242,12 +242,12 @@ type directory struct {
 	connection *connection
 }
 
-// Beat implements tokenstore.Directory.
-func (d directory) Beat(ctx context.Context, w tokenstore.Worker) (tokenstore.Pulse, error) {
+// Heartbeat implements tokenstore.Directory.
+func (d directory) Heartbeat(ctx context.Context, w tokenstore.Worker) (tokenstore.HeartbeatResponse, error) {
 	if err := d.connection.reach(); err != nil {
-		return tokenstore.Pulse{}, err
+		return tokenstore.HeartbeatResponse{}, err
 	}
-	return d.Directory.Beat(ctx, w)
+	return d.Directory.Heartbeat(ctx, w)
 }
 
 // SetState implements tokenstore.Directory.
