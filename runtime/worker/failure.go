@@ -282,7 +282,7 @@ func (l *life) resume(ctx context.Context, s *segmentRun, lost *lostBatch, faile
 	case s.suspicion != nil && failed != nil && failed.Calling && failed.Position == failed.Last: // it was alone, and did not end
 		l.decide(ctx, s, l.unended(s, lost, *failed))
 	case s.suspicion != nil && failed != nil && failed.Calling:
-		s.unended = span{failed.Position, failed.Last}
+		s.unended = span{from: failed.Position, to: failed.Last}
 		l.waitAfter(s, lost)
 	case failed != nil && failed.Attempts > 0 && failed.Reason == reasonUnended:
 		l.pause(s, faultOf(*failed), failed.RetryAt.Sub(l.storeClock.now()))

@@ -22,10 +22,13 @@ type suspicion struct {
 	size  int   // of the next batch, at most
 }
 
-// events from one position to another that were in a call which did not end: they are handled one by one.
-type span struct{ from, to int64 }
+// span is the events from one position to another that were in a call which did not end. They are
+// handled one by one. Those up to passed have been.
+type span struct{ from, to, passed int64 }
 
-func (s span) has(position int64) bool { return s.from <= position && position <= s.to }
+func (s span) has(position int64) bool {
+	return s.from <= position && position <= s.to && position > s.passed
+}
 
 // suspect makes the segment suspect: the last owner's batch had as many events as a batch may have, at most.
 func (s *segmentRun) suspect(until int64, largest int) {
@@ -51,7 +54,7 @@ func (s *segmentRun) isolated(e *eventsource.Event) bool {
 func (s *segmentRun) passed(events []*eventsource.Event) {
 	last := events[len(events)-1].Position
 	if s.unended.has(last) {
-		s.unended.from = last + 1
+		s.unended.passed = last
 	}
 	if s.culprit == last {
 		s.culprit = 0
