@@ -40,8 +40,8 @@ type Session interface {
 	Close() error
 }
 
-// Signal is what others have announced. Sessions receive signals in the order of their announcements.
-// A signal that was announced several times may be received once.
+// Signal is what others have announced. Sessions receive signals in the order of their
+// announcements. A signal that was announced several times may be received once.
 type Signal struct {
 	Kind      SignalKind
 	Processor string // of DirectoryChanged; empty for all

@@ -1,7 +1,10 @@
-// Package tokenstore holds the two interfaces behind which all state of processors lies, and their data types.
+// Package tokenstore holds the interfaces behind which all state of processors lies, and their data
+// types.
 //
-// Directory knows, for one processor, its workers, the plan and what takes effect without a rollout. Store knows, for one
-// database, how far each segment has come; it lies next to the projections, so that one transaction covers both.
+// Directory knows, for one processor, its workers, the plan and what takes effect without a rollout.
+// Store knows, for one database, how far each segment has come; it lies next to the projections, so
+// that one transaction covers both. Membership gives each worker its incarnation, and a session by
+// which it receives signals and its peers notice its end.
 //
 // What must always hold, and who guarantees it:
 //   - A batch commits only if its token has the epoch and version that the caller believes (the fence, in the database).

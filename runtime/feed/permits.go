@@ -9,11 +9,11 @@ import (
 )
 
 const (
-	permitTime   = time.Second            // a permit is held for this long at most, while others may wait
-	permitIdle   = 20 * time.Millisecond  // a permit is released if nothing was read with it for this long
+	permitTime   = time.Second            // for which a permit is held at most, while others may wait
+	permitIdle   = 20 * time.Millisecond  // without a read, after which a permit is released
 	permitAgain  = 50 * time.Millisecond  // between two attempts to acquire one, on average, at first
 	permitAtMost = 400 * time.Millisecond // the same in the end
-	permitKept   = 10 * time.Second       // what is kept open for the next permit is closed if none was wanted for this long
+	permitKept   = 10 * time.Second       // without use, after which the connection is closed
 )
 
 // permit says whether the feed holds a backlog permit. It is under the feed's lock.
@@ -24,8 +24,8 @@ type permit struct {
 	wanted chan struct{} // somebody waits for one
 }
 
-// mayReadBacklog reports whether the feed holds a permit, and asks for one if it does not. The caller
-// holds the lock.
+// mayReadBacklog reports whether the feed holds a permit, and asks for one if it does not. The
+// caller holds the lock.
 func (f *Feed) mayReadBacklog() bool {
 	if !f.permit.needed || f.permit.held {
 		return true

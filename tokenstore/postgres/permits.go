@@ -13,8 +13,9 @@ import (
 
 // Permits are held by workers that read a backlog: as many workers of a store do so at a time as it
 // has permits. A permit is an advisory lock of a connection of its own, so the server takes it back
-// when the process ends or the connection is lost. Stores in the same database have permits of their
-// own: a frozen worker of one keeps its permit until that store's workers end its connections.
+// when the process ends or the connection is lost. Stores in the same database have permits of
+// their own: a frozen worker of one keeps its permit until that store's workers end its
+// connections.
 //
 // One goroutine may use it at a time.
 type Permits struct {
@@ -28,8 +29,8 @@ type Permits struct {
 var _ tokenstore.Permits = (*Permits)(nil)
 
 // NewPermits returns the permits of a schema's store, which has count of them, at least 1. It
-// connects when a permit is acquired first. Workers with different counts may go together, up to the
-// larger count.
+// connects when a permit is acquired first. Workers with different counts may go together, up to
+// the larger count.
 func NewPermits(o Options, schema string, count int) *Permits {
 	return &Permits{options: o, class: permitClass(schema), count: count}
 }

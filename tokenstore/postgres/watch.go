@@ -13,12 +13,13 @@ import (
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
-// PeerWatch is a connection of its own that waits for the end of another worker's session: it queues
-// behind that one's session lock, and is served when the server lets go of it.
+// PeerWatch is a connection of its own that waits for the end of another worker's session: it
+// queues behind that one's session lock, and is served when the server lets go of it.
 //
-// Nothing is left behind, whatever becomes of the watcher: the lock that it gets belongs to a transaction that ends in the
-// server at once, whether or not the watcher's process still runs. It is a shared one, which does not count as a sign of life,
-// and the watchers of one session do not wait for each other.
+// Nothing is left behind, whatever becomes of the watcher: the lock that it gets belongs to a
+// transaction that ends in the server at once, whether or not the watcher's process still runs. It
+// is a shared one, which does not count as a sign of life, and the watchers of one session do not
+// wait for each other.
 type PeerWatch struct {
 	conn      *pgx.Conn
 	schema    string
