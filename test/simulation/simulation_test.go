@@ -1,4 +1,6 @@
-package memory_test
+// Package simulation_test runs whole processors in one process, in the time of testing/synctest. A seed
+// determines what happens to them.
+package simulation_test
 
 import (
 	"bytes"
