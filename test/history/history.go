@@ -1,8 +1,8 @@
 // Package history has a database write down what is committed to it, in tests, and checks that against what Sluice promises.
 //
 // Triggers on the token table and on projections write the history in the transactions whose effects it tells of. So it holds
-// exactly what has committed, whatever workers believe, log, or never get to hear of. Checks are queries over it; one that had
-// nothing to look at fails as vacuous.
+// exactly what has committed, whatever workers believe, log, or never get to hear of. A check that had nothing to look at fails as
+// vacuous. A store in memory has no triggers: its tests make a History themselves, for the same checks.
 package history
 
 import (
@@ -65,3 +65,51 @@ SELECT history.follow('%[1]s', %[7]s);`, name, when, quote(p.Group), p.Key, p.Po
 }
 
 func quote(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
+
+// querier is a pool, a connection or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// Check reads what was recorded, and checks it. types are those of the events that are handled.
+func Check(ctx context.Context, db querier, schema string, want Want, types ...string) (Found, error) {
+	h, err := read(ctx, db, schema, types)
+	if err != nil {
+		return Found{}, fmt.Errorf("reading the history: %w", err)
+	}
+	return h.Check(want)
+}
+
+func read(ctx context.Context, db querier, schema string, types []string) (h History, err error) {
+	// Transactions that changed the same rows stand in the order of their commits; of others the order does not matter.
+	h.Writes, err = collect[Write](ctx, db, `
+		SELECT xid::text, op, group_name, segment, mask, position, generation, epoch, version, owner, was_owner
+		  FROM history.written WINDOW tx AS (PARTITION BY xid) ORDER BY max(seq) OVER tx, xid, seq`, func(w *Write) []any {
+		return []any{&w.Tx, &w.Op, &w.Group, &w.Segment.ID, &w.Segment.Mask, &w.Position, &w.Generation, &w.Epoch, &w.Version, &w.Owner, &w.WasOwner}
+	})
+	if err != nil {
+		return h, err
+	}
+	h.Applied, err = collect[Applied](ctx, db, `SELECT xid::text, group_name, key, position, replay FROM history.applied ORDER BY seq`, func(a *Applied) []any {
+		return []any{&a.Tx, &a.Group, &a.Key, &a.Position, &a.Replay}
+	})
+	if err != nil {
+		return h, err
+	}
+	h.Events, err = collect[Event](ctx, db, in(schema, `SELECT position, stream_id FROM {{schema}}.event WHERE type = ANY ($1) ORDER BY position`), func(e *Event) []any {
+		return []any{&e.Position, &e.Key}
+	}, types)
+	return h, err
+}
+
+// collect reads rows.
+func collect[T any](ctx context.Context, db querier, sql string, columns func(*T) []any, args ...any) ([]T, error) {
+	rows, err := db.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (v T, err error) {
+		err = row.Scan(columns(&v)...)
+		return v, err
+	})
+}

@@ -42,12 +42,6 @@ CREATE TRIGGER history AFTER INSERT OR UPDATE OR DELETE ON {{schema}}.token FOR 
 INSERT INTO history.written (op, group_name, segment, mask, position, generation, epoch, version, owner, was_owner)
 SELECT 'I', group_name, segment, mask, position, generation, epoch, version, owner, owner FROM {{schema}}.token;
 
--- Each application with the write to its token in the same transaction, which has the segment that the key belongs to.
-CREATE VIEW history.batch AS
-SELECT a.*, w.segment, w.mask, w.generation, w.epoch, w.version, w.owner, w.was_owner
-  FROM history.applied a LEFT JOIN history.written w ON w.xid = a.xid AND w.group_name = a.group_name AND w.op = 'U'
-   AND (hashtextextended(a.key COLLATE "C", 0) & w.mask) = w.segment;
-
 -- Projections, so that those which are made later, or anew, are followed too.
 CREATE TABLE history.followed (name text NOT NULL, function text NOT NULL);
 
