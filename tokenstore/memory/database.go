@@ -31,6 +31,7 @@ type Database struct {
 	sessions     map[int64]*Session // that are open, by incarnation
 	last         int64              // incarnation given last
 	coordination coordination
+	observer     observer
 }
 
 // New returns an empty database. now is its clock, which alone judges leases.

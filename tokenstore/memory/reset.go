@@ -29,8 +29,7 @@ func (s Store) Replaying(_ context.Context, processor string) (map[string]*token
 
 // BeginReset implements tokenstore.Resets.
 func (s Store) BeginReset(_ context.Context, processor string, r tokenstore.Replay) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.transaction()()
 	e := s.row(r.Number)
 	if e.Phase != tokenstore.ReplayPending || e.State != tokenstore.ReplayWanted || !e.same(r) {
 		return &tokenstore.NotDueError{Reason: tokenstore.ReplayMoved, Message: "the replay was changed, withdrawn or begun in the meantime"}
@@ -162,8 +161,7 @@ func (s Store) stillDue(processor string, r tokenstore.Replay) error {
 
 // rewind is the second half of a reset: the rows of the handlers, and the tokens.
 func (s Store) rewind(processor string, r tokenstore.Replay, n progress.Algebra, start progress.Progress, tx *Tx) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.transaction()()
 	if err := s.stillDue(processor, r); err != nil {
 		return err
 	}
@@ -247,8 +245,7 @@ func (s Store) Complete(_ context.Context, r tokenstore.Replay) error {
 
 // Abandon implements tokenstore.Resets.
 func (s Store) Abandon(_ context.Context, r tokenstore.Replay, n progress.Algebra) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.transaction()()
 	e := s.row(r.Number)
 	if e.Phase != tokenstore.ReplayRunning {
 		return nil

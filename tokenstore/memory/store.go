@@ -48,8 +48,7 @@ func (t *Tx) Append(key, text string) {
 func (s Store) Declare(_ context.Context, owner tokenstore.Owner, groups []tokenstore.Group, requested []tokenstore.ReplayRequest,
 	start func(string) (progress.Progress, error),
 ) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.transaction()()
 	names := map[string]bool{}
 	for _, wanted := range groups {
 		names[wanted.Name] = true
@@ -136,8 +135,7 @@ func (s Store) refuse(processor string, g *group, wanted tokenstore.Group, reque
 
 // Drop implements tokenstore.Store.
 func (s Store) Drop(_ context.Context, owner tokenstore.Owner) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.transaction()()
 	all := s.of(owner.Processor, true)
 	if slices.ContainsFunc(all, func(g *group) bool { return !owner.Has(g.owner) }) {
 		return nil
@@ -230,8 +228,7 @@ func (s Store) failuresWhere(processor string, wanted func(tokenstore.Failure) b
 
 // Claim implements tokenstore.Store.
 func (s Store) Claim(_ context.Context, processor string, worker, definition int64, claims []tokenstore.Claim) ([]tokenstore.Token, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.transaction()()
 	var got []tokenstore.Token
 	for _, g := range s.of(processor, false) {
 		for _, t := range g.all() {
@@ -275,8 +272,7 @@ func (s Store) InTx(_ context.Context, advances []tokenstore.Advance, work func(
 	if err := work(tx); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.transaction()()
 	moved := make([]tokenstore.Token, len(advances))
 	for i, a := range advances {
 		g := s.groups[a.Group]
@@ -310,6 +306,7 @@ func (s Store) InTx(_ context.Context, advances []tokenstore.Advance, work func(
 
 // write writes what a transaction has.
 func (s Store) write(tx *Tx) {
+	s.observer.tx = tx
 	maps.Copy(s.rows, tx.writes)
 	for key, text := range tx.appends {
 		s.rows[key] += text
@@ -362,8 +359,7 @@ func (s Store) has(key tokenstore.Key, epoch, version int64) bool {
 
 // Split implements tokenstore.Store.
 func (s Store) Split(_ context.Context, name string, whole segment.Segment) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.transaction()()
 	g := s.groups[name]
 	if g == nil {
 		return tokenstore.ErrLayoutChanged
@@ -387,8 +383,7 @@ func (s Store) Split(_ context.Context, name string, whole segment.Segment) erro
 
 // Merge implements tokenstore.Store.
 func (s Store) Merge(_ context.Context, name string, low segment.Segment) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.transaction()()
 	g := s.groups[name]
 	if g == nil {
 		return tokenstore.ErrLayoutChanged
