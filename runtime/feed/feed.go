@@ -22,6 +22,7 @@ package feed
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -49,6 +50,8 @@ type Options struct {
 	Memory int64
 	// Slowest is the longest time between two looks for new events, 300 ms by default.
 	Slowest time.Duration
+	// Random returns numbers from 0 up to 1, for the share of chance in waits; rand.Float64 by default.
+	Random func() float64
 }
 
 func (o Options) withDefaults() Options {
@@ -70,6 +73,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Slowest == 0 {
 		o.Slowest = 300 * time.Millisecond
+	}
+	if o.Random == nil {
+		o.Random = rand.Float64
 	}
 	return o
 }

@@ -2,7 +2,6 @@ package feed
 
 import (
 	"context"
-	"math/rand/v2"
 	"time"
 
 	"github.com/sluice-project/sluice/tokenstore"
@@ -81,7 +80,7 @@ func (f *Feed) acquirePermit(ctx context.Context, permits tokenstore.Permits) {
 			}
 			return
 		}
-		pause(ctx, wait/2+rand.N(wait))
+		pause(ctx, wait/2+time.Duration(f.options.Random()*float64(wait)))
 	}
 }
 

@@ -1,7 +1,9 @@
 package feed
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -56,7 +58,7 @@ func (f *Feed) beginReads(ctx context.Context) (full []*Member) {
 		f.start(ctx, r)
 	}
 	if f.refused && !refused {
-		for _, m := range f.members {
+		for _, m := range f.all() {
 			if m.behind && m.buffered > 0 {
 				full = append(full, m)
 			}
@@ -180,6 +182,13 @@ func (f *Feed) ended(r *read) {
 	for _, m := range r.members {
 		m.reading = false
 	}
+}
+
+// all returns the members by group and segment. The caller holds the lock.
+func (f *Feed) all() []*Member {
+	return slices.SortedFunc(maps.Values(f.members), func(a, b *Member) int {
+		return cmp.Or(cmp.Compare(a.key.Group, b.key.Group), cmp.Compare(a.key.Segment, b.key.Segment))
+	})
 }
 
 // wanting returns the members that a read may serve. The caller holds the lock.

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -43,7 +44,9 @@ type Runner struct {
 	Timeout func(group string) time.Duration
 	// Wake has Step called soon.
 	Wake func()
-	Log  *slog.Logger
+	// Random returns numbers from 0 up to 1, for the share of chance in waits; rand.Float64 if it is nil.
+	Random func() float64
+	Log    *slog.Logger
 
 	resets map[int64]*resetTries // by replay: of those whose reset has begun
 	dead   []int64               // workers that have not ended by what they say, but do not live
@@ -135,7 +138,8 @@ func (r *Runner) cancelResets(ctx context.Context, replays []tokenstore.Replay) 
 
 // forget stops the tries of resets that have ended, and forgets them.
 func (r *Runner) forget(replays []tokenstore.Replay) {
-	for number, p := range r.resets {
+	for _, number := range slices.Sorted(maps.Keys(r.resets)) {
+		p := r.resets[number]
 		if slices.ContainsFunc(replays, func(replay tokenstore.Replay) bool {
 			return replay.Number == number && replay.Phase == tokenstore.ReplayResetting
 		}) {
@@ -152,7 +156,8 @@ func (r *Runner) forget(replays []tokenstore.Replay) {
 // by now.
 func (r *Runner) settleAll(ctx context.Context) error {
 	var failed error
-	for _, p := range r.resets {
+	for _, number := range slices.Sorted(maps.Keys(r.resets)) {
+		p := r.resets[number]
 		if p.attempt != nil && p.attempt.hasEnded() {
 			_, err := r.settle(ctx, p)
 			failed = errors.Join(failed, err)
@@ -164,7 +169,8 @@ func (r *Runner) settleAll(ctx context.Context) error {
 // Close stops what runs.
 func (r *Runner) Close(ctx context.Context) error {
 	var failed error
-	for _, p := range r.resets {
+	for _, number := range slices.Sorted(maps.Keys(r.resets)) {
+		p := r.resets[number]
 		if p.attempt == nil {
 			continue
 		}
@@ -251,7 +257,7 @@ func (r *Runner) begin(ctx context.Context, replay tokenstore.Replay) (time.Dura
 	case errors.As(err, &wait):
 		return waitEvery, r.Store.Explain(ctx, replay, wait.Reason, wait.Message)
 	case r.contended(err):
-		return retryIn(1), nil
+		return r.retryIn(1), nil
 	case err != nil:
 		return 0, err
 	}
@@ -288,7 +294,7 @@ func (r *Runner) reset(ctx context.Context, replay tokenstore.Replay) (time.Dura
 func (r *Runner) settle(ctx context.Context, p *resetTries) (time.Duration, error) {
 	a := p.attempt
 	verdict := judge(a.outcome(), r.Store)
-	wait, err := r.conclude(ctx, a, verdict, retryIn(p.waits+1))
+	wait, err := r.conclude(ctx, a, verdict, r.retryIn(p.waits+1))
 	if err != nil {
 		return 0, err
 	}
@@ -372,9 +378,13 @@ func (r *Runner) contended(err error) bool {
 }
 
 // retryIn grows with the tries, with a share of chance so that a reset and what it meets do not keep step.
-func retryIn(tries int) time.Duration {
+func (r *Runner) retryIn(tries int) time.Duration {
 	wait := min(firstRetry<<min(tries-1, 10), lastRetry)
-	return wait/2 + rand.N(wait/2)
+	random := rand.Float64
+	if r.Random != nil {
+		random = r.Random
+	}
+	return wait/2 + time.Duration(random()*float64(wait/2))
 }
 
 // measure looks how far a replay has come, and ends it where nothing is left.
@@ -389,7 +399,8 @@ func (r *Runner) measure(ctx context.Context, replay tokenstore.Replay) (time.Du
 	}
 	var done, total int64
 	all := true
-	for name, g := range groups {
+	for _, name := range slices.Sorted(maps.Keys(groups)) {
+		g := groups[name]
 		if g.Number != replay.Number {
 			continue
 		}

@@ -1,9 +1,11 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -113,7 +115,7 @@ func (c *controller) turn(ctx context.Context) (time.Duration, error) {
 		c.restUntil = time.Now().Add(restAfter * time.Since(began))
 		if err != nil {
 			c.trouble(err)
-			c.due, again = true, min(again, jittered(retryStore))
+			c.due, again = true, min(again, c.jittered(retryStore))
 		} else if d.again > 0 {
 			c.due, again = true, min(again, d.again)
 		}
@@ -148,7 +150,7 @@ func (c *controller) beat(ctx context.Context) error {
 		c.renew(sent, timing)
 		return nil
 	case err != nil:
-		c.nextBeat = time.Now().Add(jittered(retryStore))
+		c.nextBeat = time.Now().Add(c.jittered(retryStore))
 		c.trouble(err)
 		return nil
 	}
@@ -328,13 +330,13 @@ func (l *life) pushAll() {
 	}
 }
 
-// all returns the segments held. The caller holds the lock.
+// all returns the segments held, by group and segment. The caller holds the lock.
 func (l *life) all() []*segmentRun {
-	all := make([]*segmentRun, 0, len(l.segments))
-	for _, s := range l.segments {
-		all = append(all, s)
-	}
-	return all
+	return slices.SortedFunc(maps.Values(l.segments), func(a, b *segmentRun) int { return compareKeys(a.key(), b.key()) })
+}
+
+func compareKeys(a, b tokenstore.Key) int {
+	return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.Segment, b.Segment))
 }
 
 func (l *life) held() map[tokenstore.Key]int64 {

@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"github.com/sluice-project/sluice/eventsource"
@@ -98,7 +97,7 @@ func (l *life) decide(ctx context.Context, s *segmentRun, f failing) (again bool
 	initial, longest := l.backoffOf(s.group.name)
 	d := failure.Decide(failure.Failed{Kind: f.fault.Kind, Events: f.events, Culprit: f.culprit, Unknown: f.unknown,
 		TimedOut: f.fault.Reason == handler.ReasonTimedOut,
-		Attempts: s.attemptsAt(f.event.position), Repeats: s.repeats}, failure.Policy{Initial: initial, Max: longest}, rand.Float64)
+		Attempts: s.attemptsAt(f.event.position), Repeats: s.repeats}, failure.Policy{Initial: initial, Max: longest}, l.options.Random)
 	switch d.Action {
 	case failure.Count:
 		s.repeats = 0

@@ -94,8 +94,8 @@ func (l *life) prepare(ctx context.Context) {
 	}
 	var all sync.WaitGroup
 	turns := make(chan struct{}, setups)
-	for _, g := range l.groups {
-		all.Go(func() { l.prepareGroup(ctx, g, turns) })
+	for _, name := range slices.Sorted(maps.Keys(l.groups)) {
+		all.Go(func() { l.prepareGroup(ctx, l.groups[name], turns) })
 	}
 	all.Wait()
 }
@@ -120,7 +120,7 @@ func (l *life) prepareGroup(ctx context.Context, g *group, turns chan struct{}) 
 		if err == nil {
 			return
 		}
-		sleep(ctx, jittered(g.waitAfter(unfit(err, l.errors, false))))
+		sleep(ctx, l.jittered(g.waitAfter(unfit(err, l.errors, false))))
 	}
 }
 

@@ -81,7 +81,7 @@ func (w *Worker) live(ctx context.Context) (lived bool, err error) {
 
 // join connects with the store and the source.
 func (l *life) join(ctx context.Context) (tokenstore.Session, error) {
-	memory := feed.Options{Memory: l.options.Memory, Readers: readers}
+	memory := feed.Options{Memory: l.options.Memory, Readers: readers, Random: l.options.Random}
 	connection, session, err := l.options.Backend.Join(ctx, Needs{Definition: l.options.Definition, Batches: 2 * l.options.Executors, Abandoned: mostAbandoned,
 		Readers: readers, PageBytes: feed.PageBytes(memory.Memory), WithoutPayload: l.needsNoContents(), Log: l.Worker.log})
 	if err != nil {

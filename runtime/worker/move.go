@@ -82,7 +82,7 @@ func (l *life) takeResting() []*segmentRun {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var resting []*segmentRun
-	for _, s := range l.segments {
+	for _, s := range l.all() {
 		if time.Since(s.moved) > s.moveEvery() && l.trusts() && s.Begin() {
 			resting = append(resting, s)
 		}

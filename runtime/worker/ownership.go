@@ -103,11 +103,14 @@ func decide(s situation) decision {
 			}
 		}
 	}
+	var merged []tokenstore.Key // into others
 	for key := range s.held {
-		if !there[key] { // merged into another one
-			d.drop = append(d.drop, key)
+		if !there[key] {
+			merged = append(merged, key)
 		}
 	}
+	slices.SortFunc(merged, compareKeys)
+	d.drop = append(d.drop, merged...)
 	return d
 }
 

@@ -49,7 +49,7 @@ func (l *life) replays(ctx context.Context) {
 
 func (l *life) newRunner() *replay.Runner {
 	return &replay.Runner{Processor: l.options.Processor, Self: l.self.Incarnation, Directory: l.directory, Store: l.store, Source: l.source,
-		Handlers: l.handlers(), Paused: l.paused, Timeout: l.timeout, Wake: l.lookAtReplays, Log: l.log}
+		Handlers: l.handlers(), Paused: l.paused, Timeout: l.timeout, Wake: l.lookAtReplays, Random: l.options.Random, Log: l.log}
 }
 
 // addCalls adds the setups and resets that have been running for long to groups' reports. The caller holds the life's lock.

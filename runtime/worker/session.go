@@ -20,7 +20,7 @@ func (k *sessionKeeper) run(ctx context.Context) {
 		if k.session == nil {
 			session, err := k.connection.Rejoin(ctx)
 			if err != nil {
-				sleep(ctx, jittered(wait.next()))
+				sleep(ctx, k.jittered(wait.next()))
 				continue
 			}
 			k.session = session

@@ -89,7 +89,7 @@ func (w *watcher) run(ctx context.Context) {
 			if w.wait.last == 0 {
 				w.log.Warn("cannot watch another worker's session; heartbeats have to tell of its end meanwhile", "error", err)
 			}
-			sleep(ctx, jittered(w.wait.next()))
+			sleep(ctx, w.jittered(w.wait.next()))
 		case ended:
 			w.log.Info("a worker's session has ended", "worker", target)
 			w.look()

@@ -69,6 +69,8 @@ type Options struct {
 	OnBatch func(Batch)
 	// Log gets what happens to the worker; batches are not logged.
 	Log *slog.Logger
+	// Random returns numbers from 0 up to 1, for the share of chance in waits; rand.Float64 by default.
+	Random func() float64
 	// Registry gets the metrics.
 	Registry prometheus.Registerer
 }
@@ -120,6 +122,9 @@ func New(o Options) *Worker {
 	}
 	if o.DrainTimeout == 0 {
 		o.DrainTimeout = 2 * time.Second
+	}
+	if o.Random == nil {
+		o.Random = rand.Float64
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -195,7 +200,9 @@ type backoff struct {
 }
 
 // jittered returns between half and one and a half of a duration: workers that wait for the same thing must not come together.
-func jittered(d time.Duration) time.Duration { return d/2 + rand.N(d) }
+func (w *Worker) jittered(d time.Duration) time.Duration {
+	return d/2 + time.Duration(w.options.Random()*float64(d))
+}
 
 func (b *backoff) reset() { b.last = 0 }
 
