@@ -9,6 +9,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -42,8 +44,8 @@ func (l *Log) Append(stream, eventType string, data json.RawMessage) int64 {
 	l.events = append(l.events, &eventsource.Event{Position: position, StreamID: stream, Version: l.versions[stream], ID: strconv.FormatInt(position, 10),
 		Type: eventType, Data: data, Metadata: json.RawMessage("{}"), RecordedAt: l.now(), Hash: segment.PG1(stream)})
 	var calls []func()
-	for _, call := range l.onAppend {
-		calls = append(calls, call)
+	for _, n := range slices.Sorted(maps.Keys(l.onAppend)) {
+		calls = append(calls, l.onAppend[n])
 	}
 	l.mu.Unlock()
 	for _, call := range calls {

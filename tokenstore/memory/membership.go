@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -121,8 +122,8 @@ func (s *Session) take() (tokenstore.Signal, bool) {
 	return signal, true
 }
 
-// receive adds a signal.
-func (s *Session) receive(signal tokenstore.Signal) {
+// Receive adds a signal, for this session only.
+func (s *Session) Receive(signal tokenstore.Signal) {
 	s.mu.Lock()
 	if !slices.Contains(s.signals, signal) {
 		s.signals = append(s.signals, signal)
@@ -157,8 +158,8 @@ func (d *Database) Announce(signal tokenstore.Signal) {
 
 // announce is Announce for those who hold the lock.
 func (d *Database) announce(signal tokenstore.Signal) {
-	for _, s := range d.sessions {
-		s.receive(signal)
+	for _, incarnation := range slices.Sorted(maps.Keys(d.sessions)) {
+		d.sessions[incarnation].Receive(signal)
 	}
 }
 
