@@ -64,11 +64,19 @@ func (l *life) controlLoop(ctx context.Context) error {
 	for {
 		select {
 		case <-done:
-			done = nil
-			c.beginDrain(ctx)
 		case <-l.nudge:
 			c.due = true
 		case <-timer.C:
+		}
+		// One turn is for all that has happened, not only for what select has chosen.
+		select {
+		case <-l.nudge:
+			c.due = true
+		default:
+		}
+		if done != nil && ctx.Err() != nil {
+			done = nil
+			c.beginDrain(ctx)
 		}
 		l.turns()
 		if c.drainFrom.IsZero() && l.abandoned.count() >= mostAbandoned {
