@@ -6,6 +6,8 @@ package memory
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,67 +18,22 @@ import (
 	store "github.com/sluice-project/sluice/tokenstore/memory"
 )
 
-// Backend connects the incarnations of one pod's worker. The pod can be killed and stopped, and its
-// connections can be cut.
+// Backend connects the incarnations of one pod's worker. The pod can be killed and stopped, its
+// connections can be cut, and its calls take as long as its network says.
 type Backend struct {
 	Database *store.Database
 	Log      *memory.Log
+	// Network says what happens to each call; nil if all are answered at once.
+	Network func(Call) Delivery
 
 	mu          sync.Mutex
-	connections map[*connection]bool
+	connections []*connection
 	dead        bool
 	frozen      time.Time // until when
-	unanswered  int       // commits whose answers are lost
+	partitioned time.Time // until when
 }
 
 var _ worker.Backend = (*Backend)(nil)
-
-// Kill cuts all connections and refuses new ones, as the end of the process does: its sessions end,
-// and heartbeats, claims, adoptions, plans and commits fail.
-func (b *Backend) Kill() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.dead = true
-	for c := range b.connections {
-		c.cut()
-	}
-}
-
-// Cut cuts all connections. Their workers may connect again.
-func (b *Backend) Cut() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for c := range b.connections {
-		c.cut()
-	}
-}
-
-// Freeze has heartbeats, claims, adoptions, plans and commits wait, as in a process that is stopped
-// for a while. Sessions stay open meanwhile.
-func (b *Backend) Freeze(d time.Duration) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.frozen = time.Now().Add(d)
-}
-
-// LoseAnswers has the answers of the next n commits get lost: the worker does not know what has
-// become of them.
-func (b *Backend) LoseAnswers(n int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.unanswered = n
-}
-
-// answers reports whether the answer of a commit arrives.
-func (b *Backend) answers() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.unanswered == 0 {
-		return true
-	}
-	b.unanswered--
-	return false
-}
 
 // connection is that of an incarnation.
 type connection struct {
@@ -86,29 +43,29 @@ type connection struct {
 	mu      sync.Mutex
 	lost    bool
 	session tokenstore.Session
-	cancel  func() // of the log's calls
+	permits tokenstore.Permits // nil if there is no limit
+	cancel  func()             // of the log's calls
 }
 
 // Join implements worker.Backend.
-func (b *Backend) Join(context.Context, worker.Needs) (worker.Connection, tokenstore.Session, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.dead {
-		return nil, nil, store.ErrLost
+func (b *Backend) Join(ctx context.Context, _ worker.Needs) (worker.Connection, tokenstore.Session, error) {
+	if err := b.travel(ctx, b.delivery(Call{Name: "Join", Writes: true}).Request); err != nil {
+		return nil, nil, err
 	}
-	member, session := b.Database.Join()
+	member, opened := b.Database.Join()
 	c := &connection{Member: member, backend: b}
-	if b.connections == nil {
-		b.connections = map[*connection]bool{}
-	}
-	b.connections[c] = true
-	return c, c.open(session), nil
+	b.mu.Lock()
+	b.connections = append(b.connections, c)
+	b.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c, c.open(opened), nil
 }
 
-// open begins to use a session, and returns it as the worker has it.
-func (c *connection) open(opened tokenstore.Session) tokenstore.Session {
+// open begins to use a session, and returns it as the worker has it. The caller holds the lock.
+func (c *connection) open(opened *store.Session) tokenstore.Session {
 	c.session, c.lost = opened, false
-	c.cancel = c.backend.Log.OnAppend(func() { c.backend.Database.Announce(tokenstore.Signal{Kind: tokenstore.EventsAppended}) })
+	c.cancel = c.backend.Log.OnAppend(func() { opened.Receive(tokenstore.Signal{Kind: tokenstore.EventsAppended}) })
 	return session{opened, c}
 }
 
@@ -121,31 +78,15 @@ func (c *connection) cut() {
 
 // end is cut for those who hold the lock.
 func (c *connection) end() {
-	if !c.lost {
-		c.lost = true
-		c.cancel()
-		c.session.Close() // it never fails
+	if c.lost {
+		return
 	}
-}
-
-// reach waits while the process is frozen, and fails while the connection is lost and once the
-// process is dead.
-func (c *connection) reach() error {
-	c.backend.mu.Lock()
-	wait := time.Until(c.backend.frozen)
-	c.backend.mu.Unlock()
-	if wait > 0 {
-		time.Sleep(wait)
+	c.lost = true
+	c.cancel()
+	c.session.Close() // it never fails
+	if c.permits != nil {
+		c.permits.Close() // nor does this
 	}
-	c.backend.mu.Lock()
-	dead := c.backend.dead
-	c.backend.mu.Unlock()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if dead || c.lost {
-		return store.ErrLost
-	}
-	return nil
 }
 
 // Directory implements worker.Connection.
@@ -157,13 +98,22 @@ func (c *connection) Directory() worker.Directory {
 func (c *connection) Store() worker.Store { return tokens{c.backend.Database.Store(), c} }
 
 // Source implements worker.Connection.
-func (c *connection) Source() worker.Source { return c.backend.Log.Source() }
+func (c *connection) Source() worker.Source { return source{c.backend.Log.Source(), c} }
 
 // Pages implements worker.Connection.
-func (c *connection) Pages() worker.Source { return c.backend.Log.Source() }
+func (c *connection) Pages() worker.Source { return c.Source() }
 
-// Permits implements tokenstore.Limiter: any number of workers may read backlogs.
-func (c *connection) Permits(int) tokenstore.Permits { return nil }
+// Permits implements tokenstore.Limiter.
+func (c *connection) Permits(limit int) tokenstore.Permits {
+	held := c.Member.Permits(limit)
+	if held == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.permits = held
+	return permits{held, c}
+}
 
 // Handlers implements worker.Connection.
 func (c *connection) Handlers() handler.Env { return handler.Env{} }
@@ -175,11 +125,8 @@ func (c *connection) Check(context.Context, handler.Checker) error {
 
 // Rejoin implements tokenstore.Member.
 func (c *connection) Rejoin(ctx context.Context) (tokenstore.Session, error) {
-	c.backend.mu.Lock()
-	dead := c.backend.dead
-	c.backend.mu.Unlock()
-	if dead {
-		return nil, store.ErrLost
+	if err := c.backend.travel(ctx, c.backend.delivery(Call{Name: "Rejoin", Writes: true}).Request); err != nil {
+		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -188,16 +135,15 @@ func (c *connection) Rejoin(ctx context.Context) (tokenstore.Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.open(opened), nil
+	return c.open(opened.(*store.Session)), nil
 }
 
 // WatchPeers implements tokenstore.PeerWatcher.
 func (c *connection) WatchPeers(ctx context.Context, processor string) (tokenstore.PeerWatch, error) {
-	if err := c.reach(); err != nil {
-		return nil, err
-	}
-	opened, err := c.Member.WatchPeers(ctx, processor)
-	return watch{opened, c}, err
+	return ask(ctx, c, Call{Name: "WatchPeers"}, func() (tokenstore.PeerWatch, error) {
+		opened, err := c.Member.WatchPeers(ctx, processor)
+		return watch{opened, c}, err
+	})
 }
 
 // Close implements worker.Connection.
@@ -205,7 +151,7 @@ func (c *connection) Close(bool) error {
 	c.cut()
 	c.backend.mu.Lock()
 	defer c.backend.mu.Unlock()
-	delete(c.backend.connections, c)
+	c.backend.connections = slices.DeleteFunc(c.backend.connections, func(o *connection) bool { return o == c })
 	return nil
 }
 
@@ -213,6 +159,16 @@ func (c *connection) Close(bool) error {
 type session struct {
 	tokenstore.Session
 	connection *connection
+}
+
+// Next implements tokenstore.Session. Signals travel as answers do.
+func (s session) Next(ctx context.Context) (tokenstore.Signal, error) {
+	signal, err := s.Session.Next(ctx)
+	if err != nil {
+		return signal, err
+	}
+	delivery := s.connection.backend.delivery(Call{"Signal", fmt.Sprint(signal), false})
+	return signal, s.connection.reach(ctx, delivery.Answer)
 }
 
 // Close implements tokenstore.Session.
@@ -229,98 +185,27 @@ type watch struct {
 
 // WaitSessionEnd implements tokenstore.PeerWatch.
 func (w watch) WaitSessionEnd(ctx context.Context, incarnation int64) (bool, error) {
-	if err := w.connection.reach(); err != nil {
-		return false, err
-	}
-	return w.PeerWatch.WaitSessionEnd(ctx, incarnation)
-}
-
-// directory and tokens wait while their process is frozen, and fail while the connection is lost.
-// That is so for what a worker needs to go on; what it only looks at is always there.
-type directory struct {
-	store.Directory
-	connection *connection
-}
-
-// Heartbeat implements tokenstore.Directory.
-func (d directory) Heartbeat(ctx context.Context, w tokenstore.Worker) (tokenstore.HeartbeatResponse, error) {
-	if err := d.connection.reach(); err != nil {
-		return tokenstore.HeartbeatResponse{}, err
-	}
-	return d.Directory.Heartbeat(ctx, w)
-}
-
-// SetState implements tokenstore.Directory.
-func (d directory) SetState(ctx context.Context, incarnation int64, state tokenstore.State) error {
-	if err := d.connection.reach(); err != nil {
-		return err
-	}
-	return d.Directory.SetState(ctx, incarnation, state)
-}
-
-// Adopt implements tokenstore.Directory.
-func (d directory) Adopt(ctx context.Context, name string, worker int64, orphans []tokenstore.Assignment) ([]tokenstore.Key, error) {
-	if err := d.connection.reach(); err != nil {
-		return nil, err
-	}
-	return d.Directory.Adopt(ctx, name, worker, orphans)
-}
-
-// PlannerLock implements tokenstore.Elector.
-func (d directory) PlannerLock(ctx context.Context, processor string, plan func() error) (bool, error) {
-	if err := d.connection.reach(); err != nil {
-		return false, err
-	}
-	return d.Directory.PlannerLock(ctx, processor, plan)
-}
-
-type tokens struct {
-	store.Store
-	connection *connection
-}
-
-// Claim implements tokenstore.Store.
-func (t tokens) Claim(ctx context.Context, processor string, worker, definition int64, claims []tokenstore.Claim) ([]tokenstore.Token, error) {
-	if err := t.connection.reach(); err != nil {
-		return nil, err
-	}
-	return t.Store.Claim(ctx, processor, worker, definition, claims)
-}
-
-// Advance implements tokenstore.Store.
-func (t tokens) Advance(ctx context.Context, advances []tokenstore.Advance) error {
-	if err := t.connection.reach(); err != nil {
-		return err
-	}
-	return t.Store.Advance(ctx, advances)
-}
-
-// InTx implements tokenstore.Commits.
-func (t tokens) InTx(ctx context.Context, advances []tokenstore.Advance, work func(tokenstore.Tx) error) error {
-	if err := t.connection.reach(); err != nil {
-		return err
-	}
-	err := t.Store.InTx(ctx, advances, func(tx tokenstore.Tx) error {
-		if err := work(tx); err != nil {
-			return err
-		}
-		if err := t.connection.reach(); err != nil { // much may have happened meanwhile
-			return err
-		}
-		return ctx.Err()
+	ended, err := ask(ctx, w.connection, Call{Name: "WaitSessionEnd"}, func() (bool, error) {
+		return w.PeerWatch.WaitSessionEnd(ctx, incarnation)
 	})
-	if err == nil && !t.connection.backend.answers() {
-		return store.ErrLost
+	if ctx.Err() != nil {
+		return false, nil
 	}
-	return err
+	return ended, err
 }
 
-// Pipeline implements tokenstore.Commits.
-func (t tokens) Pipeline(ctx context.Context, advances []tokenstore.Advance, queue func(tokenstore.Statements) error) error {
-	return t.InTx(ctx, advances, func(tx tokenstore.Tx) error { return queue(tx) })
+// permits are permits whose calls travel. They are released when their connection is lost.
+type permits struct {
+	tokenstore.Permits
+	connection *connection
 }
 
-// Queue implements tokenstore.Commits.
-func (t tokens) Queue(ctx context.Context, advances []tokenstore.Advance, queue func(tokenstore.Statements) error) error {
-	return t.Pipeline(ctx, advances, queue)
+// Acquire implements tokenstore.Permits.
+func (p permits) Acquire(ctx context.Context) (bool, error) {
+	return ask(ctx, p.connection, Call{Name: "Acquire"}, func() (bool, error) { return p.Permits.Acquire(ctx) })
+}
+
+// Release implements tokenstore.Permits.
+func (p permits) Release(ctx context.Context) error {
+	return p.connection.do(ctx, Call{Name: "Release"}, func() error { return p.Permits.Release(ctx) })
 }
