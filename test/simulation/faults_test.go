@@ -1,0 +1,116 @@
+package simulation_test
+
+import (
+	"time"
+)
+
+// kind is a kind of thing that is done to a world.
+type kind struct {
+	name   string
+	effect string // that the record counts if it did something; empty if the checks of the history tell
+	do     func(*world)
+}
+
+// kinds are done to each world, some more than once.
+var kinds = []kind{
+	{"crash", "crash of an owner", (*world).crash},
+	{"cut", "cut", (*world).cut},
+	{"freeze", "freeze", (*world).freeze},
+	{"split", "", (*world).split},
+	{"merge", "", (*world).merge},
+}
+
+// schedule is what is done to the world: each kind at least once, and some of them again.
+func (w *world) schedule() []kind {
+	all := append([]kind{}, kinds...)
+	for range 4 + w.rand.IntN(10) {
+		all = append(all, kinds[w.rand.IntN(len(kinds))])
+	}
+	w.rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	return all
+}
+
+// victim chooses a pod whose process runs. It waits for one that owns segments, but not for long.
+func (w *world) victim() *pod {
+	for tries := 0; ; tries++ {
+		w.mu.Lock()
+		var all, owners []*pod
+		for _, p := range w.pods {
+			if p.killed || p.hasEnded() {
+				continue
+			}
+			all = append(all, p)
+			if len(p.worker.Holdings()) > 0 {
+				owners = append(owners, p)
+			}
+		}
+		w.mu.Unlock()
+		switch {
+		case len(owners) > 0:
+			return owners[w.rand.IntN(len(owners))]
+		case len(all) > 0 && tries > 50:
+			return all[w.rand.IntN(len(all))]
+		}
+		time.Sleep(100*time.Millisecond + w.upTo(time.Millisecond))
+	}
+}
+
+// crash kills a process. The operator sees that, and starts another pod.
+func (w *world) crash() {
+	p := w.victim()
+	w.record.add("%s is killed", p.name)
+	if len(p.worker.Holdings()) > 0 {
+		w.record.happened("crash of an owner")
+	}
+	w.mu.Lock()
+	p.killed = true
+	w.mu.Unlock()
+	p.backend.Kill()
+	p.stop()
+}
+
+// cut loses the connections of a pod, in the middle of what it does.
+func (w *world) cut() {
+	p := w.victim()
+	w.record.add("%s loses its connections", p.name)
+	w.record.happened("cut")
+	p.backend.Cut()
+}
+
+// freeze stops a process for a while, mostly for longer than its lease.
+func (w *world) freeze() {
+	p, d := w.victim(), 7*time.Second+w.upTo(8*time.Second)
+	if w.record.has("late lease") {
+		d = w.upTo(15 * time.Second)
+	}
+	w.record.add("%s freezes for %s", p.name, d)
+	w.record.happened("freeze")
+	p.backend.Freeze(d)
+}
+
+// split wants more segments of the group that has fewer.
+func (w *world) split() {
+	w.relayout(func(a, b int) bool { return a < b }, func(n int) int { return n + 1 + w.rand.IntN(n) })
+}
+
+// merge wants fewer segments of the group that has more.
+func (w *world) merge() {
+	w.relayout(func(a, b int) bool { return a > b }, func(n int) int { return 1 + w.rand.IntN(max(n-1, 1)) })
+}
+
+// relayout wants another number of segments of one of the groups, and waits for a moment until the
+// planner has begun.
+func (w *world) relayout(before func(a, b int) bool, change func(int) int) {
+	group := "view"
+	if before(w.segments["totals"], w.segments["view"]) {
+		group = "totals"
+	}
+	w.change(func() {
+		w.segments[group] = change(w.segments[group])
+		w.record.add("group %s is to have %d segments", group, w.segments[group])
+	})
+	changes := w.record.layouts()
+	for tries := 0; tries < 50 && w.record.layouts() == changes; tries++ {
+		time.Sleep(200*time.Millisecond + w.upTo(time.Millisecond))
+	}
+}
