@@ -256,8 +256,8 @@ func (d Directory) Leave(_ context.Context, processor string, pods []string) err
 func (d Directory) Acknowledge(_ context.Context, processor string, plan int64) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if p := d.processors[processor]; p != nil {
-		p.Costed = max(p.Costed, plan)
+	if p := d.processors[processor]; p != nil && p.Costed < plan {
+		p.Costed = plan
 		d.changed(processor)
 	}
 	return nil
