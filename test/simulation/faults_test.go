@@ -16,6 +16,7 @@ var kinds = []kind{
 	{"crash", "crash of an owner", (*world).crash},
 	{"cut", "cut", (*world).cut},
 	{"freeze", "freeze", (*world).freeze},
+	{"partition", "partition", (*world).partition},
 	{"split", "", (*world).split},
 	{"merge", "", (*world).merge},
 }
@@ -73,7 +74,7 @@ func (w *world) crash() {
 func (w *world) cut() {
 	p := w.victim()
 	w.record.add("%s loses its connections", p.name)
-	w.record.happened("cut")
+	p.expect("cut", time.Minute)
 	p.backend.Cut()
 }
 
@@ -84,7 +85,7 @@ func (w *world) freeze() {
 		d = w.upTo(15 * time.Second)
 	}
 	w.record.add("%s freezes for %s", p.name, d)
-	w.record.happened("freeze")
+	p.expect("freeze", d)
 	p.backend.Freeze(d)
 }
 
@@ -113,4 +114,13 @@ func (w *world) relayout(before func(a, b int) bool, change func(int) int) {
 	for tries := 0; tries < 50 && w.record.layouts() == changes; tries++ {
 		time.Sleep(200*time.Millisecond + w.upTo(time.Millisecond))
 	}
+}
+
+// partition cuts a pod off from the store for a while: sometimes for so short a time that no connection
+// is lost.
+func (w *world) partition() {
+	p, d := w.victim(), w.upTo(10*time.Second)
+	w.record.add("%s is cut off for %s", p.name, d)
+	p.expect("partition", d)
+	p.backend.Partition(d)
 }

@@ -29,8 +29,9 @@ type pod struct {
 	leaving bool // it drains
 	killed  bool
 
-	mu     sync.Mutex
-	losses []loss
+	mu       sync.Mutex
+	losses   []loss
+	expected map[string]time.Time // effects of what was done to it, and until when they may come
 	now    time.Time
 	same   map[string]uint64 // calls and draws of this instant that look the same
 }
@@ -100,6 +101,7 @@ func upTo(chance uint64, limit time.Duration) time.Duration {
 // network says how long a call takes, and what gets lost of it.
 func (p *pod) network(call memory.Call) memory.Delivery {
 	p.w.record.called(p.name, call.Name, call.Detail)
+	p.meet(call)
 	chance := p.chance(call.Name + " " + call.Detail)
 	d := memory.Delivery{Request: 100*time.Microsecond + upTo(chance, time.Millisecond), Answer: 100*time.Microsecond + upTo(chance>>32, time.Millisecond)}
 	d.Request += p.w.slowness(chance)
@@ -109,6 +111,31 @@ func (p *pod) network(call memory.Call) memory.Delivery {
 		p.w.record.add("%s: %s of %s %s", p.name, lossNames[l], call.Name, call.Detail)
 	}
 	return d
+}
+
+// expect has an effect counted that what was done to the pod may have for a while.
+func (p *pod) expect(effect string, d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.expected == nil {
+		p.expected = map[string]time.Time{}
+	}
+	p.expected[effect] = time.Now().Add(d)
+}
+
+// meet counts what a call meets. A worker that has been cut off from its session opens another one.
+func (p *pod) meet(call memory.Call) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for effect, until := range p.expected {
+		if effect == "cut" && call.Name != "Rejoin" {
+			continue
+		}
+		if time.Now().Before(until) {
+			p.w.record.happened(effect)
+		}
+		delete(p.expected, effect)
+	}
 }
 
 var lossNames = map[memory.Loss]string{memory.LostRequest: "lost request", memory.LostAnswer: "lost answer", memory.LateRequest: "late request"}
