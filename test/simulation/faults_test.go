@@ -2,6 +2,8 @@ package simulation_test
 
 import (
 	"time"
+
+	"github.com/sluice-project/sluice/runtime/backend/memory"
 )
 
 // kind is a kind of thing that is done to a world.
@@ -15,8 +17,13 @@ type kind struct {
 var kinds = []kind{
 	{"crash", "crash of an owner", (*world).crash},
 	{"cut", "cut", (*world).cut},
-	{"freeze", "freeze", (*world).freeze},
+	{"freeze", "late lease", (*world).freeze},
+	{"pause", "pause", (*world).pause},
 	{"partition", "partition", (*world).partition},
+	{"lost answer", "lost answer", (*world).loseAnswer},
+	{"lost request", "lost request", (*world).loseRequest},
+	{"late request", "late request", (*world).delayRequest},
+	{"slow store", "slow store", (*world).slow},
 	{"split", "", (*world).split},
 	{"merge", "", (*world).merge},
 }
@@ -29,6 +36,25 @@ func (w *world) schedule() []kind {
 	}
 	w.rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	return all
+}
+
+// inflict does something to the world.
+func (w *world) inflict(k kind) {
+	w.record.add("== %s", k.name)
+	k.do(w)
+	time.Sleep(w.upTo(3 * time.Second))
+}
+
+// insist does again what has had no effect yet, as of a pod that has ended since.
+func (w *world) insist() {
+	for _, k := range kinds {
+		for tries := 0; tries < 5 && k.effect != "" && !w.record.has(k.effect); tries++ {
+			w.inflict(k)
+			for waits := 0; waits < 25 && !w.record.has(k.effect); waits++ {
+				time.Sleep(400*time.Millisecond + w.upTo(time.Millisecond))
+			}
+		}
+	}
 }
 
 // victim chooses a pod whose process runs. It waits for one that owns segments, but not for long.
@@ -78,14 +104,16 @@ func (w *world) cut() {
 	p.backend.Cut()
 }
 
-// freeze stops a process for a while, mostly for longer than its lease.
-func (w *world) freeze() {
-	p, d := w.victim(), 7*time.Second+w.upTo(8*time.Second)
-	if w.record.has("late lease") {
-		d = w.upTo(15 * time.Second)
-	}
-	w.record.add("%s freezes for %s", p.name, d)
-	p.expect("freeze", d)
+// freeze stops a process for longer than its lease.
+func (w *world) freeze() { w.stop("freeze", 7*time.Second+w.upTo(8*time.Second)) }
+
+// pause stops a process for a moment.
+func (w *world) pause() { w.stop("pause", w.upTo(4*time.Second)) }
+
+func (w *world) stop(effect string, d time.Duration) {
+	p := w.victim()
+	w.record.add("%s stops for %s", p.name, d)
+	p.expect(effect, d)
 	p.backend.Freeze(d)
 }
 
@@ -123,4 +151,31 @@ func (w *world) partition() {
 	w.record.add("%s is cut off for %s", p.name, d)
 	p.expect("partition", d)
 	p.backend.Partition(d)
+}
+
+// loseAnswer has a pod not learn that a commit, or something else that it writes, has had its effect.
+func (w *world) loseAnswer() { w.lose(memory.LostAnswer) }
+
+// loseRequest has a pod not learn that it has had none.
+func (w *world) loseRequest() { w.lose(memory.LostRequest) }
+
+// delayRequest has a commit take effect when its pod has already given the connection up.
+func (w *world) delayRequest() { w.lose(memory.LateRequest) }
+
+// lose has calls of a pod get lost: the next commit at least, and maybe whatever it writes next.
+func (w *world) lose(what memory.Loss) {
+	p := w.victim()
+	p.lose(loss{Loss: what})
+	if what != memory.LateRequest && w.rand.IntN(2) == 0 {
+		p.lose(loss{Loss: what, anyWrite: true})
+	}
+}
+
+// slow has requests take long for a while.
+func (w *world) slow() {
+	d := time.Second + w.upTo(6*time.Second)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.slowUntil, w.slowest = time.Now().Add(d), 50*time.Millisecond+w.upTo(1500*time.Millisecond)
+	w.record.add("requests take up to %s for %s", w.slowest, d)
 }
