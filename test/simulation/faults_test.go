@@ -24,6 +24,9 @@ var kinds = []kind{
 	{"lost request", "lost request", (*world).loseRequest},
 	{"late request", "late request", (*world).delayRequest},
 	{"slow store", "slow store", (*world).slow},
+	{"rollout", "workers of two releases", (*world).rollout},
+	{"scale", "scale", (*world).scale},
+	{"outage of the operator", "plan by a worker", (*world).outage},
 	{"split", "", (*world).split},
 	{"merge", "", (*world).merge},
 }
@@ -179,3 +182,30 @@ func (w *world) slow() {
 	w.slowUntil, w.slowest = time.Now().Add(d), 50*time.Millisecond+w.upTo(1500*time.Millisecond)
 	w.record.add("requests take up to %s for %s", w.slowest, d)
 }
+
+// rollout wants another release: pods of both run for a while.
+func (w *world) rollout() {
+	w.change(func() {
+		w.release++
+		w.record.add("release %d is wanted", w.release)
+	})
+}
+
+// scale wants another number of pods.
+func (w *world) scale() {
+	w.change(func() {
+		w.replicas = 2 + (w.replicas-1+w.rand.IntN(3))%4
+		w.record.add("%d pods are wanted", w.replicas)
+	})
+}
+
+// outage keeps the operator from the store for longer than workers wait for a plan.
+func (w *world) outage() {
+	d := 3*time.Second + w.upTo(6*time.Second)
+	w.record.add("the operator is cut off for %s", d)
+	w.operator.expect(outage, time.Minute)
+	w.operator.backend.Partition(d)
+}
+
+// outage is an effect of the operator: it has been cut off.
+const outage = "outage"

@@ -32,8 +32,8 @@ type pod struct {
 	mu       sync.Mutex
 	losses   []loss
 	expected map[string]time.Time // effects of what was done to it, and until when they may come
-	now    time.Time
-	same   map[string]uint64 // calls and draws of this instant that look the same
+	now      time.Time
+	same     map[string]uint64 // calls and draws of this instant that look the same
 }
 
 // loss is a call's that has still to happen.

@@ -28,6 +28,9 @@ import (
 
 const processor = "test/default/orders"
 
+// replicas is how many pods there are at first.
+const replicas = 3
+
 // world is a store, a log, and what runs on them: the pods of a processor, those who write events, and
 // the operator.
 type world struct {
@@ -57,7 +60,7 @@ type world struct {
 
 func newWorld(t *testing.T, seed uint64) *world {
 	w := &world{t: t, seed: seed, rand: rand.New(rand.NewPCG(seed, 1)), record: newRecord(), database: store.New(time.Now), log: events.New(time.Now),
-		stopping: make(chan struct{}), quiet: make(chan struct{}), replicas: 3, release: 1, segments: map[string]int{"view": 4, "totals": 4}}
+		stopping: make(chan struct{}), quiet: make(chan struct{}), replicas: replicas, release: 1, segments: map[string]int{"view": 4, "totals": 4}}
 	w.database.OnCommit(w.record.committed)
 	w.operator = &pod{w: w, name: "operator"}
 	w.operator.backend = &memory.Backend{Database: w.database, Log: w.log, Network: w.operator.network}
@@ -209,6 +212,9 @@ func (w *world) operate() {
 		if err != nil && !planner.IsOutdated(err) && !errors.Is(err, store.ErrLost) {
 			w.t.Errorf("planning: %v", err)
 		}
+		if errors.Is(err, store.ErrLost) {
+			_, _ = connection.Rejoin(ctx) // or with the next step
+		}
 		if err != nil {
 			continue
 		}
@@ -220,17 +226,21 @@ func (w *world) operate() {
 
 // observe counts what a run is vacuous without.
 func (w *world) observe(view tokenstore.View) {
-	if strings.HasPrefix(view.Processor.Planner, tokenstore.WorkerPlans) {
+	if w.record.has(outage) && strings.HasPrefix(view.Processor.Planner, tokenstore.WorkerPlans) {
 		w.record.happened("plan by a worker")
 	}
-	releases := map[string]bool{}
+	releases, alive := map[string]bool{}, 0
 	for _, worker := range view.Workers {
 		if worker.State == tokenstore.Active && !worker.Leased && w.runs(worker.Pod) {
 			w.record.happened("late lease")
 		}
-		if worker.Alive {
+		if worker.Alive && worker.State == tokenstore.Active {
 			releases[worker.Definition] = true
+			alive++
 		}
+	}
+	if view.Processor.Replicas == alive && alive != replicas {
+		w.record.happened("scale")
 	}
 	if len(releases) > 1 {
 		w.record.happened("workers of two releases")
@@ -317,6 +327,7 @@ func run(t *testing.T, seed uint64) (*record, error) {
 	w.record.add("== quiet")
 	w.fails.Store(false)
 	close(w.quiet)
+	w.rollout() // handlers that fail may have put the release before into quarantine
 	left := w.settled()
 	for limit := time.Now().Add(4 * time.Minute); left != "" && time.Now().Before(limit); left = w.settled() {
 		time.Sleep(250 * time.Millisecond)
