@@ -22,6 +22,7 @@ type entry struct {
 func (s Store) RequestReplays(_ context.Context, processor string, requests []tokenstore.ReplayRequest) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer s.changed(processor)
 	asked := map[string]bool{}
 	for _, r := range requests {
 		asked[r.ID] = true

@@ -59,6 +59,7 @@ func (s Store) BeginReset(_ context.Context, processor string, r tokenstore.Repl
 			g.put(protocol.Disowned(t))
 		}
 	}
+	s.changed("")
 	return nil
 }
 
@@ -184,6 +185,7 @@ func (s Store) rewind(processor string, r tokenstore.Replay, n progress.Algebra,
 	now := s.now()
 	e.Phase, e.Reason, e.Message, e.ResetAt, e.Done, e.Total = tokenstore.ReplayRunning, "", "", &now, 0, total
 	s.write(tx)
+	s.changed("")
 	return nil
 }
 
@@ -204,6 +206,7 @@ func (s Store) EndReset(_ context.Context, r tokenstore.Replay, phase tokenstore
 			g.replay, g.resetting = 0, false
 		}
 	}
+	s.changed("")
 	return nil
 }
 
@@ -211,8 +214,10 @@ func (s Store) EndReset(_ context.Context, r tokenstore.Replay, phase tokenstore
 func (s Store) Explain(_ context.Context, r tokenstore.Replay, reason, message string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.row(r.Number); e.Phase == tokenstore.ReplayPending || e.Phase == tokenstore.ReplayResetting {
+	e := s.row(r.Number)
+	if (e.Phase == tokenstore.ReplayPending || e.Phase == tokenstore.ReplayResetting) && (e.Reason != reason || e.Message != message) {
 		e.Reason, e.Message = reason, message
+		s.changed(e.processor)
 	}
 	return nil
 }
@@ -240,6 +245,7 @@ func (s Store) Complete(_ context.Context, r tokenstore.Replay) error {
 	for _, g := range s.replayed(r) {
 		g.replay, g.boundaries, g.Incomplete = 0, nil, false
 	}
+	s.changed("")
 	return nil
 }
 
@@ -262,6 +268,7 @@ func (s Store) Abandon(_ context.Context, r tokenstore.Replay, n progress.Algebr
 	for g, tokens := range moved {
 		s.rewrite(g, tokens...)
 	}
+	s.changed("")
 	if !all {
 		e.Reason, e.Message = tokenstore.ReplayAbandoning, "it handles again first what only some segments had handled"
 		return nil

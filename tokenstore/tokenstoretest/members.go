@@ -235,6 +235,36 @@ var members = map[string]func(*world){
 			}
 		}
 	},
+	"a session receives how a replay goes on": func(w *world) {
+		everybody := tokenstore.Signal{Kind: tokenstore.DirectoryChanged}
+		w.handled()
+		_, session := w.join()
+		end := func(phase tokenstore.ReplayPhase) error {
+			return w.Store.EndReset(w.ctx, w.replay("x"), phase, tokenstore.ReplayWaitsForRollout, "")
+		}
+		for _, announces := range []struct {
+			what string
+			call func() error
+			want tokenstore.Signal
+		}{
+			{"a request", func() error { return w.Store.RequestReplays(w.ctx, processor, []tokenstore.ReplayRequest{asked("x")}) }, changed},
+			{"what it waits for", func() error {
+				return w.Store.Explain(w.ctx, w.replay("x"), tokenstore.ReplayWaitsForPause, "paused")
+			}, changed},
+			{"the beginning of a reset", func() error { return w.Store.BeginReset(w.ctx, processor, w.replay("x")) }, everybody},
+			{"a reset that is put off", func() error { return end(tokenstore.ReplayPending) }, everybody},
+			{"another beginning", func() error { return w.Store.BeginReset(w.ctx, processor, w.replay("x")) }, everybody},
+			{"a reset", func() error {
+				return w.Reset(w.ctx, processor, w.replay("x"), Line{}, At(0), map[string]string{"reset": "x"}, nil)
+			}, everybody},
+			{"its end", func() error { return w.Store.Abandon(w.ctx, w.replay("x"), Line{}) }, everybody},
+		} {
+			w.must(announces.call())
+			if all := w.received(session); !slices.Contains(all, announces.want) {
+				w.Errorf("%s: received %v, want %v", announces.what, all, announces.want)
+			}
+		}
+	},
 	"a session that was closed says so": func(w *world) {
 		_, session := w.join()
 		w.must(session.Close())
