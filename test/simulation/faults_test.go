@@ -1,9 +1,14 @@
 package simulation_test
 
 import (
+	"context"
+	"fmt"
+	"strconv"
 	"time"
 
+	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/backend/memory"
+	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // kind is a kind of thing that is done to a world.
@@ -27,6 +32,8 @@ var kinds = []kind{
 	{"rollout", "workers of two releases", (*world).rollout},
 	{"scale", "scale", (*world).scale},
 	{"outage of the operator", "plan by a worker", (*world).outage},
+	{"replay", "reset", (*world).replay},
+	{"end of a replay", "", (*world).endReplay},
 	{"split", "", (*world).split},
 	{"merge", "", (*world).merge},
 }
@@ -209,3 +216,31 @@ func (w *world) outage() {
 
 // outage is an effect of the operator: it has been cut off.
 const outage = "outage"
+
+// replay wants a replay of some groups, from the beginning or from a position.
+func (w *world) replay() {
+	groups := [][]string{{"totals"}, {"view"}, {"totals", "view"}}[w.rand.IntN(3)]
+	from := progress.StartPosition{Type: progress.Earliest}
+	if w.rand.IntN(3) == 0 {
+		head, _ := w.log.Source().Head(context.Background()) // it never fails
+		from = progress.StartPosition{Type: progress.AtPosition, Position: strconv.FormatInt(w.rand.Int64N(head+1), 10)}
+	}
+	w.change(func() {
+		id := fmt.Sprint("replay-", len(w.replays)+1)
+		w.replays = append(w.replays, tokenstore.ReplayRequest{ID: id, Groups: groups, From: from, Rebind: true, State: tokenstore.ReplayWanted})
+		w.record.add("%s of %v from %s %s is wanted", id, groups, from.Type, from.Position)
+	})
+}
+
+// endReplay does not want the newest replay any more: it is cancelled before its reset, and abandoned
+// after it.
+func (w *world) endReplay() {
+	w.change(func() {
+		if len(w.replays) == 0 {
+			return
+		}
+		newest := &w.replays[len(w.replays)-1]
+		newest.State = tokenstore.ReplayToBeAbandoned
+		w.record.add("%s is to be abandoned", newest.ID)
+	})
+}

@@ -105,6 +105,9 @@ spec:
 func (w *world) declare() {
 	w.generation++
 	spec := w.spec()
+	for i := range w.replays {
+		w.replays[i].Definition = spec.Definition().ID()
+	}
 	err := declare.Write(context.Background(), w.database.Store(), w.database.Directory(), declare.Processor{Owner: tokenstore.Owner{Processor: processor}, Spec: spec,
 		Definition: spec.Definition().ID(), Live: spec.Live(w.generation), Replicas: w.replicas, Replays: w.replays},
 		func(_ string, at progress.StartPosition) (progress.Progress, error) {
@@ -388,5 +391,24 @@ func (w *world) events() (all []history.Event) {
 
 // want is what the history has to tell of.
 func (w *world) want() history.Want {
-	return history.Want{Events: 100, Takeovers: 1, Splits: 1, Merges: 1}
+	want := history.Want{Events: 100, Takeovers: 1, Splits: 1, Merges: 1, Resets: 1}
+	replays, _ := w.database.Store().Replays(context.Background(), processor) // it never fails
+	whole, last := map[string]bool{}, map[string]time.Time{}
+	for _, r := range replays {
+		for _, group := range r.Groups {
+			switch {
+			case r.ResetAt == nil:
+			case r.Phase == tokenstore.ReplayAbandoned: // some of the group's tokens begin a generation
+				whole[group], last[group] = false, time.Now()
+			case r.ResetAt.After(last[group]):
+				whole[group], last[group] = r.From.Type == progress.Earliest, *r.ResetAt
+			}
+		}
+	}
+	for _, group := range []string{"totals", "view"} {
+		if whole[group] {
+			want.Replayed = append(want.Replayed, group)
+		}
+	}
+	return want
 }
