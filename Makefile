@@ -69,6 +69,12 @@ test-postgres: postgres-programs ## Run the stores' tests on PostgreSQL 18 as we
 test-faults: postgres-programs ## Kill, freeze and scale real processes under load, and check every event
 	go test -count=1 -timeout 15m ./test/faults/...
 
+SEEDS ?= 1000
+
+.PHONY: simulate
+simulate: ## Run the simulation with more seeds, or with a range of them (SEEDS=1000, SEEDS=17-17)
+	SLUICE_SIMULATION_SEEDS='$(SEEDS)' go test -count=1 -timeout 0 -run TestSeeds ./test/simulation
+
 .PHONY: mutants
 mutants: postgres-programs ## Make mistakes in the source on purpose, one at a time, and see that the tests catch them (ONLY=text)
 	go run ./test/mutants -only '$(ONLY)'

@@ -1,5 +1,7 @@
 package main
 
+import "slices"
+
 // mutant is a mistake that somebody could make, as a change of the source, and the tests that have to catch it.
 type mutant struct {
 	name  string
@@ -70,6 +72,32 @@ const (
 	gapOrder = "eventsource/postgres/gaporder.go"
 	gapFence = "eventsource/postgres/fence.go"
 )
+
+// seeds are those of make test. They have to catch these mistakes too, each as a mistake of its own.
+var (
+	seeds     = test{"./test/simulation", "TestSeeds", false}
+	simulated = []string{
+		"a split takes both halves to the slower one",
+		"a merge takes both halves to the faster one",
+		"a second reset forgets the first one's boundary",
+		"an abandoned replay forgets what it has handled",
+		"a split forgets the replay",
+		"of a shared batch only the first segment is settled",
+		"a fence takes all segments of a shared batch",
+	}
+)
+
+// all are the mistakes with the tests that have to catch them.
+func all() []mutant {
+	made := slices.Clone(mutants)
+	for _, m := range mutants {
+		if slices.Contains(simulated, m.name) {
+			m.name, m.test = m.name+", in the simulation", seeds
+			made = append(made, m)
+		}
+	}
+	return made
+}
 
 // apartFromToken commits a batch's rows by themselves.
 var apartFromToken = edit{tokenSQL, "	batch.QueuedQueries = append(batch.QueuedQueries, users.QueuedQueries...)\n",

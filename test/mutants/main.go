@@ -26,7 +26,7 @@ func main() {
 	seed := flag.String("seed", "", "what a sample is chosen by, such as a commit")
 	sound := flag.Bool("sound", false, "the tests are known to succeed without a mistake")
 	flag.Parse()
-	if err := run(choose(mutants, *only, *sample, *seed), *sound); err != nil {
+	if err := run(choose(all(), *only, *sample, *seed), *sound); err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
 		os.Exit(1)
 	}

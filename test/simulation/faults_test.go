@@ -56,8 +56,8 @@ func (w *world) inflict(k kind) {
 }
 
 // insist does again what has had no effect yet, as of a pod that has ended since.
-func (w *world) insist() {
-	for _, k := range kinds {
+func (w *world) insist(all []kind) {
+	for _, k := range all {
 		for tries := 0; tries < 5 && k.effect != "" && !w.record.has(k.effect); tries++ {
 			w.inflict(k)
 			for waits := 0; waits < 25 && !w.record.has(k.effect); waits++ {

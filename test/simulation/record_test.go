@@ -26,7 +26,6 @@ type record struct {
 	commits int
 	resets  map[string]int // by replay and group
 	wrong   []string
-	summary string
 	effects map[string]int // how often something happened that a run is vacuous without
 }
 

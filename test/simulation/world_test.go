@@ -44,6 +44,8 @@ type world struct {
 	stopping chan struct{} // closed when everything is to end
 	quiet    chan struct{} // closed when nothing is to be done to the world any more
 	fails    atomic.Bool   // handlers fail now and then
+	found    history.Found // in the end
+	took     time.Duration
 
 	mu         sync.Mutex
 	operator   *pod // of which only the backend and the network are used
@@ -232,6 +234,11 @@ func (w *world) observe(view tokenstore.View) {
 	if w.record.has(outage) && strings.HasPrefix(view.Processor.Planner, tokenstore.WorkerPlans) {
 		w.record.happened("plan by a worker")
 	}
+	select {
+	case <-w.quiet:
+		return
+	default:
+	}
 	releases, alive := map[string]bool{}, 0
 	for _, worker := range view.Workers {
 		if worker.State == tokenstore.Active && !worker.Leased && w.runs(worker.Pod) {
@@ -312,8 +319,8 @@ func (w *world) settled() string {
 	return ""
 }
 
-// run runs a world of a seed, and returns what happened. What is wrong is in the error.
-func run(t *testing.T, seed uint64) (*record, error) {
+// run runs a world of a seed, and does to it what schedule says. What is wrong is in the error.
+func run(t *testing.T, seed uint64, schedule func(*world) []kind) (*world, error) {
 	w := newWorld(t, seed)
 	w.change(func() {})
 	w.running.Go(w.operate)
@@ -323,10 +330,11 @@ func run(t *testing.T, seed uint64) (*record, error) {
 	}
 	w.fails.Store(true)
 	time.Sleep(3*time.Second + w.upTo(time.Second))
-	for _, k := range w.schedule() {
+	all := schedule(w)
+	for _, k := range all {
 		w.inflict(k)
 	}
-	w.insist()
+	w.insist(all)
 	w.record.add("== quiet")
 	w.fails.Store(false)
 	close(w.quiet)
@@ -336,7 +344,7 @@ func run(t *testing.T, seed uint64) (*record, error) {
 		time.Sleep(250 * time.Millisecond)
 	}
 	w.end()
-	return w.record, w.verdict(left)
+	return w, w.verdict(left)
 }
 
 // end ends everything.
@@ -353,6 +361,11 @@ func (w *world) end() {
 	time.Sleep(10 * time.Second) // requests that are late arrive
 }
 
+// summary says how much has happened.
+func (w *world) summary() string {
+	return fmt.Sprintf("%.0f s of its time: %+v, %s", w.took.Seconds(), w.found, sortedCounts(w.record.effects))
+}
+
 // verdict says what is wrong with a run.
 func (w *world) verdict(left string) error {
 	var wrong []error
@@ -364,8 +377,7 @@ func (w *world) verdict(left string) error {
 	}
 	w.record.history.Events = w.events()
 	found, err := w.record.history.Check(w.want())
-	w.record.summary = fmt.Sprintf("%.0f s: %+v, %s", time.Since(w.record.began).Seconds(), found, sortedCounts(w.record.effects))
-	w.record.add("%s", w.record.summary)
+	w.found, w.took = found, time.Since(w.record.began)
 	for _, k := range kinds {
 		if k.effect != "" && w.record.effects[k.effect] == 0 {
 			wrong = append(wrong, fmt.Errorf("vacuous: %s had no effect (%s)", k.name, k.effect))
