@@ -82,8 +82,8 @@ var (
 		"a second reset forgets the first one's boundary",
 		"an abandoned replay forgets what it has handled",
 		"a split forgets the replay",
-		"of a shared batch only the first segment is settled",
-		"a fence takes all segments of a shared batch",
+		"a batch's failure is laid on the segment that was taken first",
+		"a merge goes on with the lower half's epoch",
 	}
 )
 

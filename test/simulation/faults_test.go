@@ -38,11 +38,18 @@ var kinds = []kind{
 	{"merge", "", (*world).merge},
 }
 
+// rewriting is how many kinds at the end of the list write tokens anew. They are done more often: it
+// is when they follow each other that it matters what a token remembers.
+const rewriting = 4
+
 // schedule is what is done to the world: each kind at least once, and some of them again.
 func (w *world) schedule() []kind {
 	all := append([]kind{}, kinds...)
-	for range 4 + w.rand.IntN(10) {
+	for range 2 + w.rand.IntN(6) {
 		all = append(all, kinds[w.rand.IntN(len(kinds))])
+	}
+	for range 4 + w.rand.IntN(6) {
+		all = append(all, kinds[len(kinds)-rewriting+w.rand.IntN(rewriting)])
 	}
 	w.rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	return all
