@@ -68,8 +68,8 @@ type Want struct {
 	Merges    int
 	Resets    int // of one token each
 	Shared    int // transactions that applied events of several segments
-	// Replayed groups are to have applied each event under their last generation: their last replay, of all that there is, is
-	// complete.
+	// Replayed groups are to have applied each event under their last generation: their last
+	// replay, of all that there is, is complete.
 	Replayed []string
 }
 
@@ -79,8 +79,8 @@ type Found struct{ Batches, Events, Replays, Epochs, Takeovers, Splits, Merges, 
 // shown is how many instances of one broken promise are told of.
 const shown = 5
 
-// Check holds the history against what Sluice promises, once nothing happens any more. The error tells of each promise that was
-// broken, or of what is missing for the checks to mean anything.
+// Check holds the history against what Sluice promises, once nothing happens any more. The error
+// tells of each promise that was broken, or of what is missing for the checks to mean anything.
 func (h History) Check(want Want) (Found, error) {
 	x := indexed(h, want.Replayed)
 	var broken []error
@@ -128,8 +128,8 @@ type index struct {
 	applied  map[applied][]int // batches, by event
 }
 
-// batch is an application with the write to its token in the same transaction, which has the segment
-// that the key belongs to.
+// batch is an application with the write to its token in the same transaction, which has the
+// segment that the key belongs to.
 type batch struct {
 	Applied
 	token *Write // nil if there is none
@@ -436,7 +436,8 @@ func (w Want) vacuous(f Found) []error {
 	return missing
 }
 
-// alwaysPartitions checks that after each transaction the segments of each group covered the hash space exactly once.
+// alwaysPartitions checks that after each transaction the segments of each group covered the hash
+// space exactly once.
 func alwaysPartitions(writes []Write) error {
 	layouts := map[string]map[uint32]uint32{}
 	changed := map[string]bool{}

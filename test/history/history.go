@@ -1,8 +1,10 @@
-// Package history has a database write down what is committed to it, in tests, and checks that against what Sluice promises.
+// Package history has a database write down what is committed to it, in tests, and checks that
+// against what Sluice promises.
 //
-// Triggers on the token table and on projections write the history in the transactions whose effects it tells of. So it holds
-// exactly what has committed, whatever workers believe, log, or never get to hear of. A check that had nothing to look at fails as
-// vacuous. A store in memory has no triggers: its tests make a History themselves, for the same checks.
+// Triggers on the token table and on projections write the history in the transactions whose
+// effects it tells of. So it holds exactly what has committed, whatever workers believe, log, or
+// never get to hear of. A check that had nothing to look at fails as vacuous. A store in memory has
+// no triggers: its tests make a History themselves, for the same checks.
 package history
 
 import (
@@ -30,8 +32,8 @@ func in(schema, sql string) string {
 	return strings.ReplaceAll(sql, "{{schema}}", pgx.Identifier{schema}.Sanitize())
 }
 
-// Projection says how one row written to a table tells of the event that it was written for. All but Table and Group are SQL
-// expressions over NEW.
+// Projection says how one row written to a table tells of the event that it was written for. All
+// but Table and Group are SQL expressions over NEW.
 type Projection struct {
 	Table    string // with its schema
 	Group    string // whose handler writes it
@@ -41,7 +43,8 @@ type Projection struct {
 	When     string // rows to look at; all where it is empty
 }
 
-// Follow begins to write down what is applied to a projection. Its table need not be there yet, and may be made anew.
+// Follow begins to write down what is applied to a projection. Its table need not be there yet, and
+// may be made anew.
 func Follow(ctx context.Context, pool *pgxpool.Pool, p Projection) error {
 	name := "history_" + strings.NewReplacer(".", "_", "-", "_").Replace(p.Table+"_"+p.Group)
 	when := p.When
@@ -81,7 +84,8 @@ func Check(ctx context.Context, db querier, schema string, want Want, types ...s
 }
 
 func read(ctx context.Context, db querier, schema string, types []string) (h History, err error) {
-	// Transactions that changed the same rows stand in the order of their commits; of others the order does not matter.
+	// Transactions that changed the same rows stand in the order of their commits; of others the
+	// order does not matter.
 	h.Writes, err = collect[Write](ctx, db, `
 		SELECT xid::text, op, group_name, segment, mask, position, generation, epoch, version, owner, was_owner
 		  FROM history.written WINDOW tx AS (PARTITION BY xid) ORDER BY max(seq) OVER tx, xid, seq`, func(w *Write) []any {

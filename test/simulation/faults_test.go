@@ -38,8 +38,8 @@ var kinds = []kind{
 	{"merge", "", (*world).merge},
 }
 
-// rewriting is how many kinds at the end of the list write tokens anew. They are done more often: it
-// is when they follow each other that it matters what a token remembers.
+// rewriting is how many kinds at the end of the list write tokens anew. They are done more often:
+// it is when they follow each other that it matters what a token remembers.
 const rewriting = 4
 
 // schedule is what is done to the world: each kind at least once, and some of them again.
@@ -161,8 +161,8 @@ func (w *world) relayout(before func(a, b int) bool, change func(int) int) {
 	}
 }
 
-// partition cuts a pod off from the store for a while: sometimes for so short a time that no connection
-// is lost.
+// partition cuts a pod off from the store for a while: sometimes for so short a time that no
+// connection is lost.
 func (w *world) partition() {
 	p, d := w.victim(), w.upTo(10*time.Second)
 	w.record.add("%s is cut off for %s", p.name, d)
@@ -170,7 +170,8 @@ func (w *world) partition() {
 	p.backend.Partition(d)
 }
 
-// loseAnswer has a pod not learn that a commit, or something else that it writes, has had its effect.
+// loseAnswer has a pod not learn that a commit, or something else that it writes, has had its
+// effect.
 func (w *world) loseAnswer() { w.lose(memory.LostAnswer) }
 
 // loseRequest has a pod not learn that it has had none.
@@ -239,8 +240,8 @@ func (w *world) replay() {
 	})
 }
 
-// endReplay does not want the newest replay any more: it is cancelled before its reset, and abandoned
-// after it.
+// endReplay does not want the newest replay any more: it is cancelled before its reset, and
+// abandoned after it.
 func (w *world) endReplay() {
 	w.change(func() {
 		if len(w.replays) == 0 {

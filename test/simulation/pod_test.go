@@ -72,8 +72,8 @@ func withoutTime(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// chance is a number that follows from the seed, the pod, the time and what it is for. So it does not
-// depend on the order in which a pod's goroutines run at one instant.
+// chance is a number that follows from the seed, the pod, the time and what it is for. So it does
+// not depend on the order in which a pod's goroutines run at one instant.
 func (p *pod) chance(about string) uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -159,7 +159,8 @@ func (p *pod) takeLoss(call memory.Call) (memory.Loss, bool) {
 	return memory.NoLoss, false
 }
 
-// recorder is the handler of a group: it appends the positions of events to the rows of their streams.
+// recorder is the handler of a group: it appends the positions of events to the rows of their
+// streams.
 type recorder struct {
 	*pod
 	group string

@@ -119,8 +119,9 @@ func (r *record) committed(c store.Commit) {
 // appliedFormat is how the handlers write an event: its position, and whether it is a replay.
 const appliedFormat = "%d:%t"
 
-// reset checks that the writes of a reset handler and the move of its group's tokens commit together,
-// and once for each replay. An abandoned replay begins a generation, too, but moves no token back.
+// reset checks that the writes of a reset handler and the move of its group's tokens commit
+// together, and once for each replay. An abandoned replay begins a generation, too, but moves no
+// token back.
 func (r *record) reset(tx string, c store.Commit) {
 	kept, rewound := map[string]bool{}, map[string]bool{}
 	for _, change := range c.Changes {

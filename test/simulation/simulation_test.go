@@ -1,6 +1,6 @@
-// Package simulation_test runs whole processors in one process, in the time of testing/synctest: workers, the
-// planner and a stand-in for the operator, on a store and a log in memory. A seed determines all that
-// happens to them. What was committed is checked as in the fault tests.
+// Package simulation_test runs whole processors in one process, in the time of testing/synctest:
+// workers, the planner and a stand-in for the operator, on a store and a log in memory. A seed
+// determines all that happens to them. What was committed is checked as in the fault tests.
 package simulation_test
 
 import (
@@ -46,8 +46,8 @@ func parseSeeds(text string) (first, last uint64, err error) {
 	return first, last, nil
 }
 
-// TestSeedsHandleEachEventOnceInOrder runs worlds through crashes and everything else that a seed has
-// in store for them.
+// TestSeedsHandleEachEventOnceInOrder runs worlds through crashes and everything else that a seed
+// has in store for them.
 func TestSeedsHandleEachEventOnceInOrder(t *testing.T) {
 	text := cmp.Or(os.Getenv(seedsVariable), strconv.Itoa(usual))
 	first, last, err := parseSeeds(text)
@@ -72,9 +72,10 @@ func TestSeedsHandleEachEventOnceInOrder(t *testing.T) {
 	}
 }
 
-// mostRuns is how many runs of a seed are tried until two are the same. One thing does not follow from
-// the seed: Go's scheduler preempts a goroutine after 10 ms of real time, as when the machine has had
-// something else to do. Runs that differ for any other reason are never the same, in thousands of calls.
+// mostRuns is how many runs of a seed are tried until two are the same. One thing does not follow
+// from the seed: Go's scheduler preempts a goroutine after 10 ms of real time, as when the machine
+// has had something else to do. Runs that differ for any other reason are never the same, in
+// thousands of calls.
 const mostRuns = 8
 
 func TestASeedAlwaysGivesTheSameRun(t *testing.T) {

@@ -31,8 +31,8 @@ const processor = "test/default/orders"
 // replicas is how many pods there are at first.
 const replicas = 3
 
-// world is a store, a log, and what runs on them: the pods of a processor, those who write events, and
-// the operator.
+// world is a store, a log, and what runs on them: the pods of a processor, those who write events,
+// and the operator.
 type world struct {
 	t        *testing.T
 	seed     uint64
