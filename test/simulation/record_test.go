@@ -126,7 +126,7 @@ func (r *record) reset(tx string, c store.Commit) {
 	kept, rewound := map[string]bool{}, map[string]bool{}
 	for _, change := range c.Changes {
 		switch before, after := change.Before, change.After; {
-		case before == nil || after == nil:
+		case before == nil || after == nil || after.Mask != before.Mask: // split or merged
 		case after.Generation == before.Generation:
 			kept[after.Group] = true
 		case protocol.Lowest(after.Parts).Position < protocol.Lowest(before.Parts).Position:
