@@ -60,7 +60,7 @@ type Replay struct {
 // Only its progress, once it is stored, outlives a crash of the source's server. Whoever loses the connection to it starts
 // again from what is stored, and forgets coverages and pages in memory.
 type Coverage interface {
-	// Covers reports whether the event has been given.
+	// Covers reports whether the event has been given. It needs the event's position and mark.
 	Covers(e *Event) bool
 	// Position up to which, roughly, events are covered.
 	Position() int64

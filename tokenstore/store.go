@@ -72,7 +72,7 @@ type Advance struct {
 	Parts          []progress.Part
 	WasParted      bool // the token had more than one part before
 	Release        bool // give up the ownership with this write
-	Recovers       bool // the event that the segment stood still at has been handled: its failure is deleted
+	Recovers       bool // the token has passed the event that the segment stood still at: its failure is deleted
 	// Unsynced says that the store need not have the write on disk before it counts as committed: if its server crashes at once, the token is
 	// where it was, and so is all else that the transaction wrote. It counts where all moves of a transaction say so.
 	Unsynced bool
@@ -82,19 +82,22 @@ type Advance struct {
 type Failure struct {
 	Key
 	Position int64 // of the event that failed
-	Attempts int
-	RetryAt  time.Time // by the database's clock
-	FailedAt time.Time // by the database's clock
-	Since    time.Time // of the first attempt at the event, by the database's clock
-	Message  string
-	Reason   string    // CamelCase, for conditions
-	Type     string    // of the event
-	Stream   string    // of the event
-	SQL      *SQLError // what PostgreSQL said, where the error is its
-	Tried    []int64   // incarnations of the workers at which the event failed
+	// EventMark is the event's Mark. 0 also stands for one that is not known.
+	EventMark uint64
+	Attempts  int
+	RetryAt   time.Time // by the database's clock
+	FailedAt  time.Time // by the database's clock
+	Since     time.Time // of the first attempt at the event, by the database's clock
+	Message   string
+	Reason    string    // CamelCase, for conditions
+	Type      string    // of the event
+	Stream    string    // of the event
+	SQL       *SQLError // what PostgreSQL said, where the error is its
+	Tried     []int64   // incarnations of the workers at which the event failed
 
 	// Calling says that a call of the handler has begun, for the events from Position to Last, and
-	// that its end is not known. It is the mark of a suspect segment: see Store.Mark.
+	// that its end is not known. It is the mark of a suspect segment: see Store.Mark. EventMark is
+	// that of the event at Position.
 	Calling bool
 	Last    int64
 }

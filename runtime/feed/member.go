@@ -34,6 +34,11 @@ func (p Parts) Progress(whole segment.Segment) []progress.Part {
 	return parts
 }
 
+// Cover reports whether all parts cover an event, of which position and mark are needed.
+func (p Parts) Cover(e *eventsource.Event) bool {
+	return !slices.ContainsFunc(p, func(part Part) bool { return !part.Coverage.Covers(e) })
+}
+
 // Member is a segment that the feed reads for.
 type Member struct {
 	feed  *Feed

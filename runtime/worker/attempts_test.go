@@ -482,6 +482,97 @@ func TestAnEventThatNobodyWantsAnyMoreBlocksNothing(t *testing.T) {
 	w.until("no failure", `SELECT count(*) = 0 FROM sluice.failure`)
 }
 
+// TestAttemptsAtALateEventAreKept has an event fail whose position is below that of its token, since
+// its transaction committed after others. Moves of the token that do not handle it must not delete
+// what is stored of its attempts.
+func TestAttemptsAtALateEventAreKept(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	groups := func(fails string) string {
+		return `
+  - name: calls
+    segments: 1
+    onError: {backoff: {initial: 20ms, max: 20ms}}
+    handler:
+      type: SQL
+      sql:
+        statements:
+        - {eventTypes: [Counted], each: "INSERT INTO seen (position) SELECT position FROM event"}
+        - {eventTypes: [` + fails + `], each: "INSERT INTO seen (position) SELECT position / 0 FROM event"}`
+	}
+	begin := func(t *testing.T) (w *world, before, late pgx.Tx) {
+		w = newWorld(t, groups("Bad"))
+		w.makeSeen()
+		open := func(stream, kind string) pgx.Tx {
+			tx, err := w.begin(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = tx.Rollback(ctx) })
+			if _, err := w.log.AppendTx(ctx, tx, stream, eventspostgres.Any, eventspostgres.NewEvent{Type: kind, Data: map[string]int{"n": 1}}); err != nil {
+				t.Fatal(err)
+			}
+			return tx
+		}
+		before, late = open("before", "Counted"), open("bad", "Bad")
+		w.appendTo(1, 3)
+		return w, before, late
+	}
+	fails := func(w *world, late pgx.Tx) (since time.Time) {
+		w.until("the later events", `SELECT count(*) = 3 FROM seen`)
+		if err := late.Commit(ctx); err != nil {
+			w.t.Fatal(err)
+		}
+		w.until("attempts", `SELECT EXISTS (SELECT FROM sluice.failure WHERE attempts >= 3)`)
+		w.until("the failed event to be below the token", `SELECT f.position < t.position FROM sluice.failure f JOIN sluice.token t USING (tenant, group_name, segment)`)
+		if err := w.pool.QueryRow(ctx, `SELECT since FROM sluice.failure`).Scan(&since); err != nil {
+			w.t.Fatal(err)
+		}
+		return since
+	}
+
+	t.Run("by a release", func(t *testing.T) {
+		t.Parallel()
+		w, _, late := begin(t)
+		drain := w.start("a")
+		since := fails(w, late)
+		drain()
+		w.until("the segment to be released", `SELECT owner = 0 FROM sluice.token`)
+		w.holds("attempts are kept", `SELECT count(*) = 1 FROM sluice.failure WHERE attempts >= 3 AND since = $1`, since)
+	})
+	t.Run("by a batch of an earlier event", func(t *testing.T) {
+		t.Parallel()
+		w, before, late := begin(t)
+		w.start("a")
+		since := fails(w, late)
+		if err := before.Commit(ctx); err != nil {
+			t.Fatal(err)
+		}
+		w.exec(`UPDATE sluice.token SET epoch = epoch + 1, version = version + 1, owner = 0`) // it is claimed again
+		w.until("the earlier event", `SELECT count(*) = 4 FROM seen`)
+		w.holds("attempts are kept", `SELECT count(*) = 1 FROM sluice.failure WHERE attempts >= 3 AND since = $1`, since)
+	})
+	t.Run("until nobody wants it", func(t *testing.T) {
+		t.Parallel()
+		w, _, late := begin(t)
+		drain := w.start("a")
+		fails(w, late)
+		drain()
+		w.edit(groups("Other"))
+		w.start("b")
+		w.until("no failure", `SELECT count(*) = 0 FROM sluice.failure`)
+	})
+}
+
+// holds fails unless a query returns true.
+func (w *world) holds(what, query string, args ...any) {
+	w.t.Helper()
+	var holds bool
+	if err := w.pool.QueryRow(context.Background(), query, args...).Scan(&holds); err != nil || !holds {
+		w.t.Errorf("not so: %s (%v)", what, err)
+	}
+}
+
 // TestAnotherServerThatFailsIsNotTakenForTheStore has a handler fail to connect to a database of
 // its own: what is reported says so, and the segment is not claimed again as if the batch's
 // connection had been lost.

@@ -25,6 +25,7 @@ type failing struct {
 // event is what is told of an event that fails.
 type event struct {
 	position int64
+	mark     uint64
 	kind     string
 	stream   string
 }
@@ -51,7 +52,7 @@ func (l *life) failingOf(s *segmentRun, b batch, c *call, err error) failing {
 	return f
 }
 
-func eventOf(e *eventsource.Event) *event { return &event{e.Position, e.Type, e.StreamID} }
+func eventOf(e *eventsource.Event) *event { return &event{e.Position, e.Mark, e.Type, e.StreamID} }
 
 // mayHaveCommitted reports whether an error leaves open if its batch has committed. User's code that failed did so before a
 // commit was sent, and an event that cannot be read never came to a handler.
@@ -173,7 +174,7 @@ func (s *segmentRun) attemptsAt(position int64) int {
 func (l *life) count(ctx context.Context, s *segmentRun, f failing, wait time.Duration) (again bool) {
 	fault := f.fault
 	fault.Attempts = s.attemptsAt(fault.Position) + 1
-	failed := tokenstore.Failure{Key: s.key(), Position: fault.Position, Attempts: fault.Attempts, Message: fault.Message, Reason: fault.Reason,
+	failed := tokenstore.Failure{Key: s.key(), Position: fault.Position, EventMark: f.event.mark, Attempts: fault.Attempts, Message: fault.Message, Reason: fault.Reason,
 		Type: fault.Type, Stream: fault.Stream, SQL: fault.SQL, Tried: s.triedAt(fault.Position, l.self.Incarnation)}
 	switch err := l.store.Fail(ctx, s.Token.Epoch, s.Token.Version, failed, wait); {
 	case errors.Is(err, tokenstore.ErrFenced):
@@ -306,7 +307,7 @@ func (l *life) unended(s *segmentRun, lost *lostBatch, mark tokenstore.Failure) 
 	if lost != nil {
 		message = "the connection was lost each time that the handler was called with this event: " + lost.fault.Message
 	}
-	f := failing{events: 1, event: &event{mark.Position, mark.Type, mark.Stream}}
+	f := failing{events: 1, event: &event{mark.Position, mark.EventMark, mark.Type, mark.Stream}}
 	f.fault = tokenstore.Fault{Kind: tokenstore.EventFault, Reason: reasonUnended, Message: message, Segment: &s.Token.Segment, Since: time.Now(),
 		Position: mark.Position, Type: mark.Type, Stream: mark.Stream}
 	return f

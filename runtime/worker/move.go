@@ -104,7 +104,7 @@ func (s *segmentRun) behind() bool {
 		return false
 	}
 	progress := s.parts.Progress(s.Token.Range())
-	if len(progress) != len(s.Token.Parts) || time.Since(s.moved) > refreshAfter {
+	if len(progress) != len(s.Token.Parts) || time.Since(s.moved) > refreshAfter || s.isBeyondFailure(s.parts) {
 		return true
 	}
 	for i, part := range progress {

@@ -52,10 +52,18 @@ func (s *segmentRun) advance(parts feed.Parts, release bool) tokenstore.Advance 
 		progress = parts.Progress(s.Token.Range())
 	}
 	a := s.Advance(progress, release)
-	if f := s.stored(); f != nil { // it is behind, also if nobody wants the event any more
-		a.Recovers = protocol.Lowest(a.Parts).Position >= f.Position
-	}
+	a.Recovers = s.isBeyondFailure(parts)
 	return a
+}
+
+// isBeyondFailure reports whether parts are beyond the event that a stored failure or mark is about: it was
+// handled, nobody wants it any more, it was deleted, or it is not the segment's own after a split.
+//
+// Positions do not tell. The token may be above an event that is still to be handled, if the event's
+// transaction committed after others.
+func (s *segmentRun) isBeyondFailure(parts feed.Parts) bool {
+	f := s.stored()
+	return f != nil && parts != nil && parts.Cover(&eventsource.Event{Position: f.Position, Mark: f.EventMark})
 }
 
 // stored is the failure, or the mark, that is stored for the segment, as far as is known; nil for none.

@@ -17,18 +17,19 @@ const largestSuspect = 8
 
 // suspicion is what a suspect segment has to go through.
 type suspicion struct {
-	until int64 // position up to which there were events when it was claimed: the one that is looked for is not beyond
-	left  int   // how many events the last owner's batch may have had that are not handled yet
-	size  int   // of the next batch, at most
+	// until is the position up to which there were events when it was claimed. The event that is
+	// looked for is not above it. It may come after one that is, if the order of its stream is not
+	// that of positions. Then the call that it ends has no mark, and the next owner finds it.
+	until int64
+	left  int // how many events the last owner's batch may have had that are not handled yet
+	size  int // of the next batch, at most
 }
 
 // span is the events from one position to another that were in a call which did not end. They are
-// handled one by one. Those up to passed have been.
-type span struct{ from, to, passed int64 }
+// handled one by one.
+type span struct{ from, to int64 }
 
-func (s span) has(position int64) bool {
-	return s.from <= position && position <= s.to && position > s.passed
-}
+func (s span) has(position int64) bool { return s.from <= position && position <= s.to }
 
 // suspect makes the segment suspect: the last owner's batch had as many events as a batch may have, at most.
 func (s *segmentRun) suspect(until int64, largest int) {
@@ -53,9 +54,6 @@ func (s *segmentRun) isolated(e *eventsource.Event) bool {
 // passed takes note of events that have been handled.
 func (s *segmentRun) passed(events []*eventsource.Event) {
 	last := events[len(events)-1].Position
-	if s.unended.has(last) {
-		s.unended.passed = last
-	}
 	if s.culprit == last {
 		s.culprit = 0
 	}
@@ -77,9 +75,12 @@ func (l *life) mark(ctx context.Context, portions []portion) error {
 		return nil
 	}
 	events := portions[0].b.events
-	m := tokenstore.Failure{Key: s.key(), Calling: true, Position: events[0].Position, Last: events[0].Position, Type: events[0].Type, Stream: events[0].StreamID}
+	m := tokenstore.Failure{Key: s.key(), Calling: true, Position: events[0].Position, Last: events[0].Position, EventMark: events[0].Mark,
+		Type: events[0].Type, Stream: events[0].StreamID}
 	for _, e := range events {
-		m.Position, m.Last = min(m.Position, e.Position), max(m.Last, e.Position)
+		if m.Last = max(m.Last, e.Position); e.Position < m.Position {
+			m.Position, m.EventMark = e.Position, e.Mark
+		}
 	}
 	s.marked = &m
 	portions[0].advance.Recovers = true

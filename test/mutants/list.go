@@ -51,6 +51,7 @@ var (
 	finishing     = test{"./runtime/worker", "TestACallIsFinishedOnce", false}
 	hanging       = test{"./runtime/worker", "TestWhateverAHandlerDoesItsEventIsNamed/it_ignores_its_context", false}
 	misbehaving   = func(rows string) test { return test{"./controllers", "TestWhateverAHandlerDoes/" + rows, false} }
+	lateFailures  = test{"./runtime/worker", "TestAttemptsAtALateEvent", false}
 	clocks        = test{"./test/faults", "ByTheDatabasesClock", false}
 )
 
@@ -179,6 +180,9 @@ var mutants = []mutant{
 	{"users' code may write before its batch's transaction", []edit{{"tokenstore/postgres/guard.go", "case !ours && !g.begun:", "case !ours && g.conn == nil:"}}, notBegun},
 	{"executors whose calls last get no stand-in", []edit{{"runtime/worker/standin.go", "for range l.runnable.handOver(now) {", "for range l.runnable.handOver(now) * 0 {"}}, standsIn},
 	{"an abandoned call goes on when it ends", []edit{{"runtime/worker/call.go", "	if !l.abandoned.end(c) {\n		return false\n	}\n	finish(err)", "	l.abandoned.end(c)\n	finish(err)"}}, finishing},
+	{"a token passes a failed event by its position", []edit{{"runtime/worker/segment.go", "parts.Cover(&eventsource.Event{Position: f.Position, Mark: f.EventMark})", "parts[0].Coverage.Position() >= f.Position"}}, lateFailures},
+	{"the transaction of a failed event is not stored", []edit{{"runtime/worker/failure.go", "EventMark: f.event.mark, ", ""}}, lateFailures},
+	{"a token that has passed a failed event is not written", []edit{{"runtime/worker/move.go", " || s.isBeyondFailure(s.parts) {", " {"}}, lateFailures},
 	{"a suspect segment's call has no mark", []edit{{"runtime/worker/suspect.go", "return l.store.Mark(ctx, s.Token.Epoch, s.Token.Version, m)", "return nil"}}, unended},
 	{"a call that ignores its context is waited for", []edit{{"runtime/worker/call.go", "if !l.abandoned.add(g.name, c) {", "if c != nil {"}}, hanging},
 	{"the worker's clock says how long its lease runs", []edit{

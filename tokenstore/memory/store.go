@@ -342,7 +342,7 @@ func (s Store) Mark(_ context.Context, epoch, version int64, m tokenstore.Failur
 		now := s.now()
 		f = tokenstore.Failure{Key: m.Key, Position: m.Position, Tried: []int64{}, RetryAt: now, FailedAt: now, Since: now}
 	}
-	f.Calling, f.Last, f.Type, f.Stream = m.Calling, m.Last, m.Type, m.Stream
+	f.Calling, f.Last, f.EventMark, f.Type, f.Stream = m.Calling, m.Last, m.EventMark, m.Type, m.Stream
 	s.failures[m.Key] = f
 	return nil
 }

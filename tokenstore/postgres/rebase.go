@@ -97,6 +97,7 @@ func settle(ctx context.Context, tx pgx.Tx, in func(string) string, before, afte
 	}
 	for _, command := range []string{
 		"UPDATE {{schema}}.token SET epoch = epoch + 1, version = version + 1, owner = 0",
+		"UPDATE {{schema}}.failure SET event_mark = 0", // events may have got other transactions
 		"UPDATE {{schema}}.worker SET state = 'Ended' WHERE state <> 'Ended'",
 		"UPDATE {{schema}}.meta SET system_identifier = (SELECT system_identifier FROM pg_control_system())",
 	} {

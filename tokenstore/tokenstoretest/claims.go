@@ -74,7 +74,7 @@ var claims = map[string]func(*world){
 	"attempts at an event are stored for the owner only, and cleared": func(w *world) {
 		w.declare(1)
 		t := w.owned()[0]
-		f := tokenstore.Failure{Key: t.Key, Position: 3, Attempts: 1, Message: "no such account"}
+		f := tokenstore.Failure{Key: t.Key, Position: 3, EventMark: 7, Attempts: 1, Message: "no such account"}
 		for _, wrong := range []struct{ epoch, version int64 }{{t.Epoch - 1, t.Version}, {t.Epoch, t.Version - 1}, {t.Epoch + 1, t.Version}} {
 			if err := w.Store.Fail(w.ctx, wrong.epoch, wrong.version, f, time.Second); !errors.Is(err, tokenstore.ErrFenced) {
 				w.Errorf("under epoch %d and version %d: %v, want ErrFenced", wrong.epoch, wrong.version, err)
@@ -85,7 +85,7 @@ var claims = map[string]func(*world){
 		w.must(w.Store.Fail(w.ctx, t.Epoch, t.Version, f, 20*time.Second))
 		got, err := w.Store.Failures(w.ctx, processor)
 		w.must(err)
-		if len(got) != 1 || got[0].Attempts != 2 || got[0].Message != "still none" || got[0].Position != 3 || got[0].RetryAt.Sub(got[0].FailedAt).Round(time.Second) != 20*time.Second {
+		if len(got) != 1 || got[0].Attempts != 2 || got[0].Message != "still none" || got[0].Position != 3 || got[0].EventMark != 7 || got[0].RetryAt.Sub(got[0].FailedAt).Round(time.Second) != 20*time.Second {
 			w.Fatalf("failures %+v", got)
 		}
 		failures := func() int {
@@ -111,7 +111,7 @@ var claims = map[string]func(*world){
 	"the mark of a call is stored for the owner only, outlives its claim, and keeps attempts": func(w *world) {
 		w.declare(1)
 		t := w.owned()[0]
-		mark := tokenstore.Failure{Key: t.Key, Position: 3, Last: 5, Calling: true, Type: "Counted", Stream: "s"}
+		mark := tokenstore.Failure{Key: t.Key, Position: 3, Last: 5, EventMark: 8, Calling: true, Type: "Counted", Stream: "s"}
 		for _, wrong := range []struct{ epoch, version int64 }{{t.Epoch - 1, t.Version}, {t.Epoch, t.Version + 1}} {
 			if err := w.Store.Mark(w.ctx, wrong.epoch, wrong.version, mark); !errors.Is(err, tokenstore.ErrFenced) {
 				w.Errorf("under epoch %d and version %d: %v, want ErrFenced", wrong.epoch, wrong.version, err)
@@ -126,7 +126,7 @@ var claims = map[string]func(*world){
 			return all[0]
 		}
 		w.must(w.Store.Mark(w.ctx, t.Epoch, t.Version, mark))
-		if f := one(); !f.Marks(3) || !f.Marks(5) || f.Marks(6) || f.Attempts != 0 || f.Type != "Counted" || f.Stream != "s" {
+		if f := one(); !f.Marks(3) || !f.Marks(5) || f.Marks(6) || f.Attempts != 0 || f.EventMark != 8 || f.Type != "Counted" || f.Stream != "s" {
 			w.Errorf("the mark is %+v", f)
 		}
 		failures, err := w.Store.Failures(w.ctx, processor)
