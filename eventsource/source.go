@@ -62,8 +62,11 @@ type Replay struct {
 type Coverage interface {
 	// Covers reports whether the event has been given. It needs the event's position and mark.
 	Covers(e *Event) bool
-	// Position up to which, roughly, events are covered.
+	// Position up to which, roughly, events are covered: for ordering and display.
 	Position() int64
+	// Distance is how far to, a coverage of the same source, is ahead of this one: what
+	// progress.Algebra says of their progress. It is called often, under locks, so it must be cheap.
+	Distance(to Coverage) int64
 	// Progress is the coverage in the format in which a token stores it.
 	Progress() progress.Progress
 }
@@ -75,6 +78,10 @@ type Page struct {
 	Events []*Event
 	// More says that the page ended at its limit, or at one of the source's own on its size: reading on at once is worth it.
 	More bool
+	// Spacing is how far apart two neighbours among the page's events are, as Coverage.Distance counts
+	// it; 0 if it is not known, as with fewer than two events. Readers tell by it how many events a
+	// distance is.
+	Spacing float64
 	// After returns the coverage c with the events of this page added, in their order, up to and
 	// including last, which is one of them or a copy. c is one of those that the page was read
 	// from, or was returned by an earlier call with an event before: so a page can be handled in
@@ -100,8 +107,10 @@ type Source interface {
 	// the segments are needed, an empty list means all; a page may hold others. A page may end before the limit, but not before
 	// its first event.
 	Read(ctx context.Context, from []Coverage, segments []segment.Segment, limit int) (Page, error)
-	// Head is a position such that a coverage at it has, but for late events, all that there is: for figures of lag.
-	Head(ctx context.Context) (int64, error)
+	// Head returns a coverage that has come as far as any event that there is: how far other coverages
+	// are behind all events is their distance to it. It need not say which events it covers, so it is
+	// neither read from nor stored.
+	Head(ctx context.Context) (Coverage, error)
 }
 
 // StartPositionError says what is wrong with a place.

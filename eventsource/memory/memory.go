@@ -96,6 +96,9 @@ func (c coverage) Covers(e *eventsource.Event) bool { return e.Position <= int64
 // Position implements eventsource.Coverage.
 func (c coverage) Position() int64 { return int64(c) }
 
+// Distance implements eventsource.Coverage.
+func (c coverage) Distance(to eventsource.Coverage) int64 { return max(to.Position()-int64(c), 0) }
+
 // Progress implements eventsource.Coverage.
 func (c coverage) Progress() progress.Progress { return progress.Progress{Position: int64(c)} }
 
@@ -182,7 +185,7 @@ func (s Source) Read(_ context.Context, from []eventsource.Coverage, segments []
 		}
 		return coverage(max(c.Position(), to))
 	}
-	return eventsource.Page{Events: page, More: end < int64(len(events)), After: after}, nil
+	return eventsource.Page{Events: page, More: end < int64(len(events)), Spacing: eventsource.Spacing(page), After: after}, nil
 }
 
 func wanted(e *eventsource.Event, segments []segment.Segment) bool {
@@ -195,7 +198,9 @@ func wanted(e *eventsource.Event, segments []segment.Segment) bool {
 }
 
 // Head implements eventsource.Source.
-func (s Source) Head(context.Context) (int64, error) { return int64(len(s.log.all())), nil }
+func (s Source) Head(context.Context) (eventsource.Coverage, error) {
+	return coverage(len(s.log.all())), nil
+}
 
 // Check implements eventsource.Checker.
 func (Source) Check(context.Context) error { return nil }

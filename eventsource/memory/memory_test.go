@@ -97,6 +97,17 @@ func TestDistanceIsHowManyPositionsOneIsAhead(t *testing.T) {
 			if got, err := source.Distance(c.from, c.to); err != nil || got != c.want {
 				t.Errorf("%d, %v, want %d", got, err, c.want)
 			}
+			from, err := source.Parse(c.from)
+			if err != nil {
+				t.Fatal(err)
+			}
+			to, err := source.Parse(c.to)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := from.Distance(to); got != c.want {
+				t.Errorf("%d between the coverages, want %d", got, c.want)
+			}
 		})
 	}
 	other := progress.Progress{Position: 7, State: "3:4:"}

@@ -87,7 +87,7 @@ func (s *Source) Distance(from, to progress.Progress) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return max(y.Position()-x.Position(), 0), nil
+	return x.Distance(y), nil
 }
 
 func (s *Source) combine(a, b progress.Progress, with func(x, y *coverage) *coverage) (progress.Progress, error) {

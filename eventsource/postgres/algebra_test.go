@@ -110,6 +110,9 @@ func TestDistanceIsHowManyPositionsOneIsAheadAtMost(t *testing.T) {
 					if err != nil || d < 0 {
 						t.Fatalf("from %v to %v: %d, %v", from.Progress(), to.Progress(), d, err)
 					}
+					if same := from.Distance(to); same != d {
+						t.Fatalf("from %v to %v: %d, but %d between the coverages", from.Progress(), to.Progress(), d, same)
+					}
 					return d
 				}
 				a, b, between := draw("a"), draw("b"), draw("between")

@@ -16,7 +16,7 @@ func (s *Source) refuseBeyond(ctx context.Context, at progress.StartPosition, fi
 	if at.Type == progress.AtTimestamp {
 		return s.refuseFuture(ctx, at.Timestamp)
 	}
-	head, err := s.Head(ctx)
+	head, err := s.head(ctx)
 	if err != nil {
 		return err
 	}

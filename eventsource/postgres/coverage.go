@@ -45,6 +45,9 @@ func (c *coverage) Position() int64 {
 	return c.steps[len(c.steps)-1].through
 }
 
+// Distance implements eventsource.Coverage.
+func (c *coverage) Distance(to eventsource.Coverage) int64 { return max(to.Position()-c.Position(), 0) }
+
 // with returns the coverage with a step added, without those steps that it makes superfluous.
 func (c *coverage) with(s step) *coverage {
 	if s.through <= 0 || c.at(s.through).Contains(s.snapshot) {

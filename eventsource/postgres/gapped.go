@@ -33,6 +33,9 @@ func (c *gapped) Covers(e *eventsource.Event) bool { return c.set.has(e.Position
 // Position is the highest that is covered, 0 without any.
 func (c *gapped) Position() int64 { return c.set.last() }
 
+// Distance implements eventsource.Coverage.
+func (c *gapped) Distance(to eventsource.Coverage) int64 { return max(to.Position()-c.Position(), 0) }
+
 // gapsWord stands in a token between the names of the table and its column, and the runs.
 const gapsWord = " gaps"
 

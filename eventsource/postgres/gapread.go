@@ -110,7 +110,8 @@ func (s *Source) readGapped(ctx context.Context, k *known, from []*gapped, limit
 	if q.stuck(a, full) {
 		return eventsource.Page{}, s.tooMany(a)
 	}
-	return eventsource.Page{Events: inOrder(p.events, a), More: full || a.upTo < p.last() || q.another(a), After: a.after}, nil
+	events := inOrder(p.events, a)
+	return eventsource.Page{Events: events, More: full || a.upTo < p.last() || q.another(a), Spacing: eventsource.Spacing(events), After: a.after}, nil
 }
 
 // fillGaps asks the question.

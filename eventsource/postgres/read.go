@@ -133,7 +133,7 @@ func (s *Source) read(ctx context.Context, k *known, from []*coverage, filter sl
 	if s.events.table != nil && len(k.facts.parents) > 0 {
 		s.watch.vouched(r.through, r.snapshot)
 	}
-	return eventsource.Page{Events: p.events, More: r.more, After: r.after}, nil
+	return eventsource.Page{Events: p.events, More: r.more, Spacing: eventsource.Spacing(p.events), After: r.after}, nil
 }
 
 // fill takes a page's rows, and reports whether there may be more.

@@ -188,8 +188,25 @@ func (s *Source) Parse(p progress.Progress) (eventsource.Coverage, error) {
 	return c, nil
 }
 
-// Head is the highest position that has been given out.
-func (s *Source) Head(ctx context.Context) (int64, error) {
+// Head implements eventsource.Source. It is at the highest position that has been given out. It
+// covers at most that position, so that a reader which did begin there would miss nothing else.
+func (s *Source) Head(ctx context.Context) (eventsource.Coverage, error) {
+	head, err := s.head(ctx)
+	switch {
+	case err != nil:
+		return nil, err
+	case s.gaps != nil && head > 0:
+		return &gapped{table: s.events.name(), set: ranges{{head, head}}}, nil
+	case s.gaps != nil:
+		return &gapped{table: s.events.name()}, nil
+	case head > 0:
+		return &coverage{s.events.name(), []step{{through: head}}}, nil
+	}
+	return &coverage{table: s.events.name()}, nil
+}
+
+// head is the highest position that has been given out.
+func (s *Source) head(ctx context.Context) (int64, error) {
 	var head int64
 	if err := s.db.QueryRow(ctx, s.events.head).Scan(&head); err != nil {
 		return 0, fmt.Errorf("looking for the head of the events: %w", err)

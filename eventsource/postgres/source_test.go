@@ -143,14 +143,52 @@ func TestEveryTransactionThatEndsAfterLatestWasAskedIsGiven(t *testing.T) {
 	}
 }
 
-func TestHeadIsTheHighestPosition(t *testing.T) {
-	db := database(t)
-	source := postgres.NewSource(db, schema)
-	for want := range int64(2) {
-		if head, err := source.Head(t.Context()); err != nil || head != want {
-			t.Errorf("head %d, error %v, want %d", head, err, want)
-		}
-		exec(t, db, `INSERT INTO sluice.event (stream_id, version, type, data) VALUES ('a', $1, 'T', '{}')`, want+1)
+// TestHeadIsAsFarAsEvents has a reader that has read everything be at no distance from the head, and
+// one that has read nothing.
+func TestHeadIsAsFarAsEvents(t *testing.T) {
+	for name, make := range map[string]func(testing.TB) *subject{"own table": subjects["own table"], "outbox": subjects["outbox"], "gaps": serialTable} {
+		t.Run(name, func(t *testing.T) {
+			on := make(t)
+			start := newReader(t, on.source, progress.StartPosition{Type: progress.Earliest}, segment.Root).coverage
+			for want := range int64(3) {
+				head, err := on.source.Head(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if ahead, behind := start.Distance(head), head.Distance(start); head.Position() != want || ahead != want || behind != 0 {
+					t.Errorf("after %d events the head is at %d, %d ahead of the start and %d behind it", want, head.Position(), ahead, behind)
+				}
+				r := newReader(t, on.source, progress.StartPosition{Type: progress.Earliest}, segment.Root)
+				r.next(10)
+				if ahead, behind := head.Distance(r.coverage), r.coverage.Distance(head); ahead != 0 || behind != 0 {
+					t.Errorf("after %d events who has read them is %d ahead of the head and %d behind it", want, ahead, behind)
+				}
+				if err := on.append(t.Context(), "a", 1); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// TestPagesSayHowFarApartTheirEventsAre has positions that are ten apart.
+func TestPagesSayHowFarApartTheirEventsAre(t *testing.T) {
+	for name, make := range map[string]func(testing.TB) *subject{"outbox": subjects["outbox"], "gaps": serialTable} {
+		t.Run(name, func(t *testing.T) {
+			on := make(t)
+			r := newReader(t, on.source, progress.StartPosition{Type: progress.Earliest}, segment.Root)
+			for _, want := range []float64{0, 10} {
+				if page := r.next(10); page.Spacing != want {
+					t.Errorf("%d events are %v apart, want %v", len(page.Events), page.Spacing, want)
+				}
+				for range 5 {
+					exec(t, on.db, "SELECT nextval('outbox_id_seq') FROM generate_series(1, 9)")
+					if err := on.append(t.Context(), "a", 1); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		})
 	}
 }
 
@@ -183,6 +221,7 @@ func TestReadRefusesWhatItCannotDo(t *testing.T) {
 
 type foreign struct{}
 
-func (foreign) Covers(*eventsource.Event) bool { return false }
-func (foreign) Position() int64                { return 0 }
-func (foreign) Progress() progress.Progress    { return progress.Progress{} }
+func (foreign) Covers(*eventsource.Event) bool      { return false }
+func (foreign) Position() int64                     { return 0 }
+func (foreign) Distance(eventsource.Coverage) int64 { return 0 }
+func (foreign) Progress() progress.Progress         { return progress.Progress{} }

@@ -104,10 +104,10 @@ type Feed struct {
 	spacing  spacing
 	refused  bool // the budget kept a read from beginning
 	reading  int
-	reads    map[*read]bool // that run
-	behind   int            // of these, reads for segments that are not near the tail
-	tail     int64          // the highest position up to which a read has found that there is no more
-	interval time.Duration  // until the next look, when nothing wakes the feed before
+	reads    map[*read]bool       // that run
+	behind   int                  // of these, reads for segments that are not near the tail
+	tail     eventsource.Coverage // the farthest one up to which there is known to be no more; nil at first
+	interval time.Duration        // until the next look, when nothing wakes the feed before
 	wake     chan struct{}
 	idle     chan *read     // taken by a goroutine that has read before
 	readers  sync.WaitGroup // goroutines that read
@@ -120,8 +120,8 @@ func New(source eventsource.Source, options Options, log *slog.Logger, deliver f
 	options = options.withDefaults()
 	permit := permit{needed: options.Permits != nil, wanted: make(chan struct{}, 1)}
 	return &Feed{source: source, options: options, log: log, deliver: deliver, failed: failed, interval: fastest,
-		budget: budget{total: options.Memory, page: PageBytes(options.Memory)},
-		permit: permit, tail: -1,
+		budget:  budget{total: options.Memory, page: PageBytes(options.Memory)},
+		permit:  permit,
 		members: map[tokenstore.Key]*Member{}, reads: map[*read]bool{}, wake: make(chan struct{}, 1), idle: make(chan *read)}
 }
 

@@ -188,15 +188,15 @@ func (m *Member) append(d *Delivery) {
 	m.feed.budget.keep(d)
 }
 
-// clusters groups members such that neighbours in a cluster are at most near positions apart.
+// clusters groups members such that the distance of neighbours in a cluster is at most near.
 // The cluster that has come farthest stands first: what happens now goes before what is to be made up for.
 func clusters(members []*Member, near int64) [][]*Member {
 	slices.SortFunc(members, func(a, b *Member) int {
-		return cmp.Or(cmp.Compare(b.position(), a.position()), cmp.Compare(a.key.Group, b.key.Group), cmp.Compare(a.key.Segment, b.key.Segment))
+		return cmp.Or(cmp.Compare(b.lowest().Position(), a.lowest().Position()), cmp.Compare(a.key.Group, b.key.Group), cmp.Compare(a.key.Segment, b.key.Segment))
 	})
 	var all [][]*Member
 	for i, m := range members {
-		if i == 0 || members[i-1].position()-m.position() > near {
+		if i == 0 || m.lowest().Distance(members[i-1].lowest()) > near {
 			all = append(all, nil)
 		}
 		all[len(all)-1] = append(all[len(all)-1], m)
@@ -213,11 +213,13 @@ func (m *Member) retained() (bytes int64) {
 	return bytes
 }
 
-// position is that of the member's part that is farthest behind.
-func (m *Member) position() int64 {
-	low := m.parts[0].Coverage.Position()
+// lowest is the coverage of the member's part that is farthest behind.
+func (m *Member) lowest() eventsource.Coverage {
+	low := m.parts[0].Coverage
 	for _, part := range m.parts[1:] {
-		low = min(low, part.Coverage.Position())
+		if part.Coverage.Position() < low.Position() {
+			low = part.Coverage
+		}
 	}
 	return low
 }

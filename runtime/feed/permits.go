@@ -91,7 +91,7 @@ func (f *Feed) lookForTail(ctx context.Context) {
 		return // reads will tell
 	}
 	f.mu.Lock()
-	f.tail = max(f.tail, head)
+	f.sawTail(head)
 	f.mu.Unlock()
 	f.signal()
 }

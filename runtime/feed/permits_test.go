@@ -9,15 +9,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/segment"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // Head of a line.
-func (l *line) Head(context.Context) (int64, error) {
+func (l *line) Head(context.Context) (eventsource.Coverage, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return int64(len(l.events)), nil
+	return upTo(len(l.events)), nil
 }
 
 // grow adds events to a line.

@@ -67,26 +67,26 @@ func (f *Feed) beginReads(ctx context.Context) (full []*Member) {
 	return full
 }
 
-// withoutRoom returns where the members stand that no read may take along.
-func (f *Feed) withoutRoom() (positions []int64) {
+// withoutRoom returns how far the members have come that no read may take along.
+func (f *Feed) withoutRoom() (coverages []eventsource.Coverage) {
 	for _, m := range f.members {
 		if !f.mayHaveMore(m) {
-			positions = append(positions, m.position())
+			coverages = append(coverages, m.lowest())
 		}
 	}
-	return positions
+	return coverages
 }
 
 // waitsFor reports whether the members of a cluster have enough waiting to let one near them that has no room take some of its own first. If it were left out
 // now, what is read would be read once more for it.
-func (f *Feed) waitsFor(noRoom []int64, members []*Member) bool {
+func (f *Feed) waitsFor(noRoom []eventsource.Coverage, members []*Member) bool {
 	for _, m := range members {
 		if m.buffered <= f.options.Buffer/enoughShare && m.retained() <= f.budget.total/roomShare/enoughShare {
 			return false
 		}
 	}
-	first, last := members[0].position(), members[len(members)-1].position()
-	return slices.ContainsFunc(noRoom, func(at int64) bool { return at >= last-f.near() && at <= first+f.near() })
+	first, last, near := members[0].lowest(), members[len(members)-1].lowest(), f.near()
+	return slices.ContainsFunc(noRoom, func(at eventsource.Coverage) bool { return at.Distance(last) <= near && first.Distance(at) <= near })
 }
 
 // enoughShare is the part of what a segment may have waiting, when a read for it begins, up to which it waits for no other.
@@ -112,13 +112,19 @@ func (f *Feed) freeReader(behind bool) bool {
 	return f.reading < f.options.Readers && same < f.options.Readers-1
 }
 
-// near is how many positions apart segments may be to be read for together. The caller holds the
-// lock.
+// near is how far apart segments may be to be read for together. The caller holds the lock.
 func (f *Feed) near() int64 { return f.spacing.of(f.options.Near) }
 
 // isNearTail reports whether a member is near the tail, as far as that is known. The caller holds the lock.
 func (f *Feed) isNearTail(m *Member) bool {
-	return f.tail >= 0 && m.position() >= f.tail-f.near()
+	return f.tail != nil && m.lowest().Distance(f.tail) <= f.near()
+}
+
+// sawTail takes note that there was nothing beyond a coverage. The caller holds the lock.
+func (f *Feed) sawTail(c eventsource.Coverage) {
+	if f.tail == nil || f.tail.Distance(c) > 0 {
+		f.tail = c
+	}
 }
 
 // readFor returns the read for a cluster, or nil where none is due.
@@ -285,7 +291,7 @@ func (f *Feed) finish(ctx context.Context, r *read, page eventsource.Page, err e
 		f.mu.Unlock()
 		return
 	}
-	f.spacing.learn(r.members, page.Events)
+	f.spacing.learn(r.members, page)
 	given := f.distribute(r.members, page, sorted)
 	f.plan(r.members, page)
 	f.mu.Unlock()
@@ -308,6 +314,6 @@ func (f *Feed) plan(members []*Member, page eventsource.Page) {
 		f.interval = min(f.interval*2, f.options.Slowest)
 	}
 	for _, m := range members {
-		f.tail = max(f.tail, m.position())
+		f.sawTail(m.lowest())
 	}
 }

@@ -17,9 +17,10 @@ import (
 // upTo covers the events up to a position.
 type upTo int64
 
-func (c upTo) Covers(e *eventsource.Event) bool { return e.Position <= int64(c) }
-func (c upTo) Position() int64                  { return int64(c) }
-func (c upTo) Progress() progress.Progress      { return progress.Progress{Position: int64(c)} }
+func (c upTo) Covers(e *eventsource.Event) bool       { return e.Position <= int64(c) }
+func (c upTo) Position() int64                        { return int64(c) }
+func (c upTo) Distance(to eventsource.Coverage) int64 { return max(to.Position()-int64(c), 0) }
+func (c upTo) Progress() progress.Progress            { return progress.Progress{Position: int64(c)} }
 
 // line is a source whose events are there from the beginning. It notes what it was asked to leave out.
 type line struct {
@@ -55,7 +56,7 @@ func (l *line) Read(_ context.Context, from []eventsource.Coverage, segments []s
 		}
 	}
 	last := low + int64(len(events))
-	return eventsource.Page{Events: events, More: more, After: func(c eventsource.Coverage, e *eventsource.Event) eventsource.Coverage {
+	return eventsource.Page{Events: events, More: more, Spacing: eventsource.Spacing(events), After: func(c eventsource.Coverage, e *eventsource.Event) eventsource.Coverage {
 		if e != nil {
 			return upTo(max(c.Position(), min(e.Position, last)))
 		}

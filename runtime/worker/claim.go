@@ -120,9 +120,13 @@ func (c *controller) prehistory(ctx context.Context, before, claimed []tokenstor
 		}
 	}
 	if len(h.unclean) > 0 || c.losses() > 0 {
-		h.head, err = c.source.Head(ctx)
+		head, err := c.source.Head(ctx)
+		if err != nil {
+			return h, err
+		}
+		h.head = head.Position()
 	}
-	return h, err
+	return h, nil
 }
 
 // losses is how many segments were lost with a batch whose outcome was unknown.

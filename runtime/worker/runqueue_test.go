@@ -22,9 +22,10 @@ type endless struct {
 
 type place int64
 
-func (p place) Covers(e *eventsource.Event) bool { return e.Position <= int64(p) }
-func (p place) Position() int64                  { return int64(p) }
-func (p place) Progress() progress.Progress      { return progress.Progress{Position: int64(p)} }
+func (p place) Covers(e *eventsource.Event) bool       { return e.Position <= int64(p) }
+func (p place) Position() int64                        { return int64(p) }
+func (p place) Distance(to eventsource.Coverage) int64 { return max(to.Position()-int64(p), 0) }
+func (p place) Progress() progress.Progress            { return progress.Progress{Position: int64(p)} }
 
 func (s endless) Parse(p progress.Progress) (eventsource.Coverage, error) {
 	return place(p.Position), nil

@@ -51,6 +51,8 @@ var (
 	finishing     = test{"./runtime/worker", "TestACallIsFinishedOnce", false}
 	hanging       = test{"./runtime/worker", "TestWhateverAHandlerDoesItsEventIsNamed/it_ignores_its_context", false}
 	misbehaving   = func(rows string) test { return test{"./controllers", "TestWhateverAHandlerDoes/" + rows, false} }
+	distances     = test{"./runtime/feed", "TestFeedTellsByTheSourcesDistances", false}
+	spacings      = test{"./eventsource/postgres", "TestPagesSayHowFarApart", false}
 	lateFailures  = test{"./runtime/worker", "TestAttemptsAtALateEvent", false}
 	clocks        = test{"./test/faults", "ByTheDatabasesClock", false}
 )
@@ -149,6 +151,10 @@ var mutants = []mutant{
 	{"a sequence may go back", []edit{{"eventsource/postgres/gapread.go", "if p.mark < c.Position() {", "if p.mark < 0 {"}}, altered},
 	{"a table that was emptied and restarted is read on", []edit{{"eventsource/postgres/tablewatch.go", "was.file != is.file && was.sequences[0].file != is.sequences[0].file", "was.file == 0"}}, altered},
 	{"row level security may hide rows", []edit{{"eventsource/postgres/plan.go", "func (s *Source) guarded() bool { return s.events.table != nil || ", "func (s *Source) guarded() bool { return "}}, altered},
+	{"segments are near by positions", []edit{{"runtime/feed/member.go", "m.lowest().Distance(members[i-1].lowest()) > near", "members[i-1].lowest().Position()-m.lowest().Position() > near"}}, distances},
+	{"segments wait for those before them only", []edit{{"runtime/feed/read.go", "at.Distance(last) <= near && first.Distance(at) <= near", "first.Distance(at) <= near && last.Distance(at) > 0"}}, distances},
+	{"the tail is near by positions", []edit{{"runtime/feed/read.go", "m.lowest().Distance(f.tail) <= f.near()", "f.tail.Position()-m.lowest().Position() <= f.near()"}}, distances},
+	{"pages of a table with gaps do not say how far apart events are", []edit{{"eventsource/postgres/gapread.go", "Spacing: eventsource.Spacing(events), ", ""}}, spacings},
 	{"an event without a key goes to one segment", []edit{{"runtime/feed/sort.go", "event.Unreadable != nil && !event.Unreadable.HasKey(x.by)", "false"}}, unreadable},
 	{"an event that cannot be read is handled", []edit{{"runtime/worker/executor.go", "if err := unreadable(c.events); err != nil {", "if err := unreadable(nil); err != nil {"}}, unreadable},
 	{"who is prepared has ended", []edit{{gapFence, "gone = gone || !f.last[id].prepared", "gone = false"}}, gaps},
