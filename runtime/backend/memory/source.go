@@ -27,8 +27,8 @@ func (s source) Read(ctx context.Context, from []eventsource.Coverage, segments 
 }
 
 // Head implements eventsource.Source.
-func (s source) Head(ctx context.Context) (int64, error) {
-	return ask(ctx, s.connection, Call{"Head", "", false}, func() (int64, error) { return s.Source.Head(ctx) })
+func (s source) Head(ctx context.Context) (eventsource.Coverage, error) {
+	return ask(ctx, s.connection, Call{"Head", "", false}, func() (eventsource.Coverage, error) { return s.Source.Head(ctx) })
 }
 
 // Check implements eventsource.Checker.
