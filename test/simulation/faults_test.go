@@ -231,7 +231,7 @@ func (w *world) replay() {
 	from := progress.StartPosition{Type: progress.Earliest}
 	if w.rand.IntN(3) == 0 {
 		head, _ := w.log.Source().Head(context.Background()) // it never fails
-		from = progress.StartPosition{Type: progress.AtPosition, Position: strconv.FormatInt(w.rand.Int64N(head+1), 10)}
+		from = progress.StartPosition{Type: progress.AtPosition, Position: strconv.FormatInt(w.rand.Int64N(head.Position()+1), 10)}
 	}
 	w.change(func() {
 		id := fmt.Sprint("replay-", len(w.replays)+1)

@@ -306,8 +306,8 @@ func (w *world) settled() string {
 	for _, t := range tokens {
 		groups[t.Group]++
 		for _, part := range t.Parts {
-			if part.Progress.Position < head {
-				return fmt.Sprintf("segment %s of %s is at %d of %d, owner %d", t.Range(), t.Group, part.Progress.Position, head, t.Owner)
+			if part.Progress.Position < head.Position() {
+				return fmt.Sprintf("segment %s of %s is at %d of %d, owner %d", t.Range(), t.Group, part.Progress.Position, head.Position(), t.Owner)
 			}
 		}
 	}
@@ -394,7 +394,7 @@ func (w *world) events() (all []history.Event) {
 	ctx, source := context.Background(), w.log.Source() // which never fails
 	head, _ := source.Head(ctx)
 	start, _ := source.Parse(progress.Progress{})
-	page, _ := source.Read(ctx, []eventsource.Coverage{start}, nil, int(head))
+	page, _ := source.Read(ctx, []eventsource.Coverage{start}, nil, int(head.Position()))
 	for _, e := range page.Events {
 		all = append(all, history.Event{Position: e.Position, Key: e.StreamID})
 	}
