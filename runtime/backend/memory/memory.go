@@ -189,7 +189,7 @@ func (w watch) WaitSessionEnd(ctx context.Context, incarnation int64) (bool, err
 		return w.PeerWatch.WaitSessionEnd(ctx, incarnation)
 	})
 	if ctx.Err() != nil {
-		return false, nil
+		err = nil // nobody waits any more
 	}
 	return ended, err
 }

@@ -119,14 +119,16 @@ func (t tokens) commit(ctx context.Context, call Call, advances []tokenstore.Adv
 // commitLate does the work of a transaction, and commits it after the caller has been given up.
 func (t tokens) commitLate(ctx context.Context, delivery Delivery, advances []tokenstore.Advance, work func(tokenstore.Tx) error) error {
 	worked := make(chan error)
-	go t.Store.InTx(context.WithoutCancel(ctx), advances, func(tx tokenstore.Tx) error {
-		err := work(tx)
-		worked <- err
-		if err == nil {
-			time.Sleep(delivery.Request + delivery.Late)
-		}
-		return err
-	})
+	go func() {
+		_ = t.Store.InTx(context.WithoutCancel(ctx), advances, func(tx tokenstore.Tx) error {
+			err := work(tx)
+			worked <- err
+			if err == nil {
+				time.Sleep(delivery.Request + delivery.Late)
+			}
+			return err
+		}) // nobody is there to hear how it ended
+	}()
 	if err := <-worked; err != nil {
 		return err
 	}
