@@ -104,6 +104,9 @@ func (s *Source) combine(a, b progress.Progress, with func(x, y *coverage) *cove
 
 // parse reads progress in this source's table.
 func (s *Source) parse(p progress.Progress) (*coverage, error) {
+	if isPlaced(p.State) {
+		return nil, errPlaced
+	}
 	if isGapped(p.State) {
 		return nil, &eventsource.InvalidError{Problem: "the group's tokens are progress of the time when spec.source.table.columns.transaction was not declared: take it out again, or declare a group with another name"}
 	}

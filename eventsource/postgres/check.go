@@ -41,14 +41,22 @@ func (s *Source) Check(ctx context.Context) error {
 		return ErrStandby
 	case known != found:
 		return fmt.Errorf("%w: system identifier %d instead of %d", ErrStoreChanged, uint64(found), uint64(known))
-	case encoding != "UTF8":
-		return &eventsource.InvalidError{Problem: fmt.Sprintf("the database's encoding is %s, and Sluice needs UTF8, in which it hashes streams and writes JSON: "+
-			"dump the database, and restore it into one that was created with TEMPLATE template0 ENCODING 'UTF8'", encoding)}
+	}
+	if err := checkEncoding(encoding); err != nil {
+		return err
 	}
 	if s.events.table != nil {
 		return s.checkTable(ctx) // hashes are Sluice's own: the database filters nothing
 	}
 	return s.checkHashes(ctx, segment.Vectors())
+}
+
+func checkEncoding(encoding string) error {
+	if encoding == "UTF8" {
+		return nil
+	}
+	return &eventsource.InvalidError{Problem: fmt.Sprintf("the database's encoding is %s, and Sluice needs UTF8, in which it hashes streams and writes JSON: "+
+		"dump the database, and restore it into one that was created with TEMPLATE template0 ENCODING 'UTF8'", encoding)}
 }
 
 func (s *Source) checkHashes(ctx context.Context, vectors [8]segment.Vector) error {

@@ -70,13 +70,13 @@ func exec(t testing.TB, db postgres.DB, sql string, args ...any) {
 // reader is one that reads alone and applies all that it reads.
 type reader struct {
 	t        testing.TB
-	source   *postgres.Source
+	source   eventsource.Source
 	segments []segment.Segment
 	coverage eventsource.Coverage
 	given    []*eventsource.Event // where a test notes them
 }
 
-func newReader(t testing.TB, source *postgres.Source, at progress.StartPosition, segments ...segment.Segment) *reader {
+func newReader(t testing.TB, source eventsource.Source, at progress.StartPosition, segments ...segment.Segment) *reader {
 	t.Helper()
 	progress, err := source.Start(t.Context(), at)
 	if err != nil {

@@ -18,11 +18,17 @@ func (s *Source) ReadSQL() string {
 	return k.page
 }
 
+// EndOfRecord is tested alone: a server is rarely at such a place.
+var EndOfRecord = endOfRecord
+
 // KeepPlan is what precedes it where pages follow one another.
 var KeepPlan = keepPlan
 
 // Steps of a coverage, or its ranges, which gaps divide.
 func Steps(c eventsource.Coverage) int {
+	if s, ok := c.(*separateCoverage); ok {
+		c = s.Coverage
+	}
 	if g, ok := c.(*gapped); ok {
 		return len(g.set)
 	}
@@ -34,6 +40,11 @@ func (s *Source) WithWindow(positions int64) *Source {
 	t := *s
 	t.window = positions
 	return &t
+}
+
+// WithWindow makes reads look at fewer positions at once.
+func (s *Separate) WithWindow(positions int64) *Separate {
+	return &Separate{s.Source.WithWindow(positions)}
 }
 
 // Round takes a round of proof, and returns the sequence's last number and the transactions that held its lock then.

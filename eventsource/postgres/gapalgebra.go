@@ -38,6 +38,9 @@ func (s *Source) containsGapped(a, b progress.Progress) (bool, error) {
 
 // parseGapped reads progress in this source's table.
 func (s *Source) parseGapped(p progress.Progress) (*gapped, error) {
+	if isPlaced(p.State) {
+		return nil, errPlaced
+	}
 	if p.State != "" && !isGapped(p.State) {
 		return nil, &eventsource.InvalidError{Problem: "the group's tokens are progress by spec.source.table.columns.transaction, which is not declared any more: put it back, or declare a group with another name"}
 	}

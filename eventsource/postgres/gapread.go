@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -88,14 +89,14 @@ var (
 )
 
 // readGapped is Read for a table without a column of transactions.
-func (s *Source) readGapped(ctx context.Context, k *known, from []*gapped, limit int) (eventsource.Page, error) {
+func (s *Source) readGapped(ctx context.Context, k *known, p *pageBuilder, from []*gapped, limit int) (eventsource.Page, error) {
 	proved, err := s.prove(ctx, k, from)
 	if err != nil {
 		return eventsource.Page{}, err
 	}
 	now := time.Now()
 	q := ask(from, proved, !s.gaps.reserved || dueForAll(from, now), now, limit)
-	p := &pageBuilder{linked: true}
+	p.linked = true
 	full, err := s.fillGaps(ctx, k, q, p, limit)
 	if err != nil {
 		return eventsource.Page{}, err
@@ -211,7 +212,7 @@ func (s *Source) prove(ctx context.Context, k *known, from []*gapped) (proved, e
 	g.mu.Lock()
 	g.meetShape(k.shape)
 	known, first := g.proved, g.round.IsZero()
-	due := !g.busy && time.Since(g.round) >= proofEvery && (first || slicesAny(from, func(c *gapped) bool { return len(c.set) > 1 || len(c.set) == 1 && c.set[0].from > 1 }))
+	due := !g.busy && time.Since(g.round) >= proofEvery && (first || slices.ContainsFunc(from, func(c *gapped) bool { return len(c.set) > 1 || len(c.set) == 1 && c.set[0].from > 1 }))
 	if due {
 		g.busy, g.round = true, time.Now()
 	}
@@ -233,15 +234,6 @@ func (s *Source) prove(ctx context.Context, k *known, from []*gapped) (proved, e
 		}
 	}
 	return s.takeRound(ctx, k, from)
-}
-
-func slicesAny(from []*gapped, is func(*gapped) bool) bool {
-	for _, c := range from {
-		if is(c) {
-			return true
-		}
-	}
-	return false
 }
 
 // takeRound reads the sequence's last number, and after that who holds its lock. Rounds come one

@@ -22,6 +22,10 @@ var withoutTransactions = map[string]func(testing.TB) *subject{
 	"taken early": func(t testing.TB) *subject {
 		return gapsTable(t, takeFirst, definition.PositionsTransaction, "public.outbox_id_seq")
 	},
+	"taken early, separate": func(t testing.TB) *subject {
+		on := gapsTable(t, takeFirst, definition.PositionsTransaction, "public.outbox_id_seq")
+		return separate(on, declared(unaltered(definition.PositionsTransaction, "public.outbox_id_seq")))
+	},
 	"reserved": func(t testing.TB) *subject {
 		return gapsTable(t, reserveBlocks, definition.PositionsReserved, "")
 	},

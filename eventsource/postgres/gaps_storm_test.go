@@ -24,7 +24,7 @@ func TestAStormOfRollbacksIsReadBehindAnOpenWriter(t *testing.T) {
 	exec(t, on.db, insertEvent)
 	_, open := begin(t, on, insertEvent)
 	var done atomic.Bool
-	g := newReaderGroup(t, "all", on.source, &done, 500, true, []segment.Segment{segment.Root})
+	g := newReaderGroup(t, "all", on.reads(), &done, 500, true, []segment.Segment{segment.Root})
 	m := g.members[0]
 	if _, err := g.read(g.members); err != nil { // what is taken before the reader's first rounds of proof the open writer may have taken
 		t.Fatal(err)

@@ -29,6 +29,8 @@ type mapping struct {
 	state string
 	// sliced says that the database can tell which segments an event belongs to.
 	sliced bool
+	// separate says that each page tells where it comes from, as the store is in another database.
+	separate bool
 	// Of a user's table, once the catalogs have been looked at:
 	shape string // an expression for its shape
 	mark  string // a query for the last number of the sequence that gaps are proved by; "NULL" where none are
@@ -99,7 +101,9 @@ func tableMapping(t definition.Table) mapping {
 func (m mapping) of(f *tableFacts, zone string) mapping {
 	t := *m.table
 	t.TimeZone = zone
+	separate := m.separate
 	m = tableMapping(t)
+	m.separate = separate
 	m.shape = shapeOf(m, f)
 	if m.gapped() && m.table.Positions != definition.PositionsReserved {
 		m.taken, m.mark = f.sequences[0].name, markOf(f.sequences[0].name)
@@ -179,6 +183,9 @@ func (m mapping) in(statement string) string {
 	about := "(" + m.head + ")::text"
 	if m.table != nil {
 		about = fmt.Sprintf("concat_ws('|', (%s), %s, coalesce((%s)::text, '-'), %s)", m.head, m.shape, m.mark, serverOf)
+	}
+	if m.separate {
+		about = fmt.Sprintf("concat_ws('%s', %s, %s)", originMark, about, originOf)
 	}
 	return strings.NewReplacer("{{table}}", m.relation, "{{position}}", m.position, "{{txid}}", m.txid, "{{since}}", m.since, "{{time}}", m.time, "{{events}}",
 		m.events+", "+m.time+" AS recorded_at"+m.contents+m.before,

@@ -29,7 +29,7 @@ func TestReadersGetEveryEventOnceAndInOrder(t *testing.T) {
 }
 
 func readersGetEveryEvent(t *testing.T, on *subject) {
-	source := on.source
+	source := on.reads()
 	w := &writers{t: t, on: on}
 	quarters, eighths := layout(t, 4), layout(t, 8)
 
@@ -44,7 +44,7 @@ func readersGetEveryEvent(t *testing.T, on *subject) {
 		add("a quarter", 20, i%2 == 0, s)
 	}
 	add("shared by eight", 50, true, eighths...)
-	groups = append(groups, newReaderGroup(t, "all, narrow window", source.WithWindow(500), &done, 100, false, []segment.Segment{segment.Root}))
+	groups = append(groups, newReaderGroup(t, "all, narrow window", on.narrow(500), &done, 100, false, []segment.Segment{segment.Root}))
 
 	var wg sync.WaitGroup
 	for _, g := range groups {
@@ -193,7 +193,7 @@ func inversions(truth map[int64]place) (count int) {
 // readerGroup reads for several members at once, each time for some of them: they join and leave.
 type readerGroup struct {
 	name     string
-	source   *postgres.Source
+	source   eventsource.Source
 	done     *atomic.Bool // the writers have ended
 	limit    int
 	random   *rand.Rand
@@ -214,7 +214,7 @@ type segmentReader struct {
 	stairs   atomic.Int64 // coverages of several steps
 }
 
-func newReaderGroup(t testing.TB, name string, source *postgres.Source, done *atomic.Bool, limit int, crashes bool, segments []segment.Segment) *readerGroup {
+func newReaderGroup(t testing.TB, name string, source eventsource.Source, done *atomic.Bool, limit int, crashes bool, segments []segment.Segment) *readerGroup {
 	g := &readerGroup{name: name, source: source, done: done, limit: limit, crashes: crashes, random: rand.New(rand.NewPCG(uint64(limit), rand.Uint64()))}
 	for _, s := range segments {
 		start, err := source.Start(t.Context(), progress.StartPosition{Type: progress.Earliest})
@@ -230,7 +230,7 @@ func newReaderGroup(t testing.TB, name string, source *postgres.Source, done *at
 	return g
 }
 
-func (m *segmentReader) restart(source *postgres.Source) (err error) {
+func (m *segmentReader) restart(source eventsource.Source) (err error) {
 	m.coverage, err = source.Parse(m.stored)
 	return err
 }
@@ -356,7 +356,7 @@ func TestALargeLateWriterIsDrainedInPages(t *testing.T) {
 }
 
 func aLargeLateWriterIsDrained(t *testing.T, on *subject) {
-	db, source := on.db, on.source
+	db, source := on.db, on.reads()
 	append := func(i int) {
 		if err := on.append(t.Context(), fmt.Sprint("s", i%20), 1); err != nil {
 			t.Error(err)

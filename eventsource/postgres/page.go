@@ -43,6 +43,7 @@ type pageBuilder struct {
 	mark     int64  // of the sequence by which gaps are proved; -1 where none was read
 	secured  bool   // row level security hides rows
 	shape    string // of the table, as it is known; what is read under another one is not used
+	origin   origin // where the source is separate
 
 	events []*eventsource.Event
 	linked bool   // where gaps are read, which need the links of events
@@ -108,7 +109,13 @@ func (p *pageBuilder) start() (err error) {
 		p.secured = true
 		return nil
 	}
-	about := strings.Split(string(p.stream), "|")
+	text, from, separate := strings.Cut(string(p.stream), originMark)
+	if separate {
+		if p.origin, err = parseOrigin(from); err != nil {
+			return err
+		}
+	}
+	about := strings.Split(text, "|")
 	if p.head, err = strconv.ParseInt(about[0], 10, 64); err != nil {
 		return fmt.Errorf("the server returned no highest position: %w", err)
 	}

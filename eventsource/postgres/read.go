@@ -66,30 +66,38 @@ func (s *Source) Read(ctx context.Context, from []eventsource.Coverage, segments
 	if len(from) == 0 || limit < 1 {
 		return eventsource.Page{}, fmt.Errorf("reading events: %d coverages and limit %d: both have to be at least 1", len(from), limit)
 	}
-	var page eventsource.Page
-	err := s.steadily(ctx, func(k *known) (err error) {
-		page, err = s.readKnown(ctx, k, from, filterFor(segments), limit)
-		return err
-	})
+	page, _, err := s.readFrom(ctx, from, segments, limit)
 	if err != nil {
 		return eventsource.Page{}, fmt.Errorf("reading events: %w", err)
 	}
 	return page, nil
 }
 
-func (s *Source) readKnown(ctx context.Context, k *known, from []eventsource.Coverage, filter sliceFilter, limit int) (eventsource.Page, error) {
+// readFrom reads a page, and returns where it comes from if the source is separate.
+func (s *Source) readFrom(ctx context.Context, from []eventsource.Coverage, segments []segment.Segment, limit int) (page eventsource.Page, origin origin, err error) {
+	err = s.steadily(ctx, func(k *known) (err error) {
+		page, origin, err = s.readKnown(ctx, k, from, filterFor(segments), limit)
+		return err
+	})
+	return page, origin, err
+}
+
+func (s *Source) readKnown(ctx context.Context, k *known, from []eventsource.Coverage, filter sliceFilter, limit int) (eventsource.Page, origin, error) {
+	p := &pageBuilder{}
 	if s.gaps != nil {
 		own, err := ownOf[*gapped](s, from, func(c *gapped) string { return c.table })
 		if err != nil {
-			return eventsource.Page{}, err
+			return eventsource.Page{}, origin{}, err
 		}
-		return s.readGapped(ctx, k, own, limit)
+		page, err := s.readGapped(ctx, k, p, own, limit)
+		return page, p.origin, err
 	}
 	own, err := ownOf[*coverage](s, from, func(c *coverage) string { return c.table })
 	if err != nil {
-		return eventsource.Page{}, err
+		return eventsource.Page{}, origin{}, err
 	}
-	return s.read(ctx, k, own, filter, limit)
+	page, err := s.read(ctx, k, p, own, filter, limit)
+	return page, p.origin, err
 }
 
 // ownOf returns coverages as those of this source's table.
@@ -107,7 +115,7 @@ func ownOf[C eventsource.Coverage](s *Source, from []eventsource.Coverage, table
 	return own, nil
 }
 
-func (s *Source) read(ctx context.Context, k *known, from []*coverage, filter sliceFilter, limit int) (eventsource.Page, error) {
+func (s *Source) read(ctx context.Context, k *known, p *pageBuilder, from []*coverage, filter sliceFilter, limit int) (eventsource.Page, error) {
 	bands, tail := lacking(from)
 	windowEnd := int64(maxPosition)
 	above, through, snapshots := make([]int64, len(bands)), make([]int64, len(bands)), make([]string, len(bands))
@@ -119,7 +127,6 @@ func (s *Source) read(ctx context.Context, k *known, from []*coverage, filter sl
 		windowEnd = tail + s.window
 		args = append(args, windowEnd, filter.mask, filter.bits)
 	}
-	p := &pageBuilder{}
 	full, err := s.readPage(ctx, k, p, limit, args...)
 	if err != nil {
 		return eventsource.Page{}, err

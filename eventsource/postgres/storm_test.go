@@ -17,7 +17,7 @@ import (
 
 // A third of all positions is missing, and a writer below all of them stays open: nobody waits for it, or for the holes, and it is not lost.
 func TestARollbackStormBehindAnOpenWriter(t *testing.T) {
-	for _, name := range []string{"own table", "outbox"} {
+	for _, name := range []string{"own table", "outbox", "own table, separate"} {
 		t.Run(name, func(t *testing.T) { aRollbackStorm(t, subjects[name](t)) })
 	}
 }
@@ -33,8 +33,8 @@ func aRollbackStorm(t *testing.T, on *subject) {
 	}
 	var done atomic.Bool
 	groups := []*readerGroup{
-		newReaderGroup(t, "all", on.source, &done, 50, true, []segment.Segment{segment.Root}),
-		newReaderGroup(t, "eighths", on.source, &done, 200, false, layout(t, 8)),
+		newReaderGroup(t, "all", on.reads(), &done, 50, true, []segment.Segment{segment.Root}),
+		newReaderGroup(t, "eighths", on.reads(), &done, 200, false, layout(t, 8)),
 	}
 	var reading sync.WaitGroup
 	read := func() {

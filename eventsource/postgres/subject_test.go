@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/eventsource/postgres"
 )
 
@@ -17,6 +18,7 @@ import (
 type subject struct {
 	db       *pgxpool.Pool
 	source   *postgres.Source
+	separate *postgres.Separate // read in place of source, if the tokens are elsewhere
 	append   func(ctx context.Context, stream string, n int) error
 	appendTx func(ctx context.Context, tx pgx.Tx, stream string, n int) error
 	insert   string // without rows: of stream, version, type and data
@@ -46,8 +48,32 @@ var subjects = map[string]func(testing.TB) *subject{
 	"partitioned by hash": func(t testing.TB) *subject {
 		return partitionedOutbox(t, "HASH", "WITH (MODULUS 3, REMAINDER 0)", "WITH (MODULUS 3, REMAINDER 1)", "WITH (MODULUS 3, REMAINDER 2)")
 	},
+	"own table, separate":   func(t testing.TB) *subject { return separate(ownTable(t), definition.Source{}) },
+	"outbox, separate":      func(t testing.TB) *subject { return separate(outboxTable(t, ""), declared(outbox)) },
 	"positions taken early": func(t testing.TB) *subject { return outboxTable(t, takeFirst) },
 	"positions reserved":    func(t testing.TB) *subject { return outboxTable(t, reserveBlocks) },
+}
+
+// separate has a subject be read as if the tokens were in another database.
+func separate(on *subject, source definition.Source) *subject {
+	on.separate = postgres.OpenSeparate(on.db, schema, source)
+	return on
+}
+
+// reads is what is read.
+func (s *subject) reads() eventsource.Source {
+	if s.separate != nil {
+		return s.separate
+	}
+	return s.source
+}
+
+// narrow is what is read, but looks at fewer positions at once.
+func (s *subject) narrow(window int64) eventsource.Source {
+	if s.separate != nil {
+		return s.separate.WithWindow(window)
+	}
+	return s.source.WithWindow(window)
 }
 
 func ownTable(t testing.TB) *subject { return ownSubject(t, database(t)) }

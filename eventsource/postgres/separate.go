@@ -1,0 +1,373 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/sluice-project/sluice/definition"
+	"github.com/sluice-project/sluice/eventsource"
+	"github.com/sluice-project/sluice/progress"
+	"github.com/sluice-project/sluice/segment"
+)
+
+// Separate is a Source in another database than the store. Tokens and events do not come from one
+// backup, so each progress says which database it is progress in, and has a witness: an event that
+// was there. Reading goes on from a progress only where both are still so.
+//
+// What must always hold beyond what Source says:
+//
+//   - A page is given out when all that it shows is on the disk of its server.
+//   - Coverages of one database are never used in another one.
+//   - Before the first page from a stored progress is given out, its witness was found by the server
+//     that the page comes from; every later page comes from the same start of that server.
+type Separate struct{ *Source }
+
+var (
+	_ eventsource.Source    = (*Separate)(nil)
+	_ eventsource.Checker   = (*Separate)(nil)
+	_ eventsource.Diagnoser = (*Separate)(nil)
+)
+
+// OpenSeparate returns the source that a definition declares in a database other than the store's.
+// The schema is that of Sluice's own table there. It asks the server for nothing yet.
+func OpenSeparate(db DB, schema string, source definition.Source) *Separate {
+	s := Open(db, schema, source)
+	s.separate()
+	return &Separate{s}
+}
+
+// separate has each page tell where it comes from.
+func (s *Source) separate() {
+	s.events.separate = true
+	if s.events.table == nil {
+		s.watch.known = &known{statements: s.events.statements()}
+	}
+}
+
+// Through is [Source.Through].
+func (s *Separate) Through(db DB) *Separate { return &Separate{s.Source.Through(db)} }
+
+// WithPageBytes is [Source.WithPageBytes].
+func (s *Separate) WithPageBytes(bytes int64) *Separate {
+	return &Separate{s.Source.WithPageBytes(bytes)}
+}
+
+// WithoutContents is [Source.WithoutContents].
+func (s *Separate) WithoutContents() *Separate { return &Separate{s.Source.WithoutContents()} }
+
+// Check implements eventsource.Checker.
+func (s *Separate) Check(ctx context.Context) error {
+	if s.events.table == nil {
+		return ofSource(s.Source.Check(ctx))
+	}
+	if _, err := s.whereNow(ctx); err != nil {
+		return ofSource(err)
+	}
+	var encoding string
+	if err := s.db.QueryRow(ctx, "SELECT current_setting('server_encoding')").Scan(&encoding); err != nil {
+		return ofSource(fmt.Errorf("checking the event table: %w", err))
+	}
+	if err := checkEncoding(encoding); err != nil {
+		return err
+	}
+	return ofSource(s.checkTable(ctx))
+}
+
+// separateError says that an error is of the database that spec.source names.
+type separateError struct{ err error }
+
+func (e *separateError) Error() string { return "the database of spec.source: " + e.err.Error() }
+func (e *separateError) Unwrap() error { return e.err }
+
+// ofSource has an error say which of the two databases it is of. Those that are about spec.source
+// say so themselves.
+func ofSource(err error) error {
+	if err == nil {
+		return nil
+	}
+	_, invalid := errors.AsType[*eventsource.InvalidError](err)
+	_, changed := errors.AsType[*eventsource.ChangedError](err)
+	_, place := errors.AsType[*eventsource.StartPositionError](err)
+	if invalid || changed || place {
+		return err
+	}
+	return &separateError{err}
+}
+
+// separateCoverage is a coverage in a database.
+type separateCoverage struct {
+	eventsource.Coverage
+	database string // empty as long as nothing has been given
+	witness  witness
+	server   string // where the witness was found; empty until somebody has looked
+}
+
+// Progress implements eventsource.Coverage.
+func (c *separateCoverage) Progress() progress.Progress {
+	return placed{c.Coverage.Progress(), c.database, c.witness}.progress()
+}
+
+// Parse implements eventsource.Source.
+func (s *Separate) Parse(p progress.Progress) (eventsource.Coverage, error) {
+	at, err := parsePlaced(p)
+	if err != nil {
+		return nil, err
+	}
+	inner, err := s.Source.Parse(at.inner)
+	if err != nil {
+		return nil, err
+	}
+	return &separateCoverage{Coverage: inner, database: at.database, witness: at.witness}, nil
+}
+
+// Read implements eventsource.Source.
+func (s *Separate) Read(ctx context.Context, from []eventsource.Coverage, segments []segment.Segment, limit int) (eventsource.Page, error) {
+	page, err := s.read(ctx, from, segments, limit)
+	if err != nil {
+		return eventsource.Page{}, ofSource(fmt.Errorf("reading events: %w", err))
+	}
+	return page, nil
+}
+
+func (s *Separate) read(ctx context.Context, from []eventsource.Coverage, segments []segment.Segment, limit int) (eventsource.Page, error) {
+	if len(from) == 0 || limit < 1 {
+		return eventsource.Page{}, fmt.Errorf("%d coverages and limit %d: both have to be at least 1", len(from), limit)
+	}
+	own, inner := make([]*separateCoverage, len(from)), make([]eventsource.Coverage, len(from))
+	for i, c := range from {
+		var ok bool
+		if own[i], ok = c.(*separateCoverage); !ok {
+			return eventsource.Page{}, fmt.Errorf("a coverage of type %T is of another source", c)
+		}
+		inner[i] = own[i].Coverage
+	}
+	if slices.ContainsFunc(own, func(c *separateCoverage) bool { return c.database != "" && c.server == "" }) {
+		if err := s.refuseReplaced(ctx, own); err != nil { // before anything is learnt from the wrong one
+			return eventsource.Page{}, err
+		}
+	}
+	page, origin, err := s.readFrom(ctx, inner, segments, limit)
+	if err == nil {
+		err = s.vouchFor(ctx, own, origin)
+	}
+	if err != nil {
+		return eventsource.Page{}, s.instead(ctx, own, err)
+	}
+	newest := newestOf(page.Events, s.timed())
+	given, after := page.Events, page.After
+	page.After = func(c eventsource.Coverage, last *eventsource.Event) eventsource.Coverage {
+		before := c.(*separateCoverage)
+		next := &separateCoverage{Coverage: after(before.Coverage, last), database: origin.database, witness: newest, server: origin.server}
+		if last != nil && len(given) > 0 && last.Position != given[len(given)-1].Position {
+			next.witness = newestOf([]*eventsource.Event{last}, s.timed())
+		}
+		if next.witness.position < before.witness.position {
+			next.witness = before.witness
+		}
+		return next
+	}
+	return page, nil
+}
+
+// vouchFor returns an error unless the coverages may be added to by a page from there.
+func (s *Separate) vouchFor(ctx context.Context, from []*separateCoverage, at origin) error {
+	for _, c := range from {
+		switch {
+		case c.database != "" && c.database != at.database:
+			return replaced(at.database, c.database)
+		case c.server != "" && c.server != at.server:
+			return ErrServerRestarted
+		}
+	}
+	if err := s.untilDurable(ctx, at); err != nil {
+		return err
+	}
+	return s.findWitnesses(ctx, from, at)
+}
+
+// instead returns what an error of a read comes from: snapshots and positions of another database
+// may fail to be read in many ways.
+func (s *Separate) instead(ctx context.Context, from []*separateCoverage, err error) error {
+	if errors.Is(err, eventsource.ErrStale) || ctx.Err() != nil {
+		return err
+	}
+	replaced := s.refuseReplaced(ctx, from)
+	if _, is := errors.AsType[*eventsource.InvalidError](replaced); is {
+		return replaced
+	}
+	return err
+}
+
+// refuseReplaced returns an error if the source is not in the database of the coverages any more.
+func (s *Separate) refuseReplaced(ctx context.Context, from []*separateCoverage) error {
+	now, err := s.whereNow(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range from {
+		if c.database != "" && c.database != now.database {
+			return replaced(now.database, c.database)
+		}
+	}
+	return nil
+}
+
+// replaced says that progress is in another database.
+func replaced(found, belongs string) error {
+	return &eventsource.InvalidError{Problem: fmt.Sprintf("postgres: the events come from %s, and the group's tokens are progress in %s, where the same positions are other events: "+
+		"connect to that database again, or replay the group from Earliest", describedDatabase(found), describedDatabase(belongs))}
+}
+
+func describedDatabase(database string) string {
+	server, number, _ := strings.Cut(database, "/")
+	return fmt.Sprintf("the database with the OID %s on the server with the system identifier %s", number, server)
+}
+
+// Start implements eventsource.Source.
+func (s *Separate) Start(ctx context.Context, at progress.StartPosition) (progress.Progress, error) {
+	p, err := s.start(ctx, at)
+	return p, ofSource(err)
+}
+
+func (s *Separate) start(ctx context.Context, at progress.StartPosition) (progress.Progress, error) {
+	before, err := s.whereNow(ctx)
+	if err != nil {
+		return progress.Progress{}, err
+	}
+	inner, err := s.Source.Start(ctx, at)
+	if err != nil || inner == (progress.Progress{}) { // nothing is nothing in any database
+		return inner, err
+	}
+	seen, err := s.newest(ctx, inner.Position)
+	if err != nil {
+		return progress.Progress{}, err
+	}
+	after, err := s.whereNow(ctx)
+	if err != nil {
+		return progress.Progress{}, err
+	}
+	if before.server != after.server || before.database != after.database {
+		return progress.Progress{}, ErrServerRestarted
+	}
+	if err := s.untilDurable(ctx, after); err != nil {
+		return progress.Progress{}, err
+	}
+	return placed{inner, after.database, seen}.progress(), nil
+}
+
+// Head implements eventsource.Source.
+func (s *Separate) Head(ctx context.Context) (int64, error) {
+	head, err := s.Source.Head(ctx)
+	return head, ofSource(err)
+}
+
+// Union implements progress.Algebra.
+func (s *Separate) Union(a, b progress.Progress) (progress.Progress, error) {
+	return s.combine(a, b, s.Source.Union)
+}
+
+// Intersect implements progress.Algebra.
+func (s *Separate) Intersect(a, b progress.Progress) (progress.Progress, error) {
+	return s.combine(a, b, s.Source.Intersect)
+}
+
+// Contains implements progress.Algebra.
+func (s *Separate) Contains(a, b progress.Progress) (bool, error) {
+	x, y, err := parseBoth(a, b)
+	if err != nil {
+		return false, err
+	}
+	return s.Source.Contains(x.inner, y.inner)
+}
+
+func (s *Separate) combine(a, b progress.Progress, with func(a, b progress.Progress) (progress.Progress, error)) (progress.Progress, error) {
+	x, y, err := parseBoth(a, b)
+	if err != nil {
+		return progress.Progress{}, err
+	}
+	inner, err := with(x.inner, y.inner)
+	if err != nil {
+		return progress.Progress{}, err
+	}
+	both := placed{inner, x.database, x.witness}
+	if both.database == "" {
+		both.database = y.database
+	}
+	if y.witness.position > both.witness.position {
+		both.witness = y.witness // also of what both have: whichever was there has to be there still
+	}
+	return both.progress(), nil
+}
+
+func parseBoth(a, b progress.Progress) (x, y placed, err error) {
+	if x, err = parsePlaced(a); err != nil {
+		return x, y, err
+	}
+	if y, err = parsePlaced(b); err != nil {
+		return x, y, err
+	}
+	if x.database != "" && y.database != "" && x.database != y.database {
+		return x, y, replaced(x.database, y.database)
+	}
+	return x, y, nil
+}
+
+// placed is progress in a database.
+type placed struct {
+	inner    progress.Progress
+	database string
+	witness  witness
+}
+
+// Progress in a separate source is written as "@", the database, a blank, the witness if there is
+// one and a blank, "|" and the progress as it would be in the store's database.
+const placedMark = "@"
+
+func (p placed) progress() progress.Progress {
+	if p.inner == (progress.Progress{}) {
+		return p.inner
+	}
+	var text strings.Builder
+	text.WriteString(placedMark)
+	text.WriteString(p.database)
+	text.WriteByte(' ')
+	if p.witness != (witness{}) {
+		text.WriteString(p.witness.String())
+		text.WriteByte(' ')
+	}
+	text.WriteByte('|')
+	text.WriteString(p.inner.State)
+	return progress.Progress{Position: p.inner.Position, State: text.String()}
+}
+
+// isPlaced reports whether progress is in a separate source.
+func isPlaced(state string) bool { return strings.HasPrefix(state, placedMark) }
+
+// errPlaced says that tokens are progress in a separate source, and the source is not.
+var errPlaced = &eventsource.InvalidError{Problem: "the group's tokens are progress in the database that spec.source.postgres named, where the same positions are other events: put it back, or declare a group with another name"}
+
+// parsePlaced reads what progress writes, and nothing else.
+func parsePlaced(p progress.Progress) (placed, error) {
+	if p == (progress.Progress{}) {
+		return placed{}, nil
+	}
+	if !isPlaced(p.State) {
+		return placed{}, &eventsource.InvalidError{Problem: "postgres: the group's tokens are progress in the store's database, where the same positions are other events: take postgres out again, or declare a group with another name"}
+	}
+	where, inner, _ := strings.Cut(p.State[len(placedMark):], "|")
+	database, rest, _ := strings.Cut(where, " ")
+	at := placed{inner: progress.Progress{Position: p.Position, State: inner}, database: database}
+	if text, has := strings.CutSuffix(rest, " "); has {
+		var err error
+		if at.witness, err = parseWitness(text); err != nil {
+			return placed{}, fmt.Errorf("progress %q: %w", p.State, err)
+		}
+	}
+	if at.progress() != p {
+		return placed{}, fmt.Errorf("progress at position %d: %q is not written as it would be", p.Position, p.State)
+	}
+	return at, nil
+}
