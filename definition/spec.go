@@ -143,9 +143,12 @@ const (
 
 // Source is where events come from; Type names the field that is set.
 type Source struct {
-	Type  string `json:"type"`
-	Table *Table `json:"table,omitempty"`
+	Type     string          `json:"type"`
+	Table    *Table          `json:"table,omitempty"`
+	Postgres *SourcePostgres `json:"postgres,omitempty"`
 }
+
+type SourcePostgres struct{ Schema string }
 
 // Types of a source.
 const (

@@ -19,6 +19,13 @@ type Diagnoser interface {
 	OpenWriters(ctx context.Context) ([]OpenWriter, time.Time, error)
 }
 
+// Notifier is a Source that announces new events.
+type Notifier interface {
+	// Wait returns when there may be new events. After an error some may not have been announced; the
+	// next call tries again. Only one goroutine may call it.
+	Wait(ctx context.Context) error
+}
+
 // OpenWriter is a transaction that has written events, or may have, and has not ended. Its own events
 // wait for that; no others do.
 type OpenWriter struct {

@@ -176,6 +176,13 @@ func (e *UnreadableError) Error() string {
 
 func (e *UnreadableError) Unwrap() error { return e.Err }
 
+// DatabaseError is an error of the database that events are read from, where that is not the
+// store's. It says nothing about the store.
+type DatabaseError struct{ Err error }
+
+func (e *DatabaseError) Error() string { return "the database of spec.source: " + e.Err.Error() }
+func (e *DatabaseError) Unwrap() error { return e.Err }
+
 // InvalidError says what in the database is not as the source is declared, and what to change. Nothing was read.
 type InvalidError struct{ Problem string }
 

@@ -44,7 +44,7 @@ func (s *Source) WithWindow(positions int64) *Source {
 
 // WithWindow makes reads look at fewer positions at once.
 func (s *Separate) WithWindow(positions int64) *Separate {
-	return &Separate{s.Source.WithWindow(positions)}
+	return &Separate{s.Source.WithWindow(positions), s.checked}
 }
 
 // Round takes a round of proof, and returns the sequence's last number and the transactions that held its lock then.

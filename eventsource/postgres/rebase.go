@@ -44,7 +44,7 @@ func Rebase(ctx context.Context, tx pgx.Tx, schema string, tables []definition.T
 	covered := make([]*coverage, len(progress))
 	for i, p := range progress {
 		var err error
-		if isGapped(p.State) { // positions mean the same on every server
+		if isPlaced(p.State) || isGapped(p.State) { // of another database; or positions, which mean the same on every server
 			covered[i] = &coverage{}
 		} else if covered[i], err = parseProgress(p); err != nil {
 			return nil, nil, err

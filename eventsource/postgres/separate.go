@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/eventsource"
@@ -23,7 +24,11 @@ import (
 //   - Coverages of one database are never used in another one.
 //   - Before the first page from a stored progress is given out, its witness was found by the server
 //     that the page comes from; every later page comes from the same start of that server.
-type Separate struct{ *Source }
+//   - A server whose tables are not as they have to be is not read.
+type Separate struct {
+	*Source
+	checked *atomic.Pointer[string] // the server that was found to be as it has to be; shared by copies
+}
 
 var (
 	_ eventsource.Source    = (*Separate)(nil)
@@ -36,7 +41,7 @@ var (
 func OpenSeparate(db DB, schema string, source definition.Source) *Separate {
 	s := Open(db, schema, source)
 	s.separate()
-	return &Separate{s}
+	return &Separate{s, &atomic.Pointer[string]{}}
 }
 
 // separate has each page tell where it comes from.
@@ -48,17 +53,19 @@ func (s *Source) separate() {
 }
 
 // Through is [Source.Through].
-func (s *Separate) Through(db DB) *Separate { return &Separate{s.Source.Through(db)} }
+func (s *Separate) Through(db DB) *Separate { return &Separate{s.Source.Through(db), s.checked} }
 
 // WithPageBytes is [Source.WithPageBytes].
 func (s *Separate) WithPageBytes(bytes int64) *Separate {
-	return &Separate{s.Source.WithPageBytes(bytes)}
+	return &Separate{s.Source.WithPageBytes(bytes), s.checked}
 }
 
 // WithoutContents is [Source.WithoutContents].
-func (s *Separate) WithoutContents() *Separate { return &Separate{s.Source.WithoutContents()} }
+func (s *Separate) WithoutContents() *Separate {
+	return &Separate{s.Source.WithoutContents(), s.checked}
+}
 
-// Check implements eventsource.Checker.
+// Check implements eventsource.Checker. Reads check by themselves.
 func (s *Separate) Check(ctx context.Context) error {
 	if s.events.table == nil {
 		return ofSource(s.Source.Check(ctx))
@@ -76,12 +83,6 @@ func (s *Separate) Check(ctx context.Context) error {
 	return ofSource(s.checkTable(ctx))
 }
 
-// separateError says that an error is of the database that spec.source names.
-type separateError struct{ err error }
-
-func (e *separateError) Error() string { return "the database of spec.source: " + e.err.Error() }
-func (e *separateError) Unwrap() error { return e.err }
-
 // ofSource has an error say which of the two databases it is of. Those that are about spec.source
 // say so themselves.
 func ofSource(err error) error {
@@ -91,10 +92,11 @@ func ofSource(err error) error {
 	_, invalid := errors.AsType[*eventsource.InvalidError](err)
 	_, changed := errors.AsType[*eventsource.ChangedError](err)
 	_, place := errors.AsType[*eventsource.StartPositionError](err)
-	if invalid || changed || place {
+	_, said := errors.AsType[*eventsource.DatabaseError](err)
+	if invalid || changed || place || said {
 		return err
 	}
-	return &separateError{err}
+	return &eventsource.DatabaseError{Err: err}
 }
 
 // separateCoverage is a coverage in a database.
@@ -185,7 +187,26 @@ func (s *Separate) vouchFor(ctx context.Context, from []*separateCoverage, at or
 	if err := s.untilDurable(ctx, at); err != nil {
 		return err
 	}
+	if server := s.checked.Load(); server == nil || *server != at.server {
+		if err := s.Check(ctx); err != nil {
+			return err
+		}
+		if err := s.stillAt(ctx, at); err != nil {
+			return err
+		}
+		s.checked.Store(&at.server)
+	}
 	return s.findWitnesses(ctx, from, at)
+}
+
+// stillAt returns an error unless statements run where a page came from: those before have then,
+// too, since connections to a server that was stopped are lost.
+func (s *Separate) stillAt(ctx context.Context, page origin) error {
+	now, err := s.whereNow(ctx)
+	if err == nil && (now.server != page.server || now.database != page.database) {
+		err = ErrServerRestarted
+	}
+	return err
 }
 
 // instead returns what an error of a read comes from: snapshots and positions of another database
@@ -218,7 +239,7 @@ func (s *Separate) refuseReplaced(ctx context.Context, from []*separateCoverage)
 // replaced says that progress is in another database.
 func replaced(found, belongs string) error {
 	return &eventsource.InvalidError{Problem: fmt.Sprintf("postgres: the events come from %s, and the group's tokens are progress in %s, where the same positions are other events: "+
-		"connect to that database again, or replay the group from Earliest", describedDatabase(found), describedDatabase(belongs))}
+		"connect to that database again, or declare a group with another name", describedDatabase(found), describedDatabase(belongs))}
 }
 
 func describedDatabase(database string) string {

@@ -171,14 +171,7 @@ func (s *Separate) findWitnesses(ctx context.Context, from []*separateCoverage, 
 			return lostEvents(position, "there is none")
 		}
 	}
-	now, err := s.whereNow(ctx)
-	if err != nil {
-		return err
-	}
-	if now.server != at.server || now.database != at.database {
-		return ErrServerRestarted
-	}
-	return nil
+	return s.stillAt(ctx, at)
 }
 
 // lostEvents says that events are gone that were handled.

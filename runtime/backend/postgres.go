@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/sluice-project/sluice/definition"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/runtime/worker"
@@ -19,12 +20,18 @@ import (
 // Postgres is a store, and a source beside it.
 type Postgres struct {
 	// Target is the way to the server, asked at every connect.
-	Target func(ctx context.Context) (postgres.Target, error)
+	Target Target
 	// Schema of Sluice's tables.
 	Schema string
 	// Migrate brings the schema up to date where the role may.
 	Migrate bool
+	// Source returns the way to the database with the events, for definitions that say that they are
+	// not in the store's.
+	Source func(definition.SourcePostgres) (Target, error)
 }
+
+// Target finds the way to a database; it is asked at every connect.
+type Target = func(ctx context.Context) (postgres.Target, error)
 
 var _ worker.Backend = Postgres{}
 
@@ -34,15 +41,17 @@ type connection struct {
 	Postgres
 	*postgres.Member
 
-	control *pgxpool.Pool // for the directory
-	data    *pgxpool.Pool // for tokens and the source
-	reading *pgxpool.Pool // for pages of events
-	batches *pgxpool.Pool // for handlers
+	control   *pgxpool.Pool // for the directory
+	data      *pgxpool.Pool // for tokens, and for the source if it is in the store's database
+	elsewhere *pgxpool.Pool // for a source in a database of its own; nil if there is none
+	reading   *pgxpool.Pool // for pages of events
+	batches   *pgxpool.Pool // for handlers
 
 	directory *postgres.Directory
 	store     *postgres.Store
-	source    *eventspostgres.Source
-	pages     *eventspostgres.Source
+	source    worker.Source
+	pages     worker.Source
+	close     func() error        // closes what the source has opened; nil for nothing
 	log       *eventspostgres.Log // to notify readers of what a handler has appended
 	events    handler.Events      // where SQL handlers have them from
 }
@@ -76,27 +85,39 @@ func (p Postgres) membership(needs worker.Needs) postgres.Membership {
 	return m
 }
 
-func (c *connection) open(ctx context.Context, needs worker.Needs) error {
-	if err := c.openPools(needs); err != nil {
+func (c *connection) open(ctx context.Context, needs worker.Needs) (err error) {
+	from := c.Options() // where events are read
+	if declared := needs.Definition.Source.Postgres; declared != nil {
+		if from.Target, err = c.sourceTarget(*declared); err != nil {
+			return err
+		}
+		from.MaxConns = sourceConnections
+		if c.elsewhere, err = postgres.Open(from); err != nil {
+			return err
+		}
+	}
+	if err := c.openPools(needs, from); err != nil {
 		return err
 	}
-	return c.openStores(ctx, needs)
+	return c.openStores(ctx, needs, from)
 }
 
 // openPools makes pools that are large enough: nobody waits for a connection, stand-ins neither, and
 // abandoned calls keep theirs.
-func (c *connection) openPools(needs worker.Needs) (err error) {
+func (c *connection) openPools(needs worker.Needs, from postgres.Options) (err error) {
+	store := c.Options()
 	for _, p := range []struct {
 		pool     **pgxpool.Pool
+		options  postgres.Options
 		most     int
 		settings map[string]string
 	}{
-		{&c.control, 3, nil},
-		{&c.data, needs.Batches + 1, nil},
-		{&c.reading, needs.Readers + 1, eventspostgres.PageSettings()},
-		{&c.batches, needs.Batches + needs.Abandoned, nil},
+		{&c.control, store, 3, nil},
+		{&c.data, store, needs.Batches + 1, nil},
+		{&c.reading, from, needs.Readers + 1, eventspostgres.PageSettings()},
+		{&c.batches, store, needs.Batches + needs.Abandoned, nil},
 	} {
-		o := c.Options()
+		o := p.options
 		o.MaxConns, o.Settings = int32(p.most), p.settings
 		if *p.pool, err = postgres.Open(o); err != nil {
 			return err
@@ -105,11 +126,15 @@ func (c *connection) openPools(needs worker.Needs) (err error) {
 	return nil
 }
 
-func (c *connection) openStores(ctx context.Context, needs worker.Needs) error {
+func (c *connection) openStores(ctx context.Context, needs worker.Needs, from postgres.Options) error {
 	c.directory = postgres.NewDirectory(c.control, c.Schema)
 	c.store = postgres.NewStoreWithBatches(c.data, c.batches, c.Schema)
 	c.log = eventspostgres.NewLog(c.control, c.Schema)
 	c.store.OnAppend(c.log.Notify)
+	if c.elsewhere != nil {
+		c.openSeparate(needs, from)
+		return nil
+	}
 	source := eventspostgres.Open(c.data, c.Schema, needs.Definition.Source)
 	if err := source.Check(ctx); err != nil {
 		return err
@@ -165,7 +190,10 @@ func (c *connection) Close(abandoned bool) (err error) {
 			err = fmt.Errorf("a last notification was not sent: %w", err)
 		}
 	}
-	for _, pool := range []*pgxpool.Pool{c.data, c.reading, c.batches, c.control} {
+	if c.close != nil {
+		err = errors.Join(err, c.close())
+	}
+	for _, pool := range []*pgxpool.Pool{c.data, c.elsewhere, c.reading, c.batches, c.control} {
 		switch {
 		case pool == nil:
 		case abandoned: // calls have connections, and closing waits for those

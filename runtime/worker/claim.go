@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/sluice-project/sluice/tokenstore"
@@ -120,13 +121,21 @@ func (c *controller) prehistory(ctx context.Context, before, claimed []tokenstor
 		}
 	}
 	if len(h.unclean) > 0 || c.losses() > 0 {
-		head, err := c.source.Head(ctx)
-		if err != nil {
-			return h, err
-		}
-		h.head = head.Position()
+		h.head = c.headInTime(ctx)
 	}
 	return h, nil
+}
+
+// headInTime is the head of the events, or the highest position if the source does not tell in
+// time: segments are suspect for longer then, and nobody waits for a source that is not there.
+func (c *controller) headInTime(ctx context.Context) int64 {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	head, err := c.source.Head(ctx)
+	if err != nil {
+		return math.MaxInt64
+	}
+	return head.Position()
 }
 
 // losses is how many segments were lost with a batch whose outcome was unknown.

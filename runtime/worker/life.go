@@ -128,6 +128,9 @@ func (l *life) run(ctx context.Context, sessions *sessionKeeper) error {
 	running.Go(func() { sessions.run(parts) })
 	running.Go(func() { (&watcher{life: l}).run(parts) })
 	running.Go(func() { l.prepare(parts) })
+	if source, is := l.pages.(eventsource.Notifier); is {
+		running.Go(func() { l.listen(parts, source) })
+	}
 	running.Go(func() { l.replays(parts) })
 	running.Go(func() { l.watchWriters(parts) })
 	running.Go(func() { l.tellOfLive(parts) })

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
@@ -48,5 +49,26 @@ func (k *sessionKeeper) run(ctx context.Context) {
 		if err := k.session.Close(); err != nil {
 			k.log.Warn("closing the control connection", "error", err)
 		}
+	}
+}
+
+// listen has the feed look for new events whenever the source announces some, until the context
+// ends. The feed looks by itself too: without announcements events come a little later.
+func (l *life) listen(ctx context.Context, source eventsource.Notifier) {
+	wait := backoff{initial: 100 * time.Millisecond, max: 5 * time.Second}
+	for ctx.Err() == nil {
+		err := source.Wait(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		l.feed.Wake()
+		if err == nil {
+			wait.reset()
+			continue
+		}
+		if wait.last == 0 {
+			l.log.Warn("new events are not announced; looking for them meanwhile", "error", err)
+		}
+		sleep(ctx, jittered(wait.next()))
 	}
 }

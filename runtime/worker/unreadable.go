@@ -39,11 +39,14 @@ func (l *life) classify(err error) (tokenstore.FaultKind, string) {
 	return handler.Classify(err, l.errors)
 }
 
-// ofTheTable reports whether an error says that the table of events cannot be read as it is, which reads report. The worker goes on meanwhile: it can be drained, and its groups be replayed.
+// ofTheTable reports whether an error says that the table of events, or its own database, cannot be
+// read as it is, which reads report. The worker goes on meanwhile: it can be drained, and its groups
+// be replayed.
 func ofTheTable(err error) bool {
 	_, invalid := errors.AsType[*eventsource.InvalidError](err)
 	_, changed := errors.AsType[*eventsource.ChangedError](err)
-	return invalid || changed
+	_, elsewhere := errors.AsType[*eventsource.DatabaseError](err)
+	return invalid || changed || elsewhere
 }
 
 // readAgain has a segment's events read anew where the one that it waits for could not be.
