@@ -16,6 +16,7 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/definition/declare"
+	"github.com/sluice-project/sluice/eventsource"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/progress"
@@ -52,6 +53,8 @@ type world struct {
 	requested []tokenstore.ReplayRequest // replays, last
 	handlers  map[string]handler.Handler
 	log       *eventspostgres.Log
+	events    *pgxpool.Pool // to the database with the events, if it is not the store's
+	eventsURL string
 	drains    map[string]func() // by pod
 	registry  prometheus.Registerer
 
@@ -127,7 +130,10 @@ spec:
 		w.requested = replays
 	}
 	w.complete(w.requested)
-	source := eventspostgres.Open(w.pool, postgres.DefaultSchema, w.spec.Source)
+	var source eventsource.Source = eventspostgres.Open(w.pool, postgres.DefaultSchema, w.spec.Source)
+	if w.events != nil {
+		source = eventspostgres.OpenSeparate(w.events, postgres.DefaultSchema, w.spec.Source)
+	}
 	p := declare.Processor{Owner: tokenstore.Owner{Processor: processor}, Spec: w.spec, Definition: w.spec.Definition().ID(), Live: w.spec.Live(time.Now().UnixNano()),
 		Replicas: 3, Replays: w.requested}
 	err = declare.Write(ctx, w.store(), postgres.NewDirectory(w.pool, postgres.DefaultSchema), p, func(string, progress.StartPosition) (progress.Progress, error) {
@@ -148,6 +154,11 @@ func (w *world) target() func(context.Context) (postgres.Target, error) {
 	return target
 }
 
+// source is the way to the database with the events.
+func (w *world) source(definition.SourcePostgres) (backend.Target, error) {
+	return access.FromURL(w.eventsURL)
+}
+
 // start runs a worker and returns what drains it and waits until it has.
 func (w *world) start(pod string) (drain func()) {
 	w.t.Helper()
@@ -158,7 +169,7 @@ func (w *world) start(pod string) (drain func()) {
 	}
 	def := w.spec.Definition()
 	run := worker.New(worker.Options{Processor: processor, Pod: pod, Definition: def, DefinitionID: def.ID(), Handlers: w.handlers, Executors: w.executors, Memory: w.memory, CallGrace: w.grace,
-		Backend: backend.Postgres{Target: target, Schema: postgres.DefaultSchema}, Version: "test", Registry: w.registry,
+		Backend: backend.Postgres{Target: target, Schema: postgres.DefaultSchema, Source: w.source}, Version: "test", Registry: w.registry,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With("pod", pod)})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
