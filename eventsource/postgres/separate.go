@@ -304,6 +304,15 @@ func (s *Separate) Contains(a, b progress.Progress) (bool, error) {
 	return s.Source.Contains(x.inner, y.inner)
 }
 
+// Distance implements progress.Algebra.
+func (s *Separate) Distance(from, to progress.Progress) (int64, error) {
+	x, y, err := parseBoth(from, to)
+	if err != nil {
+		return 0, err
+	}
+	return s.Source.Distance(x.inner, y.inner)
+}
+
 func (s *Separate) combine(a, b progress.Progress, with func(a, b progress.Progress) (progress.Progress, error)) (progress.Progress, error) {
 	x, y, err := parseBoth(a, b)
 	if err != nil {

@@ -354,7 +354,7 @@ func refusedStartPositions(t *testing.T, log Log) {
 	}
 }
 
-// Union, Intersect and Contains agree with Covers.
+// Union, Intersect, Contains and Distance agree with Covers.
 func algebra(t *testing.T, log Log) {
 	appendSome(t, log, 3, 3)
 	source := log.Source(t)
@@ -400,6 +400,13 @@ func algebra(t *testing.T, log Log) {
 			}
 			if contains != (i >= j) {
 				t.Errorf("%d contains %d: %v", i, j, contains)
+			}
+			ahead, err := source.Distance(x, y)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if missing := int64(j - i); missing > 0 && ahead < missing || missing <= 0 && ahead != 0 {
+				t.Errorf("%d is ahead of %d by %d, and covers %d events more", j, i, ahead, missing)
 			}
 		}
 	}
