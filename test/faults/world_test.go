@@ -70,7 +70,8 @@ type world struct {
 	spec   definition.Spec
 	dir    string
 	next   int
-	late   []*pod // frozen in the middle of a rollout
+	late   []*pod     // frozen in the middle of a rollout
+	events *elsewhere // the database with the events, if it is not the store's
 }
 
 // groups are an SQL group that folds each stream into a count and a hash chain, whose segments share transactions, and a Go group that
@@ -124,14 +125,20 @@ func newWorld(t *testing.T, groups string) *world {
 	}
 	t.Cleanup(w.pool.Close)
 	w.declare(groups)
-	secret := filepath.Join(w.dir, "secrets", "db")
-	if err := os.MkdirAll(secret, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(secret, "uri"), []byte(w.url), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	w.secret("db", w.url)
 	return w
+}
+
+// secret writes a Secret with a URL where pods read it.
+func (w *world) secret(name, url string) {
+	w.t.Helper()
+	dir := filepath.Join(w.dir, "secrets", name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "uri"), []byte(url), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // parse makes the spec of a processor with these groups.
@@ -159,6 +166,9 @@ func (w *world) declare(groups string) {
 
 // fromEarliest starts groups at the oldest event.
 func (w *world) fromEarliest(string, progress.StartPosition) (progress.Progress, error) {
+	if w.events != nil {
+		return eventlog.OpenSeparate(w.events.pool, postgres.DefaultSchema, w.spec.Source).Start(context.Background(), progress.StartPosition{Type: progress.Earliest})
+	}
 	return eventlog.NewSource(w.pool, postgres.DefaultSchema).Start(context.Background(), progress.StartPosition{Type: progress.Earliest})
 }
 

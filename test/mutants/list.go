@@ -23,11 +23,12 @@ var (
 	boundaries    = test{"./tokenstore/protocol", "TestBoundaries", true}
 	conformance   = test{"./tokenstore/postgres", "TestTheStoreKeepsItsPromises|TestTheStoreGoesInStep", true}
 	scoping       = test{"./tokenstore/postgres", "OtherStores|SameStore|OneSchema|Former", false}
-	reading       = test{"./eventsource/postgres", "(ReadersGet|LargeLate)/own", true}
+	reading       = test{"./eventsource/postgres", "(ReadersGet|LargeLate)/own_table$", true}
 	rebasing      = test{"./eventsource/postgres", "AcrossADump/own", false}
 	inOrder       = test{"./eventsource/postgres", "TestEventsAreGivenInTheOrder", true}
 	gaps          = test{"./eventsource/postgres", "TestGapsAreClosedOnly", true}
 	altered       = test{"./eventsource/postgres", "TestATableThatIsAltered|TestRowsThatAreHidden", false}
+	elsewhere     = func(tests string) test { return test{"./eventsource/postgres", tests, false} }
 	unreadable    = test{"./runtime/worker", "TestAnEventThatCannotBeRead", false}
 	replaying     = test{"./runtime/worker", "Replay", false}
 	sequencing    = test{"./runtime/worker", "Sequencing", false}
@@ -150,6 +151,11 @@ var mutants = []mutant{
 	{"what a page read of an altered table is believed", []edit{{"eventsource/postgres/page.go", "if about[1] != p.shape {", "if about[1] == \"\" {"}}, altered},
 	{"a sequence may go back", []edit{{"eventsource/postgres/gapread.go", "if p.mark < c.Position() {", "if p.mark < 0 {"}}, altered},
 	{"a table that was emptied and restarted is read on", []edit{{"eventsource/postgres/tablewatch.go", "was.file != is.file && was.sequences[0].file != is.sequences[0].file", "was.file == 0"}}, altered},
+	{"events that are not on the disk are given out", []edit{{"eventsource/postgres/origin.go", "o.durable < o.written;", "false;"}}, elsewhere("TestWhatIsNotOnTheDisk")},
+	{"witnesses are not looked for", []edit{{"eventsource/postgres/witness.go", "if len(positions) == 0 {", "if true {"}}, elsewhere("TestASourceThatWasSetBack/own_table")},
+	{"another event may be in the place of a witness", []edit{{"eventsource/postgres/witness.go", "case found != missing[found.position]:", "case false:"}}, elsewhere("TestASourceThatWasSetBack/own_table")},
+	{"a witness may be gone", []edit{{"eventsource/postgres/witness.go", "if oldest <= position {", "if false {"}}, elsewhere("WithoutTheNewestEvent")},
+	{"coverages in memory outlive the server of a separate source", []edit{{"eventsource/postgres/separate.go", "case c.server != \"\" && c.server != at.server:", "case false:"}}, elsewhere("TestASourceIsReadOnAfterItsServer/own_table")},
 	{"row level security may hide rows", []edit{{"eventsource/postgres/plan.go", "func (s *Source) guarded() bool { return s.events.table != nil || ", "func (s *Source) guarded() bool { return "}}, altered},
 	{"segments are near by positions", []edit{{"runtime/feed/member.go", "m.lowest().Distance(members[i-1].lowest()) > near", "members[i-1].lowest().Position()-m.lowest().Position() > near"}}, distances},
 	{"segments wait for those before them only", []edit{{"runtime/feed/read.go", "at.Distance(last) <= near && first.Distance(at) <= near", "first.Distance(at) <= near && last.Distance(at) > 0"}}, distances},
