@@ -219,6 +219,6 @@ var mutants = []mutant{
 	{"users' statements can say that their batch was fenced off", []edit{{tokenSQL, "		takeBack(ctx, conn.Conn(), guard, s.cleaning, err)\n		return err\n", "		takeBack(ctx, conn.Conn(), guard, s.cleaning, err)\n		return fenced(err)\n"}}, misbehaving("raises_SL001/SQL_each")},
 	{"results are read when the commit is on its way", []edit{{"runtime/handler/handler.go", "func(q *pgx.QueuedQuery) bool { return q.Fn != nil }", "func(q *pgx.QueuedQuery) bool { return false }"}}, misbehaving("finds_a_result_wrong")},
 	{"a commit that was refused may have happened", []edit{{"runtime/handler/fault.go", " ||\n		errors.Is(err, tokenstore.ErrManagedTransaction) ||", " ||"}}, test{"./runtime/handler", "TestBeforeCommitHolds", false}},
-	{"abandoned calls keep other groups' connections", []edit{{"runtime/backend/postgres.go", "{&c.batches, store, needs.Batches + needs.Abandoned, nil}", "{&c.batches, needs.Batches / 2, nil}"}}, misbehaving("ignores_its_context/Go_set")},
+	{"abandoned calls keep other groups' connections", []edit{{"runtime/backend/postgres.go", "{&c.batches, store, needs.Batches + needs.Abandoned, nil}", "{&c.batches, store, needs.Batches / 2, nil}"}}, misbehaving("ignores_its_context/Go_set")},
 	{"contention that lasts is not reported", []edit{{"controllers/stores/facts.go", "stops(fault) || fault.Lasted", "stops(fault) || fault.Kind == tokenstore.InfrastructureFault && fault.Lasted"}}, misbehaving("cannot_be_serialized/SQL_each")},
 }
