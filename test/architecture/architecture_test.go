@@ -21,7 +21,7 @@ const (
 // boxes are packages that the picture has as one, by the beginning of their path. An empty box is
 // not in the picture.
 var boxes = []struct{ prefix, box string }{
-	{"test/", ""}, {"hack/", ""}, {"internal/", ""}, {"examples/", ""}, {"tokenstore/memory", ""}, {"tokenstore/tokenstoretest", ""},
+	{"test/", ""}, {"hack/", ""}, {"internal/", ""}, {"examples/", ""}, {"tokenstore/memory", ""}, {"tokenstore/tokenstoretest", ""}, {"eventsource/sourcetest", ""},
 	{"eventsource/memory", ""}, {"runtime/backend/memory", ""},
 	{"api/", "api"}, {"controllers", "controllers"}, {"cmd/", "cmd"}, {"tokenstore/postgres", "tokenstore/postgres"},
 	{"runtime/command", "commands"}, {"runtime/dev", "commands"}, {"runtime/eventfile", "commands"}, {"runtime/axon", "commands"}, {"runtime/access", "commands"},
