@@ -14,7 +14,7 @@ import (
 func exampleSpec() definition.Spec {
 	return definition.Spec{
 		Store: definition.Store{Type: definition.StorePostgres, Postgres: &definition.Postgres{
-			URLSecretRef: &definition.SecretKey{Name: "db"}}},
+			Database: definition.Database{URLSecretRef: &definition.SecretKey{Name: "db"}}}},
 		ProcessingGroups: []definition.Group{
 			{Name: "view", Handler: definition.Handler{Type: definition.HandlerSQL, SQL: &definition.SQLHandler{
 				Statements: []definition.Statement{{EventTypes: []string{"Created", "Validated"}, Batch: "SELECT 1 < 2"}}}}},
@@ -51,6 +51,28 @@ func TestSpecsThatMeanTheSameHaveTheSameID(t *testing.T) {
 				t.Errorf("got %s, want %s", got, want)
 			}
 		})
+	}
+}
+
+// TestTheDatabaseOfASourceIsPartOfTheDefinition: workers learn of it by their definition alone.
+func TestTheDatabaseOfASourceIsPartOfTheDefinition(t *testing.T) {
+	spec := exampleSpec()
+	spec.Source = definition.Source{Type: definition.SourceStore, Postgres: &definition.SourcePostgres{
+		Database: definition.Database{URLSecretRef: &definition.SecretKey{Name: "events"}}}}
+	data, err := json.Marshal(spec.Definition())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := definition.ParseDefinition(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &definition.SourcePostgres{Database: definition.Database{URLSecretRef: &definition.SecretKey{Name: "events", Key: "uri"}}, Schema: "sluice"}
+	if diff := cmp.Diff(want, got.Source.Postgres); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	if got.ID() == exampleSpec().Definition().ID() {
+		t.Error("it does not count")
 	}
 }
 

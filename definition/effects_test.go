@@ -93,8 +93,12 @@ func eachLeaf(path string, value reflect.Value, visit func(path string, leaf ref
 		eachLeaf(path+"[]", value.Index(0), visit)
 	case value.Kind() == reflect.Struct:
 		for i := range value.NumField() {
-			name, _, _ := strings.Cut(value.Type().Field(i).Tag.Get("json"), ",")
-			if name != "-" { // no field of the API
+			field := value.Type().Field(i)
+			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+			switch {
+			case field.Anonymous: // its fields are the struct's
+				eachLeaf(path, value.Field(i), visit)
+			case name != "-": // a field of the API
 				eachLeaf(path+"."+name, value.Field(i), visit)
 			}
 		}

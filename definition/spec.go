@@ -1,6 +1,9 @@
 package definition
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"slices"
+)
 
 // Spec has the JSON shape of EventProcessor.spec; docs/spec/eventprocessor.md describes the fields.
 type Spec struct {
@@ -58,46 +61,66 @@ type Store struct {
 // StorePostgres is the type of a store in PostgreSQL.
 const StorePostgres = "Postgres"
 
-// Postgres says how to reach a PostgreSQL database: by URLSecretRef or by Connection.
+// Postgres is a store in a PostgreSQL database.
 type Postgres struct {
-	URLSecretRef    *SecretKey  `json:"urlSecretRef,omitempty"`
-	Connection      *Connection `json:"connection,omitempty"`
-	TLS             *TLS        `json:"tls,omitempty"`
-	Schema          string      `json:"schema,omitempty"`
-	Migrations      string      `json:"migrations,omitempty"`
-	ExpectedStoreID string      `json:"expectedStoreID,omitempty"`
+	Database
+	Schema          string `json:"schema,omitempty"`
+	Migrations      string `json:"migrations,omitempty"`
+	ExpectedStoreID string `json:"expectedStoreID,omitempty"`
 }
 
-// SecretKeys are the Secrets that the store's connection reads, and which keys of them, without
-// repetition, in the order of the spec.
-func (p Postgres) SecretKeys() []SecretKey {
+// Database says how to reach a PostgreSQL database: by URLSecretRef or by Connection.
+type Database struct {
+	URLSecretRef *SecretKey  `json:"urlSecretRef,omitempty"`
+	Connection   *Connection `json:"connection,omitempty"`
+	TLS          *TLS        `json:"tls,omitempty"`
+}
+
+// SecretKeys are the Secrets that the connections of a spec read, to its store and to its source,
+// and which keys of them, without repetition, in the order of the spec.
+func (s Spec) SecretKeys() []SecretKey {
 	var keys []SecretKey
-	seen := map[SecretKey]bool{}
-	add := func(ref SecretKey) {
-		if !seen[ref] {
-			seen[ref] = true
-			keys = append(keys, ref)
-		}
+	if s.Store.Postgres != nil {
+		keys = s.Store.Postgres.SecretKeys()
 	}
-	if ref := p.URLSecretRef; ref != nil {
-		add(*ref)
+	if s.Source.Postgres != nil {
+		keys = append(keys, s.Source.Postgres.SecretKeys()...)
 	}
-	if c := p.Connection; c != nil {
-		add(c.UsernameSecretRef)
+	return withoutRepetition(keys)
+}
+
+// SecretKeys are the Secrets that the connection to the database reads, and which keys of them,
+// without repetition, in the order of the spec.
+func (d Database) SecretKeys() []SecretKey {
+	var keys []SecretKey
+	if ref := d.URLSecretRef; ref != nil {
+		keys = append(keys, *ref)
+	}
+	if c := d.Connection; c != nil {
+		keys = append(keys, c.UsernameSecretRef)
 		if c.PasswordSecretRef != nil {
-			add(*c.PasswordSecretRef)
+			keys = append(keys, *c.PasswordSecretRef)
 		}
 	}
-	if settings := p.TLS; settings != nil {
+	if settings := d.TLS; settings != nil {
 		if settings.CASecretRef != nil {
-			add(*settings.CASecretRef)
+			keys = append(keys, *settings.CASecretRef)
 		}
-		if settings.CertificateSecretRef != nil {
-			add(SecretKey{Name: settings.CertificateSecretRef.Name, Key: "tls.crt"})
-			add(SecretKey{Name: settings.CertificateSecretRef.Name, Key: "tls.key"})
+		if ref := settings.CertificateSecretRef; ref != nil {
+			keys = append(keys, SecretKey{Name: ref.Name, Key: "tls.crt"}, SecretKey{Name: ref.Name, Key: "tls.key"})
 		}
 	}
-	return keys
+	return withoutRepetition(keys)
+}
+
+func withoutRepetition(keys []SecretKey) []SecretKey {
+	var unique []SecretKey
+	for _, key := range keys {
+		if !slices.Contains(unique, key) {
+			unique = append(unique, key)
+		}
+	}
+	return unique
 }
 
 // Ways to upgrade Sluice's tables.
@@ -143,18 +166,26 @@ const (
 
 // Source is where events come from; Type names the field that is set.
 type Source struct {
-	Type     string          `json:"type"`
-	Table    *Table          `json:"table,omitempty"`
+	Type string `json:"type"`
+	// Postgres is the database with the events if it is not the store's.
 	Postgres *SourcePostgres `json:"postgres,omitempty"`
+	Table    *Table          `json:"table,omitempty"`
 }
-
-type SourcePostgres struct{ Schema string }
 
 // Types of a source.
 const (
-	SourceStore = "Store" // Sluice's own event table in the store
-	SourceTable = "Table" // a table of the user's in the store's database
+	SourceStore = "Store" // Sluice's own event table
+	SourceTable = "Table" // a table of the user's
 )
+
+// SourcePostgres is a PostgreSQL database that holds events and no store.
+type SourcePostgres struct {
+	Database
+	Schema string `json:"schema,omitempty"` // of Sluice's own event table there
+}
+
+// DefaultSchema is that of Sluice's own tables where a spec does not say.
+const DefaultSchema = "sluice"
 
 // Table says how events stand in a table.
 type Table struct {

@@ -12,9 +12,10 @@ import (
 	"time"
 )
 
-// StoreURL is a connection to PostgreSQL as a URL gives it. Settings that make a client open files, such as sslkey and
-// passfile, are refused, and PG* environment variables have no effect: whoever writes the URL must not reach what the
-// reader of the URL may. A setting either has an effect or is refused.
+// StoreURL is a connection to PostgreSQL as a URL gives it, to a store or to a source. Settings that
+// make a client open files, such as sslkey and passfile, are refused, and PG* environment variables
+// have no effect: whoever writes the URL must not reach what the reader of the URL may. A setting
+// either has an effect or is refused.
 type StoreURL struct {
 	// Host is a name, an address, or the folder of a Unix socket, which then begins with a slash.
 	Host     string
@@ -63,22 +64,22 @@ var settings = map[string]func(*StoreURL, string) error{
 	},
 }
 
-// instead says how to achieve the purpose of a setting that is refused. For those in refusedByName
-// the only advice is to remove them.
+// instead says how to achieve the purpose of a setting that is refused; {{use}} is what the URL is
+// for. For settings in refusedByName the only advice is to remove them.
 var instead = map[string]string{
 	"application_name":          "Sluice names its connections itself, so that those of a worker that has ended can be found; remove it",
 	"fallback_application_name": "Sluice names its connections itself, so that those of a worker that has ended can be found; remove it",
-	"sslrootcert":               "name the authorities in store.postgres.tls.caSecretRef",
-	"sslcert":                   "name the certificate in store.postgres.tls.certificateSecretRef",
-	"sslkey":                    "name the certificate in store.postgres.tls.certificateSecretRef",
-	"sslpassword":               "name a certificate whose key is not encrypted in store.postgres.tls.certificateSecretRef",
+	"sslrootcert":               "name the authorities in {{use}}.postgres.tls.caSecretRef",
+	"sslcert":                   "name the certificate in {{use}}.postgres.tls.certificateSecretRef",
+	"sslkey":                    "name the certificate in {{use}}.postgres.tls.certificateSecretRef",
+	"sslpassword":               "name a certificate whose key is not encrypted in {{use}}.postgres.tls.certificateSecretRef",
 	"ssl":                       "write sslmode",
 	"requiressl":                "write sslmode",
 	"passfile":                  "put the password into the URL",
 	"hostaddr":                  "write the address as the host",
-	"search_path":               "set it for the role, by ALTER ROLE … SET search_path; store.postgres.schema is that of Sluice's own tables",
-	"schema":                    "store.postgres.schema is that of Sluice's own tables; remove it",
-	"currentSchema":             "store.postgres.schema is that of Sluice's own tables; remove it",
+	"search_path":               "set it for the role, by ALTER ROLE … SET search_path; {{use}}.postgres.schema is that of Sluice's own tables",
+	"schema":                    "{{use}}.postgres.schema is that of Sluice's own tables; remove it",
+	"currentSchema":             "{{use}}.postgres.schema is that of Sluice's own tables; remove it",
 	"service":                   "write host, port and database into the URL",
 	"servicefile":               "write host, port and database into the URL",
 	"options":                   "Sluice sets the session's settings itself; remove it",
@@ -104,34 +105,48 @@ var refusedByName = []string{
 	"statement_timeout", "timezone", "TimeZone",
 }
 
-// errUnreadable is the error of a text that is no URL, or one whose parts are not where they seem
-// to be.
-var errUnreadable = errors.New("the store's URL cannot be read: write postgres://user:password@host:port/database," +
-	" with %-escapes in user and password where they have special characters")
+// DatabaseUse is what a processor uses a database for. Errors name it.
+type DatabaseUse string
 
-// ParseStoreURL reads postgres://user:password@host:port/database?setting=value. Host, user and
+// What databases are used for.
+const (
+	UseStore  DatabaseUse = "store"
+	UseSource DatabaseUse = "source"
+)
+
+// Field is that of a spec which says how the database is reached.
+func (u DatabaseUse) Field() string { return "spec." + string(u) + ".postgres" }
+
+// ParseStoreURL is ParseURL for a store.
+func ParseStoreURL(text string) (StoreURL, error) { return ParseURL(UseStore, text) }
+
+// ParseURL reads postgres://user:password@host:port/database?setting=value. Host, user and
 // database are required; port defaults to 5432, sslmode to prefer, target_session_attrs to any. An
 // error holds nothing of the URL but names of settings that Sluice knows: any other part may be a
 // password, or a piece of one whose special characters are not escaped.
-func ParseStoreURL(text string) (StoreURL, error) {
+func ParseURL(use DatabaseUse, text string) (StoreURL, error) {
+	what := fmt.Sprintf("the %s's URL", use)
+	// Of a text that is no URL, or one whose parts are not where they seem to be.
+	unreadable := errors.New(what + " cannot be read: write postgres://user:password@host:port/database," +
+		" with %-escapes in user and password where they have special characters")
 	parsed, err := url.Parse(strings.TrimSpace(text))
 	if err != nil { // url.Parse repeats the URL in its error
-		return StoreURL{}, errUnreadable
+		return StoreURL{}, unreadable
 	}
 	if parsed.Scheme != "postgres" && parsed.Scheme != "postgresql" {
-		return StoreURL{}, errors.New("the store's URL must begin with postgres://")
+		return StoreURL{}, errors.New(what + " must begin with postgres://")
 	}
 	// A /, ? or # in the password ends the host too early. The @ that the password ends with is
 	// then behind it.
 	if strings.Contains(parsed.EscapedPath()+parsed.RawQuery+parsed.EscapedFragment(), "@") {
-		return StoreURL{}, errUnreadable
+		return StoreURL{}, unreadable
 	}
 	storeURL := StoreURL{SSLMode: "prefer", TargetSessionAttrs: "any", ChannelBinding: "prefer"}
 	if err := storeURL.setLocation(parsed); err != nil {
-		return StoreURL{}, fmt.Errorf("the store's URL: %w", err)
+		return StoreURL{}, fmt.Errorf("%s: %w", what, err)
 	}
-	if err := storeURL.setQuery(parsed.RawQuery); err != nil {
-		return StoreURL{}, fmt.Errorf("the store's URL: %w", err)
+	if err := storeURL.setQuery(use, parsed.RawQuery); err != nil {
+		return StoreURL{}, fmt.Errorf("%s: %w", what, err)
 	}
 	if storeURL.Port == 0 {
 		storeURL.Port = 5432
@@ -139,7 +154,7 @@ func ParseStoreURL(text string) (StoreURL, error) {
 	for _, part := range []struct{ name, value string }{
 		{"host", storeURL.Host}, {"user", storeURL.User}, {"database", storeURL.Database}} {
 		if part.value == "" {
-			return StoreURL{}, fmt.Errorf("the store's URL has no %s: write postgres://user:password@host:port/database", part.name)
+			return StoreURL{}, fmt.Errorf("%s has no %s: write postgres://user:password@host:port/database", what, part.name)
 		}
 	}
 	return storeURL, nil
@@ -165,7 +180,7 @@ func (u *StoreURL) setLocation(parsed *url.URL) error {
 	return nil
 }
 
-func (u *StoreURL) setQuery(query string) error {
+func (u *StoreURL) setQuery(use DatabaseUse, query string) error {
 	values, err := url.ParseQuery(query)
 	if err != nil {
 		return errors.New("the settings after ? cannot be read: write setting=value, with & between them")
@@ -173,7 +188,7 @@ func (u *StoreURL) setQuery(query string) error {
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		set, known := settings[name]
 		if !known {
-			return refused(name)
+			return refused(use, name)
 		}
 		if len(values[name]) > 1 {
 			return fmt.Errorf("setting %s is there twice: remove one", name)
@@ -185,11 +200,11 @@ func (u *StoreURL) setQuery(query string) error {
 	return nil
 }
 
-func refused(name string) error {
+func refused(use DatabaseUse, name string) error {
 	allowed := strings.Join(slices.Sorted(maps.Keys(settings)), ", ")
 	switch advice := instead[name]; {
 	case advice != "":
-		return fmt.Errorf("setting %s is not allowed: %s", name, advice)
+		return fmt.Errorf("setting %s is not allowed: %s", name, strings.ReplaceAll(advice, "{{use}}", string(use)))
 	case slices.Contains(refusedByName, name):
 		return fmt.Errorf("setting %s is not allowed: remove it; allowed are %s", name, allowed)
 	}

@@ -75,6 +75,29 @@ func TestNoErrorHoldsAPieceOfThePassword(t *testing.T) {
 	})
 }
 
+func TestErrorsOfASourcesURLNameTheSource(t *testing.T) {
+	for text, want := range map[string]string{
+		"mysql://me@db/app":                   "the source's URL must begin with postgres://",
+		"postgres://me:secret@db":             "the source's URL has no database",
+		"postgres://app:1#secret@db/shop":     "the source's URL cannot be read",
+		"postgres://me@db/app?sslmode=maybe":  "the source's URL: setting sslmode: it must be one of disable",
+		"postgres://me@db/app?sslkey=x":       "setting sslkey is not allowed: name the certificate in source.postgres.tls.certificateSecretRef",
+		"postgres://me@db/app?schema=x":       "source.postgres.schema is that of Sluice's own tables",
+		"postgres://me@db/app?search_path=x":  "source.postgres.schema is that of Sluice's own tables",
+		"postgres://me:secret@db:port/app":    "the source's URL cannot be read",
+		"postgres://me@db:0/app":              "the source's URL: the port must be a number",
+		"postgres://me@db/app?sslrootcert=ca": "the authorities in source.postgres.tls.caSecretRef",
+	} {
+		_, err := definition.ParseURL(definition.UseSource, text)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "store") {
+			t.Errorf("%s: got error %v, want one with %q", text, err, want)
+		}
+	}
+	if _, err := definition.ParseURL(definition.UseSource, "postgres://me@db/app"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestParseStoreURLRefuses(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                                                     `must begin with postgres://`,

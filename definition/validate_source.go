@@ -16,6 +16,11 @@ func (c *checker) source(at string, source Source) {
 		return
 	}
 	c.require((source.Table != nil) == (source.Type == SourceTable), at, rules.SourceUnion)
+	if source.Postgres != nil {
+		c.database(at+".postgres", source.Postgres.Database)
+		c.schema(at+".postgres.schema", source.Postgres.Schema)
+		c.require(source.Type == SourceStore || source.Postgres.Schema == DefaultSchema, at, rules.SourceSchema)
+	}
 	if source.Table != nil {
 		c.table(at+".table", *source.Table)
 	}

@@ -16,23 +16,31 @@ func (c *checker) store(store Store) {
 }
 
 func (c *checker) postgres(at string, postgres Postgres) {
-	c.require((postgres.URLSecretRef != nil) != (postgres.Connection != nil), at, rules.StoreConnection)
-	if ref := postgres.URLSecretRef; ref != nil {
-		c.secretKey(at+".urlSecretRef", *ref)
-	}
-	if postgres.Connection != nil {
-		c.connection(at+".connection", *postgres.Connection)
-	}
-	if postgres.TLS != nil {
-		c.tls(at+".tls", *postgres.TLS)
-	}
-	c.short(at+".schema", postgres.Schema, 63)
-	c.require(schemaName.MatchString(postgres.Schema) && !strings.HasPrefix(postgres.Schema, "pg_"),
-		at+".schema", rules.SchemaName)
+	c.database(at, postgres.Database)
+	c.schema(at+".schema", postgres.Schema)
 	c.oneOf(at+".migrations", postgres.Migrations, MigrationsAuto, MigrationsManual)
 	if postgres.ExpectedStoreID != "" {
 		c.require(storeID.MatchString(postgres.ExpectedStoreID), at+".expectedStoreID", rules.StoreID)
 	}
+}
+
+// database checks how one is reached.
+func (c *checker) database(at string, database Database) {
+	c.require((database.URLSecretRef != nil) != (database.Connection != nil), at, rules.DatabaseConnection)
+	if ref := database.URLSecretRef; ref != nil {
+		c.secretKey(at+".urlSecretRef", *ref)
+	}
+	if database.Connection != nil {
+		c.connection(at+".connection", *database.Connection)
+	}
+	if database.TLS != nil {
+		c.tls(at+".tls", *database.TLS)
+	}
+}
+
+func (c *checker) schema(at, schema string) {
+	c.short(at, schema, 63)
+	c.require(schemaName.MatchString(schema) && !strings.HasPrefix(schema, "pg_"), at, rules.SchemaName)
 }
 
 func (c *checker) connection(at string, connection Connection) {

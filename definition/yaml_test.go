@@ -89,9 +89,9 @@ func TestParseYAMLFillsInDefaults(t *testing.T) {
 		Lease:          "5s",
 		ErrorDetails:   definition.DetailsHidden,
 		Store: definition.Store{Type: definition.StorePostgres, Postgres: &definition.Postgres{
-			URLSecretRef: &definition.SecretKey{Name: "db", Key: "uri"},
-			Schema:       "sluice",
-			Migrations:   definition.MigrationsAuto,
+			Database:   definition.Database{URLSecretRef: &definition.SecretKey{Name: "db", Key: "uri"}},
+			Schema:     "sluice",
+			Migrations: definition.MigrationsAuto,
 		}},
 		Source: definition.Source{Type: definition.SourceStore},
 		ProcessingGroups: []definition.Group{{
@@ -117,6 +117,21 @@ func TestParseYAMLFillsInDefaults(t *testing.T) {
 	again.Default()
 	if diff := cmp.Diff(got.Spec, again); diff != "" {
 		t.Errorf("Default changes a spec that has its defaults (-before +after)\n%s", diff)
+	}
+}
+
+func TestParseYAMLFillsInDefaultsOfASourceInADatabaseOfItsOwn(t *testing.T) {
+	const source = "{postgres: {connection: {host: events, database: shop, usernameSecretRef: {name: events, key: user}}, tls: {}}}"
+	got, err := definition.ParseYAML([]byte(strings.Replace(minimal, "  processingGroups:", "  source: "+strings.Replace(source, "{", "{type: Store, ", 1)+"\n  processingGroups:", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := definition.Source{Type: definition.SourceStore, Postgres: &definition.SourcePostgres{Schema: "sluice", Database: definition.Database{
+		Connection: &definition.Connection{Host: "events", Port: 5432, Database: "shop", UsernameSecretRef: definition.SecretKey{Name: "events", Key: "user"}},
+		TLS:        &definition.TLS{Mode: definition.TLSVerifyFull},
+	}}}
+	if diff := cmp.Diff(want, got.Spec.Source); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
 

@@ -12,19 +12,25 @@ const (
 	DNSLabel = "must be a DNS label: lower-case letters a to z, digits and '-', beginning and ending with a letter or a digit"
 	NotBlank = "must not be blank: write a value or remove the field"
 
-	StoreUnion      = "type names the one field to set: type Postgres needs postgres"
-	StoreConnection = "exactly one of urlSecretRef and connection must be set"
-	SchemaName      = "must be a PostgreSQL schema in lower case: letters a to z, digits and '_', not beginning with a digit or pg_"
-	SchemaImmutable = "schema cannot be changed, because the tokens are in it: create a processor with another name instead"
-	StoreID         = "must be a store's id as status.storeID shows it, a UUID in lower case"
-	TLSDisabled     = "mode Disable takes no secrets: remove caSecretRef and certificateSecretRef," +
+	StoreUnion         = "type names the one field to set: type Postgres needs postgres"
+	DatabaseConnection = "exactly one of urlSecretRef and connection must be set"
+	SchemaName         = "must be a PostgreSQL schema in lower case: letters a to z, digits and '_', not beginning with a digit or pg_"
+	SchemaImmutable    = "schema cannot be changed, because the tokens are in it: create a processor with another name instead"
+	StoreID            = "must be a store's id as status.storeID shows it, a UUID in lower case"
+	TLSDisabled        = "mode Disable takes no secrets: remove caSecretRef and certificateSecretRef," +
 		" or choose Require, VerifyCA or VerifyFull"
 
-	SourceUnion     = "type Table needs table, and type Store takes none"
-	SourceImmutable = "type cannot be changed, because tokens are progress in that source: create a processor with other groups instead"
-	TableName       = "must be schema.table, both as PostgreSQL has them, in the same case: letters a to z and A to Z, digits, '_' and '$', not beginning with a digit"
-	SequenceName    = "must be schema.sequence, both as PostgreSQL has them, in the same case: letters a to z and A to Z, digits, '_' and '$', not beginning with a digit"
-	TableOrder      = "positions Transaction and Reserved keep a stream's events in their order only where columns.version is mapped and columns.transaction is not:" +
+	SourceUnion        = "type Table needs table, and type Store takes none"
+	SourceImmutable    = "type cannot be changed, because tokens are progress in that source: create a processor with other groups instead"
+	SourcePostgresKept = "postgres cannot be added or taken away, because tokens are progress in the database that they were written for:" +
+		" create a processor with other groups instead"
+	SourceSchema = "postgres.schema is that of Sluice's own event table, which type Table does not read: leave it out;" +
+		" the schema of a table of your own is in table.name"
+	SourceSchemaImmutable = "schema cannot be changed, because tokens are progress in the event table of that schema:" +
+		" create a processor with other groups instead"
+	TableName    = "must be schema.table, both as PostgreSQL has them, in the same case: letters a to z and A to Z, digits, '_' and '$', not beginning with a digit"
+	SequenceName = "must be schema.sequence, both as PostgreSQL has them, in the same case: letters a to z and A to Z, digits, '_' and '$', not beginning with a digit"
+	TableOrder   = "positions Transaction and Reserved keep a stream's events in their order only where columns.version is mapped and columns.transaction is not:" +
 		" do so, or declare order: None"
 	TableImmutable    = "name cannot be changed, because tokens are progress in that table: create a processor with other groups instead"
 	TransactionKept   = "transaction cannot be added or taken away, because tokens are written by it: create a processor with other groups instead"
@@ -88,13 +94,16 @@ func All() []Rule {
 		{"DNSLabel", both, DNSLabel},
 		{"NotBlank", processor, NotBlank},
 		{"StoreUnion", processor, StoreUnion},
-		{"StoreConnection", processor, StoreConnection},
+		{"DatabaseConnection", processor, DatabaseConnection},
 		{"SchemaName", processor, SchemaName},
 		{"SchemaImmutable", processor, SchemaImmutable},
 		{"StoreID", processor, StoreID},
 		{"TLSDisabled", processor, TLSDisabled},
 		{"SourceUnion", processor, SourceUnion},
 		{"SourceImmutable", processor, SourceImmutable},
+		{"SourcePostgresKept", processor, SourcePostgresKept},
+		{"SourceSchema", processor, SourceSchema},
+		{"SourceSchemaImmutable", processor, SourceSchemaImmutable},
 		{"TableName", processor, TableName},
 		{"SequenceName", processor, SequenceName},
 		{"TableOrder", processor, TableOrder},

@@ -3,12 +3,17 @@ package v1alpha1
 // Source is where events come from.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.table) == (self.type == 'Table')",message="type Table needs table, and type Store takes none"
+// +kubebuilder:validation:XValidation:rule="self.type == 'Store' || !has(self.postgres) || self.postgres.schema == 'sluice'",message="postgres.schema is that of Sluice's own event table, which type Table does not read: leave it out; the schema of a table of your own is in table.name"
+// +kubebuilder:validation:XValidation:rule="has(self.postgres) == has(oldSelf.postgres)",message="postgres cannot be added or taken away, because tokens are progress in the database that they were written for: create a processor with other groups instead"
 type Source struct {
-	// type names the kind of source: Store is Sluice's own event table in the store, Table a table of your own in the store's database.
-	// It cannot be changed.
+	// type names the kind of source: Store is Sluice's own event table, Table a table of your own. It cannot be changed.
 	// +required
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="type cannot be changed, because tokens are progress in that source: create a processor with other groups instead"
 	Type SourceType `json:"type"`
+	// postgres says how to reach the database with the events if it is not the store's. Without it, the events are in the
+	// store's database. It cannot be added or taken away; how the database is reached may change.
+	// +optional
+	Postgres *PostgresSource `json:"postgres,omitempty"`
 	// table says how events stand in a table of your own, for type Table.
 	// +optional
 	Table *TableSource `json:"table,omitempty"`
@@ -24,6 +29,29 @@ const (
 	SourceTypeStore SourceType = "Store"
 	SourceTypeTable SourceType = "Table"
 )
+
+// PostgresSource says how to reach a PostgreSQL database with events, by a URL or by its parts.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.urlSecretRef) != has(self.connection)",message="exactly one of urlSecretRef and connection must be set"
+type PostgresSource struct {
+	// urlSecretRef names the Secret with a URL, such as postgres://user:password@host:5432/database.
+	// +optional
+	URLSecretRef *URLSecretReference `json:"urlSecretRef,omitempty"`
+	// connection gives the parts of a connection one by one.
+	// +optional
+	Connection *PostgresConnection `json:"connection,omitempty"`
+	// tls says how the connection is encrypted and whom it trusts. Without it the URL's sslmode holds; without that the
+	// connection is encrypted where the server offers it, and the server is not verified.
+	// +optional
+	TLS *PostgresTLS `json:"tls,omitempty"`
+	// schema is the PostgreSQL schema of Sluice's own event table there, for type Store. It cannot be changed.
+	// +optional
+	// +kubebuilder:default=sluice
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z_][a-z0-9_]*$') && !self.startsWith('pg_')",message="must be a PostgreSQL schema in lower case: letters a to z, digits and '_', not beginning with a digit or pg_"
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="schema cannot be changed, because tokens are progress in the event table of that schema: create a processor with other groups instead"
+	Schema string `json:"schema,omitempty"`
+}
 
 // TableSource says how events stand in a table: one a row, never changed but for columns that are not named here.
 //

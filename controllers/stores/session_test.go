@@ -25,7 +25,7 @@ var orders = types.NamespacedName{Namespace: "shop", Name: "orders"}
 func wantedIn(change ...func(*Wanted)) Wanted {
 	spec := definition.Spec{
 		Replicas: ptr.To[int32](1),
-		Store:    definition.Store{Type: "Postgres", Postgres: &definition.Postgres{URLSecretRef: &definition.SecretKey{Name: "db"}}},
+		Store:    definition.Store{Type: "Postgres", Postgres: &definition.Postgres{Database: definition.Database{URLSecretRef: &definition.SecretKey{Name: "db"}}}},
 		ProcessingGroups: []definition.Group{{Name: "view", Segments: 4, Handler: definition.Handler{Type: "SQL",
 			SQL: &definition.SQLHandler{Statements: []definition.Statement{{EventTypes: []string{"A"}, Batch: "SELECT 1"}}}}}},
 	}

@@ -34,6 +34,10 @@ func newProcessor() *v1alpha1.EventProcessor {
 	}
 }
 
+func eventsDatabase() *v1alpha1.PostgresSource {
+	return &v1alpha1.PostgresSource{URLSecretRef: &v1alpha1.URLSecretReference{Name: "events"}}
+}
+
 func created(ctx SpecContext) *v1alpha1.EventProcessor {
 	processor := newProcessor()
 	Expect(apiClient.Create(ctx, processor)).To(Succeed())
@@ -120,7 +124,31 @@ var _ = Describe("An EventProcessor", func() {
 				spec.ProcessingGroups = []v1alpha1.ProcessingGroup{other, moved}
 			},
 			"spec.processingGroups[1].initialPosition", rules.InitialPositionImmutable),
+		Entry("that adds a database of the source's own",
+			func(spec *v1alpha1.EventProcessorSpec) { spec.Source.Postgres = eventsDatabase() },
+			"spec.source", rules.SourcePostgresKept),
 	)
+
+	It("keeps the database of its source, and may reach it in another way", func(ctx SpecContext) {
+		processor := newProcessor()
+		processor.Spec.Source = v1alpha1.Source{Type: v1alpha1.SourceTypeStore, Postgres: eventsDatabase()}
+		Expect(apiClient.Create(ctx, processor)).To(Succeed())
+		DeferCleanup(func(ctx SpecContext) { Expect(apiClient.Delete(ctx, processor)).To(Succeed()) })
+		Expect(processor.Spec.Source.Postgres.Schema).To(Equal("sluice"))
+
+		changed := processor.DeepCopy()
+		changed.Spec.Source.Postgres = nil
+		Expect(apiClient.Update(ctx, changed)).To(MatchError(And(ContainSubstring("spec.source"), ContainSubstring(rules.SourcePostgresKept))))
+		changed = processor.DeepCopy()
+		changed.Spec.Source.Postgres.Schema = "other"
+		Expect(apiClient.Update(ctx, changed)).To(MatchError(And(ContainSubstring("spec.source.postgres.schema"), ContainSubstring(rules.SourceSchemaImmutable))))
+
+		processor.Spec.Source.Postgres.URLSecretRef = nil
+		processor.Spec.Source.Postgres.Connection = &v1alpha1.PostgresConnection{Host: "events", Database: "shop",
+			UsernameSecretRef: v1alpha1.SecretKeyReference{Name: "events", Key: "user"}}
+		Expect(apiClient.Update(ctx, processor)).To(Succeed())
+		Expect(processor.Spec.Source.Postgres.Connection.Port).To(BeEquivalentTo(5432))
+	})
 
 	It("can be scaled by its scale subresource", func(ctx SpecContext) {
 		processor := created(ctx)

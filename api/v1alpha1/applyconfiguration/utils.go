@@ -40,6 +40,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.OpenWriterApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("PostgresConnection"):
 		return &apiv1alpha1.PostgresConnectionApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("PostgresSource"):
+		return &apiv1alpha1.PostgresSourceApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("PostgresStore"):
 		return &apiv1alpha1.PostgresStoreApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("PostgresTLS"):

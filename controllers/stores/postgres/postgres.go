@@ -63,7 +63,7 @@ func (a *access) Find(ctx context.Context) (backend.Place, error) {
 
 func (a *access) find(ctx context.Context) (*place, error) {
 	digest, secrets := sha256.New(), a.Secrets(a.namespace)
-	target, err := connection.Target(ctx, a.store, func(ctx context.Context, name, key string) ([]byte, error) {
+	target, err := connection.Target(ctx, definition.UseStore, a.store.Database, func(ctx context.Context, name, key string) ([]byte, error) {
 		value, err := secrets(ctx, name, key)
 		fmt.Fprintf(digest, "%q %q %q\n", name, key, value)
 		return value, err

@@ -1,10 +1,13 @@
-// Package connection turns what a spec says of its store, and the Secrets that it names, into the way to a database.
+// Package connection turns what a spec says of a database, and the Secrets that it names, into the
+// way there. The database is the store's, or the one of a source that is not in the store's.
 //
-// What always holds: nothing but the spec and those Secrets has a say. TLS material comes from Secrets' bytes, never from
-// files that a URL names, and no error holds a password. Operator and worker share this, so that both reach the same server.
+// What always holds: nothing but the spec and those Secrets has a say. TLS material comes from
+// Secrets' bytes, never from files that a URL names, and no error holds a password. Operator and
+// worker share this, so that both reach the same server.
 package connection
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -25,11 +28,13 @@ type SecretNotFoundError struct {
 	Key  string
 	// KeyOnly says that the Secret is there, without the key.
 	KeyOnly bool
+	// Field of the spec that names the Secret. [Target] sets it.
+	Field string
 }
 
 func (e *SecretNotFoundError) Error() string {
 	if e.KeyOnly {
-		return fmt.Sprintf("Secret %s has no key %s: add it, or name another key in spec.store", e.Name, e.Key)
+		return fmt.Sprintf("Secret %s has no key %s: add it, or name another key in %s", e.Name, e.Key, cmp.Or(e.Field, "the spec"))
 	}
 	return fmt.Sprintf("Secret %s does not exist: create it with the key %s", e.Name, e.Key)
 }
@@ -46,16 +51,18 @@ func (e *InvalidError) Error() string {
 
 func (e *InvalidError) Unwrap() error { return e.Cause }
 
-// Target returns the way to the store's database as the Secrets have it now.
-func Target(ctx context.Context, store definition.Postgres, secrets Secrets) (postgres.Target, error) {
-	target, mode, err := place(ctx, store, secrets)
+// Target returns the way to a database as the Secrets have it now. Errors name what the database is
+// used for, and the field of the spec.
+func Target(ctx context.Context, use definition.DatabaseUse, database definition.Database, secrets Secrets) (postgres.Target, error) {
+	secrets = secrets.of(use)
+	target, mode, err := place(ctx, use, database, secrets)
 	if err != nil {
 		return postgres.Target{}, err
 	}
 	settings := definition.TLS{}
 	switch {
-	case store.TLS != nil:
-		settings = *store.TLS
+	case database.TLS != nil:
+		settings = *database.TLS
 		mode = modes[settings.Mode]
 	case strings.HasPrefix(target.Host, "/"): // a socket, which sslmode is not about
 		mode = "disable"
@@ -64,6 +71,19 @@ func Target(ctx context.Context, store definition.Postgres, secrets Secrets) (po
 		return postgres.Target{}, err
 	}
 	return target, nil
+}
+
+// of says in errors which field of the spec names the Secrets.
+func (s Secrets) of(use definition.DatabaseUse) Secrets {
+	return func(ctx context.Context, name, key string) ([]byte, error) {
+		value, err := s(ctx, name, key)
+		if missing, is := errors.AsType[*SecretNotFoundError](err); is {
+			named := *missing
+			named.Field = use.Field()
+			return nil, &named
+		}
+		return value, err
+	}
 }
 
 // modes are libpq's names of the spec's modes.
@@ -76,18 +96,18 @@ var modes = map[string]string{
 }
 
 // place returns where the database is, as whom to connect, and the sslmode where the URL has one.
-func place(ctx context.Context, store definition.Postgres, secrets Secrets) (postgres.Target, string, error) {
+func place(ctx context.Context, use definition.DatabaseUse, database definition.Database, secrets Secrets) (postgres.Target, string, error) {
 	switch {
-	case store.URLSecretRef != nil:
-		return byURL(ctx, *store.URLSecretRef, secrets)
-	case store.Connection != nil:
-		target, err := byParts(ctx, *store.Connection, secrets)
+	case database.URLSecretRef != nil:
+		return byURL(ctx, use, *database.URLSecretRef, secrets)
+	case database.Connection != nil:
+		target, err := byParts(ctx, *database.Connection, secrets)
 		return target, "prefer", err
 	}
-	return postgres.Target{}, "", errors.New("spec.store.postgres has neither urlSecretRef nor connection: set one")
+	return postgres.Target{}, "", fmt.Errorf("%s has neither urlSecretRef nor connection: set one", use.Field())
 }
 
-func byURL(ctx context.Context, ref definition.SecretKey, secrets Secrets) (postgres.Target, string, error) {
+func byURL(ctx context.Context, use definition.DatabaseUse, ref definition.SecretKey, secrets Secrets) (postgres.Target, string, error) {
 	if ref.Key == "" {
 		ref.Key = "uri"
 	}
@@ -95,7 +115,7 @@ func byURL(ctx context.Context, ref definition.SecretKey, secrets Secrets) (post
 	if err != nil {
 		return postgres.Target{}, "", err
 	}
-	url, err := definition.ParseStoreURL(strings.TrimSpace(string(text)))
+	url, err := definition.ParseURL(use, strings.TrimSpace(string(text)))
 	if err != nil {
 		return postgres.Target{}, "", &InvalidError{ref.Name, ref.Key, err}
 	}

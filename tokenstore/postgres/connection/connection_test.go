@@ -35,18 +35,18 @@ func secretsOf(values map[string]string) Secrets {
 	}
 }
 
-func byPartsStore() definition.Postgres {
-	return definition.Postgres{Connection: &definition.Connection{Host: "db", Port: 5433, Database: "app",
+func byPartsStore() definition.Database {
+	return definition.Database{Connection: &definition.Connection{Host: "db", Port: 5433, Database: "app",
 		UsernameSecretRef: definition.SecretKey{Name: "db", Key: "user"}, PasswordSecretRef: &definition.SecretKey{Name: "db", Key: "password"}}}
 }
 
-func byURLStore() definition.Postgres {
-	return definition.Postgres{URLSecretRef: &definition.SecretKey{Name: "db", Key: "uri"}}
+func byURLStore() definition.Database {
+	return definition.Database{URLSecretRef: &definition.SecretKey{Name: "db", Key: "uri"}}
 }
 
 func TestTargetFindsThePlace(t *testing.T) {
 	cases := map[string]struct {
-		store   definition.Postgres
+		store   definition.Database
 		secrets map[string]string
 	}{
 		"by URL":   {byURLStore(), map[string]string{"db/uri": "postgres://me:secret@db:5433/app"}},
@@ -54,7 +54,7 @@ func TestTargetFindsThePlace(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			got, err := Target(t.Context(), tc.store, secretsOf(tc.secrets))
+			got, err := Target(t.Context(), definition.UseStore, tc.store, secretsOf(tc.secrets))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -92,7 +92,7 @@ func TestTargetEncryptsAsAsked(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			store := byURLStore()
 			store.TLS = tc.tls
-			got, err := Target(t.Context(), store, secretsOf(map[string]string{
+			got, err := Target(t.Context(), definition.UseStore, store, secretsOf(map[string]string{
 				"db/uri": "postgres://me@db/app?sslmode=" + tc.sslmode, "ca/crt": authority}))
 			if err != nil {
 				t.Fatal(err)
@@ -108,7 +108,7 @@ func TestTargetEncryptsAsAsked(t *testing.T) {
 }
 
 func TestTargetOfASocketIgnoresSSLMode(t *testing.T) {
-	got, err := Target(t.Context(), byURLStore(), secretsOf(map[string]string{"db/uri": "postgres://me@/app?host=/run/postgresql&sslmode=verify-full"}))
+	got, err := Target(t.Context(), definition.UseStore, byURLStore(), secretsOf(map[string]string{"db/uri": "postgres://me@/app?host=/run/postgresql&sslmode=verify-full"}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func TestTargetOfASocketIgnoresSSLMode(t *testing.T) {
 }
 
 func TestTargetHasEachSettingOfTheURL(t *testing.T) {
-	got, err := Target(t.Context(), byURLStore(), secretsOf(map[string]string{
+	got, err := Target(t.Context(), definition.UseStore, byURLStore(), secretsOf(map[string]string{
 		"db/uri": "postgres://me:secret@db:5433/app?sslmode=disable&connect_timeout=7&target_session_attrs=primary&channel_binding=require"}))
 	if err != nil {
 		t.Fatal(err)
@@ -135,12 +135,12 @@ func TestTargetSaysWhatIsWrong(t *testing.T) {
 	withCA.TLS = &definition.TLS{CASecretRef: &definition.SecretKey{Name: "ca", Key: "crt"}}
 	good := "postgres://me:secret@db/app"
 	cases := map[string]struct {
-		store   definition.Postgres
+		store   definition.Database
 		secrets map[string]string
 		want    string
 	}{
 		"no Secret":         {byURLStore(), nil, "Secret db does not exist: create it with the key uri"},
-		"no key":            {byURLStore(), map[string]string{"db/url": good}, "Secret db has no key uri: add it, or name another key in spec.store"},
+		"no key":            {byURLStore(), map[string]string{"db/url": good}, "Secret db has no key uri: add it, or name another key in spec.store.postgres"},
 		"no password":       {byPartsStore(), map[string]string{"db/user": "me"}, "Secret db has no key password"},
 		"empty user":        {byPartsStore(), map[string]string{"db/user": " ", "db/password": "x"}, "Secret db, key user: the user's name is empty"},
 		"not a URL":         {byURLStore(), map[string]string{"db/uri": "mysql://me:secret@db/app"}, "must begin with postgres://"},
@@ -149,7 +149,7 @@ func TestTargetSaysWhatIsWrong(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			_, err := Target(t.Context(), tc.store, secretsOf(tc.secrets))
+			_, err := Target(t.Context(), definition.UseStore, tc.store, secretsOf(tc.secrets))
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v, want %q", err, tc.want)
 			}
@@ -160,12 +160,36 @@ func TestTargetSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
+// TestErrorsOfASourceNameItsFields: a spec has two databases, and both may have a Secret of the same
+// form.
+func TestErrorsOfASourceNameItsFields(t *testing.T) {
+	good := "postgres://me:secret@db/app"
+	for name, tc := range map[string]struct {
+		source  definition.Database
+		secrets map[string]string
+		want    string
+	}{
+		"no key":     {byURLStore(), map[string]string{"db/url": good}, "Secret db has no key uri: add it, or name another key in spec.source.postgres"},
+		"not a URL":  {byURLStore(), map[string]string{"db/uri": "mysql://db"}, "Secret db, key uri: the source's URL must begin with postgres://"},
+		"a file":     {byURLStore(), map[string]string{"db/uri": good + "?sslkey=x"}, "in source.postgres.tls.certificateSecretRef"},
+		"no user":    {byPartsStore(), map[string]string{"db/password": "x"}, "Secret db has no key user: add it, or name another key in spec.source.postgres"},
+		"no address": {definition.Database{}, nil, "spec.source.postgres has neither urlSecretRef nor connection: set one"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Target(t.Context(), definition.UseSource, tc.source, secretsOf(tc.secrets))
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+		})
+	}
+}
+
 func TestKindsOfErrorsCanBeToldApart(t *testing.T) {
-	_, err := Target(t.Context(), byURLStore(), secretsOf(nil))
+	_, err := Target(t.Context(), definition.UseStore, byURLStore(), secretsOf(nil))
 	if missing := (*SecretNotFoundError)(nil); !errors.As(err, &missing) || missing.Name != "db" || missing.Key != "uri" {
 		t.Errorf("a missing Secret gives %#v", err)
 	}
-	_, err = Target(t.Context(), byURLStore(), secretsOf(map[string]string{"db/uri": "?"}))
+	_, err = Target(t.Context(), definition.UseStore, byURLStore(), secretsOf(map[string]string{"db/uri": "?"}))
 	if invalid := (*InvalidError)(nil); !errors.As(err, &invalid) {
 		t.Errorf("an invalid URL gives %#v", err)
 	}

@@ -44,7 +44,7 @@ func TestTheServerIsVerifiedAsAsked(t *testing.T) {
 			store := byURLStore()
 			store.TLS = tc.tls
 			conn, err := postgres.Connect(ctx, postgres.Options{Target: func(ctx context.Context) (postgres.Target, error) {
-				return Target(ctx, store, secretsOf(map[string]string{"ca/crt": tc.authority,
+				return Target(ctx, definition.UseStore, store, secretsOf(map[string]string{"ca/crt": tc.authority,
 					"db/uri": fmt.Sprintf("postgres://scram:secret@%s:%d/postgres?%s", host, server.Port(), tc.settings)}))
 			}})
 			if tc.want != "" {

@@ -296,6 +296,22 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: usernameSecretRef
       type:
         namedType: com.github.sluice-project.sluice.api.v1alpha1.SecretKeyReference
+- name: com.github.sluice-project.sluice.api.v1alpha1.PostgresSource
+  map:
+    fields:
+    - name: connection
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.PostgresConnection
+    - name: schema
+      type:
+        scalar: string
+      default: sluice
+    - name: tls
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.PostgresTLS
+    - name: urlSecretRef
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.URLSecretReference
 - name: com.github.sluice-project.sluice.api.v1alpha1.PostgresStore
   map:
     fields:
@@ -627,6 +643,9 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.sluice-project.sluice.api.v1alpha1.Source
   map:
     fields:
+    - name: postgres
+      type:
+        namedType: com.github.sluice-project.sluice.api.v1alpha1.PostgresSource
     - name: table
       type:
         namedType: com.github.sluice-project.sluice.api.v1alpha1.TableSource

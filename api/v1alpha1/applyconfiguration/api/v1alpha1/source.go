@@ -11,9 +11,11 @@ import (
 //
 // Source is where events come from.
 type SourceApplyConfiguration struct {
-	// type names the kind of source: Store is Sluice's own event table in the store, Table a table of your own in the store's database.
-	// It cannot be changed.
+	// type names the kind of source: Store is Sluice's own event table, Table a table of your own. It cannot be changed.
 	Type *apiv1alpha1.SourceType `json:"type,omitempty"`
+	// postgres says how to reach the database with the events if it is not the store's. Without it, the events are in the
+	// store's database. It cannot be added or taken away; how the database is reached may change.
+	Postgres *PostgresSourceApplyConfiguration `json:"postgres,omitempty"`
 	// table says how events stand in a table of your own, for type Table.
 	Table *TableSourceApplyConfiguration `json:"table,omitempty"`
 }
@@ -29,6 +31,14 @@ func Source() *SourceApplyConfiguration {
 // If called multiple times, the Type field is set to the value of the last call.
 func (b *SourceApplyConfiguration) WithType(value apiv1alpha1.SourceType) *SourceApplyConfiguration {
 	b.Type = &value
+	return b
+}
+
+// WithPostgres sets the Postgres field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Postgres field is set to the value of the last call.
+func (b *SourceApplyConfiguration) WithPostgres(value *PostgresSourceApplyConfiguration) *SourceApplyConfiguration {
+	b.Postgres = value
 	return b
 }
 
