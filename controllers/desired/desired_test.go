@@ -176,6 +176,33 @@ func TestTemplateWins(t *testing.T) {
 	}
 }
 
+// TestPodsHaveTheSecretsOfStoreAndSource, each once, as files that a worker finds by the spec.
+func TestPodsHaveTheSecretsOfStoreAndSource(t *testing.T) {
+	object := sample(t, "../../config/samples/separate-database.yaml")
+	mounted := func() (files []string) {
+		for _, volume := range PodTemplate(processorOf(t, object)).Spec.Volumes {
+			if volume.Name != "sluice-secrets" {
+				continue
+			}
+			for _, source := range volume.Projected.Sources {
+				for _, item := range source.Secret.Items {
+					files = append(files, source.Secret.Name+" "+item.Key+" "+item.Path)
+				}
+			}
+		}
+		return files
+	}
+	store, source := "reports-db uri reports-db/uri", "shop-events uri shop-events/uri"
+	if diff := cmp.Diff([]string{store, source}, mounted()); diff != "" {
+		t.Error(diff)
+	}
+	ca := &v1alpha1.PostgresTLS{CASecretRef: &v1alpha1.SecretKeyReference{Name: "ca", Key: "ca.crt"}}
+	object.Spec.Store.Postgres.TLS, object.Spec.Source.Postgres.TLS = ca, ca
+	if diff := cmp.Diff([]string{"ca ca.crt ca/ca.crt", store, source}, mounted()); diff != "" {
+		t.Error("with an authority that both use:", diff)
+	}
+}
+
 func TestAcceptingAnotherStoreRestartsNothing(t *testing.T) {
 	object := sample(t, "../../config/samples/sql.yaml")
 	before := PodTemplate(processorOf(t, object))

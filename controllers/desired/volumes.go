@@ -20,24 +20,21 @@ const (
 	scratchFolder    = "/tmp"
 )
 
-// addVolumes adds the definition, the store's Secrets and a scratch folder, which a read-only root file system lacks.
+// addVolumes adds the definition, the Secrets of store and source, and a scratch folder, which a read-only root file system lacks.
 func addVolumes(pod *corev1.PodSpec, p Processor) {
 	ours := []corev1.Volume{
 		{Name: definitionVolume, VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
 			LocalObjectReference: corev1.LocalObjectReference{Name: p.ConfigMapName()}}}},
-		{Name: secretsVolume, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: secretSources(p.Spec.Store)}}},
+		{Name: secretsVolume, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: secretSources(p.Spec)}}},
 		{Name: scratchVolume, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
 	}
 	pod.Volumes = override(pod.Volumes, ours, func(v corev1.Volume) string { return v.Name })
 }
 
-// secretSources are the store's Secrets as files <secret>/<key>. They are optional: one that is missing is a condition of
-// the processor, not a pod that does not start, and when it comes it needs no restart.
-func secretSources(store definition.Store) []corev1.VolumeProjection {
-	if store.Postgres == nil {
-		return nil
-	}
-	keys := store.Postgres.SecretKeys()
+// secretSources are the Secrets of store and source as files <secret>/<key>. They are optional: one that is missing is a condition
+// of the processor, not a pod that does not start, and when it comes it needs no restart.
+func secretSources(spec definition.Spec) []corev1.VolumeProjection {
+	keys := spec.SecretKeys()
 	slices.SortFunc(keys, func(a, b definition.SecretKey) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Key, b.Key))
 	})
