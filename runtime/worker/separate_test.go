@@ -197,7 +197,7 @@ func TestAWorkerHandsOverWhileTheDatabaseOfItsSourceHangs(t *testing.T) {
 	w.until("segments of both", `SELECT count(DISTINCT owner) = 2 FROM sluice.token WHERE owner <> 0`)
 	drain()
 	w.until("segments of one again", `SELECT count(DISTINCT owner) = 1 AND count(*) = 4 FROM sluice.token WHERE owner <> 0`)
-	w.until("the worker to say what hangs", unreadableFor, "%has not answered a read of events%")
+	w.until("the worker to say what hangs", unreadableFor, "the database of spec.source has not answered a read of events%")
 	signalServer(t, server, syscall.SIGCONT)
 	w.appendTo(10, 5)
 	w.handled(100)

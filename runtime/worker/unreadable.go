@@ -93,6 +93,10 @@ func (l *life) waitsToRead(now time.Time) *tokenstore.Fault {
 	if since.IsZero() || now.Sub(since) < readShown {
 		return nil
 	}
+	which := "the database"
+	if l.options.Definition.Source.Postgres != nil {
+		which = "the database of spec.source"
+	}
 	return &tokenstore.Fault{Kind: tokenstore.InfrastructureFault, Reason: eventsUnreadable, Since: since,
-		Message: "the database has not answered a read of events: look in pg_stat_activity and pg_locks whether it waits for a lock on the table of events, such as that of an ALTER TABLE or a VACUUM FULL"}
+		Message: which + " has not answered a read of events: look in its pg_stat_activity and pg_locks whether the read waits for a lock on the table of events, such as that of an ALTER TABLE or a VACUUM FULL"}
 }
