@@ -73,7 +73,7 @@ func (r *Reconciler) reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	applied := r.apply(ctx, scope, decide(scope))
 	again, err := r.report(ctx, scope)
 	later, told := r.reportReplays(ctx, scope)
-	return ctrl.Result{RequeueAfter: soonest(again, later, graceLeft(scope))}, cmp.Or(applied, err, told)
+	return ctrl.Result{RequeueAfter: soonest(again, later, graceLeft(scope), sourceGraceLeft(scope))}, cmp.Or(applied, err, told)
 }
 
 // soonest is the shortest of some waits, of which 0 is none.

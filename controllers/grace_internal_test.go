@@ -1,10 +1,12 @@
 package controllers
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
@@ -110,4 +112,35 @@ func TestAnOutageIsLookedAtWhenTheGraceIsOver(t *testing.T) {
 	if got := graceLeft(s); got != 5*time.Second {
 		t.Error(got)
 	}
+}
+
+// TestAnOutageOfTheSourceCountsAfterAWhile, but at once where a new group waits for the source.
+func TestAnOutageOfTheSourceCountsAfterAWhile(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change []func(*scope)
+		want   string
+		left   time.Duration
+	}{
+		"a moment":             {[]func(*scope){sourceDown, since(5 * time.Second)}, "True/Ready False/Healthy", 15 * time.Second},
+		"for long":             {[]func(*scope){sourceDown, since(20 * time.Second)}, "True/Ready True/SourceUnreachable", 0},
+		"a new group waits":    {[]func(*scope){sourceDown, since(0), undeclared}, "False/SourceUnreachable True/SourceUnreachable", 0},
+		"the source is usable": {nil, "True/Ready False/Healthy", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := healthy(t, tc.change...)
+			s.grace = defaultGrace
+			status := statusOf(s)
+			ready, degraded := meta.FindStatusCondition(status.Conditions, "Ready"), meta.FindStatusCondition(status.Conditions, "Degraded")
+			if got := fmt.Sprintf("%s/%s %s/%s", ready.Status, ready.Reason, degraded.Status, degraded.Reason); got != tc.want {
+				t.Errorf("got %s, want %s", got, tc.want)
+			}
+			if left := sourceGraceLeft(s); left != tc.left {
+				t.Errorf("it is looked at again in %s", left)
+			}
+		})
+	}
+}
+
+func since(ago time.Duration) func(*scope) {
+	return func(s *scope) { s.store.Source.Since = now.Add(-ago) }
 }

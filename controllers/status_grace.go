@@ -25,13 +25,25 @@ func graceLeft(s *scope) time.Duration {
 	return max(s.grace-s.now.Sub(p.Since), 0)
 }
 
-// withGrace is the scope as conditions are to see it: without an outage that does not count yet.
-func withGrace(s *scope) *scope {
-	if graceLeft(s) == 0 {
-		return s
+// sourceGraceLeft is graceLeft for a source in a database of its own. There is no grace while a new
+// group waits for the source.
+func sourceGraceLeft(s *scope) time.Duration {
+	p := s.store.Source
+	if p == nil || s.store.Declared != s.processor.Generation {
+		return 0
 	}
+	return max(s.grace-s.now.Sub(p.Since), 0)
+}
+
+// withGrace is the scope as conditions are to see it: without outages that do not count yet.
+func withGrace(s *scope) *scope {
 	settled := *s
-	settled.store.Problem = nil
+	if graceLeft(s) > 0 {
+		settled.store.Problem = nil
+	}
+	if sourceGraceLeft(s) > 0 {
+		settled.store.Source = nil
+	}
 	return &settled
 }
 

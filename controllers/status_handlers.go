@@ -98,6 +98,8 @@ func degraded(s *scope) metav1.Condition {
 	switch unfit := unfitWorker(facts.Workers); {
 	case !s.store.Seen:
 		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1alpha1.ReasonUnknown, "the operator has not seen the store yet"
+	case sourceOutage(s) != "" && !onlyOperatorLacksSource(s):
+		is(v1alpha1.ReasonSourceUnreachable, sourceOutage(s))
 	case len(faults) > 0:
 		is(v1alpha1.ReasonSegmentBlocked, faultText(faults, s.message(v1alpha1.ConditionDegraded, v1alpha1.ReasonSegmentBlocked)))
 	case len(facts.Calls) > 0 && facts.Calls[0].Abandoned:
@@ -112,10 +114,26 @@ func degraded(s *scope) metav1.Condition {
 			"a replay of %s was abandoned after its reset: the projection lacks what was not handled again, until another replay is complete", strings.Join(incomplete(s), ", ")))
 	case unsupported(facts.Workers) != "":
 		is(v1alpha1.ReasonSettingsUnsupported, unsupported(facts.Workers))
+	case sourceOutage(s) != "": // workers go on, and somebody may wonder about the lag
+		c.Reason, c.Message = v1alpha1.ReasonSourceUnreachable, sourceOutage(s)+"; only the operator cannot use it, and the lag is unknown"
 	case len(facts.Calls) > 0: // no fault yet, but somebody may wonder
 		c.Reason, c.Message = v1alpha1.ReasonCallRunning, callText(facts.Calls[0])
 	}
 	return c
+}
+
+// sourceOutage is why a source in a database of its own cannot be used; empty if it can.
+func sourceOutage(s *scope) string {
+	if s.store.Source == nil {
+		return ""
+	}
+	return s.store.Source.Message
+}
+
+// onlyOperatorLacksSource reports whether the operator alone cannot use the source: it may not, or
+// workers show that they can.
+func onlyOperatorLacksSource(s *scope) bool {
+	return s.store.Source.OperatorOnly || workersGoOn(s.pods, s.store.Source.Since.Unix())
 }
 
 func unfitWorker(workers []stores.Worker) *stores.Worker {

@@ -64,6 +64,13 @@ func blind(reason string) func(*scope) {
 	}
 }
 
+// sourceDown is a source in a database of its own that cannot be reached.
+func sourceDown(s *scope) {
+	s.store.Source = &stores.Problem{Reason: v1alpha1.ReasonSourceUnreachable, Message: "the source's database: m", Since: now.Add(-time.Minute)}
+}
+
+func undeclared(s *scope) { s.store.Declared = 2 }
+
 func fault(f stores.Fault) func(*scope) {
 	return func(s *scope) {
 		if f.Definition == "wanted" {
@@ -94,6 +101,11 @@ func TestConditions(t *testing.T) {
 		"no tables":         {[]func(*scope){problem("MigrationRequired")}, "False/MigrationRequired True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"group conflict":    {[]func(*scope){problem("GroupConflict")}, "False/GroupConflict True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"table not ready":   {[]func(*scope){problem("SourceInvalid")}, "False/SourceInvalid True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
+		"source is down":    {[]func(*scope){sourceDown}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable True/SourceUnreachable"},
+		"source, first":     {[]func(*scope){sourceDown, undeclared}, "False/SourceUnreachable True/AllSegmentsOwned True/Valid True/Reachable True/SourceUnreachable Reconciling"},
+		"source, operator":  {[]func(*scope){sourceDown, func(s *scope) { s.store.Source.OperatorOnly = true }}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable False/SourceUnreachable"},
+		"source, pods do":   {[]func(*scope){sourceDown, readyPod(now)}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable False/SourceUnreachable"},
+		"source, an event":  {[]func(*scope){sourceDown, fault(stores.Fault{Kind: tokenstore.EventFault, Definition: "wanted"})}, "True/Ready True/AllSegmentsOwned True/Valid True/Reachable True/SourceUnreachable"},
 		"no such place":     {[]func(*scope){problem("PlaceInvalid")}, "False/PlaceInvalid True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"sequencing":        {[]func(*scope){problem("SequencingChanged")}, "False/SequencingChanged True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Stalled"},
 		"one that passes":   {[]func(*scope){problem("SequencingChanged"), func(s *scope) { s.store.Problem.Passes = true }}, "False/SequencingChanged True/AllSegmentsOwned True/Valid True/Reachable False/Healthy Reconciling"},

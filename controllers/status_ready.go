@@ -23,6 +23,7 @@ var checks = []func(*scope) *verdict{
 	checkSpec,
 	checkNames,
 	checkStore,
+	checkSource,
 	checkLayout,
 	checkHandlers,
 	checkAPIServer,
@@ -104,6 +105,16 @@ func checkStore(s *scope) *verdict {
 		return &verdict{reason: p.Reason, message: p.Message, stalled: !p.Passes}
 	}
 	return nil
+}
+
+// checkSource finds a source in a database of its own that a new group waits for. While no group
+// does, the spec is in effect, and the processor is degraded.
+func checkSource(s *scope) *verdict {
+	p := s.store.Source
+	if p == nil || s.store.Declared == s.processor.Generation {
+		return nil
+	}
+	return &verdict{reason: p.Reason, message: p.Message}
 }
 
 // checkLayout finds tokens that somebody has written to.

@@ -16,6 +16,7 @@ import (
 	"github.com/sluice-project/sluice/api/v1alpha1"
 	"github.com/sluice-project/sluice/internal/localpostgres"
 	"github.com/sluice-project/sluice/internal/postgrestest"
+	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
 var _ = Describe("A store", func() {
@@ -31,13 +32,36 @@ var _ = Describe("A store", func() {
 
 		secret := w.secret("db", map[string]string{"url": url})
 		w.create(secret)
-		Eventually(w.message("orders", "StoreReachable")).Should(Equal("Secret db has no key uri: add it, or name another key in spec.store"))
+		Eventually(w.message("orders", "StoreReachable")).Should(Equal("Secret db has no key uri: add it, or name another key in spec.store.postgres"))
 		secret.StringData = map[string]string{"uri": "mysql://somewhere"}
 		Expect(apiClient.Update(ctx, secret)).To(Succeed())
 		Eventually(w.says("orders", "StoreReachable")).Should(Equal("False/InvalidURL"))
 		secret.StringData = map[string]string{"uri": url}
 		Expect(apiClient.Update(ctx, secret)).To(Succeed())
 		w.ready("orders")
+	})
+
+	It("is said to be fine while the events' own database is missing", func(ctx SpecContext) {
+		store, events := postgrestest.New(GinkgoTB()), postgrestest.New(GinkgoTB())
+		conn, err := pgx.Connect(ctx, events)
+		Expect(err).NotTo(HaveOccurred())
+		defer conn.Close(ctx)
+		_, err = postgres.Migrate(ctx, conn, postgres.DefaultSchema)
+		Expect(err).NotTo(HaveOccurred())
+		w := newWorld(store)
+		w.create(w.secret("db", map[string]string{"uri": store}), w.processor("orders", func(p *v1alpha1.EventProcessor) {
+			p.Spec.Source = v1alpha1.Source{Type: "Store", Postgres: &v1alpha1.PostgresSource{URLSecretRef: &v1alpha1.URLSecretReference{Name: "events"}}}
+		}))
+		Eventually(w.says("orders", "Ready")).Should(Equal("False/SourceUnreachable"))
+		Expect(w.message("orders", "Ready")()).To(Equal("the source's database: SecretNotFound: Secret events does not exist: create it with the key uri"))
+		Expect(w.says("orders", "Reconciling")()).To(Equal("True/SourceUnreachable"))
+		Expect(w.says("orders", "StoreReachable")()).To(Equal("True/Reachable"))
+		Eventually(w.says("orders", "Degraded")).Should(Equal("True/SourceUnreachable"))
+		Eventually(w.object(&appsv1.Deployment{}, "orders")).Should(Succeed(), "pods do not wait for the source")
+
+		w.create(w.secret("events", map[string]string{"uri": events}))
+		w.ready("orders")
+		Eventually(w.says("orders", "Degraded")).Should(Equal("False/Healthy"))
 	})
 
 	It("that refuses the password says so, and works when it is right", func(ctx SpecContext) {

@@ -194,6 +194,10 @@ const (
 	ReasonPlaceInvalid = "PlaceInvalid"
 	// ReasonSourceInvalid: the table of spec.source is not as it is declared, or not prepared. (Ready, Stalled)
 	ReasonSourceInvalid = "SourceInvalid"
+	// ReasonSourceUnreachable: the events are in a database of their own, and that cannot be used;
+	// the message has the reason. It says nothing of the store. (Degraded; Ready while a new group
+	// waits for it)
+	ReasonSourceUnreachable = "SourceUnreachable"
 	// ReasonPending: the replay has not been looked at by a worker yet. (Complete)
 	ReasonPending = "Pending"
 	// ReasonWaiting: another replay of one of the groups runs first. (Complete)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/sluice-project/sluice/controllers/stores/backend"
 	"github.com/sluice-project/sluice/planner"
 	"github.com/sluice-project/sluice/tokenstore"
 )
@@ -157,11 +158,32 @@ const lagPatience = 3 * time.Second
 
 // lags reads the lags. It has a time limit of its own, because a long round may have used up its
 // own. An error is logged once for as long as it stays the same.
-func (p *processor) lags(l *link, w Wanted, outcome planner.Outcome) lags {
-	ctx, cancel := context.WithTimeout(p.life, lagPatience)
-	defer cancel()
-	source := l.Source(w.Spec.Source)
-	found, err := lagsOf(outcome, func(after int64) (time.Duration, bool, error) { return source.Waiting(ctx, after) })
+//
+// Of a source in a database of its own the lags may come a little later, and none are asked for
+// while that cannot be used.
+func (p *processor) lags(source backend.Source, w Wanted, outcome planner.Outcome) lags {
+	read := func(ctx context.Context) (lags, error) {
+		return lagsOf(outcome, func(after int64) (time.Duration, bool, error) { return source.Waiting(ctx, after) })
+	}
+	var found lags
+	var err error
+	if w.Spec.Source.Postgres == nil {
+		ctx, cancel := context.WithTimeout(p.life, lagPatience)
+		defer cancel()
+		found, err = read(ctx)
+	} else {
+		if p.separate.outage() != nil {
+			return nil
+		}
+		var answered bool
+		if found, err, answered = p.separate.waiting.ask(p.life, p.poke, read); !answered {
+			return nil
+		}
+		if aboutSource(err) {
+			p.sourceFailed(err)
+			return nil
+		}
+	}
 	if err == nil {
 		p.lagged.unread, p.lagged.failed = "", 0
 		return found

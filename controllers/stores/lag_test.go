@@ -121,8 +121,12 @@ type connectionOf struct {
 	change func(backend.Source) backend.Source
 }
 
-func (c connectionOf) Source(declared definition.Source) backend.Source {
-	return c.change(c.Connection.Source(declared))
+func (c connectionOf) Source(declared definition.Source) (backend.Source, error) {
+	source, err := c.Connection.Source(declared)
+	if err != nil {
+		return nil, err
+	}
+	return c.change(source), nil
 }
 
 // TestALagThatCouldNotBeReadIsAskedForAgainAtOnce: the next look may be due seconds later.

@@ -1,6 +1,7 @@
 package stores
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,18 +9,22 @@ import (
 	"time"
 
 	"github.com/sluice-project/sluice/api/v1alpha1"
+	"github.com/sluice-project/sluice/controllers/stores/backend"
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // Problem is why the operator cannot do in a store what it should.
 type Problem struct {
-	// Reason is one of the API's: of StoreReachable, or StoreChanged, MigrationRequired, GroupConflict, SourceInvalid, SequencingChanged.
+	// Reason is one of the API's: of StoreReachable, or StoreChanged, MigrationRequired,
+	// GroupConflict, SourceInvalid, SourceUnreachable, SequencingChanged.
 	Reason string
 	// Message says what to change. It is the same for as long as the problem is.
 	Message string
 	// Since is when it was first met; of an outage, since when there has been one, whatever its reason was at first.
 	Since time.Time
+	// OperatorOnly says that workers may do what the operator may not.
+	OperatorOnly bool
 	// Passes says that no edit is needed: it is over when something else is.
 	Passes bool
 	// Blind says that the operator does not read the store while the problem lasts. Its facts are
@@ -87,6 +92,18 @@ func (o Options) problemOf(err error, place string) Problem {
 		return Problem{Reason: d.Reason, Message: d.Message, NoTables: d.NoTables}
 	}
 	return Problem{Reason: v1alpha1.ReasonConnectionFailed, Message: place + ": " + causeOf(err)}
+}
+
+// sourceProblemOf says what an outage of a source in a database of its own means to users. The
+// message has the reason that a store would have.
+func (o Options) sourceProblemOf(outage *backend.SourceError) Problem {
+	place := cmp.Or(outage.Place, "its Secrets")
+	d, known := o.Backend.Diagnose(outage.Err, place)
+	if !known {
+		d.Reason, d.Message = v1alpha1.ReasonConnectionFailed, place+": "+causeOf(outage.Err)
+	}
+	return Problem{Reason: v1alpha1.ReasonSourceUnreachable, Passes: true, OperatorOnly: d.Reason == v1alpha1.ReasonOperatorCannotConnect,
+		Message: fmt.Sprintf("the source's database: %s: %s", d.Reason, d.Message)}
 }
 
 // causeOf is an error's text without what differs from one attempt to the next, such as the port that was dialled from.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/sluice-project/sluice/controllers/stores/backend"
 	storespostgres "github.com/sluice-project/sluice/controllers/stores/postgres"
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/eventsource"
@@ -54,6 +55,36 @@ func TestProblemsByError(t *testing.T) {
 			}
 			if strings.Contains(got.Message, "43215") {
 				t.Errorf("the message changes with every attempt: %s", got.Message)
+			}
+		})
+	}
+}
+
+// TestAnOutageOfTheSourceIsNoneOfTheStore: the message has the reason that a store would have, and
+// nothing is left of what is only true of stores.
+func TestAnOutageOfTheSourceIsNoneOfTheStore(t *testing.T) {
+	const place = "events:5432/shop as reader"
+	dial := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+	for name, tc := range map[string]struct {
+		err          error
+		text         string
+		operatorOnly bool
+	}{
+		"Secret":     {&connection.SecretNotFoundError{Name: "events", Key: "uri"}, "the source's database: SecretNotFound: Secret events does not exist: create it with the key uri", false},
+		"password":   {&pgconn.PgError{Code: "28P01", Message: "no"}, "the source's database: AuthenticationFailed: events:5432/shop as reader: no (SQLSTATE 28P01)", false},
+		"no server":  {dial, "the source's database: ConnectionFailed: events:5432/shop as reader: connection refused", false},
+		"no answer":  {context.DeadlineExceeded, "the source's database: ConnectionFailed: events:5432/shop as reader: no answer in time", false},
+		"loopback":   {&storespostgres.RefusedAddressError{Address: "127.0.0.1:5432"}, "the source's database: OperatorCannotConnect: the operator does not connect to 127.0.0.1:5432", true},
+		"no tables":  {&postgres.MigrationRequiredError{Schema: "sluice", Want: 2}, "the source's database: MigrationRequired: ", false},
+		"the source": {errors.New("it has changed"), "the source's database: ConnectionFailed: events:5432/shop as reader: it has changed", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := Options{Backend: storespostgres.Backend{}}.sourceProblemOf(&backend.SourceError{Place: place, Err: fmt.Errorf("reading: %w", tc.err)})
+			if got.Reason != "SourceUnreachable" || !strings.HasPrefix(strings.Replace(got.Message, "reading: ", "", 1), tc.text) {
+				t.Errorf("got %s: %s", got.Reason, got.Message)
+			}
+			if got.OperatorOnly != tc.operatorOnly || got.NoTables || !got.Passes {
+				t.Errorf("got %+v", got)
 			}
 		})
 	}

@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/sluice-project/sluice/controllers/stores/backend"
 	"github.com/sluice-project/sluice/definition/declare"
 	"github.com/sluice-project/sluice/eventsource"
 	"github.com/sluice-project/sluice/planner"
@@ -53,6 +54,7 @@ type processor struct {
 	life     context.Context                  // of the loop
 	broken   map[string]*protocol.LayoutError // groups, at the last look
 	lagged   lagMemory
+	separate separateSource
 	paces    paces
 }
 
@@ -112,8 +114,8 @@ func (p *processor) observation() Observation {
 func (p *processor) fail(problem Problem) {
 	known := p.observation()
 	problem.Blind = true
-	known.Problem = &problem
-	if problem.NoTables && p.wish().Drop { // what was asked for
+	known.Problem, known.Source = &problem, nil // nobody looks at the source meanwhile
+	if problem.NoTables && p.wish().Drop {      // what was asked for
 		known.Problem, known.Dropped = nil, true
 	}
 	p.publish(known, nil)
@@ -160,6 +162,12 @@ func (p *processor) note(o Observation, of *look) (news bool) {
 			o.Problem.Since = was.Since
 		}
 	}
+	if was := p.known.Source; o.Source != nil && o.Source != was {
+		o.Source.Since = time.Now()
+		if was != nil {
+			o.Source.Since = was.Since
+		}
+	}
 	news = !reflect.DeepEqual(p.known, o)
 	p.known = o
 	if m := p.options.Metrics; m != nil {
@@ -200,7 +208,7 @@ func (p *processor) plans(of *look) int64 {
 // run plans until the context ends.
 func (p *processor) run(ctx context.Context, l *link, place string) {
 	p.declared = nil // the store may have been changed or restored meanwhile
-	p.starts, p.life = starts{}, ctx
+	p.starts, p.life, p.separate = starts{}, ctx, separateSource{}
 	p.planner = &planner.Planner{Directory: l.directory, Store: l.store, Processor: p.wish().Name, Name: p.options.Planner}
 	failures, due := 0, true // a look is
 	for {
@@ -282,7 +290,11 @@ func (p *processor) round(ctx context.Context, l *link) error {
 		l = &link{l.Connection, l.directory, l.store, meta}
 	}
 	p.met(l.meta.StoreID)
-	refusal, err := p.declare(ctx, l, w)
+	source, err := l.Source(w.Spec.Source)
+	if err != nil {
+		return err
+	}
+	refusal, err := p.declare(ctx, l, w, source, p.checkSource(source, w.Spec.Source))
 	if err != nil {
 		return err
 	}
@@ -292,6 +304,9 @@ func (p *processor) round(ctx context.Context, l *link) error {
 	}
 	outcome, err := p.step(ctx, l)
 	switch {
+	case errors.Is(err, tokenstore.ErrNoProcessor) && aboutSource(refusal):
+		p.tell(w, l, outcome, nil, nil, refusal) // the store is fine, and there is nothing to plan
+		return nil
 	case errors.Is(err, tokenstore.ErrNoProcessor) && refusal != nil:
 		return refusal // it never got its groups, so there is nothing to plan
 	case errors.Is(err, tokenstore.ErrNoProcessor):
@@ -315,7 +330,7 @@ func (p *processor) round(ctx context.Context, l *link) error {
 		p.declared = nil
 		p.poke()
 	}
-	p.tell(w, l, outcome, replays, p.lags(l, w, outcome), refusal)
+	p.tell(w, l, outcome, replays, p.lags(source, w, outcome), refusal)
 	return nil
 }
 
@@ -365,11 +380,16 @@ func (p *processor) tell(w Wanted, l *link, outcome planner.Outcome, replays []t
 	o := Observation{StoreID: l.meta.StoreID, Seen: true, Facts: factsOf(outcome, p.orphaned, p.lagged.update(waits, outcome.Groups, now), now)}
 	o.Facts.Replays = replays
 	p.paces.add(o.Facts.Groups, now)
-	if refusal != nil {
+	switch {
+	case refusal == nil:
+		o.Declared = w.Generation
+	case !aboutSource(refusal):
 		problem := p.options.problemOf(refusal, "")
 		o.Problem = &problem
-	} else {
-		o.Declared = w.Generation
+	}
+	if outage := p.separate.outage(); outage != nil {
+		problem := p.options.sourceProblemOf(outage)
+		o.Source = &problem
 	}
 	p.publish(o, &look{outcome, waits})
 }
@@ -378,35 +398,44 @@ func (p *processor) tell(w Wanted, l *link, outcome planner.Outcome, replays []t
 type declaration struct {
 	wish    Wanted
 	at      time.Time
+	checked bool // the source was as it is declared
 	refusal error
 }
 
-// declare writes what is wanted, where that is news. What the store refuses, a group that another processor has or a sequencing that
-// cannot be changed so, is not the loop's failure: the groups are planned on as they were before.
-func (p *processor) declare(ctx context.Context, l *link, w Wanted) (refusal, err error) {
-	if last := p.declared; last != nil && reflect.DeepEqual(last.wish, w) && (last.refusal == nil || time.Since(last.at) < refusedPause) {
+// declare writes what is wanted, where that is news. What the store refuses, a group that another
+// processor has or a sequencing that cannot be changed so, is not the loop's failure: the groups
+// are planned on as they were before. Nor is a new group whose start position a source in a
+// database of its own cannot give now. unchecked is what is wrong with such a source.
+func (p *processor) declare(ctx context.Context, l *link, w Wanted, source backend.Source, unchecked error) (refusal, err error) {
+	if last := p.declared; last != nil && reflect.DeepEqual(last.wish, w) && last.checked == (unchecked == nil) &&
+		(last.refusal == nil || time.Since(last.at) < refusedPause) {
 		return last.refusal, nil
 	}
-	if refusal, err = p.write(ctx, l, w); err != nil {
+	if refusal, err = p.write(ctx, l, w, source, unchecked); err != nil {
 		return nil, err
 	}
-	p.declared = &declaration{w, time.Now(), refusal}
+	p.declared = &declaration{w, time.Now(), unchecked == nil, refusal}
 	return refusal, nil
 }
 
 // write writes what is wanted, and returns what the store refuses. Where only a sequencing is refused,
-// pods leave all the same, and replays go on or are cancelled.
-func (p *processor) write(ctx context.Context, l *link, w Wanted) (refusal, err error) {
+// pods leave all the same, and replays go on or are cancelled. If a source in a database of its own
+// cannot be checked now, everything is written unless there is a new group, which needs the source.
+func (p *processor) write(ctx context.Context, l *link, w Wanted, source backend.Source, unchecked error) (refusal, err error) {
 	var unfit *eventsource.InvalidError
-	source := l.Source(w.Spec.Source)
-	if w.Spec.Source.Table != nil {
-		if err := source.Check(ctx); errors.As(err, &unfit) {
-			return err, nil
-		} else if err != nil {
-			return nil, err
-		}
+	if w.Spec.Source.Table != nil && w.Spec.Source.Postgres == nil {
+		unchecked = source.Check(ctx)
+	}
+	switch {
+	case errors.As(unchecked, &unfit):
+		return unchecked, nil
+	case unchecked != nil && !aboutSource(unchecked):
+		return nil, unchecked
 	}
 	start := func(group string, at progress.StartPosition) (progress.Progress, error) {
+		if unchecked != nil {
+			return progress.Progress{}, unchecked
+		}
 		return p.starts.find(p.life, ctx, group, at, func(ctx context.Context) (progress.Progress, error) { return source.Start(ctx, at) })
 	}
 	err = declare.Write(ctx, l.store, l.directory, w.declared(p.options.ownerOf(w)), start)
@@ -419,6 +448,11 @@ func (p *processor) write(ctx context.Context, l *link, w Wanted) (refusal, err 
 		return conflict, nil
 	case errors.As(err, &place), errors.As(err, &searching):
 		return err, nil
+	case aboutSource(err):
+		if unchecked == nil {
+			p.sourceFailed(err)
+		}
+		refusal = err
 	case errors.As(err, &changed):
 		refusal = changed
 	case err != nil:

@@ -66,6 +66,9 @@ type Observation struct {
 	// that used an earlier content; nil if nothing is wrong. It is kept if the session is lost,
 	// until one is open again.
 	Secrets *Problem
+	// Source is why a source in a database of its own cannot be used; nil if it can, and for
+	// sources in the store's database. All else goes on: it is no problem of the store.
+	Source *Problem
 	// StoreID is the store that was found and accepted.
 	StoreID string
 	// Declared is the generation of the spec that the store has.

@@ -76,10 +76,29 @@ type Connection interface {
 	Wait(ctx context.Context) (processor string, err error)
 	Directory() Directory
 	Store() Store
-	// Source returns the source of events that a spec declares.
-	Source(declared definition.Source) Source
+	// Source returns the source of events that a spec declares. It connects to nothing. If the
+	// events are in a database of their own, errors of that database are *SourceErrors, and its
+	// connections are open until the Connection is closed.
+	Source(declared definition.Source) (Source, error)
 	Close() error
 }
+
+// SourceError is an error of a database that holds the events and no store. It says nothing of the
+// store.
+type SourceError struct {
+	// Place is where the operator connected to, without a password; empty before.
+	Place string
+	Err   error
+}
+
+func (e *SourceError) Error() string {
+	if e.Place == "" {
+		return fmt.Sprintf("the source's database: %v", e.Err)
+	}
+	return fmt.Sprintf("the source's database: %s: %v", e.Place, e.Err)
+}
+
+func (e *SourceError) Unwrap() error { return e.Err }
 
 // Directory is what the operator needs of one.
 type Directory interface {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -29,19 +30,25 @@ type Backend struct {
 	Secrets func(namespace string) connection.Secrets
 	// AllowLoopback lets the operator connect to its own host.
 	AllowLoopback bool
+	// SecretsEvery is how often the Secrets of a source in a database of its own are read while it
+	// is used, 20 s by default.
+	SecretsEvery time.Duration
 }
 
 var _ backend.Backend = Backend{}
 
 // Open implements backend.Backend.
 func (b Backend) Open(namespace string, store definition.Store) backend.Access {
-	return &access{Backend: b, namespace: namespace, store: *store.Postgres}
+	return &access{Backend: b, namespace: namespace, use: definition.UseStore, database: store.Postgres.Database, schema: store.Postgres.Schema}
 }
 
+// access leads to a database by the Secrets of a namespace.
 type access struct {
 	Backend
 	namespace string
-	store     definition.Postgres
+	use       definition.DatabaseUse
+	database  definition.Database
+	schema    string // of Sluice's tables, in a store
 	connected atomic.Pointer[place]
 }
 
@@ -63,7 +70,7 @@ func (a *access) Find(ctx context.Context) (backend.Place, error) {
 
 func (a *access) find(ctx context.Context) (*place, error) {
 	digest, secrets := sha256.New(), a.Secrets(a.namespace)
-	target, err := connection.Target(ctx, definition.UseStore, a.store.Database, func(ctx context.Context, name, key string) ([]byte, error) {
+	target, err := connection.Target(ctx, a.use, a.database, func(ctx context.Context, name, key string) ([]byte, error) {
 		value, err := secrets(ctx, name, key)
 		fmt.Fprintf(digest, "%q %q %q\n", name, key, value)
 		return value, err
@@ -98,7 +105,7 @@ func (p *place) Meta(ctx context.Context) (backend.Meta, error) {
 		return backend.Meta{}, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) // which store it is, is known
-	return metaOf(ctx, conn, p.access.store.Schema)
+	return metaOf(ctx, conn, p.access.schema)
 }
 
 func metaOf(ctx context.Context, conn postgres.Querier, schema string) (backend.Meta, error) {
@@ -123,7 +130,7 @@ func (a *access) target(ctx context.Context) (postgres.Target, error) {
 // Connect implements backend.Access.
 func (a *access) Connect(ctx context.Context) (backend.Connection, error) {
 	options := a.options(a.target)
-	session, err := postgres.OpenSession(ctx, options, postgres.Channel(a.store.Schema))
+	session, err := postgres.OpenSession(ctx, options, postgres.Channel(a.schema))
 	if err != nil {
 		return nil, err
 	}
@@ -131,14 +138,15 @@ func (a *access) Connect(ctx context.Context) (backend.Connection, error) {
 	if err != nil {
 		return nil, errors.Join(err, session.Close())
 	}
-	return &link{session: session, pool: pool, schema: a.store.Schema}, nil
+	return &link{session: session, pool: pool, schema: a.schema, sources: sources{backend: a.Backend, namespace: a.namespace}}, nil
 }
 
-// link is an open connection. The session listens; everything else goes over the pool.
+// link is an open connection. The session listens; everything else of the store goes over the pool.
 type link struct {
 	session *postgres.Session
 	pool    *pgxpool.Pool
 	schema  string
+	sources sources
 }
 
 // HasTables implements backend.Connection.
@@ -170,12 +178,16 @@ func (l *link) Directory() backend.Directory { return postgres.NewDirectory(l.po
 func (l *link) Store() backend.Store { return postgres.NewStore(l.pool, l.schema) }
 
 // Source implements backend.Connection.
-func (l *link) Source(declared definition.Source) backend.Source {
-	return eventspostgres.Open(l.pool, l.schema, declared)
+func (l *link) Source(declared definition.Source) (backend.Source, error) {
+	if declared.Postgres != nil {
+		return l.sources.source(declared)
+	}
+	return eventspostgres.Open(l.pool, l.schema, declared), nil
 }
 
 // Close implements backend.Connection.
 func (l *link) Close() error {
+	l.sources.close()
 	l.pool.Close()
 	return l.session.Close()
 }
