@@ -17,21 +17,21 @@ import (
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
 
+// Target is the way to a database, asked at every connect.
+type Target = func(ctx context.Context) (postgres.Target, error)
+
 // Postgres is a store, and a source beside it.
 type Postgres struct {
-	// Target is the way to the server, asked at every connect.
+	// Target is the way to the store.
 	Target Target
+	// Source returns the way to the database of a source that is not in the store's. It is not
+	// called for other sources, and may be nil for those.
+	Source func(definition.SourcePostgres) (Target, error)
 	// Schema of Sluice's tables.
 	Schema string
 	// Migrate brings the schema up to date where the role may.
 	Migrate bool
-	// Source returns the way to the database with the events, for definitions that say that they are
-	// not in the store's.
-	Source func(definition.SourcePostgres) (Target, error)
 }
-
-// Target finds the way to a database; it is asked at every connect.
-type Target = func(ctx context.Context) (postgres.Target, error)
 
 var _ worker.Backend = Postgres{}
 

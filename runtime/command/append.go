@@ -31,12 +31,15 @@ func Append() *cobra.Command {
 		Use:   "append STREAM TYPE [DATA]",
 		Short: "Append an event to a stream, or the events of a file",
 		Long: "Append an event to a stream, or all events of a file or none, and print each stream's new version.\n" +
-			`A file has one event a line: {"stream": "order-1", "type": "OrderPlaced", "data": {"total": 12}, "metadata": {}}`,
+			`A file has one event a line: {"stream": "order-1", "type": "OrderPlaced", "data": {"total": 12}, "metadata": {}}` + "\n\n" +
+			"If the processor's events are in a database of their own (spec.source.postgres), name that one by --source-url. Of the\n" +
+			"sluice dev that runs in this folder it is known.",
 		Example: `  sluice append order-1 OrderPlaced '{"total": 12}' --expected-version none` + "\n  sluice append --file events.jsonl",
 		Args:    func(_ *cobra.Command, args []string) error { return f.checkArguments(args) },
 		RunE:    func(cmd *cobra.Command, args []string) error { return f.run(cmd, args) },
 	}
 	f.database.add(cmd)
+	f.database.addSource(cmd, "the database with the events, if it is not the store's; it goes before --database-url")
 	cmd.Flags().StringVar(&f.metadata, "metadata", "", "the event's metadata, as JSON")
 	cmd.Flags().StringVar(&f.expected, "expected-version", "any", "version that the stream must have: a number, none for a stream without events, or any")
 	cmd.Flags().StringVar(&f.file, "file", "", "file with events as JSON lines; - for standard input")
@@ -66,7 +69,7 @@ func (f *appendFlags) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	ctx := cmd.Context()
-	pool, err := f.database.open(ctx)
+	pool, err := f.database.openEvents(ctx)
 	if err != nil {
 		return err
 	}

@@ -7,8 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
@@ -54,6 +56,75 @@ func TestAppendPrintsTheVersionAndRefusesAConflict(t *testing.T) {
 	}
 }
 
+// TestAppendWritesWhereTheEventsAre also if the store is named.
+func TestAppendWritesWhereTheEventsAre(t *testing.T) {
+	store, events := migrated(t), migrated(t)
+	t.Setenv("SLUICE_SOURCE_URL", events)
+	for name, args := range map[string][]string{
+		"order-1": {"--source-url", events},
+		"order-2": {"--source-url", events, "--database-url", store},
+		"order-3": {"--database-url", store}, // and the variable
+	} {
+		if out, err := run(command.Append(), "", append([]string{name, "OrderPlaced"}, args...)...); err != nil || out != name+" 1\n" {
+			t.Errorf("%q, %v", out, err)
+		}
+	}
+	holds(t, store, "")
+	holds(t, events, "order-1 order-2 order-3")
+}
+
+// TestAppendFindsTheEventsOfTheDevThatRuns: the folder has the URLs of both databases.
+func TestAppendFindsTheEventsOfTheDevThatRuns(t *testing.T) {
+	store, events := migrated(t), migrated(t)
+	t.Setenv("SLUICE_SOURCE_URL", "")
+	t.Setenv("SLUICE_DATABASE_URL", "")
+	t.Chdir(t.TempDir())
+	if err := os.Mkdir(".sluice", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	publish := func(name, url string) {
+		file, err := os.Create(filepath.Join(".sluice", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { file.Close() })
+		if _, err := file.WriteString(url + "\n"); err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish("url", store)
+	if out, err := run(command.Append(), "", "order-1", "OrderPlaced"); err != nil || out != "order-1 1\n" {
+		t.Fatalf("%q, %v", out, err)
+	}
+	publish("source-url", events)
+	if out, err := run(command.Append(), "", "order-2", "OrderPlaced"); err != nil || out != "order-2 1\n" {
+		t.Fatalf("%q, %v", out, err)
+	}
+	holds(t, store, "order-1")
+	holds(t, events, "order-2")
+}
+
+// holds checks which streams a database has events of.
+func holds(t *testing.T, url, want string) {
+	t.Helper()
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	var streams string
+	if err := conn.QueryRow(ctx, "SELECT coalesce(string_agg(stream_id, ' ' ORDER BY stream_id), '') FROM sluice.event").Scan(&streams); err != nil {
+		t.Fatal(err)
+	}
+	if streams != want {
+		t.Errorf("%s has events of %q, want %q", url, streams, want)
+	}
+}
+
 func TestAppendTakesAFileWhollyOrNotAtAll(t *testing.T) {
 	url := migrated(t)
 	file := filepath.Join(t.TempDir(), "events.jsonl")
@@ -80,6 +151,7 @@ func TestAppendSaysWhatIsWrongWithACall(t *testing.T) {
 		"give either --file or STREAM":  {"order-1", "T", "--file", "x"},
 		"no sluice dev runs in this":    {"order-1", "T"},
 		"has no event table: run `slui": {"order-1", "T", "--database-url", postgrestest.New(t)},
+		"--source-url: the source's UR": {"order-1", "T", "--source-url", "mysql://db"},
 	} {
 		if _, err := run(command.Append(), "", args...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: got %v, want %q", args, err, want)

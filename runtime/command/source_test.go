@@ -9,7 +9,9 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
 
+	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/internal/postgrestest"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
@@ -76,6 +78,99 @@ func TestSourcePrepareSaysWhatItNeeds(t *testing.T) {
 		if _, err := runSource(t, args...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
+	}
+}
+
+// separateOutbox is the outbox's manifest with the table in a database of its own.
+func separateOutbox(t *testing.T) string {
+	t.Helper()
+	return rewritten(t, outboxSample, "    type: Table\n", "    type: Table\n    postgres: {urlSecretRef: {name: events}}\n")
+}
+
+// rewritten is a file with one text replaced.
+func rewritten(t *testing.T, file, before, after string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Count(text, []byte(before)) != 1 {
+		t.Fatalf("%s does not have %q once", file, before)
+	}
+	path := filepath.Join(t.TempDir(), filepath.Base(file))
+	if err := os.WriteFile(path, bytes.Replace(text, []byte(before), []byte(after), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestSourcePreparePreparesTheTableWhereItIs(t *testing.T) {
+	store, events := postgrestest.New(t), postgrestest.New(t)
+	conn, err := pgx.Connect(t.Context(), events)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	_, err = conn.Exec(t.Context(), `CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, aggregate_id text NOT NULL, event_type text NOT NULL,
+		payload jsonb NOT NULL, headers jsonb, created_at timestamptz NOT NULL DEFAULT now())`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest := separateOutbox(t)
+	if _, err := runSource(t, "prepare", "-f", manifest, "--database-url", store); err == nil || !strings.Contains(err.Error(), "set --source-url or SLUICE_SOURCE_URL") {
+		t.Errorf("without the source's URL: %v", err)
+	}
+	out, err := runSource(t, "prepare", "-f", manifest, "--database-url", store, "--source-url", events)
+	if err != nil || !strings.HasSuffix(out, "events can be read from public.outbox\n") {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
+func TestCommandsAboutTheStoreRefuseEventsOfAnotherDatabase(t *testing.T) {
+	url := postgrestest.New(t)
+	for name, tc := range map[string]struct {
+		cmd  *cobra.Command
+		args []string
+		want string
+	}{
+		"rebase": {Rebase(), []string{"-f", separateOutbox(t)}, "the table of spec.source is in a database of its own (spec.source.postgres), and rebase is about the store: leave the manifest out"},
+		"import": {Import(), []string{"axon", "--processor", "cards", "-f", rewritten(t, axonSample, "    type: Table\n", "    type: Table\n    postgres: {urlSecretRef: {name: events}}\n")},
+			"the events are in a database of their own (spec.source.postgres), and tokens are taken over only where events and store are in one"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tc.cmd.SetArgs(append(tc.args, "--database-url", url))
+			tc.cmd.SilenceErrors, tc.cmd.SilenceUsage = true, true
+			if err := tc.cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+		})
+	}
+}
+
+// TestAWorkerFindsTheSourceByItsSecretsOrByAURL: the operator mounts the Secrets.
+func TestAWorkerFindsTheSourceByItsSecretsOrByAURL(t *testing.T) {
+	folder := t.TempDir()
+	if err := os.Mkdir(filepath.Join(folder, "events"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "events", "uri"), []byte("postgres://app@mounted/events"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	declared := definition.SourcePostgres{Database: definition.Database{URLSecretRef: &definition.SecretKey{Name: "events", Key: "uri"}}}
+	for host, f := range map[string]workerFlags{
+		"mounted": {secrets: folder},
+		"given":   {secrets: folder, sourceURL: "postgres://app@given/events"},
+	} {
+		way, err := f.source(declared)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := way(t.Context()); err != nil || got.Host != host {
+			t.Errorf("%s: %+v, %v", host, got, err)
+		}
+	}
+	if _, err := (workerFlags{sourceURL: "mysql://db"}).source(declared); err == nil || !strings.Contains(err.Error(), "--source-url: the source's URL must begin") {
+		t.Errorf("a URL that is none: %v", err)
 	}
 }
 

@@ -25,7 +25,7 @@ import (
 
 // workerFlags are what the operator gives a worker by environment variables.
 type workerFlags struct {
-	processor, installation, pod, definitionFile, store, secrets, metrics, probes, memory, catchUp string
+	processor, installation, pod, definitionFile, store, secrets, sourceURL, metrics, probes, memory, catchUp string
 }
 
 // Worker is the command that runs in a pod.
@@ -51,7 +51,8 @@ func Worker(handlers map[string]handler.Handler) *cobra.Command {
 	flag(&f.pod, "pod", "SLUICE_POD", hostname, "this process's name in the directory")
 	flag(&f.definitionFile, "definition-file", "SLUICE_DEFINITION_FILE", "/etc/sluice/definition/definition.json", "file with the definition of the groups")
 	flag(&f.store, "store", "SLUICE_STORE", "", "the store, as the JSON of spec.store")
-	flag(&f.secrets, "secrets-dir", "SLUICE_SECRETS_DIR", "/etc/sluice/secrets", "folder with a folder for each Secret that the store names")
+	flag(&f.secrets, "secrets-dir", "SLUICE_SECRETS_DIR", "/etc/sluice/secrets", "folder with a folder for each Secret that store and source name")
+	flag(&f.sourceURL, "source-url", sourceURLVariable, "", "database with the events, as postgres://user:password@host:port/database, instead of what the Secrets of spec.source.postgres say; only used if the definition has source.postgres")
 	flag(&f.metrics, "metrics-address", "SLUICE_METRICS_ADDRESS", ":9090", "address for /metrics; empty for none")
 	flag(&f.probes, "probe-address", "SLUICE_PROBE_ADDRESS", ":8081", "address for /readyz and /healthz; empty for none")
 	flag(&f.memory, "event-memory", "SLUICE_EVENT_MEMORY", "", "MiB that events may take which have been read and not handled yet; by default 64, or an eighth of the memory limit where that is less")
@@ -104,12 +105,20 @@ func runWorker(cmd *cobra.Command, f workerFlags, handlers map[string]handler.Ha
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	w := worker.New(worker.Options{
 		Processor: f.processor, Installation: f.installation, Pod: f.pod, Definition: def, DefinitionID: def.ID(), Handlers: handlers,
-		Backend: backend.Postgres{Target: target, Schema: schemaOf(store), Migrate: store.Postgres.Migrations != definition.MigrationsManual},
+		Backend: backend.Postgres{Target: target, Source: f.source, Schema: schemaOf(store), Migrate: store.Postgres.Migrations != definition.MigrationsManual},
 		Version: Version, Log: log, Registry: registry, Memory: memory << 20, CatchUpWorkers: int(catchUp),
 	})
 	serve(f.probes, probes(w), log)
 	serve(f.metrics, metricsHandler(registry, w), log)
 	return w.Run(cmd.Context())
+}
+
+// source is the way to the database of a source, which the definition names.
+func (f workerFlags) source(source definition.SourcePostgres) (backend.Target, error) {
+	if f.sourceURL != "" {
+		return sourceTarget(f.sourceURL)
+	}
+	return access.SourceFromFiles(source, f.secrets), nil
 }
 
 func schemaOf(store definition.Store) string {

@@ -24,6 +24,8 @@ type Options struct {
 	Manifest string
 	// DatabaseURL of the store; empty for a PostgreSQL of its own.
 	DatabaseURL string
+	// SourceURL of the database with the events, if the manifest has spec.source.postgres.
+	SourceURL string
 	// Folder for what is kept between runs, .sluice by default.
 	Folder string
 	// Reset deletes the data of the PostgreSQL of its own before it starts.
@@ -50,6 +52,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	p := newPrinter(o.Out, o.Log, o.Colour)
 	first, err := readManifest(o.Manifest)
+	if err == nil && first.document.Spec.Source.Postgres != nil && o.SourceURL == "" {
+		err = ErrNoSourceURL
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.Manifest, err)
 	}
@@ -74,10 +79,15 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := r.take(ctx, first); err != nil {
 		return fmt.Errorf("%s: %w", o.Manifest, err)
 	}
-	if err := folder.publish(db.url); err != nil {
+	if r.appendsToSource() { // before the other one, which says that dev runs
+		if err := folder.publish(sourceURL, o.SourceURL); err != nil {
+			return err
+		}
+	}
+	if err := folder.publish(storeURL, db.url); err != nil {
 		return err
 	}
-	p.welcome(first.document, db, r.schema, o.Folder)
+	p.welcome(first.document, db, r.sourceURL(), r.schema, o.Folder)
 	return r.run(ctx)
 }
 
@@ -124,7 +134,8 @@ func (r *runner) reload(ctx context.Context, change change) {
 }
 
 func (r *runner) feed(ctx context.Context, running *sync.WaitGroup) error {
-	log := eventspostgres.NewLog(r.pool, r.schema)
+	pool, schema := r.events()
+	log := eventspostgres.NewLog(pool, schema)
 	if r.options.Events == "-" {
 		// Not waited for: reading standard input cannot be interrupted.
 		go func() {
@@ -135,10 +146,10 @@ func (r *runner) feed(ctx context.Context, running *sync.WaitGroup) error {
 		}()
 		return nil
 	}
-	if err := eventfile.Prepare(ctx, r.pool); err != nil {
+	if err := eventfile.Prepare(ctx, pool); err != nil {
 		return err
 	}
-	follower := &eventfile.Follower{Pool: r.pool, Log: log, File: r.options.Events,
+	follower := &eventfile.Follower{Pool: pool, Log: log, File: r.options.Events,
 		Fed:    func(events int) { r.printer.fed(r.options.Events, events) },
 		Failed: func(err error) { r.printer.fault("events", err.Error()+": correct it, the rest of the file waits") }}
 	running.Go(func() { follower.Run(ctx) })

@@ -16,8 +16,14 @@ import (
 type folder struct {
 	path string
 	lock *os.File
-	url  *os.File // locked while dev runs; nil until it is published
+	urls []*os.File // of databases, locked while dev runs
 }
+
+// Files with URLs.
+const (
+	storeURL  = "url"
+	sourceURL = "source-url"
+)
 
 // takeFolder makes the folder where there is none, and takes it: one dev a folder.
 func takeFolder(path string) (*folder, error) {
@@ -55,12 +61,12 @@ func (f *folder) installation() (string, error) {
 	return id, nil
 }
 
-func urlFile(path string) string { return filepath.Join(path, "url") }
+func urlFile(path, name string) string { return filepath.Join(path, name) }
 
-// publish writes the database's URL for other commands. It may hold a password. The file is locked
+// publish writes a database's URL for other commands. It may hold a password. The file is locked
 // until this process ends, however it ends: a URL without a lock was left behind, and another
 // server may listen there by now. It gets its name when it is locked and complete.
-func (f *folder) publish(url string) error {
+func (f *folder) publish(name, url string) error {
 	file, err := os.CreateTemp(f.path, "url-*") // which only its owner may read
 	if err != nil {
 		return fmt.Errorf("writing down the database's URL: %w", err)
@@ -70,37 +76,51 @@ func (f *folder) publish(url string) error {
 		_, err = file.WriteString(url + "\n")
 	}
 	if err == nil {
-		err = os.Rename(file.Name(), urlFile(f.path))
+		err = os.Rename(file.Name(), urlFile(f.path, name))
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("writing down the database's URL: %w", err), file.Close(), os.Remove(file.Name()))
 	}
-	f.url = file
+	f.urls = append(f.urls, file)
 	return nil
 }
 
 func (f *folder) release() error {
-	err := os.Remove(urlFile(f.path))
-	if errors.Is(err, os.ErrNotExist) {
-		err = nil
+	var all []error
+	for _, name := range []string{storeURL, sourceURL} {
+		if err := os.Remove(urlFile(f.path, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			all = append(all, err)
+		}
 	}
-	if f.url != nil {
-		err = errors.Join(err, f.url.Close())
+	for _, file := range f.urls {
+		all = append(all, file.Close())
 	}
-	return errors.Join(err, f.lock.Close())
+	return errors.Join(errors.Join(all...), f.lock.Close())
 }
 
-// RunningURL returns the URL of the database of the dev that runs with a folder, by default that of
+// RunningURL returns the URL of the store of the dev that runs with a folder, by default that of
 // the current one. What a dev that was killed has left behind does not count.
-func RunningURL(path string) (_ string, err error) {
+func RunningURL(path string) (string, error) {
+	url, err := published(path, storeURL)
+	if err == nil && url == "" {
+		return "", errors.New("no database given, and no sluice dev runs in this folder: " +
+			"set --database-url or SLUICE_DATABASE_URL, or start sluice dev")
+	}
+	return url, err
+}
+
+// RunningSourceURL returns the URL of the database with Sluice's own event table that the dev which
+// runs with a folder reads; empty if that is the store's, or none runs.
+func RunningSourceURL(path string) (string, error) { return published(path, sourceURL) }
+
+// published returns a URL of the dev that runs with a folder; empty if there is none.
+func published(path, name string) (_ string, err error) {
 	if path == "" {
 		path = ".sluice"
 	}
-	notRunning := errors.New("no database given, and no sluice dev runs in this folder: " +
-		"set --database-url or SLUICE_DATABASE_URL, or start sluice dev")
-	file, err := os.Open(urlFile(path))
+	file, err := os.Open(urlFile(path, name))
 	if errors.Is(err, os.ErrNotExist) {
-		return "", notRunning
+		return "", nil
 	}
 	if err != nil {
 		return "", fmt.Errorf("looking for a running sluice dev: %w", err)
@@ -108,7 +128,7 @@ func RunningURL(path string) (_ string, err error) {
 	defer func() { err = errors.Join(err, file.Close()) }()
 	switch err := syscall.Flock(int(file.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); {
 	case err == nil:
-		return "", notRunning
+		return "", nil
 	case !errors.Is(err, syscall.EWOULDBLOCK):
 		return "", fmt.Errorf("looking for a running sluice dev: %w", err)
 	}

@@ -65,14 +65,17 @@ func (p *printer) fed(file string, events int) {
 	p.note(fmt.Sprintf("%-20s %s from %s", "appended", counted(events, "event"), file))
 }
 
-func (p *printer) welcome(document definition.Document, db *database, schema, folder string) {
+func (p *printer) welcome(document definition.Document, db *database, source, schema, folder string) {
 	from := "its data are kept in .sluice until --reset"
 	if db.server == nil {
 		from = "schema " + schema
 	}
 	url, psql := db.url, "'"+db.url+"'"
-	if parsed, err := definition.ParseStoreURL(db.url); err == nil && parsed.Password != "" { // terminals are recorded
-		url, psql = parsed.String(), fmt.Sprintf(`"$(cat %s)"`, urlFile(folder))
+	if shown := withoutPassword(db.url); shown != db.url {
+		url, psql = shown, fmt.Sprintf(`"$(cat %s)"`, urlFile(folder, storeURL))
+	}
+	if source != "" {
+		url += "\nEvents (spec.source.postgres):\n  " + withoutPassword(source)
 	}
 	p.line(fmt.Sprintf(`%s runs. Database (%s):
   %s
@@ -80,6 +83,14 @@ Try, in another terminal of this folder:
   %s
   psql %s
 `, document.Name, from, url, try(document.Spec), psql))
+}
+
+// withoutPassword is a URL that may be shown: terminals are recorded.
+func withoutPassword(url string) string {
+	if parsed, err := definition.ParseStoreURL(url); err == nil && parsed.Password != "" {
+		return parsed.String()
+	}
+	return url
 }
 
 // batch writes one line for a batch that has committed, or for a fault that needs somebody.

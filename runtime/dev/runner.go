@@ -14,7 +14,6 @@ import (
 	"github.com/sluice-project/sluice/api/rules"
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/definition/declare"
-	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
 	"github.com/sluice-project/sluice/progress"
 	"github.com/sluice-project/sluice/runtime/access"
 	"github.com/sluice-project/sluice/runtime/backend"
@@ -31,7 +30,8 @@ type runner struct {
 	target  access.Target
 	pool    *pgxpool.Pool
 	schema  string
-	failed  chan error // what ended a worker
+	source  *separateSource // nil if the events are in the store's database
+	failed  chan error      // what ended a worker
 
 	replays      *replays
 	calls        calls
@@ -67,6 +67,12 @@ func newRunner(ctx context.Context, o Options, db *database, p *printer, m manif
 	if r.pool, err = postgres.Open(connection); err != nil {
 		return nil, err
 	}
+	if declared := m.document.Spec.Source; declared.Postgres != nil {
+		if r.source, err = openSource(o.SourceURL, declared); err != nil {
+			r.pool.Close()
+			return nil, err
+		}
+	}
 	r.replays = &replays{printer: p, ledger: func(ctx context.Context) ([]tokenstore.Replay, error) {
 		return postgres.NewStore(r.pool, r.schema).Replays(ctx, m.processor())
 	}}
@@ -83,6 +89,9 @@ func schemaOf(m manifest) string {
 func (r *runner) close() {
 	r.stop(endAtOnce)
 	r.pool.Close()
+	if r.source != nil {
+		r.source.pool.Close()
+	}
 }
 
 // take makes a manifest the current one. After an error the one before goes on.
@@ -90,6 +99,9 @@ func (r *runner) take(ctx context.Context, m manifest) error {
 	before := r.current
 	if before.text != nil && (m.document.Name != before.document.Name || schemaOf(m) != r.schema) {
 		return fmt.Errorf("metadata.name and spec.store.postgres.schema do not change while sluice dev runs: start it again")
+	}
+	if err := r.sameSource(m.document.Spec.Source); err != nil {
+		return err
 	}
 	if err := r.requireHandlers(m.document.Spec); err != nil {
 		return err
@@ -165,9 +177,9 @@ func (r *runner) requireHandlers(spec definition.Spec) error {
 
 // declare writes the processor and its groups to the store.
 func (r *runner) declare(ctx context.Context, m manifest, def definition.Definition) error {
-	source := eventspostgres.Open(r.pool, r.schema, m.document.Spec.Source)
+	source := r.openSource(m.document.Spec.Source)
 	if err := source.Check(ctx); err != nil {
-		return err
+		return r.ofSource(err)
 	}
 	live := m.document.Spec.Live(time.Now().UnixNano())
 	live.ErrorDetails = definition.DetailsShown // whoever runs this may see the data
@@ -183,7 +195,10 @@ func (r *runner) declare(ctx context.Context, m manifest, def definition.Definit
 		}
 		p.Replays = append(p.Replays, replay)
 	}
-	start := func(_ string, at progress.StartPosition) (progress.Progress, error) { return source.Start(ctx, at) }
+	start := func(_ string, at progress.StartPosition) (progress.Progress, error) {
+		from, err := source.Start(ctx, at)
+		return from, r.ofSource(err)
+	}
 	return declare.Write(ctx, postgres.NewStore(r.pool, r.schema), postgres.NewDirectory(r.pool, r.schema), p, start)
 }
 
@@ -195,7 +210,7 @@ func (r *runner) start(ctx context.Context, processor string, def definition.Def
 	}
 	w := worker.New(worker.Options{
 		Processor: processor, Installation: r.installation, Pod: fmt.Sprintf("%s-%d", host, os.Getpid()), Definition: def, DefinitionID: def.ID(),
-		Handlers: r.calls.watched(r.options.Handlers), Backend: backend.Postgres{Target: r.target, Schema: r.schema}, Version: r.options.Version,
+		Handlers: r.calls.watched(r.options.Handlers), Backend: backend.Postgres{Target: r.target, Source: r.sourceTarget, Schema: r.schema}, Version: r.options.Version,
 		DrainTimeout: time.Millisecond, // there is nobody to hand over to
 		OnBatch:      r.printer.batch, Log: r.printer.logger(),
 	})
