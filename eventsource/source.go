@@ -39,6 +39,13 @@ type Event struct {
 	Replay *Replay
 }
 
+// RecordedAt of events whose time is infinite, which no time.Time is: the first time that there is,
+// and the last that most others can write.
+var (
+	BeginningOfTime time.Time
+	EndOfTime       = time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC)
+)
+
 // Fields are what sequence keys are made of.
 func (e *Event) Fields() segment.Fields {
 	return segment.Fields{StreamID: e.StreamID, ID: e.ID, Data: e.Data, Metadata: e.Metadata}

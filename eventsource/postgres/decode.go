@@ -9,6 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/sluice-project/sluice/eventsource"
 )
 
 // take takes the row at hand.
@@ -47,13 +49,12 @@ func (p *pageBuilder) scanTime(rows pgx.Rows) error {
 	return nil
 }
 
-// endOfTime stands for a time that is infinite, which no time.Time is: the first that there is, and
-// the last that most others can write.
+// endOfTime stands for a time that is infinite.
 func endOfTime(future bool) time.Time {
 	if future {
-		return time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC)
+		return eventsource.EndOfTime
 	}
-	return time.Time{}
+	return eventsource.BeginningOfTime
 }
 
 // look takes note of which columns there are, and whether those that are no texts come in the binary format; behind some poolers they do not.
