@@ -46,9 +46,10 @@ func (e *MappingError) Unwrap() error { return e.Err }
 // mapped adds to an error the part of the mapping that it may come from.
 func (h *SQL) mapped(err error) error {
 	var server *pgconn.PgError
-	if h.table == nil || !errors.As(err, &server) {
+	if h.events.Table == nil || !errors.As(err, &server) {
 		return err
 	}
+	table := h.events.Table
 	var advice []string
 	read := func(field, column, as string) {
 		advice = append(advice, fmt.Sprintf("spec.source.table.%s says that column %s holds %s", field, column, as))
@@ -66,12 +67,14 @@ func (h *SQL) mapped(err error) error {
 			return err
 		}
 		instead += ", or set content to Text or Base64"
-		isJSON("data.content", h.table.Data)
-		if h.table.Metadata != nil {
-			isJSON("metadata.content", *h.table.Metadata)
+		isJSON("data.content", table.Data)
+		if table.Metadata != nil {
+			isJSON("metadata.content", *table.Metadata)
 		}
 	case pgerrcode.InvalidDatetimeFormat, pgerrcode.DatetimeFieldOverflow:
-		read("columns.recordedAt", h.table.Columns.RecordedAt, "a time")
+		if !h.events.ByValue { // else the source has read the time
+			read("columns.recordedAt", table.Columns.RecordedAt, "a time")
+		}
 	}
 	if advice == nil {
 		return err
@@ -81,13 +84,12 @@ func (h *SQL) mapped(err error) error {
 
 // callFailed adds to the server's answer to a call which call that was. Other errors stay as they
 // are.
-func callFailed(c call, events []*Event, err error) error {
+func callFailed(c call, err error) error {
 	var server *pgconn.PgError
 	if !errors.As(err, &server) {
 		return err
 	}
-	first := slices.IndexFunc(events, func(e *Event) bool { return e.Position == c.positions[0] })
-	return &CallError{Statement: c.statement, Positions: c.positions, Err: err, first: events[first]}
+	return &CallError{Statement: c.statement, Positions: positionsOf(c.events), Err: err, first: c.events[0]}
 }
 
 // prepareFailed does the same where the server refused to prepare a statement: it was meant for all
@@ -104,11 +106,11 @@ func (h *SQL) prepareFailed(events []*Event, err error) error {
 		all := call{statement: i}
 		for _, e := range events {
 			if s.Wants(e.Type) {
-				all.positions = append(all.positions, e.Position)
+				all.events = append(all.events, e)
 			}
 		}
-		if len(all.positions) > 0 {
-			return callFailed(all, events, s.located(prepare.SQL(), err))
+		if len(all.events) > 0 {
+			return callFailed(all, s.located(prepare.SQL(), err))
 		}
 	}
 	return err

@@ -11,27 +11,18 @@ import (
 	"github.com/sluice-project/sluice/tokenstore"
 )
 
-// SQL is a handler whose statements stand in the resource. Each statement is a message of its own; the events are a common
-// table expression put before it, of exactly the positions that the batch read, never a range.
+// SQL is a handler whose statements stand in the resource. Each statement is a message of its own.
+// The events are a common table expression put before it, of exactly the events that the batch
+// read, never of a range of positions.
 type SQL struct {
 	statements []statement
-	reset      string            // empty where there is none
-	table      *definition.Table // of the user's, that events are read from
-}
-
-// Events is where statements have their events from.
-type Events struct {
-	// Join finds the event e for each row r by its position.
-	Join string
-	// At is the table e of the events at the positions in $1, an array in ascending order.
-	At string
-	// Table is the mapping of the user's own table that these read; nil for Sluice's.
-	Table *definition.Table
+	reset      string // empty if there is none
+	events     Events
 }
 
 // NewSQL makes a handler of statements over events.
 func NewSQL(spec definition.SQLHandler, from Events) *SQL {
-	h := &SQL{reset: spec.Reset, table: from.Table}
+	h := &SQL{reset: spec.Reset, events: from}
 	for _, s := range spec.Statements {
 		h.statements = append(h.statements, newStatement(s, from))
 	}
@@ -45,6 +36,9 @@ func (h *SQL) Wants(eventType string) bool {
 
 // Apply implements Handler.
 func (h *SQL) Apply(ctx context.Context, t Transaction, events []*Event) error {
+	if err := h.events.complete(events); err != nil {
+		return err
+	}
 	err := t.Pipeline(ctx, func(statements tokenstore.Statements) error {
 		batch, err := postgresBatch(statements)
 		if err != nil {
@@ -55,21 +49,11 @@ func (h *SQL) Apply(ctx context.Context, t Transaction, events []*Event) error {
 			return err
 		}
 		for _, call := range h.plan(events) {
-			var query *pgx.QueuedQuery
 			s := &h.statements[call.statement]
-			switch {
-			case s.each:
-				query = batch.Queue(s.text, call.positions[0], call.replay[0], told)
-			case len(call.positions) == 1:
-				query = batch.Queue(s.alone, call.positions[0], call.replay[0], told)
-			case call.mixed():
-				query = batch.Queue(s.mixed, call.positions, call.replay, told)
-			default:
-				query = batch.Queue(s.text, call.positions, call.replay[0], told)
-			}
-			query.Fn = func(results pgx.BatchResults) error {
+			text, args := s.over(call.events, told)
+			batch.Queue(text, args...).Fn = func(results pgx.BatchResults) error {
 				_, err := results.Exec()
-				return callFailed(call, events, h.mapped(s.located(query.SQL, err)))
+				return callFailed(call, h.mapped(s.located(text, err)))
 			}
 		}
 		return nil
@@ -104,13 +88,7 @@ func (h *SQL) Check(ctx context.Context, in tokenstore.Tx) error {
 // call is one run of a statement over events.
 type call struct {
 	statement int
-	positions []int64
-	replay    []bool // by position: the event is handled again
-}
-
-// mixed reports whether some of the events are handled again and some are not, or they are not in the order of their positions.
-func (c call) mixed() bool {
-	return slices.Contains(c.replay, !c.replay[0]) || !slices.IsSorted(c.positions)
+	events    []*Event // in the order in which the statement has them
 }
 
 // plan cuts a batch into rounds. In a round each statement runs once over its events (or once for
@@ -120,12 +98,12 @@ func (c call) mixed() bool {
 // the sequence key: two keys of one hash cost a round more at most.
 func (h *SQL) plan(events []*Event) []call {
 	var calls []call
-	round := make([]call, len(h.statements))
+	round := make([][]*Event, len(h.statements))
 	last := map[uint32]int{} // by hash of the sequence key: the last statement that one of its events ran in this round
 	end := func() {
 		for i := range round {
 			calls = append(calls, h.calls(i, round[i])...)
-			round[i] = call{}
+			round[i] = nil
 		}
 		clear(last)
 	}
@@ -136,8 +114,7 @@ func (h *SQL) plan(events []*Event) []call {
 		}
 		for i := first; i <= final; i++ {
 			if h.statements[i].Wants(event.Type) {
-				round[i].positions = append(round[i].positions, event.Position)
-				round[i].replay = append(round[i].replay, event.Replay != nil)
+				round[i] = append(round[i], event)
 			}
 		}
 		last[event.Hash] = final
@@ -158,17 +135,16 @@ func (h *SQL) span(eventType string) (first, final int) {
 }
 
 // calls runs a statement once for a round's events, or once for each of them.
-func (h *SQL) calls(statement int, round call) []call {
-	round.statement = statement
-	if len(round.positions) == 0 {
+func (h *SQL) calls(statement int, events []*Event) []call {
+	if len(events) == 0 {
 		return nil
 	}
 	if !h.statements[statement].each {
-		return []call{round}
+		return []call{{statement, events}}
 	}
 	var calls []call
-	for i := range round.positions {
-		calls = append(calls, call{statement, round.positions[i : i+1], round.replay[i : i+1]})
+	for i := range events {
+		calls = append(calls, call{statement, events[i : i+1]})
 	}
 	return calls
 }

@@ -17,12 +17,13 @@ import (
 // statement is one of them, as it is sent.
 type statement struct {
 	types
-	own   string // as its user wrote it
-	bare  string // over no events, and so without parameters
-	text  string
-	alone string // of a call over one event; empty if each is set
-	mixed string // of a batch of which some events are handled again and some are not, or that is not in the order of positions
-	each  bool   // once for each event, not once for all
+	own     string // as its user wrote it
+	bare    string // over no events, and so without parameters
+	text    string // of a call over several events, or over the one if each is set
+	alone   string // of a call over one event
+	mixed   string // of a call over several events that text is not for; empty if there are none
+	each    bool   // once for each event, not once for all
+	byValue bool
 }
 
 // Names of the common table expression: `events` for a batch, `event` for a single one.
@@ -32,47 +33,28 @@ const (
 )
 
 func newStatement(spec definition.Statement, from Events) statement {
-	s := statement{types: typesOf(spec.EventTypes), own: spec.Batch, each: spec.Each != ""}
+	s := statement{types: typesOf(spec.EventTypes), own: spec.Batch, each: spec.Each != "", byValue: from.ByValue}
 	name := eventsName
 	if s.each {
 		s.own, name = spec.Each, eventName
 	}
-	s.bare = withEvents(name, s.own, "r.replay", "'{}'::jsonb", "r.ordinal", fromNothing+from.Join)
+	with := func(replay, context, ordinal, from string) string {
+		return withEvents(name, s.own, replay, context, ordinal, from)
+	}
+	if from.ByValue {
+		s.bare = with("e.replay", noContext, "e.ordinal", nothingByValue)
+		s.alone = with("e.replay", replayContext, "e.ordinal", oneByValue)
+		s.text = with("e.replay", replayContext, "e.ordinal", manyByValue)
+	} else {
+		s.bare = with("r.replay", noContext, "r.ordinal", fromNothing+from.Join)
+		s.alone = with("r.replay", replayContext, "r.ordinal", fromScalars+from.Join)
+		s.text = with("$2::boolean", replayContext, "row_number() OVER (ORDER BY e.position)", from.At)
+		s.mixed = with("r.replay", replayContext, "r.ordinal", fromArrays+from.Join+" ORDER BY r.ordinal")
+	}
 	if s.each {
-		s.text = withEvents(name, s.own, "r.replay", replayContext, "r.ordinal", fromScalars+from.Join)
-		return s
+		s.text, s.mixed = s.alone, ""
 	}
-	s.text = withEvents(name, s.own, "$2::boolean", replayContext, "row_number() OVER (ORDER BY e.position)", from.At)
-	s.alone = withEvents(name, s.own, "r.replay", replayContext, "r.ordinal", fromScalars+from.Join)
-	s.mixed = withEvents(name, s.own, "r.replay", replayContext, "r.ordinal", fromArrays+from.Join+" ORDER BY r.ordinal")
 	return s
-}
-
-// Where a statement's parameters come from: the positions of a batch's events with, for each,
-// whether it is handled again; or one of each. A single event is passed as scalars, not as a
-// one-element array: with an array parameter PostgreSQL plans the statement again for every
-// execution, which takes longer than running it. The events of a larger batch are not looked up one
-// by one by a join if one answer does for all of them as to whether they are handled again: the
-// table's index finds the positions of an array in half of the time.
-const (
-	fromArrays  = `unnest($1::bigint[], $2::boolean[]) WITH ORDINALITY AS r (position, replay, ordinal) `
-	fromScalars = `(SELECT $1::bigint AS position, $2::boolean AS replay, 1::bigint AS ordinal) AS r `
-	fromNothing = `(SELECT NULL::bigint AS position, false AS replay, NULL::bigint AS ordinal) AS r `
-
-	replayContext = `$3::jsonb`
-)
-
-// withEvents puts the events, as a common table expression of that name, before a user's statement.
-func withEvents(name, text, replay, context, ordinal, from string) string {
-	cte := fmt.Sprintf(`%s AS (SELECT e.position, e.stream_id, e.type, e.data, e.metadata, e.recorded_at, %s AS replay,
-  CASE WHEN %[2]s THEN %[3]s END AS replay_context, %[4]s AS ordinal
-  FROM %[5]s)
-`, name, replay, context, ordinal, from)
-	before, with, rest := splitWith(trimmed(text))
-	if with == "" {
-		return before + "WITH " + cte + rest
-	}
-	return before + with + " " + cte + ", " + rest
 }
 
 // StatementError says what is wrong with a statement that the server has not refused, or not
