@@ -14,9 +14,9 @@ import (
 // Kind makes the handlers of one type of definition.Handler. To add a kind, implement Kind, add it
 // to [Builtin], and add its fields to the API.
 type Kind interface {
-	// Traits of the handler that a declaration asks for. A worker needs them before it has a
-	// connection.
-	Traits(spec definition.Handler) Traits
+	// Traits of the handler that a declaration asks for, over the events of a source. A worker
+	// needs them before it has a connection.
+	Traits(spec definition.Handler, events definition.Source) Traits
 	// New makes the handler that a declaration asks for. An *UnregisteredError says that the program
 	// does not have it.
 	New(spec definition.Handler, env Env) (Handler, error)
@@ -70,9 +70,9 @@ func (k Kinds) New(spec definition.Handler, env Env) (Handler, error) {
 
 // Traits of a handler by its kind; the zero value if there is no such kind, whose handlers are never
 // called.
-func (k Kinds) Traits(spec definition.Handler) Traits {
+func (k Kinds) Traits(spec definition.Handler, events definition.Source) Traits {
 	if kind, there := k[spec.Type]; there {
-		return kind.Traits(spec)
+		return kind.Traits(spec, events)
 	}
 	return Traits{}
 }
@@ -90,8 +90,8 @@ func (e *UnregisteredError) Error() string { return e.Problem }
 // sqlKind are statements that stand in the resource.
 type sqlKind struct{}
 
-func (sqlKind) Traits(spec definition.Handler) Traits {
-	return Traits{Setup: Setup{Field: "handler.sql.setup", Commands: spec.SQL.Setup}}
+func (sqlKind) Traits(spec definition.Handler, events definition.Source) Traits {
+	return Traits{Payload: ByValue(events), Setup: Setup{Field: "handler.sql.setup", Commands: spec.SQL.Setup}}
 }
 
 func (sqlKind) New(spec definition.Handler, env Env) (Handler, error) {
@@ -101,7 +101,7 @@ func (sqlKind) New(spec definition.Handler, env Env) (Handler, error) {
 // goKind are functions of the user's program.
 type goKind struct{ registered map[string]Handler }
 
-func (goKind) Traits(definition.Handler) Traits {
+func (goKind) Traits(definition.Handler, definition.Source) Traits {
 	return Traits{Payload: true, UserCode: true}
 }
 

@@ -41,10 +41,11 @@ type group struct {
 	committed bool // a batch of it has committed
 }
 
-// needsNoContents reports whether nothing here looks into events: statements in the database look them up themselves.
+// needsNoContents reports whether nothing here needs the data of events: statements in the store's
+// database look events up themselves if it has them.
 func (l *life) needsNoContents() bool {
 	for _, g := range l.options.Definition.Groups {
-		if l.options.Kinds.Traits(g.Handler).Payload || g.Sequencing.Policy().NeedsContents() {
+		if l.options.Kinds.Traits(g.Handler, l.options.Definition.Source).Payload || g.Sequencing.Policy().NeedsContents() {
 			return false
 		}
 	}
@@ -61,7 +62,7 @@ func (l *life) newGroups() map[string]*group {
 	groups := map[string]*group{}
 	for _, spec := range l.options.Definition.Groups {
 		g := newGroup(spec)
-		g.traits = l.options.Kinds.Traits(spec.Handler)
+		g.traits = l.options.Kinds.Traits(spec.Handler, l.options.Definition.Source)
 		g.handler, g.missing = l.options.Kinds.New(spec.Handler, l.connection.Handlers())
 		groups[g.name] = g
 	}
