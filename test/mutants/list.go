@@ -37,6 +37,7 @@ var (
 	failing       = test{"./runtime/worker", "TestABatchThatFails", false}
 	sharing       = test{"./runtime/worker", "NearTheTailShare/declared|FailsHoldsUp|FenceLosesOnly/SQL", false}
 	rounds        = test{"./runtime/handler", "TestWithinASequence", true}
+	byValue       = test{"./runtime/handler", "TestAStatementSeesTheSameEventsEitherWay/Sluice's_table", true}
 	past          = test{"./runtime/handler", "TestUsersCodeCannotEndItsTransaction/Set/pgconn_ExecBatch", false}
 	ending        = test{"./runtime/handler", "TestUsersCodeCannotEndItsTransaction/Set/Exec_(END|several)", false}
 	queuedFence   = test{"./tokenstore/postgres", "TestTheFenceOfQueuedStatementsKnowsItsTransaction", false}
@@ -72,6 +73,7 @@ const (
 	marks    = "runtime/worker/boundary.go"
 	shares   = "runtime/worker/share.go"
 	sqlCalls = "runtime/handler/sql.go"
+	sqlForms = "runtime/handler/events.go"
 	gapPage  = "eventsource/postgres/gappage.go"
 	gapOrder = "eventsource/postgres/gaporder.go"
 	gapFence = "eventsource/postgres/fence.go"
@@ -179,6 +181,11 @@ var mutants = []mutant{
 	{"a fence takes all segments of a shared batch", []edit{{shares, "unknown := !fenced && ", "unknown := "}}, sharing},
 	{"rounds of statements by stream", []edit{{sqlCalls, "	last := map[uint32]int{}", "	last := map[string]int{}"},
 		{sqlCalls, "last[event.Hash]; there", "last[event.StreamID]; there"}, {sqlCalls, "last[event.Hash] = final", "last[event.StreamID] = final"}}, rounds},
+	{"by value, data and metadata are swapped", []edit{{sqlForms, "data[i], metadata[i] = payload(e.Data), payload(e.Metadata)",
+		"metadata[i], data[i] = payload(e.Data), payload(e.Metadata)"}}, byValue},
+	{"by value, events are numbered from the last one", []edit{{sqlForms, "int64(i+1)", "int64(len(events)-i)"}}, byValue},
+	{"SQL gets events by value from pages without payload", []edit{{"runtime/handler/kind.go", "Payload: ByValue(events), ", ""}},
+		test{"./runtime/worker", "TestPagesLeavePayloadOut", false}},
 	{"a commit in a handler passes", []edit{{"tokenstore/postgres/guard.go", "command != \"\" {", "command == \"nothing\" {"}}, ending},
 	{"a write past pgx's own messages passes", []edit{{"tokenstore/postgres/guard.go", "	if !g.given {", "	if g.out != nil {"}}, past},
 	{"the fencing check does not look which transaction it is in", []edit{{"tokenstore/postgres/settings.go", "current_setting('sluice.batch', true) OPERATOR(pg_catalog.=) $9", "current_setting('sluice.batch', true) <> $9 OR true"}}, foreign},
