@@ -62,7 +62,7 @@ func newestOf(events []*eventsource.Event, timed bool) (w witness) {
 		return w
 	}
 	micros := int64(noTime)
-	if timed && newest.RecordedAt != endOfTime(true) && newest.RecordedAt != endOfTime(false) {
+	if timed && !newest.RecordedAt.Equal(eventsource.EndOfTime) && !newest.RecordedAt.Equal(eventsource.BeginningOfTime) {
 		micros = newest.RecordedAt.UnixMicro()
 	}
 	return witnessOf(newest.Position, newest.StreamID, newest.Type, micros)

@@ -146,7 +146,7 @@ func (c *connection) openStores(ctx context.Context, needs worker.Needs, from po
 	}
 	c.pages = pages.Through(c.reading).WithPageBytes(needs.PageBytes)
 	declared := source.Declared(needs.Definition.Source)
-	c.events = handler.Events{ByValue: handler.ByValue(declared), Join: eventspostgres.JoinEvents(c.Schema, declared),
+	c.events = handler.Events{Join: eventspostgres.JoinEvents(c.Schema, declared),
 		At: eventspostgres.EventsAt(c.Schema, declared), Table: needs.Definition.Source.Table}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	eventspostgres "github.com/sluice-project/sluice/eventsource/postgres"
+	"github.com/sluice-project/sluice/runtime/handler"
 	"github.com/sluice-project/sluice/runtime/worker"
 	"github.com/sluice-project/sluice/tokenstore/postgres"
 )
@@ -28,6 +29,7 @@ func (c *connection) openSeparate(needs worker.Needs, from postgres.Options) {
 	declared := needs.Definition.Source
 	source := eventspostgres.OpenSeparate(c.elsewhere, declared.Postgres.Schema, declared)
 	c.source = separate{source}
+	c.events = handler.Events{ByValue: true, Table: declared.Table}
 	pages := source
 	if needs.WithoutPayload {
 		pages = source.WithoutContents()

@@ -8,12 +8,13 @@ import (
 
 	"github.com/sluice-project/sluice/definition"
 	"github.com/sluice-project/sluice/runtime/worker"
+	"github.com/sluice-project/sluice/tokenstore"
 )
 
 // asked is a backend that tells what an incarnation needs, and connects none.
 type asked chan worker.Needs
 
-func (a asked) Join(_ context.Context, needs worker.Needs) (worker.Connection, worker.Session, error) {
+func (a asked) Join(_ context.Context, needs worker.Needs) (worker.Connection, tokenstore.Session, error) {
 	select {
 	case a <- needs:
 	default: // a later incarnation
