@@ -39,6 +39,7 @@ type life struct {
 	news       atomic.Bool                      // the report has something that the planner has to know at once
 	unread     atomic.Pointer[tokenstore.Fault] // why events cannot be read; nil where they can
 	severed    atomic.Bool                      // a connection that reads events was lost
+	forgotten  atomic.Bool                      // nothing was read since
 	trusted    atomic.Int64                     // until when batches may begin, nanoseconds of time.Since(epoch)
 	epoch      time.Time                        // with a monotonic reading
 	storeClock storeClock

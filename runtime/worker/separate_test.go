@@ -145,11 +145,13 @@ func TestAWorkerGoesOnWithoutTheDatabaseOfItsSource(t *testing.T) {
 	w.until("segments of both", `SELECT count(DISTINCT owner) = 2 FROM sluice.token WHERE owner <> 0`)
 	drain()
 	w.until("segments of one again", `SELECT count(DISTINCT owner) = 1 AND count(*) = 4 FROM sluice.token WHERE owner <> 0`)
+	w.until("few claims", `SELECT max(epoch) < 12 FROM sluice.token`)
 	again, err := server.Restart(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { again.Stop() })
+	w.events.Reset() // its connections are those of before
 	w.appendTo(10, 5)
 	w.handled(100)
 	w.wantChains(10, 2, 5)

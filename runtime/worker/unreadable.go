@@ -59,6 +59,7 @@ func (s *segmentRun) readAgain(b batch) {
 // readFailed is told by the feed how a read went. What was read before is forgotten only where the source says that it may be wrong.
 func (l *life) readFailed(err error) {
 	if err == nil {
+		l.forgotten.Store(false)
 		if l.unread.Swap(nil) != nil {
 			l.log.Info("events can be read again")
 			l.news.Store(true)
@@ -76,7 +77,9 @@ func (l *life) readFailed(err error) {
 		l.log.Error("events cannot be read; trying again until they can", "error", err)
 		l.news.Store(true)
 	}
-	if errors.Is(err, eventsource.ErrStale) {
+	// Once is enough until something is read again: a source that stays away must not have its
+	// segments claimed for each try.
+	if errors.Is(err, eventsource.ErrStale) && !l.forgotten.Swap(true) {
 		l.severed.Store(true)
 		l.look()
 	}

@@ -157,6 +157,7 @@ var mutants = []mutant{
 	{"witnesses are not looked for", []edit{{"eventsource/postgres/witness.go", "if len(positions) == 0 {", "if true {"}}, elsewhere("TestASourceThatWasSetBack/own_table")},
 	{"another event may be in the place of a witness", []edit{{"eventsource/postgres/witness.go", "case found != missing[found.position]:", "case false:"}}, elsewhere("TestASourceThatWasSetBack/own_table")},
 	{"a witness may be gone", []edit{{"eventsource/postgres/witness.go", "if oldest <= position {", "if false {"}}, elsewhere("WithoutTheNewestEvent")},
+	{"a source that stays away has its segments claimed for each try", []edit{{"runtime/worker/unreadable.go", " && !l.forgotten.Swap(true)", ""}}, test{"./runtime/worker", "TestAWorkerGoesOnWithoutTheDatabase", false}},
 	{"coverages in memory outlive the server of a separate source", []edit{{"eventsource/postgres/separate.go", "case c.server != \"\" && c.server != at.server:", "case false:"}}, elsewhere("TestASourceIsReadOnAfterItsServer/own_table")},
 	{"row level security may hide rows", []edit{{"eventsource/postgres/plan.go", "func (s *Source) guarded() bool { return s.events.table != nil || ", "func (s *Source) guarded() bool { return "}}, altered},
 	{"segments are near by positions", []edit{{"runtime/feed/member.go", "m.lowest().Distance(members[i-1].lowest()) > near", "members[i-1].lowest().Position()-m.lowest().Position() > near"}}, distances},
