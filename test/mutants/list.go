@@ -228,7 +228,7 @@ var mutants = []mutant{
 	{"results are read when the commit is on its way", []edit{{"runtime/handler/handler.go", "func(q *pgx.QueuedQuery) bool { return q.Fn != nil }", "func(q *pgx.QueuedQuery) bool { return false }"}}, misbehaving("finds_a_result_wrong")},
 	{"a commit that was refused may have happened", []edit{{"runtime/handler/fault.go", " ||\n		errors.Is(err, tokenstore.ErrManagedTransaction) ||", " ||"}}, test{"./runtime/handler", "TestBeforeCommitHolds", false}},
 	{"abandoned calls keep other groups' connections", []edit{{"runtime/backend/postgres.go", "{&c.batches, store, needs.Batches + needs.Abandoned, nil}", "{&c.batches, store, needs.Batches / 2, nil}"}}, misbehaving("ignores_its_context/Go_set")},
-	{"an outage of the source is one of the store", []edit{{"controllers/stores/source.go", "return is || errors.Is(err, errSourcePending)", "return errors.Is(err, errSourcePending)"}}, test{"./controllers/stores", "TestASourceThatWasNeverReached", false}},
+	{"an outage of the source is one of the store", []edit{{"controllers/stores/source.go", "return is || errors.Is(err, errSourcePending)", "return is && errors.Is(err, errSourcePending)"}}, test{"./controllers/stores", "TestASourceThatWasNeverReached", false}},
 	{"events of another database are read in the store's", []edit{{"controllers/stores/postgres/postgres.go", "if declared.Postgres != nil {", "if declared.Postgres != nil && l.schema == \"\" {"}}, test{"./controllers/stores", "TestLagIsThatOfTheSourcesDatabase", false}},
 	{"contention that lasts is not reported", []edit{{"controllers/stores/facts.go", "stops(fault) || fault.Lasted", "stops(fault) || fault.Kind == tokenstore.InfrastructureFault && fault.Lasted"}}, misbehaving("cannot_be_serialized/SQL_each")},
 }
