@@ -343,3 +343,37 @@ func TestEndOfRecord(t *testing.T) {
 		}
 	}
 }
+
+// A role that may read the table of events, and its sequence, is enough.
+func TestARoleThatMayOnlyReadIsEnough(t *testing.T) {
+	for name, grants := range map[string]string{
+		"own table": "GRANT USAGE ON SCHEMA sluice TO %[1]s; GRANT SELECT ON sluice.event, sluice.event_deleted, sluice.event_position_seq, sluice.meta TO %[1]s",
+		"outbox":    "GRANT SELECT ON outbox TO %[1]s",
+		"gaps":      "GRANT SELECT ON outbox, outbox_id_seq TO %[1]s",
+	} {
+		t.Run(name, func(t *testing.T) {
+			url := postgrestest.New(t)
+			_, db := makeSeparate(t, url, name)
+			role := "reader_" + strings.ReplaceAll(name, " ", "_")
+			exec(t, db, fmt.Sprintf("CREATE ROLE %s LOGIN; "+grants, role), pgx.QueryExecModeSimpleProtocol)
+			exec(t, db, separated[name].append, "s")
+			reading := openSeparate(t, pool(t, strings.Replace(url, "postgres://postgres@", "postgres://"+role+"@", 1)), name)
+			n, stored := handled(t, reading, earliest)
+			if n != 1 {
+				t.Errorf("%d events are read of 1", n)
+			}
+			if err := notReadFrom(t, reading, stored); err != nil {
+				t.Errorf("reading on: %v", err)
+			}
+			if _, err := reading.Start(t.Context(), latest); err != nil {
+				t.Errorf("beginning at the newest event: %v", err)
+			}
+			if _, _, err := reading.Waiting(t.Context(), 0); err != nil {
+				t.Errorf("looking for what waits: %v", err)
+			}
+			if _, _, err := reading.OpenWriters(t.Context()); err != nil {
+				t.Errorf("looking for open writers: %v", err)
+			}
+		})
+	}
+}
