@@ -19,7 +19,7 @@ func (s *Source) ReadSQL() string {
 }
 
 // EndOfRecord is tested alone: a server is rarely at such a place.
-var EndOfRecord = endOfRecord
+func EndOfRecord(place int64) int64 { return endOfRecord(place, 8192, 16<<20) }
 
 // KeepPlan is what precedes it where pages follow one another.
 var KeepPlan = keepPlan

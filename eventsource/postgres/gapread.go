@@ -104,6 +104,9 @@ func (s *Source) readGapped(ctx context.Context, k *known, p *pageBuilder, from 
 	if err := s.judge(k, p, from); err != nil {
 		return eventsource.Page{}, err
 	}
+	if s.events.separate {
+		q.proved.settled = q.proved.settled.upTo(p.origin.newest.position)
+	}
 	if q.server = p.server; !s.gaps.same(q) {
 		return eventsource.Page{}, ErrServerRestarted
 	}

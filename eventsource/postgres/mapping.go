@@ -31,6 +31,10 @@ type mapping struct {
 	sliced bool
 	// separate says that each page tells where it comes from, as the store is in another database.
 	separate bool
+	// timed says that the time of an event is the same for whoever reads it. That of a column without
+	// a time zone depends on the settings of the role.
+	timed   bool
+	deleted string // a query for the highest position of events that were deleted; "NULL" if nobody notes them
 	// Of a user's table, once the catalogs have been looked at:
 	shape string // an expression for its shape
 	mark  string // a query for the last number of the sequence that gaps are proved by; "NULL" where none are
@@ -56,6 +60,8 @@ func ownMapping(schema string) mapping {
 			{name: "columns.id", column: "id", expression: "e.id::text", content: true},
 			{name: eventsource.FieldData, column: "data", expression: "e.data::text", content: true}, {name: eventsource.FieldMetadata, column: "metadata", expression: "e.metadata::text", content: true}},
 		contents: ", e.version, e.id, e.data, e.metadata",
+		timed:    true,
+		deleted:  "SELECT max(position) FROM " + quoted + ".event_deleted",
 		head:     "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM " + quoted + ".event_position_seq",
 		state:    "CASE WHEN pg_is_in_recovery() THEN '" + standby + "' WHEN row_security_active(" + literal(quoted+".event") + ") THEN '" + secured + "' ELSE '' END",
 	}
@@ -65,7 +71,7 @@ func ownMapping(schema string) mapping {
 // yet, is found by its transaction.
 func tableMapping(t definition.Table) mapping {
 	c := t.Columns
-	m := mapping{table: &t, relation: identifier(t.Name), position: column(c.Position), txid: column(c.Transaction), time: recordedAt("e", t)}
+	m := mapping{table: &t, deleted: "NULL", relation: identifier(t.Name), position: column(c.Position), txid: column(c.Transaction), time: recordedAt("e", t)}
 	m.since = column(c.RecordedAt) + "::timestamptz >= $1::timestamptz"
 	if t.TimeZone != "" {
 		m.since = column(c.RecordedAt) + " >= $1::timestamptz AT TIME ZONE " + literal(t.TimeZone) // an index on the column can answer that
@@ -103,7 +109,7 @@ func (m mapping) of(f *tableFacts, zone string) mapping {
 	t.TimeZone = zone
 	separate := m.separate
 	m = tableMapping(t)
-	m.separate = separate
+	m.separate, m.timed = separate, f.columns[t.Columns.RecordedAt].kind == "timestamptz"
 	m.shape = shapeOf(m, f)
 	if m.gapped() && m.table.Positions != definition.PositionsReserved {
 		m.taken, m.mark = f.sequences[0].name, markOf(f.sequences[0].name)
@@ -114,7 +120,7 @@ func (m mapping) of(f *tableFacts, zone string) mapping {
 // statements are those that read the table.
 func (m mapping) statements() statements {
 	return statements{page: m.in(m.page()), bare: m.withoutContents().in(m.page()), start: m.in(startStatement), time: m.in(timeStatement), waiting: m.in(waitingStatement), round: m.in(roundStatement),
-		skeleton: m.positions().in(m.page()), rows: m.in(rowsStatement), bareRows: m.withoutContents().in(rowsStatement), fields: m.fields}
+		witnesses: m.in(witnessesStatement), newest: "SELECT " + m.newest(), mapping: m, skeleton: m.positions().in(m.page()), rows: m.in(rowsStatement), bareRows: m.withoutContents().in(rowsStatement), fields: m.fields}
 }
 
 // rowsStatement gives the events at some positions as a page does.
@@ -185,11 +191,11 @@ func (m mapping) in(statement string) string {
 		about = fmt.Sprintf("concat_ws('|', (%s), %s, coalesce((%s)::text, '-'), %s)", m.head, m.shape, m.mark, serverOf)
 	}
 	if m.separate {
-		about = fmt.Sprintf("concat_ws('%s', %s, %s)", originMark, about, originOf)
+		about = fmt.Sprintf("concat_ws('%s', %s, %s, %s)", originMark, about, originOf, m.newest())
 	}
 	return strings.NewReplacer("{{table}}", m.relation, "{{position}}", m.position, "{{txid}}", m.txid, "{{since}}", m.since, "{{time}}", m.time, "{{events}}",
 		m.events+", "+m.time+" AS recorded_at"+m.contents+m.before,
-		"{{head}}", m.head, "{{about}}", about, "{{shape}}", m.shape, "{{mark}}", m.mark, "{{sequence}}", m.taken, "{{state}}", m.state, "{{wanted}}", wanted, "{{within}}", within, "{{columns}}", columns, "{{none}}", none).Replace(statement)
+		"{{head}}", m.head, "{{about}}", about, "{{shape}}", m.shape, "{{mark}}", m.mark, "{{digest}}", m.digest(), "{{deleted}}", m.deleted, "{{origin}}", originOf, "{{sequence}}", m.taken, "{{state}}", m.state, "{{wanted}}", wanted, "{{within}}", within, "{{columns}}", columns, "{{none}}", none).Replace(statement)
 }
 
 // name of the table and its positions in tokens, schema.table.column; empty for Sluice's own.

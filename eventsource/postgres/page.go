@@ -111,7 +111,7 @@ func (p *pageBuilder) start() (err error) {
 	}
 	text, from, separate := strings.Cut(string(p.stream), originMark)
 	if separate {
-		if p.origin, err = parseOrigin(from); err != nil {
+		if p.origin, err = parseOriginAndNewest(from); err != nil {
 			return err
 		}
 	}

@@ -1,10 +1,10 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -22,12 +22,13 @@ import (
 //
 //   - A page is given out when all that it shows is on the disk of its server.
 //   - Coverages of one database are never used in another one.
-//   - Before the first page from a stored progress is given out, its witness was found by the server
-//     that the page comes from; every later page comes from the same start of that server.
-//   - A server whose tables are not as they have to be is not read.
+//   - Before the first page from a stored progress is read, its witness was found, and the server's
+//     tables were as they have to be. The page, and every later one, comes from the same start of
+//     that server.
+//   - No coverage goes beyond the position of its witness.
 type Separate struct {
 	*Source
-	checked *atomic.Pointer[string] // the server that was found to be as it has to be; shared by copies
+	checked *atomic.Pointer[origin] // the server that was found to be as it has to be; shared by copies
 }
 
 var (
@@ -41,12 +42,15 @@ var (
 func OpenSeparate(db DB, schema string, source definition.Source) *Separate {
 	s := Open(db, schema, source)
 	s.separate()
-	return &Separate{s, &atomic.Pointer[string]{}}
+	return &Separate{s, &atomic.Pointer[origin]{}}
 }
 
 // separate has each page tell where it comes from.
 func (s *Source) separate() {
 	s.events.separate = true
+	if s.events.table == nil { // the highest position that is visible, as of other tables: its event is the witness
+		s.events.head = s.events.in("SELECT coalesce(max({{position}}), 0)::bigint FROM {{table}}")
+	}
 	if s.events.table == nil {
 		s.watch.known = &known{statements: s.events.statements()}
 	}
@@ -146,32 +150,79 @@ func (s *Separate) read(ctx context.Context, from []eventsource.Coverage, segmen
 		}
 		inner[i] = own[i].Coverage
 	}
-	if slices.ContainsFunc(own, func(c *separateCoverage) bool { return c.database != "" && c.server == "" }) {
-		if err := s.refuseReplaced(ctx, own); err != nil { // before anything is learnt from the wrong one
-			return eventsource.Page{}, err
-		}
+	if err := s.prepare(ctx, own); err != nil {
+		return eventsource.Page{}, err
 	}
 	page, origin, err := s.readFrom(ctx, inner, segments, limit)
-	if err == nil {
-		err = s.vouchFor(ctx, own, origin)
-	}
 	if err != nil {
-		return eventsource.Page{}, s.instead(ctx, own, err)
+		return eventsource.Page{}, err
 	}
-	newest := newestOf(page.Events, s.timed())
-	given, after := page.Events, page.After
+	if err := s.vouchFor(ctx, own, origin); err != nil {
+		return eventsource.Page{}, err
+	}
+	k, err := s.lookAtTable(ctx)
+	if err != nil {
+		return eventsource.Page{}, err
+	}
+	// What a page says of positions beyond its events rests on the newest event that it sees, or on
+	// what other coverages say.
+	beyond := origin.newest
+	for _, c := range own {
+		beyond = later(beyond, c.witness)
+	}
+	given, after := k.mapping.newestOf(page.Events), page.After
 	page.After = func(c eventsource.Coverage, last *eventsource.Event) eventsource.Coverage {
 		before := c.(*separateCoverage)
-		next := &separateCoverage{Coverage: after(before.Coverage, last), database: origin.database, witness: newest, server: origin.server}
-		if last != nil && len(given) > 0 && last.Position != given[len(given)-1].Position {
-			next.witness = newestOf([]*eventsource.Event{last}, s.timed())
+		next := &separateCoverage{Coverage: after(before.Coverage, last), database: origin.database, witness: given, server: origin.server}
+		if last != nil {
+			next.witness = k.mapping.newestOf([]*eventsource.Event{last})
 		}
-		if next.witness.position < before.witness.position {
-			next.witness = before.witness
+		if next.witness = later(next.witness, before.witness); next.witness.position < next.Position() {
+			next.witness = beyond
 		}
 		return next
 	}
 	return page, nil
+}
+
+// later is the witness with the higher position.
+func later(a, b witness) witness {
+	if b.position > a.position {
+		return b
+	}
+	return a
+}
+
+// prepare looks for the witnesses of coverages from stored progress, before the first page from
+// there, and whether the server is as it has to be. Both hold for as long as the server runs.
+func (s *Separate) prepare(ctx context.Context, from []*separateCoverage) error {
+	var stored []*separateCoverage
+	for _, c := range from {
+		if c.server == "" {
+			stored = append(stored, c)
+		}
+	}
+	if len(stored) == 0 {
+		return nil
+	}
+	at, err := s.findWitnesses(ctx, stored)
+	if err != nil {
+		return err
+	}
+	if s.isChecked(at) {
+		return nil
+	}
+	if err := s.Check(ctx); err != nil {
+		return err
+	}
+	s.checked.Store(&at)
+	return nil
+}
+
+// isChecked reports whether the server was looked at since it was started.
+func (s *Separate) isChecked(at origin) bool {
+	known := s.checked.Load()
+	return known != nil && known.server == at.server && known.database == at.database
 }
 
 // vouchFor returns an error unless the coverages may be added to by a page from there.
@@ -184,56 +235,10 @@ func (s *Separate) vouchFor(ctx context.Context, from []*separateCoverage, at or
 			return ErrServerRestarted
 		}
 	}
-	if err := s.untilDurable(ctx, at); err != nil {
-		return err
+	if !s.isChecked(at) { // it is not where the witnesses were found
+		return ErrServerRestarted
 	}
-	if server := s.checked.Load(); server == nil || *server != at.server {
-		if err := s.Check(ctx); err != nil {
-			return err
-		}
-		if err := s.stillAt(ctx, at); err != nil {
-			return err
-		}
-		s.checked.Store(&at.server)
-	}
-	return s.findWitnesses(ctx, from, at)
-}
-
-// stillAt returns an error unless statements run where a page came from: those before have then,
-// too, since connections to a server that was stopped are lost.
-func (s *Separate) stillAt(ctx context.Context, page origin) error {
-	now, err := s.whereNow(ctx)
-	if err == nil && (now.server != page.server || now.database != page.database) {
-		err = ErrServerRestarted
-	}
-	return err
-}
-
-// instead returns what an error of a read comes from: snapshots and positions of another database
-// may fail to be read in many ways.
-func (s *Separate) instead(ctx context.Context, from []*separateCoverage, err error) error {
-	if errors.Is(err, eventsource.ErrStale) || ctx.Err() != nil {
-		return err
-	}
-	replaced := s.refuseReplaced(ctx, from)
-	if _, is := errors.AsType[*eventsource.InvalidError](replaced); is {
-		return replaced
-	}
-	return err
-}
-
-// refuseReplaced returns an error if the source is not in the database of the coverages any more.
-func (s *Separate) refuseReplaced(ctx context.Context, from []*separateCoverage) error {
-	now, err := s.whereNow(ctx)
-	if err != nil {
-		return err
-	}
-	for _, c := range from {
-		if c.database != "" && c.database != now.database {
-			return replaced(now.database, c.database)
-		}
-	}
-	return nil
+	return s.untilDurable(ctx, at)
 }
 
 // replaced says that progress is in another database.
@@ -262,9 +267,16 @@ func (s *Separate) start(ctx context.Context, at progress.StartPosition) (progre
 	if err != nil || inner == (progress.Progress{}) { // nothing is nothing in any database
 		return inner, err
 	}
-	seen, err := s.newest(ctx, inner.Position)
+	newest, err := s.newestNow(ctx)
 	if err != nil {
 		return progress.Progress{}, err
+	}
+	if s.gaps != nil { // positions that nobody can fill may be above
+		c, err := s.parseGapped(inner)
+		if err != nil {
+			return progress.Progress{}, err
+		}
+		inner = c.upTo(newest.position).Progress()
 	}
 	after, err := s.whereNow(ctx)
 	if err != nil {
@@ -276,23 +288,31 @@ func (s *Separate) start(ctx context.Context, at progress.StartPosition) (progre
 	if err := s.untilDurable(ctx, after); err != nil {
 		return progress.Progress{}, err
 	}
-	return placed{inner, after.database, seen}.progress(), nil
+	return placed{inner, after.database, newest}.progress(), nil
 }
 
 // Head implements eventsource.Source.
-func (s *Separate) Head(ctx context.Context) (int64, error) {
+func (s *Separate) Head(ctx context.Context) (eventsource.Coverage, error) {
 	head, err := s.Source.Head(ctx)
-	return head, ofSource(err)
+	if err != nil {
+		return nil, ofSource(err)
+	}
+	return &separateCoverage{Coverage: head}, nil
 }
 
 // Union implements progress.Algebra.
 func (s *Separate) Union(a, b progress.Progress) (progress.Progress, error) {
-	return s.combine(a, b, s.Source.Union)
+	return s.combine(a, b, s.Source.Union, later)
 }
 
 // Intersect implements progress.Algebra.
 func (s *Separate) Intersect(a, b progress.Progress) (progress.Progress, error) {
-	return s.combine(a, b, s.Source.Intersect)
+	return s.combine(a, b, s.Source.Intersect, func(a, b witness) witness {
+		if later(a, b) == a {
+			return b
+		}
+		return a
+	})
 }
 
 // Contains implements progress.Algebra.
@@ -304,6 +324,11 @@ func (s *Separate) Contains(a, b progress.Progress) (bool, error) {
 	return s.Source.Contains(x.inner, y.inner)
 }
 
+// Distance implements eventsource.Coverage.
+func (c *separateCoverage) Distance(to eventsource.Coverage) int64 {
+	return c.Coverage.Distance(to.(*separateCoverage).Coverage)
+}
+
 // Distance implements progress.Algebra.
 func (s *Separate) Distance(from, to progress.Progress) (int64, error) {
 	x, y, err := parseBoth(from, to)
@@ -313,7 +338,7 @@ func (s *Separate) Distance(from, to progress.Progress) (int64, error) {
 	return s.Source.Distance(x.inner, y.inner)
 }
 
-func (s *Separate) combine(a, b progress.Progress, with func(a, b progress.Progress) (progress.Progress, error)) (progress.Progress, error) {
+func (s *Separate) combine(a, b progress.Progress, with func(a, b progress.Progress) (progress.Progress, error), witnesses func(a, b witness) witness) (progress.Progress, error) {
 	x, y, err := parseBoth(a, b)
 	if err != nil {
 		return progress.Progress{}, err
@@ -322,14 +347,7 @@ func (s *Separate) combine(a, b progress.Progress, with func(a, b progress.Progr
 	if err != nil {
 		return progress.Progress{}, err
 	}
-	both := placed{inner, x.database, x.witness}
-	if both.database == "" {
-		both.database = y.database
-	}
-	if y.witness.position > both.witness.position {
-		both.witness = y.witness // also of what both have: whichever was there has to be there still
-	}
-	return both.progress(), nil
+	return placed{inner, cmp.Or(x.database, y.database), witnesses(x.witness, y.witness)}.progress(), nil
 }
 
 func parseBoth(a, b progress.Progress) (x, y placed, err error) {

@@ -60,6 +60,9 @@ type statements struct {
 	rows, bareRows string
 	fields         []field
 	round          string // of proof, where rows do not tell their transaction
+	// of separate sources
+	witnesses, newest string
+	mapping           mapping
 }
 
 // shapeOf is an expression for the table's shape: the versions of its rows in the catalogs, which

@@ -1,11 +1,13 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
+	"crypto/md5"
 	"encoding/binary"
 	"fmt"
-	"hash/fnv"
-	"math"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,9 +16,12 @@ import (
 	"github.com/sluice-project/sluice/eventsource"
 )
 
-// witness is an event that was in a database, as far as has to be known to find it again: one of
-// the newest that a token has had. If a database is restored from a backup, or a failover loses its
-// latest transactions, its newest events are the ones that are gone. The zero value is none.
+// witness is an event that was in a database, as far as has to be known to find it again. The zero
+// value is none.
+//
+// A coverage never goes beyond the position of its witness. Positions are given out again only if a
+// database is set back to a time before they were: then the event is gone that was there, or another
+// one has its position.
 type witness struct {
 	position int64
 	digest   uint64 // of its stream, its type and its time
@@ -36,22 +41,33 @@ func parseWitness(text string) (w witness, err error) {
 	return w, nil
 }
 
-// noTime stands for a time that does not count.
-const noTime = math.MinInt64
+// digestOf is what a witness keeps of an event, and digest is the same as an expression of the row e.
+func digestOf(stream, kind, micros string) uint64 {
+	sum := md5.Sum([]byte(strings.Join([]string{strconv.Itoa(len(stream)), stream, kind, micros}, "|")))
+	return binary.BigEndian.Uint64(sum[:8])
+}
 
-// witnessOf is an event as a witness. micros is its time.
-func witnessOf(position int64, stream, kind string, micros int64) witness {
-	h := fnv.New64a()
-	for _, text := range []string{stream, kind} {
-		h.Write(binary.AppendUvarint(nil, uint64(len(text))))
-		h.Write([]byte(text))
+func (m mapping) digest() string {
+	micros := "'" + noTime + "'"
+	if m.timed {
+		micros = "CASE WHEN isfinite(" + m.time + ") THEN (extract(epoch FROM " + m.time + ") * 1000000)::bigint::text ELSE " + micros + " END"
 	}
-	h.Write(binary.BigEndian.AppendUint64(nil, uint64(micros)))
-	return witness{position, h.Sum64()}
+	stream, kind := m.fields[fieldStream].expression, m.fields[fieldType].expression
+	return fmt.Sprintf("left(md5(concat_ws('|', octet_length(%s), %[1]s, %s, %s)), 16)", stream, kind, micros)
+}
+
+// noTime stands for a time that does not count.
+const noTime = "-"
+
+// newest is an expression for the newest event that the statement's snapshot sees, as a witness;
+// empty if there is none.
+func (m mapping) newest() string {
+	m.separate = false // pages say this themselves
+	return m.in("coalesce((SELECT e.{{position}}::bigint || '.' || {{digest}} FROM {{table}} e ORDER BY e.{{position}} DESC LIMIT 1), '')")
 }
 
 // newestOf is the readable event with the highest position as a witness.
-func newestOf(events []*eventsource.Event, timed bool) (w witness) {
+func (m mapping) newestOf(events []*eventsource.Event) (w witness) {
 	var newest *eventsource.Event
 	for _, e := range events {
 		if e.Unreadable == nil && (newest == nil || e.Position > newest.Position) {
@@ -61,122 +77,93 @@ func newestOf(events []*eventsource.Event, timed bool) (w witness) {
 	if newest == nil {
 		return w
 	}
-	micros := int64(noTime)
-	if timed && !newest.RecordedAt.Equal(eventsource.EndOfTime) && !newest.RecordedAt.Equal(eventsource.BeginningOfTime) {
-		micros = newest.RecordedAt.UnixMicro()
+	micros := noTime
+	if m.timed && !newest.RecordedAt.Equal(eventsource.EndOfTime) && !newest.RecordedAt.Equal(eventsource.BeginningOfTime) {
+		micros = strconv.FormatInt(newest.RecordedAt.UnixMicro(), 10)
 	}
-	return witnessOf(newest.Position, newest.StreamID, newest.Type, micros)
+	return witness{newest.Position, digestOf(newest.StreamID, newest.Type, micros)}
 }
 
-// timed reports whether the time of an event is the same for whoever reads it. That of a column
-// without a time zone depends on the settings of the role.
-func (s *Source) timed() bool {
-	if s.events.table == nil {
-		return true
+// witnessesStatement gives the events at some positions, and after them the oldest event, the origin
+// and the highest position of events that were deleted.
+const witnessesStatement = `SELECT e.{{position}}::bigint, {{digest}}, NULL::text, NULL::bigint FROM {{table}} e WHERE e.{{position}} = ANY ($1::bigint[])
+UNION ALL SELECT (SELECT e.{{position}}::bigint FROM {{table}} e ORDER BY e.{{position}} LIMIT 1), NULL, {{origin}}, ({{deleted}})`
+
+// newestNow is the newest event; none if there is none.
+func (s *Source) newestNow(ctx context.Context) (w witness, err error) {
+	var text string
+	if err := s.steadily(ctx, func(k *known) error { return s.queryRow(ctx, k.newest, nil, &text) }); err != nil {
+		return w, fmt.Errorf("looking for the newest event: %w", err)
 	}
-	s.watch.mu.Lock()
-	defer s.watch.mu.Unlock()
-	return s.watch.known != nil && s.watch.known.facts.columns[s.events.table.Columns.RecordedAt].kind == "timestamptz"
+	if text == "" {
+		return w, nil
+	}
+	return parseWitness(text)
 }
 
-// witnessesStatement gives the events at some positions, and the oldest event. newestStatement gives
-// the newest up to a position.
-const (
-	witnessesStatement = `SELECT e.{{position}}::bigint, {{stream}}, {{type}}, {{micros}} FROM {{table}} e WHERE e.{{position}} = ANY ($1::bigint[])
-UNION ALL (SELECT e.{{position}}::bigint, NULL, NULL, NULL FROM {{table}} e ORDER BY e.{{position}} LIMIT 1)`
-	newestStatement = `SELECT e.{{position}}::bigint, {{stream}}, {{type}}, {{micros}} FROM {{table}} e WHERE e.{{position}} <= $1::bigint ORDER BY e.{{position}} DESC LIMIT 1`
-)
-
-func (s *Source) witnessSQL(statement string, timed bool) string {
-	micros := "NULL::bigint"
-	if timed {
-		micros = "CASE WHEN isfinite(" + s.events.time + ") THEN (extract(epoch FROM " + s.events.time + ") * 1000000)::bigint END"
+// findWitnesses looks for the witnesses of coverages, and returns where it has looked.
+func (s *Separate) findWitnesses(ctx context.Context, from []*separateCoverage) (at origin, err error) {
+	missing := map[witness]bool{}
+	var positions []int64
+	for _, c := range from {
+		if c.witness != (witness{}) && !missing[c.witness] {
+			missing[c.witness] = true
+			positions = append(positions, c.witness.position)
+		}
 	}
-	return s.events.in(strings.NewReplacer("{{stream}}", s.events.fields[fieldStream].expression, "{{type}}", s.events.fields[fieldType].expression, "{{micros}}", micros).Replace(statement))
-}
-
-// scanWitness scans a row of these statements; found is false if it is not an event's.
-func scanWitness(row pgx.CollectableRow) (w witness, found bool, err error) {
-	var stream, kind *string
-	var micros *int64
-	if err := row.Scan(&w.position, &stream, &kind, &micros); err != nil || stream == nil || kind == nil {
-		return w, false, err
-	}
-	if micros == nil {
-		return witnessOf(w.position, *stream, *kind, noTime), true, nil
-	}
-	return witnessOf(w.position, *stream, *kind, *micros), true, nil
-}
-
-// newest is the newest event up to a position; none if there is none that can be read.
-func (s *Source) newest(ctx context.Context, upTo int64) (w witness, err error) {
-	err = s.steadily(ctx, func(*known) error {
-		return s.query(ctx, refuseHiding, s.witnessSQL(newestStatement, s.timed()), []any{upTo}, func(rows pgx.Rows) (err error) {
-			w = witness{}
+	var oldest, deleted *int64
+	others := map[int64]bool{} // positions at which there is another event
+	err = s.steadily(ctx, func(k *known) error {
+		return s.query(ctx, refuseHiding, k.witnesses, []any{positions}, func(rows pgx.Rows) error {
 			for rows.Next() {
-				if found, is, err := scanWitness(rows); err != nil {
+				var position, passed *int64
+				var digest, text *string
+				if err := rows.Scan(&position, &digest, &text, &passed); err != nil {
 					return err
-				} else if is {
-					w = found
 				}
+				if digest == nil {
+					oldest, deleted = position, passed
+					if text == nil {
+						return ErrStandby
+					}
+					if at, err = parseOrigin(*text); err != nil {
+						return err
+					}
+					continue
+				}
+				found, err := parseWitness(fmt.Sprint(*position, ".", *digest))
+				if err != nil {
+					return err
+				}
+				others[found.position] = true
+				delete(missing, found)
 			}
 			return lost(rows.Err())
 		})
 	})
-	if err != nil && notRead(err) {
-		return witness{}, nil // the row has what cannot be read, so that it is no witness
-	}
 	if err != nil {
-		return witness{}, fmt.Errorf("looking for the newest event: %w", err)
+		return at, err
 	}
-	return w, nil
-}
-
-// findWitnesses looks for the witnesses of coverages that nobody has looked for, on the server that
-// a page comes from.
-func (s *Separate) findWitnesses(ctx context.Context, from []*separateCoverage, at origin) error {
-	missing := map[int64]witness{}
-	var positions []int64
 	for _, c := range from {
-		if c.server == "" && c.witness != (witness{}) && missing[c.witness.position] == (witness{}) {
-			missing[c.witness.position] = c.witness
-			positions = append(positions, c.witness.position)
+		if c.database != "" && c.database != at.database {
+			return at, replaced(at.database, c.database)
 		}
 	}
-	if len(positions) == 0 {
-		return nil
-	}
-	oldest := int64(math.MaxInt64)
-	err := s.query(ctx, refuseHiding, s.witnessSQL(witnessesStatement, s.timed()), []any{positions}, func(rows pgx.Rows) error {
-		for rows.Next() {
-			found, is, err := scanWitness(rows)
-			switch {
-			case err != nil:
-				return err
-			case !is:
-				oldest = min(oldest, found.position)
-			case found != missing[found.position]:
-				return lostEvents(found.position, "there is another event")
-			default:
-				delete(missing, found.position)
-			}
-		}
-		return lost(rows.Err())
-	})
-	if err != nil {
-		return err
-	}
-	for position := range missing {
-		if oldest <= position { // or all up to there were deleted
-			return lostEvents(position, "there is none")
+	for _, w := range slices.SortedFunc(maps.Keys(missing), func(a, b witness) int { return cmp.Compare(a.position, b.position) }) {
+		switch {
+		case others[w.position]:
+			return at, lostEvents(w.position, "there is another event")
+		case deleted != nil && *deleted >= w.position, oldest == nil || *oldest > w.position: // it was deleted, or all up to there were
+		default:
+			return at, lostEvents(w.position, "there is none")
 		}
 	}
-	return s.stillAt(ctx, at)
+	return at, nil
 }
 
-// lostEvents says that events are gone that were handled.
+// lostEvents says that events are gone that were read.
 func lostEvents(position int64, instead string) error {
-	return &eventsource.ChangedError{Problem: fmt.Sprintf("the newest event that a group has handled was at position %d, and %s now. The database of spec.source was restored from a backup, "+
+	return &eventsource.ChangedError{Problem: fmt.Sprintf("when a group read last, there was an event at position %d, and %s now. The database of spec.source was restored from a backup, "+
 		"or a failover has lost its latest transactions, or events before others were deleted. New events may have the positions of lost ones, and would be skipped. "+
-		"Replay the group from a position before that, or from Earliest", position, instead)}
+		"Declare a group with another name, which handles all events that are there", position, instead)}
 }

@@ -414,12 +414,12 @@ func algebra(t *testing.T, log Log) {
 
 func head(t *testing.T, log Log) {
 	source := log.Source(t)
-	if head, err := source.Head(bounded(t)); err != nil || head != 0 {
+	if head, err := source.Head(bounded(t)); err != nil || head.Position() != 0 {
 		t.Errorf("the head of an empty log is %d, %v", head, err)
 	}
 	appendSome(t, log, 2, 2)
 	events := newReader(t, log, progress.Progress{}).all(100)
-	if head, err := source.Head(bounded(t)); err != nil || head < events[len(events)-1].Position {
+	if head, err := source.Head(bounded(t)); err != nil || head.Position() < events[len(events)-1].Position {
 		t.Errorf("the head is %d, %v, and the newest event is at %d", head, err, events[len(events)-1].Position)
 	}
 }

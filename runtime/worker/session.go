@@ -69,6 +69,6 @@ func (l *life) listen(ctx context.Context, source eventsource.Notifier) {
 		if wait.last == 0 {
 			l.log.Warn("new events are not announced; looking for them meanwhile", "error", err)
 		}
-		sleep(ctx, jittered(wait.next()))
+		sleep(ctx, l.jittered(wait.next()))
 	}
 }
