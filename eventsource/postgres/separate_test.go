@@ -184,7 +184,7 @@ func TestASourceThatWasSetBackIsNotReadOn(t *testing.T) {
 			t.Error("reading goes on from events that are not there")
 		}
 		// So many that positions and transactions have gone beyond those that were lost.
-		for i := range 20 {
+		for i := range 80 {
 			exec(t, db, separated[name].append, fmt.Sprint("new-", i))
 		}
 		source = openSeparate(t, db, name)
@@ -201,8 +201,8 @@ func TestASourceThatWasSetBackIsNotReadOn(t *testing.T) {
 		for what, p := range map[string]progress.Progress{"has handled none of the lost events": old, "has seen positions that were taken": idle, "began where positions were taken": start, "has what two have in common": common} {
 			r := &reader{t: t, source: source, segments: []segment.Segment{segment.Root}}
 			r.resume(p)
-			if n := len(r.all()); n != 20 {
-				t.Errorf("a group that %s gets %d events of 20", what, n)
+			if n := len(r.all()); n != 80 {
+				t.Errorf("a group that %s gets %d events of 80", what, n)
 			}
 		}
 	})

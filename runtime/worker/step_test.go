@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -30,7 +31,7 @@ func (deadlocks) Apply(context.Context, handler.Transaction, []*handler.Event) e
 // TestABatchThatFailsIsThatOfTheSegmentItIsFrom has an executor take a segment that has nothing to do, and another one with it, whose batch fails: that one has to wait and be free to go on. Were it the one that was
 // taken first, the other would count as being at work for ever.
 func TestABatchThatFailsIsThatOfTheSegmentItIsFrom(t *testing.T) {
-	l := &life{errors: postgres.Errors{}, Worker: &Worker{log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry()), options: Options{Memory: 1 << 20}},
+	l := &life{errors: postgres.Errors{}, Worker: &Worker{log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry()), options: Options{Memory: 1 << 20, Random: rand.Float64}},
 		runnable: runQueue{most: 1}, epoch: time.Now(),
 		settings: settings{known: true, live: definition.Live{Groups: []definition.LiveGroup{{Name: "view", MaxBatchSize: 10}}}}}
 	l.trust(time.Now(), tokenstore.TimingOf(0))
