@@ -101,6 +101,8 @@ func (e *elsewhere) crash() {
 func (e *elsewhere) write(ctx context.Context, writer int, appended *atomic.Int64) {
 	random := rand.New(rand.NewPCG(uint64(writer), 7))
 	for turn := 0; ctx.Err() == nil; turn++ {
+		// What is given up may take effect later, after the test has looked at the events.
+		ctx := context.WithoutCancel(ctx)
 		err := pgx.BeginFunc(ctx, e.pool, func(tx pgx.Tx) error {
 			if random.IntN(2) == 0 {
 				if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = off"); err != nil {

@@ -442,5 +442,6 @@ func (w *world) write(ctx context.Context, writer, turn int) error {
 	if _, err := tx.Exec(ctx, "SELECT pg_sleep(0.004)"); err != nil {
 		return err
 	}
-	return tx.Commit(ctx)
+	// A commit that is given up may take effect later, after a test has counted the events.
+	return tx.Commit(context.WithoutCancel(ctx))
 }
