@@ -83,12 +83,8 @@ const (
 var (
 	seeds     = test{"./test/simulation", "TestSeeds", false}
 	simulated = []string{
-		"a split takes both halves to the slower one",
 		"a merge takes both halves to the faster one",
-		"a second reset forgets the first one's boundary",
-		"an abandoned replay forgets what it has handled",
 		"a split forgets the replay",
-		"a batch's failure is laid on the segment that was taken first",
 		"a merge goes on with the lower half's epoch",
 	}
 )
